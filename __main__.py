@@ -1,0 +1,5 @@
+"""`python -m alignment_bench` is the `bench` command."""
+
+from .benchmarks.cli import main
+
+main()

@@ -1,0 +1,156 @@
+"""The `bench` command. torch is imported only by commands that need it, so that --help answers at once."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from ..results.records import GateError, InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Compare alignment methods from one SFT checkpoint on one preference set.",
+    epilog="Examples:  bench run --method ppo,dpo   |   bench run -m ppo,dpo,orpo --seeds 3 --json   |   bench list",
+)
+Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")]
+
+
+@app.command()
+def run(
+    method: Annotated[str, typer.Option("--method", "-m", help="Methods, separated by commas; see `bench list`.")],
+    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="A shipped benchmark or a YAML file.")] = "quick",
+    seeds: Annotated[int, typer.Option(help="Training runs per method, seeds 0, 1, ...", min=1)] = 1,
+    model: Annotated[str | None, typer.Option(help="Base model: hub id or local folder.")] = None,
+    preferences: Annotated[
+        str | None, typer.Option(help="Preference pairs: hub id, local folder or file (JSONL, JSON, Parquet, CSV).")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Judge as well: a local causal LM (folder or hub id) or openai:MODEL.")
+    ] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint of the judge; the key comes from OPENAI_API_KEY.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
+    out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
+    root: Root = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json alone on stdout.")] = False,
+) -> None:
+    """Train methods from the same SFT checkpoint, score them, and write a report.
+
+    Example: bench run --method ppo,dpo,orpo --seeds 3
+    """
+    from .spec import load_spec
+
+    names = tuple(dict.fromkeys(name.strip() for name in method.split(",") if name.strip()))
+    if not names:
+        raise InputError("--method names no method; give for example --method ppo,dpo")
+    if gate not in ("warn", "fail", "ignore"):
+        raise InputError(f"--gate {gate} is not known; give warn, fail or ignore")
+    if judge_url and not (judge or "").startswith("openai:"):
+        raise InputError("--judge-url goes with --judge openai:MODEL")
+    spec = load_spec(benchmark, {"model": model, "preferences": preferences})
+    if judge:
+        settings = {k: v for k, v in spec.evaluators.get("judge", {}).items() if k not in ("model", "url", "prompt")}
+        settings |= {"model": judge} | ({"url": judge_url} if judge_url else {})
+        spec = spec.model_copy(update={"evaluators": {**spec.evaluators, "judge": settings}})
+    _check_methods(names)
+    _quiet()
+
+    from . import harness
+
+    outcome = harness.run(harness.Request(spec, names, seeds, root, out, device, gate))
+    if as_json:
+        print(json.dumps(outcome.summary, indent=2))
+    else:
+        _print_summary(outcome.run, outcome.summary)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or a folder that holds runs.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,
+) -> None:
+    """Write the HTML and Markdown report of runs from what is on disk; trains nothing."""
+    from ..reports.render import render
+    from ..results.store import find_runs
+
+    for path in render([r for folder in runs for r in find_runs(folder)], out):
+        print(path)
+
+
+@app.command("list")
+def list_() -> None:
+    """Show methods, evaluators and benchmarks, a line each."""
+    from .plugins import available, summary_line
+    from .spec import suites
+
+    for group in ("methods", "evaluators"):
+        print(group)
+        for name, entry in available(group).items():
+            print(f"  {name:<14} {summary_line(entry)}")
+    print("benchmarks")
+    import yaml
+
+    for name, path in suites().items():
+        print(f"  {name:<14} {yaml.safe_load(path.read_text())['description']}")
+
+
+def _check_methods(names: tuple[str, ...]) -> None:
+    """Tell about an unknown name before torch is imported."""
+    from ..results.records import nearest
+    from .plugins import available
+
+    for name in names:
+        if name not in available("methods") and name != "sft":
+            raise InputError(f"there is no method {name!r}; {nearest(name, available('methods'))}")
+
+
+def _print_summary(run, summary) -> None:
+    from ..results.summary import table, verdict
+
+    print()
+    print(table(summary).to_string())
+    print()
+    for sentence in verdict(summary):
+        print(sentence)
+    for warning in summary["warnings"]:
+        print(f"warning: {warning}")
+    print(f"\nreport: {run.report_path / 'index.html'}")
+
+
+def _quiet() -> None:
+    """Keep libraries from writing between our lines."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="(torch|peft|transformers|huggingface_hub).*")
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(f"bench: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> NoReturn:
+    """Run the command: exit code 0 ok, 1 a cell or gate failed, 2 bad input, 130 interrupted."""
+    try:
+        app()
+    except InputError as error:
+        _end(str(error), 2)
+    except KeyboardInterrupt:
+        _end("interrupted; finished stages are kept, the same command goes on from there", 130)
+    except GateError as error:
+        _end(str(error), 1)
+    sys.exit(0)

@@ -1,0 +1,112 @@
+"""A benchmark's preference pairs, tokenized once and split by prompt into four disjoint uses."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import Any
+
+from ..methods.base import Pair, Prompt, PromptDataset
+from ..results.chat import encode_prompt, encode_response
+from ..results.records import InputError, nearest
+from ..results.store import digest
+from .data import PreferenceRow, Preferences, from_rows, read_preferences, split_by_prompt
+from .spec import BUILTIN, BenchmarkSpec
+
+WORLDS = {"world": "alignment_bench.benchmarks.world:preference_rows"}
+WORLD_ROWS, WORLD_SEED = 6000, 20260
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The four uses of the pairs, and what was left out."""
+
+    sft: list[Pair]
+    training: list[Pair]
+    evaluation: list[Pair]
+    heldout: list[Pair]
+    record: dict[str, Any]
+    """For run.json: source, rows read, rows dropped by reason, pairs and prompts of each split."""
+    digest: str
+    """Hash of every pair and of the split it is in."""
+
+    def prompts(self, pairs: Sequence[Pair], max_new_tokens: int, limit: int | None = None) -> PromptDataset:
+        """The prompts of some pairs, each once, the first `limit` in the order of their ids (which are hashes)."""
+        unique = {p.prompt.id: p.prompt for p in pairs}
+        return PromptDataset([unique[i] for i in sorted(unique)[:limit]], max_new_tokens)
+
+
+def load_corpus(spec: BenchmarkSpec, tokenizer) -> Corpus:
+    """Read, limit, tokenize and split a benchmark's preferences. InputError for anything that cannot be used."""
+    preferences = _read(spec)
+    rows = _first_prompts(preferences.rows, spec.rows) if spec.rows else list(preferences.rows)
+    pairs, overlong = _tokenize(rows, tokenizer, spec)
+    if not pairs:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in overlong.items())
+        raise InputError(
+            f"{preferences.source}: no pair fits the benchmark's lengths ({reasons}); "
+            f"raise max_prompt_tokens or max_response_tokens"
+        )
+    kept = {p.id: p for p in pairs}
+    splits = split_by_prompt([r for r in rows if r.id in kept], spec.splits.model_dump(), spec.split_seed)
+    parts = {name: [kept[r.id] for r in part] for name, part in splits.items()}
+    record = {
+        "source": preferences.source,
+        "read": preferences.read,
+        "used": len(pairs),
+        "dropped": {**preferences.dropped, **overlong},
+        "not_used": {"beyond the benchmark's rows": len(preferences.rows) - len(rows)},
+        "digest": preferences.digest,
+        "splits": {
+            name: {"pairs": len(part), "prompts": len({p.prompt.id for p in part})} for name, part in parts.items()
+        },
+    }
+    contents = {name: [[p.id, p.prompt.ids, p.chosen, p.rejected] for p in part] for name, part in parts.items()}
+    return Corpus(**parts, record=record, digest=digest(contents))
+
+
+def _read(spec: BenchmarkSpec) -> Preferences:
+    if not spec.preferences.startswith(BUILTIN):
+        return read_preferences(spec.preferences, spec.preferences_split)
+    name = spec.preferences.removeprefix(BUILTIN)
+    if name not in WORLDS:
+        raise InputError(f"there are no built-in preferences {name!r}; {nearest(name, WORLDS)}")
+    rows = resolve_name(WORLDS[name])(spec.rows or WORLD_ROWS, seed=WORLD_SEED)
+    return from_rows(rows, spec.preferences)
+
+
+def _first_prompts(rows: Sequence[PreferenceRow], limit: int) -> list[PreferenceRow]:
+    """Whole prompts in the order of their hashes until `limit` rows are reached; rows keep their order."""
+    counts = Counter(_prompt_id(row) for row in rows)
+    kept, total = set(), 0
+    for prompt in sorted(counts):
+        if total + counts[prompt] > limit:
+            continue
+        kept.add(prompt)
+        total += counts[prompt]
+    return [row for row in rows if _prompt_id(row) in kept]
+
+
+def _prompt_id(row: PreferenceRow) -> str:
+    return digest(list(row.prompt))[:16]
+
+
+def _tokenize(rows: Sequence[PreferenceRow], tokenizer, spec: BenchmarkSpec) -> tuple[list[Pair], dict[str, int]]:
+    """Pairs within the benchmark's lengths; the others are counted by reason. Nothing is truncated."""
+    pairs, dropped = [], Counter()
+    prompts: dict[str, Prompt] = {}
+    for row in rows:
+        key = _prompt_id(row)
+        if key not in prompts:
+            prompts[key] = Prompt(key, row.prompt, tuple(encode_prompt(tokenizer, row.prompt)))
+        prompt = prompts[key]
+        chosen, rejected = (tuple(encode_response(tokenizer, text)) for text in (row.chosen, row.rejected))
+        if len(prompt.ids) > spec.max_prompt_tokens:
+            dropped[f"prompt longer than {spec.max_prompt_tokens} tokens"] += 1
+        elif max(len(chosen), len(rejected)) > spec.max_response_tokens:
+            dropped[f"reply longer than {spec.max_response_tokens} tokens"] += 1
+        elif chosen == rejected:
+            dropped["chosen and rejected have the same tokens"] += 1
+        else:
+            pairs.append(Pair(row.id, prompt, chosen, rejected))
+    return pairs, dict(dropped)

@@ -1,0 +1,360 @@
+"""The one loop that compares: stages, cells, scores, summary, report."""
+
+import dataclasses
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..evaluators.reward_model import RewardModel
+from ..methods.base import TrainingError
+from ..reports.render import render
+from ..results.chat import PLAIN_TEMPLATE
+from ..results.checkpoint import Checkpoint, Tuning
+from ..results.records import GateError, Generation, InputError, nearest
+from ..results.store import GENERATIONS, POLICY, Cell, Run, Stage, Store, digest, folder_digest, read_generations
+from ..results.summary import summarize
+from . import stages
+from .corpus import Corpus, load_corpus
+from .plugins import available, build
+from .spec import BUILTIN, BenchmarkSpec
+from .stages import MODEL, Workshop
+
+Gate = Literal["warn", "fail", "ignore"]
+PACKAGES = ("torch", "transformers", "peft", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call of `bench run` asks for."""
+
+    spec: BenchmarkSpec
+    methods: tuple[str, ...]
+    seeds: int
+    root: Path
+    """Folder of the cache and of new runs."""
+    out: Path | None = None
+    """Folder of this run; None: <root>/runs/<benchmark>/<run-id>."""
+    device: str = "auto"
+    gate: Gate = "warn"
+    say: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run, and the cells that failed, with the reason."""
+
+    run: Run
+    summary: dict[str, Any]
+    failures: dict[str, str]
+
+
+def run(request: Request) -> Outcome:
+    """Compare methods: everything that is not on disk yet is trained and scored, then summary and report are written.
+
+    InputError for bad input, before anything trains; GateError where a gate fails and `gate` is "fail". A cell that
+    fails is named in the outcome and in the summary's warnings; the others go on.
+    """
+    return Harness(request).run()
+
+
+class Harness:
+    """One run in progress."""
+
+    def __init__(self, request: Request):
+        self.request, self.spec, self.say = request, request.spec, request.say
+        spec = self.spec
+        if "sft" in request.methods:
+            raise InputError("sft is the baseline of every run and needs no --method; leave it away")
+        self.methods = {
+            name: build("methods", name, spec.methods.get(name, {}), f"benchmark {spec.name}, methods.{name}")
+            for name in request.methods
+        }
+        for name in spec.methods:
+            if name not in available("methods"):
+                raise InputError(f"benchmark {spec.name}: methods.{name} is no method; {nearest(name, available('methods'))}")
+        tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
+        self._check_evaluators(tuning)
+        self.base = _find_model(spec.model)
+        packages = {name: version(name) for name in PACKAGES}
+        self.shop = Workshop(Store(request.root), tuning, packages)
+        self.tokenizer = self.base.tokenizer()
+        self.corpus: Corpus = load_corpus(spec, self.tokenizer)
+        self._check_context()
+        self.warnings: list[str] = []
+        self.gates: list[dict[str, Any]] = []
+        self.failures: dict[str, str] = {}
+
+    def run(self) -> Outcome:
+        self._say_data()
+        self._train_shared()
+        run = self._open_run()
+        responses = self.corpus.prompts(
+            self.corpus.heldout, self.spec.max_response_tokens, limit=self.spec.evaluation.prompts
+        )
+        for seed in range(self.request.seeds):
+            baseline = self._generate(None, responses, seed)
+            self._place(run, "sft", seed, [], baseline, baseline)
+            for name, method in self.methods.items():
+                label = f"{name} seed {seed}"
+                try:
+                    trained = self._timed(label, lambda n=name, m=method, s=seed: self._train(n, m, s))
+                    policy = Checkpoint(trained.path / POLICY, trained.content)
+                    answers = self._generate(policy, responses, seed)
+                    self._place(run, name, seed, [trained], answers, baseline)
+                except (InputError, KeyboardInterrupt):
+                    raise
+                except Exception as error:
+                    kind = "" if isinstance(error, TrainingError) else f"{type(error).__name__}: "
+                    self.failures[label] = f"{kind}{error}".strip().splitlines()[0]
+                    self.say(f"{label} failed: {self.failures[label]}; the other cells go on")
+        summary = self._summarize(run)
+        render([run])
+        return Outcome(run, summary, self.failures)
+
+    def _train_shared(self) -> None:
+        spec, corpus = self.spec, self.corpus
+        sft = self._timed(
+            "SFT", lambda: stages.train_sft(self.shop, self.base, spec.sft, corpus.sft, corpus.heldout)
+        )
+        self._gate(stages.sft_gate(sft))
+        self.sft = Checkpoint(sft.path / MODEL, sft.content)
+        self.reward_models: dict[str, Checkpoint] = {}
+        for seed, (role, pairs) in enumerate(
+            [("training", corpus.training), ("evaluation", corpus.evaluation)], start=1
+        ):
+            made = self._timed(
+                f"{role} reward model",
+                lambda p=pairs, s=seed: stages.train_reward_model(
+                    self.shop, self.sft, spec.reward_model, p, corpus.heldout, s
+                ),
+            )
+            self.reward_models[role] = Checkpoint(made.path / MODEL, made.content)
+            self._gate(stages.reward_model_gate(made, role, spec.gates.reward_model_accuracy))
+        self.pairs = stages.pair_dataset(self.shop, self.sft, corpus.training)
+        self.prompts = corpus.prompts(corpus.training, spec.max_response_tokens)
+
+    @cached_property
+    def training_reward(self) -> RewardModel:
+        return RewardModel.open(self.reward_models["training"].path, self.shop.tuning)
+
+    def _train(self, name: str, method: Any, seed: int) -> Stage:
+        return stages.train_cell(
+            self.shop,
+            name,
+            method,
+            sft=self.sft,
+            pairs=self.pairs,
+            prompts=self.prompts,
+            reward=lambda: self.training_reward,
+            reward_key=self.reward_models["training"].key,
+            budget=self.spec.budget,
+            seed=seed,
+        )
+
+    def _generate(self, policy: Checkpoint | None, prompts, seed: int) -> Stage:
+        temperature = self.spec.evaluation.temperature
+        return stages.generate(self.shop, self.sft, policy, prompts, temperature=temperature, seed=seed)
+
+    def _place(self, run: Run, name: str, seed: int, trained: list[Stage], answers: Stage, baseline: Stage) -> Cell:
+        """Score a policy's responses by every evaluator and show the cell in the run's folder."""
+        parts = []
+        for evaluator_name, (evaluator, needs) in self.evaluators.items():
+            parts.append(
+                stages.score(self.shop, evaluator_name, evaluator, needs, _responses(answers), _responses(baseline))
+            )
+        return run.place(name, seed, [*trained, answers, stages.join_scores(self.shop, parts)])
+
+    @cached_property
+    def evaluators(self) -> dict[str, tuple[Any, dict[str, str]]]:
+        """Each evaluator with the keys of the models it was given."""
+        found = {}
+        for name, settings in self.spec.evaluators.items():
+            settings, needs = dict(settings), {}
+            if name == "reward_model" and "model" not in settings:
+                checkpoint = self.reward_models["evaluation"]
+                settings |= {"model": str(checkpoint.path), "tuning": self.shop.tuning}
+                needs = {"model": checkpoint.key, "tuning": digest(dataclasses.asdict(self.shop.tuning))}
+            if name == "judge" and str(settings.get("model", "")).startswith(BUILTIN):
+                checkpoint = _find_model(settings["model"])
+                settings["model"] = str(checkpoint.path)
+                needs = {"model": checkpoint.key}
+            if name == "judge":
+                settings.setdefault("device", self.shop.tuning.device)
+            found[name] = (build("evaluators", name, settings, f"benchmark {self.spec.name}, evaluators.{name}"), needs)
+        return found
+
+    def _check_evaluators(self, tuning: Tuning) -> None:
+        """Construct every evaluator once with what it will be given, so that a wrong setting is told at the start."""
+        for name, settings in self.spec.evaluators.items():
+            given = {"model": "(trained by the benchmark)", "tuning": tuning} if name == "reward_model" else {}
+            build("evaluators", name, {**given, **settings}, f"benchmark {self.spec.name}, evaluators.{name}")
+
+    def _check_context(self) -> None:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(str(self.base.path)).get_text_config()
+        window = getattr(config, "max_position_embeddings", None)
+        longest = self.spec.max_prompt_tokens + self.spec.max_response_tokens
+        if window and longest > window:
+            raise InputError(
+                f"benchmark {self.spec.name}: max_prompt_tokens + max_response_tokens is {longest}, but "
+                f"{self.spec.model} reads at most {window} tokens; lower them"
+            )
+
+    def _open_run(self) -> Run:
+        contract = self._contract()
+        run_id = digest(contract)[:12]
+        run = Run(self.request.out or self.request.root / "runs" / self.spec.name / run_id)
+        run.open(
+            {
+                "run_id": run_id,
+                "benchmark": self.spec.name,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "commands": [shlex.join(["bench", *sys.argv[1:]])],
+                "contract": contract,
+                "environment": _environment(self.shop),
+                "data": {**self.corpus.record, "notes": self._notes()},
+                "methods": {
+                    name: {
+                        "name": name,
+                        "params": stages.settings_of(method),
+                        "description": (type(method).__doc__ or "").partition("\n")[0],
+                    }
+                    for name, method in self.methods.items()
+                },
+            }
+        )
+        return run
+
+    def _contract(self) -> dict[str, Any]:
+        """All that rows of one table must share; methods, seeds and evaluators come on top of it."""
+        spec = self.spec
+        template = self.tokenizer.chat_template
+        return {
+            "benchmark": spec.name,
+            "model": spec.model,
+            "base": self.base.key,
+            "tokenizer": digest(self.tokenizer.get_vocab()),
+            "template": digest(template),
+            "data": self.corpus.digest,
+            "splits": {**spec.splits.model_dump(), "seed": spec.split_seed},
+            "lengths": {"prompt": spec.max_prompt_tokens, "response": spec.max_response_tokens},
+            "tuning": dataclasses.asdict(self.shop.tuning),
+            "sft": {**spec.sft.model_dump(), "content": self.sft.key},
+            "reward_model": {
+                **spec.reward_model.model_dump(),
+                **{role: checkpoint.key for role, checkpoint in self.reward_models.items()},
+            },
+            "budget": spec.budget,
+            "evaluation": spec.evaluation.model_dump(),
+            "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
+            "code": stages.code_digest(*stages.TRAINING_CODE),
+            "packages": self.shop.packages,
+        }
+
+    def _notes(self) -> list[str]:
+        if self.tokenizer.chat_template == PLAIN_TEMPLATE:
+            return [f"{self.spec.model} has no chat template; the plain template of alignment-bench was used"]
+        return []
+
+    def _summarize(self, run: Run) -> dict[str, Any]:
+        import pandas
+
+        frames, costs = [], {}
+        for cell in run.cells():
+            frames.append(cell.scores().assign(method=cell.method, seed=cell.seed))
+            if cell.cost():
+                costs.setdefault(cell.method, []).append(cell.cost())
+        failed = [f"{label} failed: {reason}" for label, reason in self.failures.items()]
+        summary = summarize(
+            run_id=run.record["run_id"],
+            run_dir=str(run.path.resolve()),
+            benchmark=self.spec.name,
+            contract=run.record["contract"],
+            scores=pandas.concat(frames, ignore_index=True),
+            costs=costs,
+            gates=self.gates,
+            warnings=[*failed, *self._notes()],
+        )
+        run.write_summary(summary)
+        return summary
+
+    def _gate(self, gate: dict[str, Any]) -> None:
+        if self.request.gate == "ignore":
+            return
+        self.gates.append(gate)
+        self.say(f"  gate {'passed' if gate['passed'] else 'NOT passed'}: {gate['text']}")
+        if not gate["passed"] and self.request.gate == "fail":
+            raise GateError(f"gate {gate['name']} not passed: {gate['text']}; --gate warn goes on in spite of it")
+
+    def _timed(self, label: str, make: Callable[[], Stage]) -> Stage:
+        started = time.monotonic()
+        stage = make()
+        how = f"made in {time.monotonic() - started:.0f} s" if stage.fresh else "found on disk"
+        self.say(f"{label}: {how}")
+        return stage
+
+    def _say_data(self) -> None:
+        record = self.corpus.record
+        parts = ", ".join(f"{name} {s['pairs']} pairs" for name, s in record["splits"].items())
+        dropped = sum(record["dropped"].values())
+        self.say(f"{self.spec.name}: {record['used']} pairs from {record['source']} ({dropped} dropped): {parts}")
+
+
+def _responses(stage: Stage) -> tuple[str, Callable[[], list[Generation]]]:
+    return stage.content, lambda: read_generations(stage.path / GENERATIONS)
+
+
+def _find_model(name: str) -> Checkpoint:
+    """A model by built-in name, local folder or hub id, keyed by its content. InputError if it cannot be had."""
+    if name.startswith(BUILTIN):
+        folder = Path(__file__).parent / name.removeprefix(BUILTIN)
+        if not (folder / "config.json").exists():
+            raise InputError(f"there is no built-in model {name!r}; known: {BUILTIN}base_model, {BUILTIN}judge_model")
+    elif Path(name).exists():
+        folder = Path(name)
+        if not (folder / "config.json").exists():
+            raise InputError(f"{name} holds no config.json; --model takes a folder in Hugging Face layout or a hub id")
+    else:
+        folder = _download(name)
+    return Checkpoint(folder.resolve(), folder_digest(folder))
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except HFValidationError:
+        raise InputError(f"--model {name}: there is no such folder, and it is not a hub id (owner/name)") from None
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"--model {name}: there is no such folder, and the hub did not give it ({reason}); "
+            f"check the name and the network, or give a local folder"
+        ) from None
+
+
+def _environment(shop: Workshop) -> dict[str, Any]:
+    return {
+        "packages": {**shop.packages, "alignment-bench": version("alignment-bench"), "python": platform.python_version()},
+        "machine": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": shop.tuning.device,
+        "precision": shop.tuning.precision,
+    }

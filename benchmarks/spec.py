@@ -1,0 +1,133 @@
+"""What a benchmark is: a YAML file, checked field by field."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..results.records import InputError, nearest
+from .plugins import checked
+
+SUITES = Path(__file__).parent / "suites"
+BUILTIN = "builtin/"  # prefix of what is shipped with the package: builtin/base_model, builtin/world
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Splits(Part):
+    """Shares of the prompts, each above 0; scaled to sum to 1. All pairs of a prompt stay on one side."""
+
+    sft: float = Field(0.25, gt=0)
+    """Chosen replies that SFT imitates."""
+    training: float = Field(0.40, gt=0)
+    """Pairs of the training reward model and of every method."""
+    evaluation: float = Field(0.20, gt=0)
+    """Pairs of the evaluation reward model."""
+    heldout: float = Field(0.15, gt=0)
+    """Pairs that test both reward models and SFT; their prompts are answered in the evaluation."""
+
+
+class Supervised(Part):
+    """Settings of a stage that trains once for all methods (SFT, reward models)."""
+
+    examples: int = Field(gt=0)
+    """Rows drawn, repeats counted."""
+    lr: float = Field(gt=0)
+    """Peak learning rate of AdamW."""
+    batch_size: int = Field(16, gt=0)
+    """Rows per optimizer step."""
+
+
+class TuningSpec(Part):
+    """How weights are trained."""
+
+    lora_rank: int = Field(0, ge=0)
+    """Rank of the LoRA adapters; 0 trains every weight."""
+    lora_alpha: float = Field(32.0, gt=0)
+    """LoRA's scale: the update is multiplied by alpha / rank."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is bf16 where the device has units for it, else fp32."""
+    micro_tokens: int = Field(8192, gt=0)
+    """Tokens in one forward pass; bounds memory, leaves results alone."""
+
+
+class Evaluation(Part):
+    """How policies are sampled for scoring."""
+
+    prompts: int = Field(200, gt=0)
+    """Held-out prompts that every policy answers."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature; the KL is that of the policy itself at 1.0."""
+
+
+class Gates(Part):
+    """Thresholds between stages."""
+
+    reward_model_accuracy: float = Field(0.70, gt=0, lt=1)
+    """Held-out pair accuracy that a reward model should reach."""
+
+
+class BenchmarkSpec(Part):
+    """A benchmark: a model, preferences, budgets, and the settings of methods and evaluators."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Letters, digits, dots, dashes; the folder of its runs."""
+    description: str = ""
+    model: str
+    """Base model: hub id, local folder, or builtin/NAME."""
+    preferences: str
+    """Preference pairs: hub id, local file or folder, or builtin/NAME."""
+    preferences_split: str = "train"
+    """Split of a hub data set."""
+    rows: int | None = Field(None, gt=0)
+    """At most so many pairs are used, whole prompts at a time, chosen by hash; null uses all."""
+    splits: Splits = Splits()
+    split_seed: int = 0
+    max_prompt_tokens: int = Field(gt=0)
+    """Longer prompts are dropped and counted."""
+    max_response_tokens: int = Field(gt=1)
+    """Pairs with a longer reply (EOS included) are dropped and counted; sampling stops there."""
+    tuning: TuningSpec = TuningSpec()
+    sft: Supervised
+    reward_model: Supervised
+    budget: int = Field(gt=0)
+    """Examples a method may draw: pairs (offline) or sampled responses (online), repeats counted."""
+    evaluation: Evaluation = Evaluation()
+    gates: Gates = Gates()
+    methods: dict[str, dict[str, Any]] = {}
+    """Hyperparameters by method; a method that is not named here runs with its defaults."""
+    evaluators: dict[str, dict[str, Any]] = {"reward_model": {}, "divergence": {}, "length": {}}
+    """Evaluators with their settings."""
+
+
+def suites() -> dict[str, Path]:
+    """The benchmarks that are shipped, by name."""
+    return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
+
+
+def load_spec(name: str, overrides: dict[str, Any] | None = None) -> BenchmarkSpec:
+    """Read a benchmark by name or path; overrides replace top-level fields (None leaves a field alone).
+
+    InputError names file and line, or file and field.
+    """
+    import yaml
+
+    known = suites()
+    path = known.get(name, Path(name))
+    if not path.is_file():
+        raise InputError(f"there is no benchmark {name!r}, by name or as a YAML file; {nearest(name, known)}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise InputError(f"{place}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'})") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: a benchmark is a mapping of fields, see benchmarks/suites/quick.yaml")
+    raw |= {field: value for field, value in (overrides or {}).items() if value is not None}
+    for field in ("model", "preferences"):
+        if field not in raw:
+            raise InputError(f"{path}: benchmark {raw.get('name', name)!r} needs a {field}; give it with --{field}")
+    return checked(BenchmarkSpec, raw, f"file {path}")

@@ -1,0 +1,392 @@
+"""The stages before and after a method: SFT, reward models, reference log-probs, cells, generations, scores.
+
+Each is cached in the store under the hash of all it depends on: its settings, the contents of its inputs, and the
+code that makes it.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..evaluators.reward_model import RewardModel
+from ..methods.base import Budget, Ledger, Pair, PairDataset, Prompt, PromptDataset, TrainingTask
+from ..methods.losses import reward_model as reward_model_loss
+from ..methods.loop import fit
+from ..methods.policy import Policy
+from ..methods.rollout import sample, to_generations
+from ..results.checkpoint import Checkpoint, Tuning, merge_adapter, open_network
+from ..results.records import Generation, InputError, Reward, Score
+from ..results.statistics import interval
+from ..results.store import COST, GENERATIONS, METRICS, POLICY, SCORES, Stage, Store, digest, write_jsonl
+from .spec import Supervised
+
+PACKAGE = Path(__file__).parent.parent
+MODEL = "model"  # folder of a trained model within its stage
+
+
+@lru_cache
+def code_digest(*parts: str) -> str:
+    """SHA-256 of our own source below these folders or files; a stage made by other code is another stage."""
+    files = sorted(p for part in parts for p in ([PACKAGE / part] if part.endswith(".py") else (PACKAGE / part).glob("*.py")))
+    return digest([hashlib.sha256(p.read_bytes()).hexdigest() for p in files])
+
+
+TRAINING_CODE = ("methods", "benchmarks/stages.py", "results/chat.py", "results/checkpoint.py")
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every stage works with."""
+
+    store: Store
+    tuning: Tuning
+    packages: dict[str, str]
+    """Versions of the libraries that numbers depend on."""
+
+    def inputs(self, code: Iterable[str] = TRAINING_CODE, **more: Any) -> dict[str, Any]:
+        return {
+            "code": code_digest(*code),
+            "tuning": dataclasses.asdict(self.tuning),
+            "packages": self.packages,
+            **more,
+        }
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of SFT: a prompt and the reply to imitate."""
+
+    id: str
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+
+def train_sft(shop: Workshop, base: Checkpoint, settings: Supervised, train: list[Pair], heldout: list[Pair]) -> Stage:
+    """Fine-tune the base on chosen replies; the stage holds a plain model (LoRA merged) and gate.json.
+
+    gate.json: mean negative log-likelihood a token of held-out chosen replies, base and SFT, one value a prompt.
+    """
+
+    def build(out: Path) -> None:
+        torch.manual_seed(0)
+        policy = Policy(open_network(base.path, "lm", shop.tuning, trainable=True), base.tokenizer())
+        gate = {"base": _heldout_loss(policy, heldout)}  # before the first step it is the base
+        ledger = Ledger.of(policy.network, out)
+
+        def loss(batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
+            sequences = [(e.prompt, e.response) for e in batch]
+            ledger.trained_tokens += sum(len(p) + len(r) for p, r in sequences)
+            return -policy.logps(sequences).mean(), {}
+
+        fit(
+            [Example(p.id, p.prompt.ids, p.chosen) for p in train],
+            policy.network.parameters,
+            loss,
+            lambda e: len(e.prompt) + len(e.response),
+            ledger=ledger,
+            **_recipe(settings, shop.tuning, seed=0, label="SFT"),
+        )
+        ledger.close()
+        model = merge_adapter(policy.network)
+        model.save_pretrained(out / MODEL)
+        policy.tokenizer.save_pretrained(out / MODEL)
+        saved = Policy.open(Checkpoint(out / MODEL, ""), shop.tuning, trainable=False)  # what lies on disk is judged
+        gate["sft"] = _heldout_loss(saved, heldout)
+        (out / "gate.json").write_text(json.dumps(gate))
+
+    inputs = shop.inputs(
+        base=base.key, settings=settings.model_dump(), train=_pairs_digest(train), heldout=_pairs_digest(heldout)
+    )
+    return shop.store.stage("sft", inputs, build)
+
+
+def train_reward_model(
+    shop: Workshop, sft: Checkpoint, settings: Supervised, train: list[Pair], heldout: list[Pair], seed: int
+) -> Stage:
+    """Fit a Bradley-Terry reward model from the SFT checkpoint; the stage holds the model and gate.json.
+
+    gate.json: held-out pair accuracy, one value a prompt (ties count half).
+    """
+
+    def build(out: Path) -> None:
+        torch.manual_seed(seed)
+        width = _width(sft)
+        network = open_network(sft.path, "score", shop.tuning, trainable=True, head_std=(width + 1) ** -0.5)
+        model = RewardModel(network, sft.tokenizer())
+        ledger = Ledger.of(network, out)
+
+        def loss(batch: list[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
+            rows = [p.prompt.ids + p.chosen for p in batch] + [p.prompt.ids + p.rejected for p in batch]
+            ledger.trained_tokens += sum(map(len, rows))
+            chosen, rejected = model.scores(rows).chunk(2)
+            return reward_model_loss(chosen, rejected), {"accuracy": (chosen > rejected).float()}
+
+        fit(
+            train,
+            network.parameters,
+            loss,
+            lambda p: 2 * (len(p.prompt.ids) + max(len(p.chosen), len(p.rejected))),
+            ledger=ledger,
+            **_recipe(settings, shop.tuning, seed=seed, label=f"reward model {seed}"),
+        )
+        ledger.close()
+        rows = [p.prompt.ids + p.chosen for p in heldout] + [p.prompt.ids + p.rejected for p in heldout]
+        scores = torch.tensor(model.score_all(rows, progress="held-out pairs"))
+        chosen, rejected = scores.chunk(2)
+        right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+        (out / "gate.json").write_text(json.dumps({"accuracy": _by_prompt(heldout, right.tolist())}))
+        network.save(out / MODEL, model.tokenizer)
+        network.close()
+
+    inputs = shop.inputs(
+        sft=sft.key,
+        settings=settings.model_dump(),
+        train=_pairs_digest(train),
+        heldout=_pairs_digest(heldout),
+        seed=seed,
+        scorer=code_digest("evaluators/reward_model.py"),
+    )
+    return shop.store.stage("reward_model", inputs, build)
+
+
+def pair_dataset(shop: Workshop, sft: Checkpoint, pairs: list[Pair]) -> PairDataset:
+    """The training pairs, with reference log-probs that are computed (or found) when a method first asks for them."""
+
+    def build(out: Path) -> None:
+        reference = Policy.open(sft, shop.tuning, trainable=False)
+        sides = {
+            "chosen": reference.total_logps([(p.prompt.ids, p.chosen) for p in pairs]),
+            "rejected": reference.total_logps([(p.prompt.ids, p.rejected) for p in pairs]),
+        }
+        save_file(sides, out / "reference.safetensors")
+
+    @lru_cache
+    def reference() -> tuple[Tensor, Tensor]:
+        inputs = shop.inputs(sft=sft.key, pairs=_pairs_digest(pairs))
+        sides = load_file(shop.store.stage("reference", inputs, build).path / "reference.safetensors")
+        return sides["chosen"], sides["rejected"]
+
+    return PairDataset(pairs, reference)
+
+
+def train_cell(
+    shop: Workshop,
+    name: str,
+    method: Any,
+    *,
+    sft: Checkpoint,
+    pairs: PairDataset,
+    prompts: PromptDataset,
+    reward: Callable[[], Reward],
+    reward_key: str,
+    budget: int,
+    seed: int,
+) -> Stage:
+    """Train one method with one seed; the stage holds policy/, metrics.jsonl and cost.json."""
+
+    def build(out: Path) -> None:
+        torch.manual_seed(seed)
+        task = TrainingTask(sft, pairs, prompts, reward(), Budget(budget), seed, out, shop.tuning)
+        started = time.monotonic()
+        checkpoint = method.train(task)
+        seconds = time.monotonic() - started
+        policy = out / POLICY
+        if not policy.is_dir() or Path(checkpoint.path).resolve() != policy.resolve():
+            raise InputError(f"method {name!r} must save its policy to task.out / {POLICY!r} and return that checkpoint")
+        cost = json.loads((out / COST).read_text()) if (out / COST).exists() else {}
+        (out / COST).write_text(json.dumps({**cost, "seconds": seconds}, indent=2))
+
+    inputs = shop.inputs(
+        method=name,
+        source=_source_digest(type(method)),
+        settings=settings_of(method),
+        sft=sft.key,
+        pairs=_pairs_digest(pairs.pairs),
+        prompts=digest([p.id for p in prompts.prompts]),
+        max_new_tokens=prompts.max_new_tokens,
+        reward=reward_key,
+        budget=budget,
+        seed=seed,
+    )
+    return shop.store.stage("train", inputs, build)
+
+
+def generate(
+    shop: Workshop, sft: Checkpoint, policy: Checkpoint | None, prompts: PromptDataset, *, temperature: float, seed: int
+) -> Stage:
+    """Answer the evaluation prompts with a policy (None: the SFT checkpoint itself), with the exact KL to SFT."""
+
+    def build(out: Path) -> None:
+        reference = Policy.open(sft, shop.tuning, trainable=False)
+        # a policy that is a whole model is opened as a copy of its own, so that the shared SFT model stays in memory
+        model = Policy.open(policy, shop.tuning, trainable=True) if policy else reference
+        try:
+            samples = sample(
+                model,
+                prompts.prompts,
+                max_new_tokens=prompts.max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                progress="responses",
+            )
+            kls = model.kl([(s.prompt.ids, s.ids) for s in samples], reference) if policy else [0.0] * len(samples)
+        finally:
+            model.network.close()
+        write_jsonl(out / GENERATIONS, to_generations(model, samples, kls))
+
+    inputs = shop.inputs(
+        sft=sft.key,
+        policy=policy.key if policy else None,
+        prompts=digest([[p.id, p.ids] for p in prompts.prompts]),
+        max_new_tokens=prompts.max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    return shop.store.stage("generations", inputs, build)
+
+
+def score(
+    shop: Workshop,
+    name: str,
+    evaluator: Any,
+    needs: dict[str, str],
+    responses: tuple[str, Callable[[], list[Generation]]],
+    baseline: tuple[str, Callable[[], list[Generation]]],
+) -> Stage:
+    """Let one evaluator score responses against a baseline; the stage holds scores.parquet.
+
+    needs: keys of the models that the evaluator uses. Responses and baseline: content key, and how to read them.
+    """
+
+    def build(out: Path) -> None:
+        scores = list(evaluator.score(responses[1](), baseline[1]()))
+        write_scores(out / SCORES, scores)
+
+    inputs = {
+        "code": code_digest("evaluators"),
+        "evaluator": name,
+        "source": _source_digest(type(evaluator)),
+        "settings": {k: v for k, v in settings_of(evaluator).items() if k not in ("model", "tuning") or k not in needs},
+        "needs": needs,
+        "responses": responses[0],
+        "baseline": baseline[0],
+    }
+    return shop.store.stage("scores", inputs, build)
+
+
+def write_scores(path: Path, scores: Sequence[Score]) -> None:
+    import pandas
+
+    frame = pandas.DataFrame([dataclasses.astuple(s) for s in scores], columns=["metric", "prompt_id", "value"])
+    frame.astype({"value": "float64"}).to_parquet(path, index=False)
+
+
+def join_scores(shop: Workshop, stages: Sequence[Stage]) -> Stage:
+    """The scores of several evaluators in one table."""
+
+    def build(out: Path) -> None:
+        import pandas
+
+        pandas.concat([pandas.read_parquet(s.path / SCORES) for s in stages]).to_parquet(out / SCORES, index=False)
+
+    return shop.store.stage("all_scores", {"parts": [s.content for s in stages]}, build)
+
+
+def settings_of(plugin: Any) -> dict[str, Any]:
+    """A plugin's settings as JSON-able values; for a class that is no dataclass, its attributes."""
+    values = dataclasses.asdict(plugin) if dataclasses.is_dataclass(plugin) else dict(vars(plugin))
+    return json.loads(json.dumps(values, default=str))
+
+
+def sft_gate(stage: Stage) -> dict[str, Any]:
+    """SFT must beat the base on held-out chosen replies: the drop of the loss a token, with its interval."""
+    losses = json.loads((stage.path / "gate.json").read_text())
+    drop = [b - s for b, s in zip(losses["base"], losses["sft"], strict=True)]
+    low, high = _mean_interval(drop)[1:]
+    base, sft = (sum(losses[k]) / len(losses[k]) for k in ("base", "sft"))
+    text = f"SFT held-out loss {sft:.3f} nats a token, base {base:.3f}: lower by {base - sft:.3f} [{low:.3f}, {high:.3f}]"
+    return _gate("sft_loss_drop", base - sft, low, high, 0.0, base - sft > 0, text)
+
+
+def reward_model_gate(stage: Stage, role: str, threshold: float) -> dict[str, Any]:
+    """A reward model should order held-out pairs as people did, at least as often as the threshold says."""
+    values = json.loads((stage.path / "gate.json").read_text())["accuracy"]
+    mean, low, high = _mean_interval(values, bounds=(0.0, 1.0))
+    text = f"{role} reward model: held-out accuracy {mean:.3f} [{low:.3f}, {high:.3f}], wanted {threshold:.2f}"
+    return _gate(f"reward_model.{role}", mean, low, high, threshold, mean >= threshold, text)
+
+
+def _gate(name: str, value: float, low: float, high: float, threshold: float, passed: bool, text: str) -> dict:
+    return {
+        "name": name,
+        "value": value,
+        "low": low,
+        "high": high,
+        "threshold": threshold,
+        "passed": bool(passed),
+        "text": text + ("" if passed else " (not reached)"),
+    }
+
+
+def _mean_interval(values: list[float], bounds: tuple[float, float] | None = None) -> tuple[float, float, float]:
+    import numpy
+
+    found = interval(numpy.array([values]), bounds=bounds)
+    return float(found.mean), float(found.low), float(found.high)
+
+
+def _recipe(settings: Supervised, tuning: Tuning, *, seed: int, label: str) -> dict[str, Any]:
+    return {
+        "total_examples": settings.examples,
+        "batch_size": settings.batch_size,
+        "lr": settings.lr,
+        "warmup": 0.05,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "micro_tokens": tuning.micro_tokens,
+        "seed": seed,
+        "label": label,
+    }
+
+
+def _heldout_loss(policy: Policy, heldout: list[Pair]) -> list[float]:
+    sequences = [(p.prompt.ids, p.chosen) for p in heldout]
+    totals = policy.total_logps(sequences)
+    return _by_prompt(heldout, [-float(t) / len(p.chosen) for t, p in zip(totals, heldout, strict=True)])
+
+
+def _by_prompt(pairs: list[Pair], values: list[float]) -> list[float]:
+    """Mean value of each prompt's pairs: pairs of one prompt are not independent."""
+    groups: dict[str, list[float]] = {}
+    for pair, value in zip(pairs, values, strict=True):
+        groups.setdefault(pair.prompt.id, []).append(value)
+    return [sum(v) / len(v) for v in groups.values()]
+
+
+def _pairs_digest(pairs: Sequence[Pair]) -> str:
+    return digest([[p.id, p.prompt.ids, p.chosen, p.rejected] for p in pairs])
+
+
+def _source_digest(cls: type) -> str:
+    """Hash of the file that defines a plugin, so that an edited plugin is trained anew."""
+    try:
+        return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return ""
+
+
+def _width(checkpoint: Checkpoint) -> int:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(str(checkpoint.path)).get_text_config().hidden_size

@@ -1,0 +1,1 @@
+"""How a policy is scored: one file per evaluator behind one interface."""

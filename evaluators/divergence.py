@@ -1,0 +1,15 @@
+"""How far the policy has moved from the SFT checkpoint."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..results.records import Generation, Score
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Yields `kl`: KL(policy || SFT) in nats per response, measured when the response was sampled; None where not."""
+
+    def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterator[Score]:
+        for ours in responses:
+            yield Score("kl", ours.prompt_id, ours.kl)

@@ -1,0 +1,161 @@
+"""A judge behind an OpenAI-compatible chat-completions endpoint."""
+
+import logging
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import tenacity
+from tqdm import tqdm
+
+from ..results.records import InputError
+from .judge import OPENAI_URL, Verdict, parse_verdict
+
+KEY = "OPENAI_API_KEY"
+ATTEMPTS = 6  # requests for one question; the waits between them add up to half a minute
+GIVE_UP = 20  # questions in a row without an answer after which the endpoint counts as broken
+LONGEST_WAIT = 60.0  # seconds, also where the endpoint asks for more
+
+
+class _Failed(Exception):
+    """One question got no answer; the message says why and ends no sentence."""
+
+
+class _Transient(_Failed):
+    """The same request may work a little later; `wait` is what the endpoint asked for, in seconds."""
+
+    def __init__(self, reason: str, wait: float = 0.0):
+        super().__init__(reason)
+        self.wait = wait
+
+
+class _Unreachable(_Transient):
+    """There was no connection at all."""
+
+
+class OpenAIAsker:
+    """Asks at temperature 0; 408, 409, 429, 5xx, timeouts and lost connections are tried again with growing waits.
+
+    A question that gets no proper answer is None. InputError where asking on is pointless: no connection, a refused
+    key, an unknown model or path, or GIVE_UP questions in a row (or all of them) without an answer.
+    `first_wait`: seconds before the second attempt, doubled each time. The key comes from the environment variable
+    OPENAI_API_KEY, is required only by OpenAI itself, and appears in no message.
+    """
+
+    def __init__(self, model: str, url: str | None, *, concurrency: int, timeout: float, first_wait: float = 1.0):
+        self.model, self.concurrency, self.timeout, self.first_wait = model, concurrency, timeout, first_wait
+        self.own_url = url is not None
+        self.url = (url or OPENAI_URL).rstrip("/")
+
+    def ask(self, prompts: list[str]) -> list[Verdict | None]:
+        key = self._key()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        stop = threading.Event()
+        answers: list[Verdict | None] = []
+        missing, in_a_row = 0, 0
+        with (
+            httpx.Client(headers=headers, timeout=self.timeout) as client,
+            ThreadPoolExecutor(self.concurrency) as pool,
+        ):
+            futures = [pool.submit(self._answer, client, stop, key, prompt) for prompt in prompts]
+            try:
+                for future in tqdm(futures, desc="judge", unit="question", disable=None):
+                    try:
+                        answers.append(parse_verdict(future.result()))
+                        in_a_row = 0
+                    except _Failed as error:
+                        answers.append(None)
+                        missing, in_a_row, reason = missing + 1, in_a_row + 1, str(error)
+                        if isinstance(error, _Unreachable):
+                            raise InputError(
+                                f"judge: {self.url} cannot be reached ({reason}); check the url and the network"
+                            ) from None
+                        if in_a_row == min(GIVE_UP, len(prompts)):
+                            raise InputError(
+                                f"judge: {self.url} answered none of {in_a_row} questions in a row, the last "
+                                f"because it {reason}; check the url and the model {self.model!r}"
+                            ) from None
+            except BaseException:
+                stop.set()  # ends the waits between attempts
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        if missing:
+            logging.getLogger(__name__).warning(
+                "judge: %d of %d questions got no answer, the last because %s %s",
+                missing, len(prompts), self.url, reason,
+            )  # fmt: skip
+        return answers
+
+    def _key(self) -> str:
+        key = os.environ.get(KEY, "").strip()
+        if not key and not self.own_url:
+            raise InputError(f"judge: {OPENAI_URL} needs a key; set the environment variable {KEY}, or give a url")
+        if not (key.isascii() and key.isprintable()):
+            raise InputError(f"judge: the environment variable {KEY} holds characters that no key has; set it again")
+        return key
+
+    def _answer(self, client: httpx.Client, stop: threading.Event, key: str, prompt: str) -> str:
+        """The text of the model's answer; _Failed or InputError without one."""
+        backoff = tenacity.wait_exponential(multiplier=self.first_wait, max=LONGEST_WAIT)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            return max(backoff(state), min(state.outcome.exception().wait, LONGEST_WAIT))
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Transient),
+            stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_when_event_set(stop),
+            wait=wait,
+            sleep=tenacity.sleep_using_event(stop),
+            reraise=True,
+        )
+        return retrying(self._request, client, key, prompt)
+
+    def _request(self, client: httpx.Client, key: str, prompt: str) -> str:
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            "max_tokens": 16,  # a verdict is one letter; a longer answer is invalid anyhow
+        }
+        try:
+            reply = client.post(f"{self.url}/chat/completions", json=body)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise _Unreachable(type(error).__name__) from None
+        except httpx.TimeoutException:
+            raise _Transient(f"gave no answer within {self.timeout:g} seconds") from None
+        except httpx.RequestError as error:
+            raise _Transient(f"broke the connection ({type(error).__name__})") from None
+        status = reply.status_code
+        if status in (401, 403):  # such a body may quote the key
+            raise InputError(f"judge: {self.url} refuses the key (HTTP {status}); set {KEY} to one that it accepts")
+        if status == 404:
+            raise InputError(
+                f"judge: {self.url} knows no model {self.model!r}, or no chat completions (HTTP 404); "
+                f"check the model's name, and that the url ends where /chat/completions follows"
+            )
+        if status in (408, 409, 429) or status >= 500:
+            raise _Transient(f"answered HTTP {status}", _seconds(reply.headers.get("retry-after")))
+        if status != 200:
+            raise _Failed(f"answered HTTP {status}{_detail(reply, key)}")
+        try:
+            content = reply.json()["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError):
+            raise _Failed("answered with something that is no chat completion") from None
+        return content if isinstance(content, str) else ""
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Seconds of a Retry-After header; 0 for none and for a date."""
+    return float(retry_after) if retry_after and retry_after.isdigit() else 0.0
+
+
+def _detail(reply: httpx.Response, key: str) -> str:
+    """The endpoint's own reason in brackets, on one line, without the key."""
+    try:
+        text = reply.json()["error"]["message"]
+    except (ValueError, LookupError, TypeError):
+        text = ""
+    text = " ".join(str(text).split())
+    text = text.replace(key, "[key]") if key else text
+    return f" ({text[:200]})" if text else ""

@@ -1,0 +1,1 @@
+"""How a policy is trained: one file per method behind one interface."""

@@ -1,0 +1,160 @@
+"""The interface of a method: what every method is given, and what it must return. This is the fairness contract."""
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from ..results.checkpoint import Checkpoint, Network, Tuning
+from ..results.records import Message, Reward
+
+Ids = tuple[int, ...]
+
+
+class TrainingError(Exception):
+    """Training cannot go on (a non-finite loss, say): one sentence with the step and the rows; fails this cell only."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation up to the assistant's turn, and its token ids."""
+
+    id: str
+    messages: tuple[Message, ...]
+    ids: Ids
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt with a preferred and a rejected reply; the replies' ids end with EOS."""
+
+    id: str
+    prompt: Prompt
+    chosen: Ids
+    rejected: Ids
+
+
+@dataclass(frozen=True)
+class PairDataset:
+    """Preference pairs, tokenized once for everyone.
+
+    `reference`: summed response log-probs (chosen, rejected), each [pairs], under the SFT checkpoint; computed at
+    the first call and shared over methods and seeds.
+    """
+
+    pairs: Sequence[Pair]
+    reference: Callable[[], tuple[Tensor, Tensor]]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+@dataclass(frozen=True)
+class PromptDataset:
+    """Prompts to sample from: those of the training pairs, each once."""
+
+    prompts: Sequence[Prompt]
+    max_new_tokens: int
+    """Longest response that is sampled, in tokens, here and in the evaluation."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a method may spend."""
+
+    examples: int
+    """Preference pairs drawn (offline methods) or responses sampled and scored (online methods), repeats counted."""
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """Identical for every method of a run but for `out`."""
+
+    sft: Checkpoint
+    pairs: PairDataset
+    prompts: PromptDataset
+    reward: Reward | None
+    budget: Budget
+    seed: int
+    out: Path
+    tuning: Tuning = field(default_factory=Tuning)
+
+
+class Method(Protocol):
+    """A frozen dataclass of hyperparameters IS the method.
+
+    `train` writes the policy to `task.out / "policy"` (Hugging Face layout), a log to `task.out / "metrics.jsonl"`
+    (one object with `step` a line) and what it cost to `task.out / "cost.json"`; `Ledger` does the last two.
+    """
+
+    def train(self, task: TrainingTask) -> Checkpoint: ...
+
+
+@dataclass
+class Ledger:
+    """What a method has spent, and its log."""
+
+    out: Path
+    network_size: int
+    """Weights that a token passes through."""
+    trainable_share: float = 1.0
+    """Share of the weights whose gradients are computed; with LoRA that part of the backward pass falls away."""
+    examples: int = 0
+    optimizer_steps: int = 0
+    trained_tokens: int = 0
+    scored_tokens: int = 0
+    """Tokens of forward passes without a backward pass (reference log-probs, values)."""
+    generated_tokens: int = 0
+    reward_queries: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, network: Network, out: Path) -> "Ledger":
+        """The ledger of a run that trains this network."""
+        trainable = sum(p.numel() for p in network.parameters)
+        return cls(out, network.size, min(1.0, trainable / network.size))
+
+    def log(self, **values: float) -> None:
+        """Append a line to metrics.jsonl, with the step, the examples and the seconds so far."""
+        row = {
+            "step": self.optimizer_steps,
+            "examples": self.examples,
+            "seconds": round(time.monotonic() - self.started, 3),
+            **values,
+        }
+        with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Write cost.json. FLOPs: 2 a weight and token forward, 2 back through activations, 2 into weight gradients."""
+        forward = 2.0 * self.network_size
+        flops = self.trained_tokens * forward * (2 + self.trainable_share)
+        flops += (self.scored_tokens + self.generated_tokens) * forward
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+        skip = ("out", "network_size", "trainable_share", "started")
+        costs = {name: value for name, value in asdict(self).items() if name not in skip}
+        costs |= {
+            "seconds": time.monotonic() - self.started,
+            "flops": flops,
+            "peak_memory_mb": peak / (1024**2 if sys.platform == "darwin" else 1024),
+        }
+        (self.out / "cost.json").write_text(json.dumps(costs, indent=2))
+
+
+def shuffled(count: int, seed: int) -> Iterator[int]:
+    """Endless indices below `count`: a fresh permutation each epoch, the same for everyone with the same seed."""
+    rng = random.Random(seed)
+    while True:
+        order = list(range(count))
+        rng.shuffle(order)
+        yield from order

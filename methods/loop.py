@@ -1,0 +1,118 @@
+"""The one optimizer loop: SFT, reward models and every method train through it."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..results.checkpoint import micro_batches
+from .base import Ledger, TrainingError, shuffled
+
+Example = TypeVar("Example")
+
+
+class Optimizer:
+    """AdamW with linear warm-up and linear decay, gradient accumulation and clipping."""
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        *,
+        lr: float,
+        total_steps: int,
+        warmup: float = 0.05,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+    ):
+        """total_steps: optimizer steps to come; warmup: share of them; max_grad_norm: of all gradients together."""
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.max_grad_norm = max_grad_norm
+        fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)
+        self.adam = torch.optim.AdamW(
+            self.parameters, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, fused=fused
+        )
+        rising = max(1, math.ceil(warmup * total_steps))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.adam,
+            lambda step: min((step + 1) / rising, max(0.0, (total_steps - step) / max(1, total_steps - rising))),
+        )
+
+    @property
+    def lr(self) -> float:
+        return self.schedule.get_last_lr()[0]
+
+    def step(self, losses: Iterable[Tensor]) -> dict[str, float]:
+        """One update on the sum of the losses, each freed after its backward pass. Returns loss and grad_norm.
+
+        TrainingError, with the weights untouched, if the loss or the gradient is not finite.
+        """
+        self.adam.zero_grad(set_to_none=True)
+        total = 0.0
+        for loss in losses:
+            loss.backward()
+            total += loss.item()
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        if not math.isfinite(total) or not math.isfinite(norm):
+            raise TrainingError(f"loss {total} with gradient norm {norm}: lower the learning rate or look at these rows")
+        self.adam.step()
+        self.schedule.step()
+        return {"loss": total, "grad_norm": norm}
+
+
+def fit(
+    examples: Sequence[Example],
+    parameters: Sequence[nn.Parameter],
+    loss: Callable[[list[Example]], tuple[Tensor, dict[str, Tensor]]],
+    tokens: Callable[[Example], int],
+    *,
+    ledger: Ledger,
+    total_examples: int,
+    batch_size: int,
+    lr: float,
+    warmup: float,
+    weight_decay: float,
+    max_grad_norm: float,
+    micro_tokens: int,
+    seed: int,
+    label: str,
+) -> None:
+    """Train on `total_examples` draws: a fresh permutation each epoch, the same for everyone with the same seed.
+
+    loss(batch) returns the losses [batch] and metrics [batch] of some examples; the step's loss is their mean over
+    the whole batch, however it is cut into micro-batches. tokens(example): length of its longest row, and a batch of
+    rows is cut so that padded rows stay below micro_tokens.
+    """
+    batch_size = min(batch_size, total_examples)
+    steps = total_examples // batch_size
+    optimizer = Optimizer(
+        parameters,
+        lr=lr,
+        total_steps=steps,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+    )
+    order = shuffled(len(examples), seed)
+    for _ in tqdm(range(steps), desc=label, unit="step", leave=False, disable=None):
+        batch = [examples[next(order)] for _ in range(batch_size)]
+        sums: dict[str, float] = {}
+
+        def micro_losses(batch=batch, sums=sums) -> Iterable[Tensor]:
+            for group in micro_batches([tokens(e) for e in batch], micro_tokens):
+                losses, metrics = loss([batch[i] for i in group])
+                for name, values in metrics.items():
+                    sums[name] = sums.get(name, 0.0) + float(values.detach().sum())
+                yield losses.sum() / batch_size
+
+        lr_now = optimizer.lr
+        try:
+            outcome = optimizer.step(micro_losses())
+        except TrainingError as error:
+            rows = ", ".join(str(getattr(e, "id", "?")) for e in batch[:4])
+            raise TrainingError(f"step {ledger.optimizer_steps + 1}: {error} (rows {rows}, ...)") from None
+        ledger.optimizer_steps += 1
+        ledger.examples += batch_size
+        ledger.log(**outcome, lr=lr_now, **{name: value / batch_size for name, value in sums.items()})

@@ -1,0 +1,99 @@
+"""Losses of the alignment methods as pure functions of log-probabilities."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) for x < 0, stable at both ends.
+
+    Maechler (2012), "Accurately computing log(1 - exp(-|a|))", eq. 7: switch at x = -log 2.
+    """
+    small = x > -math.log(2.0)  # near 0, where exp(x) is close to 1
+    near = torch.log(-torch.expm1(torch.where(small, x, torch.full_like(x, -1.0))))
+    far = torch.log1p(-torch.exp(torch.where(small, torch.full_like(x, -1.0), x)))
+    return torch.where(small, near, far)
+
+
+def dpo(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor,
+    reference_rejected_logps: Tensor,
+    *,
+    beta: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Direct preference optimization: -log sigmoid of the difference of implicit rewards. All tensors [batch].
+
+    Log-probs are sums over the response's tokens. Rafailov et al. (2023, arXiv:2305.18290), eq. 7; with label
+    smoothing e the conservative form, -(1 - e) log sigmoid(h) - e log sigmoid(-h), Mitchell (2023), eq. 3.
+    """
+    margin = beta * (
+        (policy_chosen_logps - reference_chosen_logps) - (policy_rejected_logps - reference_rejected_logps)
+    )
+    return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
+
+
+def orpo(chosen_mean_logps: Tensor, rejected_mean_logps: Tensor, chosen_nll: Tensor, *, weight: float) -> Tensor:
+    """Odds-ratio preference optimization: NLL of the chosen response plus the odds-ratio term. All tensors [batch].
+
+    Mean log-probs per response token (below 0); odds(p) = p / (1 - p).
+    Hong et al. (2024, arXiv:2403.07691), eqs. 4 to 7: L = NLL + weight * -log sigmoid(log odds_w - log odds_l).
+    """
+    # a mean log-prob of exactly 0 (a response the policy is certain of in floating point) has infinite odds
+    chosen, rejected = chosen_mean_logps.clamp(max=-1e-7), rejected_mean_logps.clamp(max=-1e-7)
+    log_odds = (chosen - log1mexp(chosen)) - (rejected - log1mexp(rejected))
+    return chosen_nll - weight * F.logsigmoid(log_odds)
+
+
+def reward_model(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
+    """Bradley-Terry negative log-likelihood of a preference. All tensors [batch]. Ouyang et al. (2022), eq. 1."""
+    return -F.logsigmoid(chosen_scores - rejected_scores)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over real tokens; values and mask [batch, time], mask true on real tokens."""
+    return (values * mask).sum() / mask.sum()
+
+
+def ppo_policy(new_logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, *, clip: float) -> Tensor:
+    """Clipped surrogate, to be minimized: the mean over real tokens of max(-A r, -A clip(r, 1 - c, 1 + c)).
+
+    Tensors [batch, time]; returns a scalar. Schulman et al. (2017, arXiv:1707.06347), eq. 7.
+    """
+    ratio = torch.exp((new_logps - old_logps) * mask)
+    worst = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
+    return masked_mean(worst, mask)
+
+
+def ppo_value(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float) -> Tensor:
+    """Clipped value loss: the mean over real tokens of half the larger of both squared errors.
+
+    Tensors [batch, time]; returns a scalar. Values may move by at most `clip` from the old ones in the clipped
+    error, as in OpenAI's PPO code (Huang et al., 2022, "The 37 implementation details of PPO", detail 9).
+    """
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    return masked_mean(0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2), mask)
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalized advantage estimates and returns (advantage + value), each [batch, time].
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with nothing bootstrapped after the
+    last real token; zero on padding. The mask is true on a prefix of each row.
+    Schulman et al. (2016, arXiv:1506.02438), eq. 16.
+    """
+    real = mask.to(values.dtype)
+    values = values * real
+    advantages = torch.zeros_like(values)
+    following = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        next_value = values[:, t + 1] if t + 1 < values.shape[1] else torch.zeros_like(following)
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        following = (delta + gamma * lam * following) * real[:, t]
+        advantages[:, t] = following
+    return advantages, (advantages + values) * real

@@ -1,0 +1,106 @@
+"""A policy: a causal language model that samples responses and tells their log-probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..results.checkpoint import Checkpoint, Network, Tuning, micro_batches, open_network, pad
+from .base import Ids
+
+Sequences = Sequence[tuple[Ids, Ids]]  # (prompt ids, response ids)
+
+
+@dataclass(frozen=True)
+class TokenValues:
+    """One value a response token: values and mask [batch, time], mask true on real tokens, values 0 elsewhere."""
+
+    values: Tensor
+    mask: Tensor
+
+    def sum(self) -> Tensor:
+        """[batch]"""
+        return self.values.sum(1)
+
+    def mean(self) -> Tensor:
+        """[batch]"""
+        return self.values.sum(1) / self.mask.sum(1)
+
+
+class Policy:
+    """A causal language model, trainable or frozen, with its tokenizer."""
+
+    def __init__(self, network: Network, tokenizer):
+        self.network, self.tokenizer = network, tokenizer
+        self.device = network.tuning.device
+
+    @classmethod
+    def open(cls, checkpoint: Checkpoint, tuning: Tuning, *, trainable: bool) -> "Policy":
+        """Trainable: a copy of the checkpoint (or a fresh adapter on it); frozen: the shared checkpoint itself."""
+        return cls(open_network(checkpoint.path, "lm", tuning, trainable=trainable), checkpoint.tokenizer())
+
+    def logps(self, sequences: Sequences, temperature: float = 1.0) -> TokenValues:
+        """Log-probability of each response token given what stands before it; gradients flow if enabled.
+
+        The log-prob of the token at position t comes from the logits at t - 1, divided by the temperature. Only
+        positions that predict a response token go through the vocabulary head.
+        """
+        logits, targets, mask = self._response_logits(sequences)
+        chosen = torch.log_softmax(logits.float() / temperature, dim=-1).gather(1, targets[:, None])[:, 0]
+        return TokenValues(torch.zeros(mask.shape, device=self.device).masked_scatter(mask, chosen), mask)
+
+    @torch.no_grad()
+    def kl(self, sequences: Sequences, reference: "Policy") -> list[float]:
+        """KL(self || reference) in nats, exact over the vocabulary at each response token, summed over the tokens."""
+        totals = [0.0] * len(sequences)
+        for group in self.groups(sequences):
+            rows = [sequences[i] for i in group]
+            ours, _, mask = self._response_logits(rows)
+            ours = torch.log_softmax(ours.float(), dim=-1)
+            theirs = torch.log_softmax(reference._response_logits(rows)[0].float(), dim=-1)
+            each = (ours.exp() * (ours - theirs)).sum(-1)
+            per_row = torch.zeros(mask.shape, device=self.device).masked_scatter(mask, each).sum(1)
+            for i, value in zip(group, per_row.tolist(), strict=True):
+                totals[i] = value
+        return totals
+
+    @torch.no_grad()
+    def total_logps(self, sequences: Sequences) -> Tensor:
+        """Summed response log-probs [sequences], on the CPU, without gradients."""
+        totals = torch.zeros(len(sequences))
+        for group in self.groups(sequences):
+            totals[group] = self.logps([sequences[i] for i in group]).sum().cpu()
+        return totals
+
+    def groups(self, sequences: Sequences) -> list[list[int]]:
+        """Indices of sequences that go through the model together."""
+        return micro_batches([len(p) + len(r) for p, r in sequences], self.network.tuning.micro_tokens)
+
+    def save(self, folder: Path) -> None:
+        self.network.save(folder, self.tokenizer)
+
+    def _response_logits(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [response tokens, vocabulary], the tokens themselves, and the mask [batch, time] they fill."""
+        ids, real = pad([(*prompt, *response) for prompt, response in sequences], self.device)
+        hidden = self.network.hidden(ids, real)
+        picked, mask = response_states(hidden, sequences)
+        targets = torch.tensor([token for _, response in sequences for token in response], device=self.device)
+        with self.network.autocast():
+            return self.network.head(picked), targets, mask
+
+
+def response_states(hidden: Tensor, sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """The hidden states from which response tokens are predicted, [response tokens, width], and their mask.
+
+    The state at position t - 1 belongs to the token at t; rows in order, then time. The mask is [batch, longest
+    response].
+    """
+    rows, columns = [], []
+    for i, (prompt, response) in enumerate(sequences):
+        rows += [i] * len(response)
+        columns += range(len(prompt) - 1, len(prompt) + len(response) - 1)
+    lengths = torch.tensor([len(response) for _, response in sequences])
+    mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    return hidden[rows, columns], mask.to(hidden.device)

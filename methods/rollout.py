@@ -1,0 +1,106 @@
+"""Sampling responses from a policy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from ..results.chat import decode_response
+from ..results.records import Generation
+from .base import Ids, Prompt
+from .policy import Policy
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sampled response: token ids up to and with the first EOS, and whether there is one."""
+
+    prompt: Prompt
+    ids: Ids
+    finished: bool
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+    batch_size: int = 64,
+    progress: str | None = None,
+) -> list[Sample]:
+    """One response a prompt, by pure sampling (no top-k, no top-p), in the order of the prompts.
+
+    Prompts of similar length share a batch, left-padded; rows that are finished leave it. progress: the label of a
+    progress bar, none if None. The same seed and prompts give the same responses on the same machine.
+    """
+    generator = torch.Generator(device=policy.device).manual_seed(seed)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    found: dict[int, Sample] = {}
+    with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:
+        for start in range(0, len(order), batch_size):
+            group = order[start : start + batch_size]
+            responses = _sample_batch(policy, [prompts[i].ids for i in group], max_new_tokens, temperature, generator)
+            eos = policy.tokenizer.eos_token_id
+            for i, ids in zip(group, responses, strict=True):
+                found[i] = Sample(prompts[i], tuple(ids), ids[-1] == eos)
+            bar.update(len(group))
+    return [found[i] for i in range(len(prompts))]
+
+
+def to_generations(policy: Policy, samples: Sequence[Sample], kls: Sequence[float] | None = None) -> list[Generation]:
+    """Samples as text records, for reward models, judges and the disk."""
+    return [
+        Generation(
+            prompt_id=s.prompt.id,
+            prompt=s.prompt.messages,
+            response=decode_response(policy.tokenizer, s.ids),
+            length=len(s.ids),
+            finished=s.finished,
+            kl=kls[i] if kls else None,
+        )
+        for i, s in enumerate(samples)
+    ]
+
+
+def _sample_batch(
+    policy: Policy, prompts: list[Ids], max_new_tokens: int, temperature: float, generator: torch.Generator
+) -> list[list[int]]:
+    from transformers import DynamicCache
+
+    model, device = policy.network.activate(), policy.device
+    longest = max(len(p) for p in prompts)
+    gaps = torch.tensor([longest - len(p) for p in prompts], device=device)
+    ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    mask = (torch.arange(longest, device=device)[None] >= gaps[:, None]).long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    eos = policy.tokenizer.eos_token_id
+    responses: list[list[int]] = [[] for _ in prompts]
+    alive = list(range(len(prompts)))  # row of the batch -> index of the prompt
+    for _ in range(max_new_tokens):
+        with policy.network.autocast():
+            states = policy.network.backbone(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+            logits = policy.network.head(states[:, -1])
+        chances = torch.softmax(logits.float() / temperature, dim=-1)
+        tokens = torch.multinomial(chances, 1, generator=generator)
+        for row, token in enumerate(tokens[:, 0].tolist()):
+            response = responses[alive[row]]
+            if not response or response[-1] != eos:
+                response.append(token)
+        going = [row for row, i in enumerate(alive) if responses[i][-1] != eos]
+        if not going:
+            break
+        ids, positions = tokens, positions[:, -1:] + 1
+        mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+        if len(going) <= 0.75 * len(alive):  # moving the cache costs, so rows leave in groups
+            keep = torch.tensor(going, device=device)
+            cache.batch_select_indices(keep)
+            ids, positions, mask = ids[keep], positions[keep], mask[keep]
+            alive = [alive[row] for row in going]
+    return responses

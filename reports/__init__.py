@@ -1,0 +1,1 @@
+"""How a run is shown: one HTML page and Markdown from what is on disk."""

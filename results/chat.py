@@ -1,0 +1,56 @@
+"""How messages become token ids: the one place where a chat template is applied."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .records import InputError, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Stands in where a base model brings no chat template; reports say so.
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "{{ '### ' + message['role'] + ':\\n' + message['content'] + '\\n\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '### assistant:\\n' }}{% endif %}"
+)
+
+
+def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
+    """Load a folder's tokenizer; gives it the plain template if it has none, and a pad token if it has none.
+
+    InputError if there is no tokenizer, or it has no EOS token (a response could never end).
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{folder} holds no tokenizer that can be loaded ({first}); add tokenizer.json beside the model"
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of {folder} has no EOS token; set eos_token in tokenizer_config.json")
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # masks are built from lengths, so the id does not matter
+    return tokenizer
+
+
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation up to where the assistant's reply begins; BOS comes from the template alone."""
+    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Token ids of a reply, EOS included; tokenized alone, so no token spans the boundary to the prompt."""
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+
+def decode_response(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    """Text of a reply's token ids, without EOS and other special tokens."""
+    return tokenizer.decode(list(ids), skip_special_tokens=True).strip()

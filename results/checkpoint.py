@@ -1,0 +1,360 @@
+"""Model folders in Hugging Face layout, and how their weights come back into memory.
+
+A `Network` is one set of weights under a name: a model of its own (full fine-tuning), or a LoRA adapter on a frozen
+model that lies in memory once and is shared by policy, reference (adapters off), critic and reward models.
+"""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+
+from .chat import load_tokenizer
+from .records import InputError
+
+Kind = Literal["lm", "score"]
+ADAPTER = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is trained and in which numbers: the same for every method of a run."""
+
+    lora_rank: Annotated[int, Ge(0)] = 0
+    """Rank of the LoRA adapters on all linear layers; 0 trains every weight."""
+    lora_alpha: Annotated[float, Gt(0)] = 32.0
+    """LoRA's scale: the update is multiplied by alpha / rank."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Numbers of the matrix products; auto is bf16 where the device has units for it, else fp32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto picks CUDA, then MPS, then the CPU."""
+    micro_tokens: Annotated[int, Gt(0)] = 8192
+    """Tokens (padding included) in one forward pass; bounds memory, leaves results alone."""
+
+    def resolve(self) -> "Tuning":
+        """The same with `auto` settled for this machine; InputError for a device that is not there."""
+        device, precision = self.device, self.precision
+        if device == "auto":
+            mps = torch.backends.mps.is_available()
+            device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        kind = device.split(":")[0]
+        if kind not in ("cpu", "cuda", "mps"):
+            raise InputError(f"--device {device} is not known; give cpu, cuda, cuda:N, mps or auto")
+        if kind == "cuda" and not torch.cuda.is_available() or kind == "mps" and not torch.backends.mps.is_available():
+            raise InputError(f"--device {device} is not available to this torch; leave it away or give cpu")
+        if precision == "auto":
+            precision = "bf16" if has_fast_bf16(kind) else "fp32"
+        return Tuning(self.lora_rank, self.lora_alpha, precision, device, self.micro_tokens)
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether the device multiplies bf16 in hardware; a CPU without such units is many times slower in it."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder (weights, config, tokenizer) and the key of the stage that made it."""
+
+    path: Path
+    key: str
+
+    def tokenizer(self):
+        return load_tokenizer(self.path)
+
+
+class Network:
+    """One set of weights with a language-model head (`lm`) or a scalar head (`score`).
+
+    Dropout is off in training too: ratios and reference log-probs are exact only without it.
+    """
+
+    def __init__(self, model: nn.Module, kind: Kind, tuning: Tuning, host: "_Host | None", adapter: str | None):
+        self.model, self.kind, self.tuning, self._host, self._adapter = model, kind, tuning, host, adapter
+        self.backbone: nn.Module = getattr(model, model.base_model_prefix)
+        self.score: nn.Linear | None = None
+        if kind == "lm":
+            self.head = model.get_output_embeddings()
+        elif host is None:
+            self.score = model.score
+        else:
+            width = model.config.get_text_config().hidden_size
+            self.score = nn.Linear(width, 1, bias=False, device=tuning.device)
+        if kind == "score":
+            self.head = self.score
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The weights that an optimizer may change."""
+        own = self._host.parameters(self._adapter) if self._host else [*self.model.parameters()]
+        return [*own, self.score.weight] if self._host and self.score is not None else own
+
+    @property
+    def size(self) -> int:
+        """Number of weights that a token passes through."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def activate(self) -> nn.Module:
+        """Put this network's adapter into the shared model (or take all out) and return the model."""
+        if self._host:
+            self._host.use(self._adapter)
+        return self.model
+
+    def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Last hidden states [batch, time, width] of right-padded ids; mask is true on real tokens."""
+        self.activate()
+        with self.autocast():
+            return self.backbone(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+
+    def autocast(self) -> torch.autocast:
+        """bf16 matrix products over fp32 weights, where the tuning asks for them."""
+        kind = self.tuning.device.split(":")[0]
+        return torch.autocast(kind, torch.bfloat16, enabled=self.tuning.precision == "bf16")
+
+    def save(self, folder: Path, tokenizer) -> None:
+        """Write weights (safetensors), config and tokenizer, loadable by the Auto classes of transformers."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._host and self._adapter:
+            self._host.save(self._adapter, folder, self.score)
+        else:
+            if self.kind == "score" and tokenizer.pad_token_id == tokenizer.eos_token_id:
+                # transformers would take the EOS for padding and read the token before it; without a pad id it says so
+                self.model.config.pad_token_id = None
+            self.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    def close(self) -> None:
+        """Take this network's adapter out of the shared model."""
+        if self._host and self._adapter:
+            self._host.remove(self._adapter)
+
+
+def open_network(
+    folder: str | Path, kind: Kind, tuning: Tuning, *, trainable: bool, head_std: float | None = None
+) -> Network:
+    """Bring the weights of a folder back as a network.
+
+    A frozen `lm` is the shared model itself with adapters off. A trainable network is a fresh LoRA adapter on the
+    shared model, or with rank 0 a copy of its own. A folder that holds an adapter is put on its shared base.
+    head_std: standard deviation of a new scalar head; 0 starts every score at 0; None keeps the head on disk.
+    """
+    folder = Path(folder)
+    if (folder / "adapter_config.json").exists():
+        from peft import LoraConfig
+
+        host = _host(Path(LoraConfig.from_pretrained(folder).base_model_name_or_path), tuning)
+        network = Network(host.model, kind, tuning, host, host.add(tuning, folder))
+        if network.score is not None:
+            host.load_score(folder, network.score)
+    elif not trainable and kind == "lm":
+        host = _host(folder, tuning)
+        network = Network(host.model, kind, tuning, host, None)
+    elif trainable and tuning.lora_rank:
+        host = _host(folder, tuning)
+        network = Network(host.model, kind, tuning, host, host.add(tuning))
+    else:
+        network = Network(load_model(folder, kind, tuning), kind, tuning, None, None)
+        if not trainable:
+            network.model.requires_grad_(False)
+    if head_std is not None:
+        nn.init.normal_(network.score.weight, std=head_std) if head_std else nn.init.zeros_(network.score.weight)
+    return network
+
+
+def merge_adapter(network: Network) -> nn.Module:
+    """A plain model with the network's adapter added into its weights; a full network's model as it is.
+
+    The sum is kept in the base's own type.
+    """
+    if not (network._host and network._adapter):
+        return network.model
+    network.activate()
+    return network._host.merge(network._adapter)
+
+
+def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False) -> nn.Module:
+    """Load a model with dropout off; weights fp32, or bf16 where they stay frozen and the products are bf16 too."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    dtype = torch.bfloat16 if frozen and tuning.precision == "bf16" else torch.float32
+    try:
+        if kind == "lm":
+            model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(
+                str(folder), num_labels=1, dtype=dtype
+            )
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"{folder} holds no model that can be loaded ({first}); give a folder in Hugging Face layout")
+    if kind == "lm":
+        _check_head(model, folder)
+    return model.to(tuning.device).eval()
+
+
+@torch.no_grad()
+def _check_head(model: nn.Module, folder: Path) -> None:
+    """Refuse architectures that change the logits after the head: only scored positions reach the head here."""
+    ids = torch.tensor([[0, 1]])
+    states = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
+    if not torch.allclose(model.get_output_embeddings()(states), model(input_ids=ids).logits, atol=1e-3, rtol=1e-3):
+        raise InputError(
+            f"{folder}: {type(model).__name__} changes its logits after the output layer, which is not supported; "
+            f"use a model without logit scaling or soft-capping"
+        )
+
+
+class _Host:
+    """A frozen model that is in memory once, and the LoRA adapters on it."""
+
+    def __init__(self, folder: Path, tuning: Tuning):
+        self.folder = folder
+        self.model = load_model(folder, "lm", tuning, frozen=True).requires_grad_(False)
+        self._targets = _linear_names(self.model)
+        self._names = (f"adapter{i}" for i in count())
+        self._configs = {}
+        self._parameters: dict[str, list[nn.Parameter]] = {}
+        self._active: str | None = None
+
+    def add(self, tuning: Tuning, saved: Path | None = None) -> str:
+        from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        name = next(self._names)
+        if saved:
+            config = LoraConfig.from_pretrained(saved)
+        else:
+            config = LoraConfig(
+                r=tuning.lora_rank, lora_alpha=tuning.lora_alpha, lora_dropout=0.0, target_modules=self._targets
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # several adapters on one model are what we want
+            inject_adapter_in_model(config, self.model, adapter_name=name)
+        self._configs[name] = config
+        if saved:
+            weights = load_file(saved / ADAPTER)
+            weights = {k.removeprefix("base_model.model."): v for k, v in weights.items() if ".score." not in k}
+            outcome = set_peft_model_state_dict(self.model, weights, adapter_name=name)
+            if outcome.unexpected_keys:
+                raise InputError(f"{saved / ADAPTER} does not fit its base {self.folder}: {outcome.unexpected_keys[0]}")
+        self._parameters[name] = [p for n, p in self.model.named_parameters() if f".{name}." in n]
+        for parameter in self._parameters[name]:
+            parameter.data = parameter.data.float()
+        self._active = name
+        self.use(None)
+        return name
+
+    def parameters(self, name: str | None) -> list[nn.Parameter]:
+        return self._parameters[name] if name else []
+
+    def use(self, name: str | None) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if name == self._active:
+            return
+        for layer in self.model.modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer.enable_adapters(name is not None)
+                if name is not None:
+                    layer.set_adapter(name)
+        # peft freezes adapters that are not active, and autograd then drops gradients that are still on their way
+        for parameters in self._parameters.values():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+        self._active = name
+
+    def remove(self, name: str) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        self.use(None)
+        for layer in self.model.modules():
+            if isinstance(layer, BaseTunerLayer) and name in layer._all_available_adapter_names():
+                layer.delete_adapter(name)
+        self.model.peft_config.pop(name, None)
+        del self._parameters[name], self._configs[name]
+
+    def merge(self, name: str) -> nn.Module:
+        """Add the adapter into the weights and take the adapters out; the host is not to be used afterwards."""
+        from peft.tuners.lora import LoraLayer
+
+        for path, layer in [(p, m) for p, m in self.model.named_modules() if isinstance(m, LoraLayer)]:
+            layer.merge(adapter_names=[name])
+            parent, _, attribute = path.rpartition(".")
+            setattr(self.model.get_submodule(parent), attribute, layer.get_base_layer())
+        _host_of.cache_clear()
+        return self.model
+
+    def save(self, name: str, folder: Path, score: nn.Linear | None) -> None:
+        """Write the adapter in peft's layout: AutoModelForCausalLM or ...SequenceClassification load it."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        config = copy.copy(self._configs[name])
+        config.base_model_name_or_path = str(self.folder.resolve())
+        config.task_type = "SEQ_CLS" if score is not None else "CAUSAL_LM"
+        config.modules_to_save = ["score"] if score is not None else None
+        config.inference_mode = True
+        weights = {f"base_model.model.{k}": v for k, v in get_peft_model_state_dict(self.model, adapter_name=name).items()}
+        if score is not None:
+            weights["base_model.model.score.weight"] = score.weight
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / ADAPTER)
+        config.save_pretrained(folder)
+
+    def load_score(self, folder: Path, score: nn.Linear) -> None:
+        from safetensors.torch import load_file
+
+        weights = load_file(folder / ADAPTER)
+        score.load_state_dict({"weight": weights["base_model.model.score.weight"]})
+
+
+@lru_cache(maxsize=1)
+def _host_of(folder: Path, tuning: Tuning) -> _Host:
+    return _Host(folder, tuning)
+
+
+def _host(folder: Path, tuning: Tuning) -> _Host:
+    """The shared frozen model of a folder: loaded once, the last one kept."""
+    return _host_of(folder.resolve(), tuning)
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    """Last name parts of the linear layers of the backbone; heads are left out."""
+    from transformers.pytorch_utils import Conv1D
+
+    backbone = getattr(model, model.base_model_prefix)
+    return sorted({n.rpartition(".")[2] for n, m in backbone.named_modules() if isinstance(m, (nn.Linear, Conv1D))})
+
+
+def pad(rows: Sequence[Sequence[int]], device: str, fill: int = 0) -> tuple[Tensor, Tensor]:
+    """Right-pad id lists to [batch, time]; the mask (true on real tokens) comes from lengths, never from ids."""
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.full((len(rows), int(lengths.max())), fill)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
+    return ids.to(device), mask.to(device)
+
+
+def micro_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Indices grouped so that neighbours are of similar length and no group's padded size exceeds `tokens`."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    groups: list[list[int]] = []
+    for i in order:
+        if groups and (len(groups[-1]) + 1) * lengths[i] <= tokens:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups

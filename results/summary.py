@@ -1,0 +1,266 @@
+"""summary.json: what a run found, from its scores and costs; and the sentences and the table that say it to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from math import isfinite, nan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .statistics import compare, holm, interval
+
+if TYPE_CHECKING:
+    import pandas
+
+SFT = "sft"
+PREFERRED = ("win_rate.gold", "win_rate.reward_model", "win_rate.judge")  # the order in which the verdict trusts them
+LEVEL = 0.05
+MINIMUM_SEEDS = 3
+MINIMUM_PROMPTS = 30
+MINIMUM_COVERAGE = 0.9
+NO_DIFFERENCE = "no significant difference"
+
+
+def summarize(
+    *,
+    run_id: str,
+    run_dir: str,
+    benchmark: str,
+    contract: dict[str, Any],
+    scores: pandas.DataFrame,
+    costs: Mapping[str, list[dict[str, float]]],
+    gates: list[dict[str, Any]],
+    warnings: list[str],
+) -> dict[str, Any]:
+    """The content of summary.json: plain data, None where a number does not exist.
+
+    `scores` has the columns method, seed, metric, prompt_id and value, the value NaN where an evaluator could not
+    tell. `costs` has one dict a seed for each method. A metric's `n` counts values; `coverage` is their share, there
+    only where some are missing. Intervals are 95%; a comparison's verdict goes by Holm's p within its metric, so
+    its interval (not adjusted) may exclude 0 while the verdict is "no significant difference".
+    """
+    grids = _grids(scores)
+    methods = [SFT, *(m for m in dict.fromkeys([*scores["method"], *costs]) if m != SFT)]
+    seeds = {m: int(scores.loc[scores["method"] == m, "seed"].nunique()) for m in methods}
+    rows = {
+        method: {
+            "seeds": seeds[method],
+            "metrics": {metric: _cell(method, metric, grid) for (m, metric), grid in grids.items() if m == method},
+            "cost": _mean_costs(costs.get(method, [])),
+        }
+        for method in methods
+    }
+    found = {
+        "run_id": run_id,
+        "run_dir": run_dir,
+        "benchmark": benchmark,
+        "contract": contract,
+        "methods": rows,
+        "comparisons": _comparisons(grids, methods),
+        "gates": gates,
+        "warnings": [*warnings, *_cautions(grids, rows), *_failed(gates)],
+    }
+    return _plain(found)
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """What the run says, in sentences: who beats SFT, who differs from whom, at what cost, and what to beware of.
+
+    The first headline metric of `PREFERRED` that was measured gets sentences with numbers, the others one line each.
+    """
+    comparisons = summary["comparisons"]
+    metrics = _by_preference({c["metric"] for c in comparisons if c["metric"].count(".") == 1})
+    said = []
+    if metrics:
+        main = [c for c in comparisons if c["metric"] == metrics[0]]
+        said += [_against_sft(c, summary["methods"]) for c in main if c["b"] == SFT]
+        said += [_pair(c) for c in main if c["b"] != SFT]
+    for metric in metrics[1:]:
+        rows = [c for c in comparisons if c["metric"] == metric]
+        said.append(f"By {metric}: " + "; ".join(_short(c) for c in rows) + ".")
+    if not metrics:
+        said.append("No method was compared with SFT.")
+    costs = [f"{m} {_number(s)} s" for m, row in summary["methods"].items() if (s := row["cost"].get("seconds"))]
+    if costs:
+        said.append(f"Training time for one seed: {', '.join(costs)}.")
+    return said + _failed(summary["gates"])
+
+
+def table(summary: Mapping[str, Any]) -> pandas.DataFrame:
+    """Text such as "0.71 [0.66, 0.76]": a row a method, a column a metric, then a column a cost."""
+    import pandas
+
+    methods = summary["methods"]
+    metrics = sorted({metric for row in methods.values() for metric in row["metrics"]})
+    costs = list(dict.fromkeys(key for row in methods.values() for key in row["cost"]))
+    cells = {
+        name: [_estimate(row["metrics"].get(metric)) for metric in metrics]
+        + [_number(row["cost"].get(key)) for key in costs]
+        for name, row in methods.items()
+    }
+    return pandas.DataFrame.from_dict(cells, orient="index", columns=[*metrics, *costs])
+
+
+def _grids(scores: pandas.DataFrame) -> dict[tuple[str, str], pandas.DataFrame]:
+    """One table per method and metric, metrics sorted: a row a seed, a column a prompt, NaN for a missing value."""
+    values = scores.assign(value=scores["value"].astype(float))
+    return {
+        (method, metric): part.pivot(index="seed", columns="prompt_id", values="value")
+        for (metric, method), part in values.groupby(["metric", "method"], sort=True)
+    }
+
+
+def _bounds(metric: str) -> tuple[float, float] | None:
+    """Shares (win rates, EOS rate) lie between 0 and 1; nothing is assumed about other metrics."""
+    return (0.0, 1.0) if metric.startswith("win_rate.") or metric.endswith("_rate") else None
+
+
+def _cell(method: str, metric: str, grid: pandas.DataFrame) -> dict[str, Any]:
+    # SFT against itself is one half by definition: there is nothing uncertain about that.
+    bounds = None if method == SFT and metric.startswith("win_rate.") else _bounds(metric)
+    found = interval(grid.to_numpy(), bounds=bounds)
+    cell = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+    return cell | ({"coverage": found.n / grid.size} if found.n < grid.size else {})
+
+
+def _mean_costs(costs: list[dict[str, float]]) -> dict[str, float]:
+    keys = dict.fromkeys(key for cost in costs for key in cost)
+    return {key: float(np.mean([cost[key] for cost in costs if key in cost])) for key in keys}
+
+
+def _comparisons(grids: Mapping[tuple[str, str], pandas.DataFrame], methods: list[str]) -> list[dict[str, Any]]:
+    """Every method against SFT, then every pair, on each win rate, with Holm's correction within a metric."""
+    found = []
+    for metric in _by_preference({metric for _, metric in grids if metric.startswith("win_rate.")}):
+        scored = [m for m in methods if m != SFT and (m, metric) in grids]
+        rows = [_compare(grids, metric, a, SFT) for a in scored]
+        rows += [_compare(grids, metric, a, b) for a, b in combinations(scored, 2)]
+        tested = [row for row in rows if isfinite(row["p"])]
+        for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+            row["p_adjusted"] = p
+            if p < LEVEL:
+                row["verdict"] = f"{row['a'] if row['difference'] > 0 else row['b']} is better"
+        found += rows
+    return found
+
+
+def _compare(grids: Mapping[tuple[str, str], pandas.DataFrame], metric: str, a: str, b: str) -> dict[str, Any]:
+    """a - b on the seeds and prompts that both have; a win rate against SFT is compared with one half."""
+    ours = grids[a, metric]
+    if b == SFT:
+        found = compare(ours.to_numpy(), np.full(ours.shape, 0.5), bounds=(-0.5, 0.5))
+    else:
+        ours, theirs = ours.align(grids[b, metric], join="inner")
+        found = compare(ours.to_numpy(), theirs.to_numpy(), bounds=(-1.0, 1.0))
+    values = {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
+    return {"a": a, "b": b, "metric": metric, **values, "p_adjusted": nan, "verdict": NO_DIFFERENCE}
+
+
+def _cautions(grids: Mapping[tuple[str, str], pandas.DataFrame], rows: Mapping[str, Any]) -> list[str]:
+    """What makes the intervals or the scores weaker than they look."""
+    cautions = []
+    trained = {name: row["seeds"] for name, row in rows.items() if name != SFT and row["seeds"]}
+    if single := [name for name, seeds in trained.items() if seeds == 1]:
+        cautions.append(
+            f"{', '.join(single)}: fewer than {MINIMUM_SEEDS} seeds; "
+            "intervals with one seed leave out the variation between training runs"
+        )
+    if double := [name for name, seeds in trained.items() if 1 < seeds < MINIMUM_SEEDS]:
+        cautions.append(
+            f"{', '.join(double)}: fewer than {MINIMUM_SEEDS} seeds; "
+            "two training runs tell little about the variation between runs, so the intervals are wide"
+        )
+    prompts: dict[str, int] = {}
+    for (_, metric), grid in grids.items():
+        count = int(grid.notna().any().sum())
+        prompts[metric] = min(count, prompts.get(metric, count))
+    few: dict[int, list[str]] = {}
+    for metric, count in prompts.items():
+        if count < MINIMUM_PROMPTS:
+            few.setdefault(count, []).append(metric)
+    for count, metrics in few.items():
+        what = "too few for an interval" if count < 2 else "intervals are rough"
+        cautions.append(f"fewer than {MINIMUM_PROMPTS} prompts ({count}), {what}: {', '.join(metrics)}")
+    for name, row in rows.items():
+        for metric, cell in row["metrics"].items():
+            if cell.get("coverage", 1.0) < MINIMUM_COVERAGE:
+                share = f"{cell['coverage']:.0%} of its responses"
+                cautions.append(f"{name}: {metric} has a value for only {share}; the rest may differ")
+    return cautions
+
+
+def _failed(gates: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [f"Gate {gate['name']} not passed: {gate['text']}." for gate in gates if not gate["passed"]]
+
+
+def _by_preference(metrics: Iterable[str]) -> list[str]:
+    return sorted(metrics, key=lambda m: (PREFERRED.index(m) if m in PREFERRED else len(PREFERRED), m))
+
+
+def _against_sft(row: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
+    cell, seeds = methods[row["a"]]["metrics"][row["metric"]], methods[row["a"]]["seeds"]
+    opening = {f"{row['a']} is better": f"{row['a']} beats SFT", f"{SFT} is better": f"{row['a']} is worse than SFT"}
+    said = opening.get(row["verdict"], f"No significant difference between {row['a']} and SFT")
+    rate = f"{row['metric']} {_two(cell['mean'])}, {_range(cell)}" if cell["mean"] is not None else "no values"
+    return f"{said}: {rate}, {seeds} seed{'' if seeds == 1 else 's'}{_p(row)}."
+
+
+def _pair(row: Mapping[str, Any]) -> str:
+    a, b = row["a"], row["b"]
+    if row["difference"] is None:
+        return f"{a} and {b} have no seed and prompt in common to be compared on."
+    if row["verdict"] == NO_DIFFERENCE:
+        return f"No significant difference between {a} and {b}: {_two(row['difference'], '+')}, {_range(row)}{_p(row)}."
+    sign, better, worse = (1, a, b) if row["difference"] > 0 else (-1, b, a)
+    limits = [None if x is None else sign * x for x in (row["low"], row["high"])][::sign]
+    span = _range({"low": limits[0], "high": limits[1]})
+    return f"{better} is better than {worse}: {_two(sign * row['difference'], '+')}, {span}{_p(row)}."
+
+
+def _short(row: Mapping[str, Any]) -> str:
+    a, b = (row[side] if row[side] != SFT else "SFT" for side in ("a", "b"))
+    if row["verdict"] == NO_DIFFERENCE:
+        return f"{NO_DIFFERENCE} between {a} and {b}"
+    return f"{a} is better than {b}" if row["difference"] > 0 else f"{b} is better than {a}"
+
+
+def _range(cell: Mapping[str, Any]) -> str:
+    if cell["low"] is None or cell["high"] is None:
+        return "too few prompts for an interval"
+    return f"95% interval {_two(cell['low'])} to {_two(cell['high'])}"
+
+
+def _p(row: Mapping[str, Any]) -> str:
+    p = row["p_adjusted"]
+    return "" if p is None else f", adjusted p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+
+
+def _two(value: float, sign: str = "") -> str:
+    return f"{round(value, 2) + 0.0:{sign}.2f}"  # never "-0.00"
+
+
+def _estimate(cell: Mapping[str, Any] | None) -> str:
+    if cell is None or cell["mean"] is None:
+        return "–"
+    if cell["low"] is None or cell["high"] is None:
+        return _two(cell["mean"])
+    return f"{_two(cell['mean'])} [{_two(cell['low'])}, {_two(cell['high'])}]"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON has: numpy numbers become Python's, NaN and infinities None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,0 +1,73 @@
+"""Tiny models and data that every test may use."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from alignment_bench.results.checkpoint import Checkpoint, Tuning
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
+)
+
+
+def build_tokenizer(*, pad_is_eos: bool = True, template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of 258 ids; pad is eos unless said otherwise, the trap that many models set."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", "<pad>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    pad = "</s>" if pad_is_eos else "<pad>"
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token=pad)
+    fast.chat_template = template
+    return fast
+
+
+def save_tiny_model(folder: Path, *, seed: int = 0, template: str | None = TEMPLATE, std: float = 0.2) -> Path:
+    """A random two-layer Llama, 32 wide, that reads 256 tokens; weights are large so that its outputs differ."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=259,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=std,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    build_tokenizer(template=template).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Checkpoint:
+    """The checkpoint of a random tiny model."""
+    return Checkpoint(save_tiny_model(tmp_path_factory.mktemp("tiny")), key="tiny")
+
+
+@pytest.fixture(params=["full", "lora"])
+def tuning(request) -> Tuning:
+    """Full fine-tuning and LoRA, both in fp32 on the CPU."""
+    return Tuning(lora_rank=4 if request.param == "lora" else 0, lora_alpha=8.0, precision="fp32", device="cpu")
+
+
+@pytest.fixture
+def full() -> Tuning:
+    return Tuning(precision="fp32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def make_tiny():
+    """The function that writes a random tiny model into a folder."""
+    return save_tiny_model
