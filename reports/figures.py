@@ -19,6 +19,7 @@ SFT_COLOUR = "#7f8790"
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼"}  # matplotlib's marker: the same shape as a character
 INK, RULE = "#010203", "#040506"  # stand-ins in the drawing for the page's own colours
 WIDTH = 5.2  # inches at 72 units an inch: 374 units, so about one CSS pixel a unit on a phone
+SIZE = 11  # of letters, in the same units
 BINS = 40  # a training curve is drawn through at most this many points
 
 # Metrics of a training log that are drawn first, and how they are called; all others follow in a second figure.
@@ -101,7 +102,7 @@ def win_rates(methods: Mapping[str, Any], looks: Mapping[str, Style], names: Map
             axes.plot([cell["mean"]], [place], look.marker, color=look.colour, markersize=7.5)
             axes.annotate(
                 f"{100 * cell['mean']:.1f}%", (1, place), xycoords=("axes fraction", "data"), xytext=(8, 0),
-                textcoords="offset points", va="center", color=INK, annotation_clip=False,
+                textcoords="offset points", va="center", color=INK, size=SIZE, annotation_clip=False,
             )  # fmt: skip
         axes.set_yticks(range(len(cells)), [_literal(m) for m in cells])
         axes.set_ylim(len(cells) - 0.4, -0.6)
@@ -208,7 +209,13 @@ def costs(
         axes.barh(range(len(values)), list(values.values()), 0.62, color=[looks[m].colour for m in values])
         for place, value in enumerate(values.values()):
             axes.annotate(
-                write(value), (value, place), xytext=(5, 0), textcoords="offset points", va="center", color=INK
+                write(value),
+                (value, place),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                color=INK,
+                size=SIZE,
             )
         axes.set_yticks(range(len(values)), [_literal(m) for m in values])
         axes.set_ylim(len(values) - 0.5, -0.5)
@@ -270,8 +277,8 @@ def _canvas(height: float) -> tuple[Any, Any]:
     axes.spines["bottom"].set_color(INK)
     axes.grid(color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=10, length=3)
-    axes.xaxis.label.set(color=INK, size=10)
+    axes.tick_params(colors=INK, labelsize=SIZE, length=3)
+    axes.xaxis.label.set(color=INK, size=SIZE)
     return drawing, axes
 
 
@@ -290,7 +297,7 @@ def _label(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
         taken.append((px, place))
         axes.annotate(
             _literal(name), (x, y), xytext=(-8 if left else 8, place - py), textcoords="offset points",
-            ha="right" if left else "left", va="center", color=INK,
+            ha="right" if left else "left", va="center", color=INK, size=SIZE,
         )  # fmt: skip
 
 
@@ -300,7 +307,7 @@ def _panel(drawing: Any, key: str, title: str, text: str) -> Panel:
 
     key = re.sub(r"[^a-z0-9]+", "-", key.lower())
     stream = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 10}
+    settings = {"svg.fonttype": "none", "svg.hashsalt": key}
     with matplotlib.rc_context(settings):
         drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     svg = stream.getvalue()

@@ -4,7 +4,6 @@ Nothing is trained or scored here. Whatever is missing on disk is named on the p
 comes from data passes through the templates' autoescape; only the drawings of `figures.py` are inserted as markup.
 """
 
-import html
 import math
 import os
 import re
@@ -206,10 +205,10 @@ def _groups(metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _title(metric: str) -> str:
-    """A metric's name in words: "Win rate against SFT, true reward"."""
+    """A metric's name in words: "Win rate against SFT (true reward)"."""
     head, _, tail = metric.partition(".")
     name = FAMILIES[head][0] if head in FAMILIES else head.replace("_", " ").capitalize()
-    return f"{name}, {EVALUATORS.get(tail, tail.replace('_', ' '))}" if tail else name
+    return f"{name} ({EVALUATORS.get(tail, tail.replace('_', ' '))})" if tail else name
 
 
 def _costs(methods: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -363,8 +362,8 @@ def _p_value(value: Any) -> str:
 
 def _markdown(text: Any) -> str:
     """Text that stands for itself within a Markdown paragraph or table cell: no HTML, no markup, one line."""
-    text = html.escape(" ".join(str(text).split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", text)
+    text = re.sub(r"([\\`*\[\]|#~]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"<(?=[^\s\d=])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", text))
 
 
 def _environment(template: str) -> Any:

@@ -7,14 +7,15 @@ With the mean squares MSA (seeds), MSB (prompts) and MSE (rest) of the two-way t
     Var(mean) = (MSA + (MSB - MSE)) / N
 
 The parts carry their own Student quantiles and are added as squares (the MOVER idea: Zou & Donner 2008; Burdick &
-Graybill 1992, ch. 3), MSE being left whole inside the seed part:
+Graybill 1992), MSE being left whole inside the seed part:
 
     half-width^2 = t[S-1]^2 * MSA / N + t[P-1]^2 * max(MSB - MSE, 0) / N
 
 It covers 95 to 98% of simulated Gaussian runs with three seeds or more, the wide side being where training runs hardly
 differ. Tried and left out, for a moderate to large seed effect: Satterthwaite's degrees of freedom (cover down to 88%
-with two seeds, 92% with three) and a bootstrap of seeds and prompts (63% and 79%). With one seed there is no seed part:
-the interval is Student's over prompts and says nothing about another training run.
+with two seeds, 92% with three), a bootstrap of seeds and prompts (63% and 79%), and taking MSE out of the seed part
+(two to five times the errors at the small p that Holm's correction asks of three seeds). With one seed there is no
+seed part: the interval is Student's over prompts and says nothing about another training run.
 
 Means of bounded values (win rates) get Wilson's interval with the effective sample size that this variance implies
 (Dean & Pagano 2015), so they stay inside the bounds and are asymmetric near them.

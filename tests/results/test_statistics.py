@@ -157,7 +157,7 @@ def true_win_rate(seed_sd, mean, tie=0.2):
 
 
 # Over many simulations the cover is 95 to 98%: with three seeds the interval errs on the wide side when training runs
-# hardly differ. The limits add three standard errors of 1,000 simulations; an interval without seeds (60%) falls outside.
+# hardly differ. The limits add three standard errors of 1,000 simulations; an interval without seeds (60%) falls out.
 LOWEST, HIGHEST = 0.93, 0.99
 GRIDS = [(1, 50, 0.0), (1, 200, 0.0)] + [
     (seeds, prompts, sd) for seeds in (3, 5) for prompts in (50, 200) for sd in (0.05, 0.2)
