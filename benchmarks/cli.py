@@ -119,23 +119,24 @@ def _print_summary(run, summary) -> None:
     print()
     print(table(summary).to_string())
     print()
-    for sentence in verdict(summary):
-        print(sentence)
+    said = verdict(summary)
+    print("\n".join(said))
     for warning in summary["warnings"]:
-        print(f"warning: {warning}")
+        if warning not in said:
+            print(f"warning: {warning}")
     print(f"\nreport: {run.report_path / 'index.html'}")
 
 
 def _quiet() -> None:
     """Keep libraries from writing between our lines."""
-    import logging
     import warnings
 
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="(torch|peft|transformers|huggingface_hub).*")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _end(message: str, code: int) -> NoReturn:
