@@ -48,7 +48,7 @@ def load_corpus(spec: BenchmarkSpec, tokenizer) -> Corpus:
             f"raise max_prompt_tokens or max_response_tokens"
         )
     kept = {p.id: p for p in pairs}
-    splits = split_by_prompt([r for r in rows if r.id in kept], spec.splits.model_dump(), spec.split_seed)
+    splits = split_by_prompt([r for r in rows if r.id in kept], spec.splits.model_dump(), spec.split_seed, preferences.source)
     parts = {name: [kept[r.id] for r in part] for name, part in splits.items()}
     record = {
         "source": preferences.source,

@@ -306,7 +306,8 @@ def _csv_rows(text: str, path: Path) -> Iterator[dict[str, Any]]:
                     raise InputError(f"{where}, field {field}: messages do not fit a CSV; save JSON Lines or Parquet")
             yield row
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error}); is it cut short?") from None
+        begin = reader.line_num + 1  # of the row: line_num is where the last good one ended
+        raise InputError(f"{path}, line {begin}: not valid CSV ({error}); is a quote open or the file cut?") from None
 
 
 def _parquet_rows(data: bytes, path: Path) -> list[dict[str, Any]]:
@@ -389,8 +390,8 @@ def _read_hub(name: str, split: str) -> Iterable[dict[str, Any]]:
     try:
         return datasets.load_dataset(name, split=split)
     except Exception as error:  # of datasets, the hub's client, the network or pyarrow
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        state = " (the hub is offline or cannot be reached, and it is not in the cache)" if offline else ""
+        first = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+        state = " (no network, or offline by choice: only the cache was tried)" if offline else ""
         raise InputError(
             f"{name!r} is not a local path, and could not be fetched from the hub{state}: {first}; "
             f"check name, split {split!r} and network, or download it and give its folder"

@@ -1,72 +1,32 @@
-"""Reading preferences in every accepted format, what is dropped and why, and the split by prompt."""
+"""Preference data: every row format gives the same row, bad rows are counted, bad files are named, splits hold."""
 
+import csv
 import gzip
 import json
+import random
 from pathlib import Path
 
-import pandas
 import pytest
 
 from alignment_bench.benchmarks.data import from_rows, read_preferences, split_by_prompt
 from alignment_bench.results.records import InputError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-USER = {"role": "user", "content": "Why?"}
-YES, NO = ({"role": "assistant", "content": text} for text in ("Because.", "No idea."))
+REAL = Path(__file__).parents[3] / "shared" / "data"
+SHARES = {"sft": 0.25, "training": 0.4, "evaluation": 0.2, "heldout": 0.15}
+SYSTEM = {"role": "system", "content": "Be brief."}
+GOOD = {"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}
 
 
-def one(row):
-    (found,) = from_rows([row], "test").rows
-    return found
+def user(text):
+    return {"role": "user", "content": text}
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "Why?", "chosen": "Because.", "rejected": "No idea."},
-        {"prompt": [USER], "chosen": [YES], "rejected": [NO]},
-        {"prompt": [USER], "chosen": [USER, YES], "rejected": [USER, NO]},
-        {"chosen": [USER, YES], "rejected": [USER, NO]},
-        {"chosen": "\n\nHuman: Why?\n\nAssistant: Because.", "rejected": "\n\nHuman: Why?\n\nAssistant: No idea."},
-        {"prompt": "\n\nHuman: Why?\n\nAssistant:", "chosen": "Because.", "rejected": "No idea."},
-    ],
-)
-def test_every_format_gives_the_same_row(row):
-    found = one(row)
-    assert (found.prompt, found.chosen, found.rejected) == ((USER,), "Because.", "No idea.")
-    assert found.id == one({"prompt": "Why?", "chosen": "Because.", "rejected": "No idea."}).id
+def assistant(text):
+    return {"role": "assistant", "content": text}
 
 
-def test_transcripts_of_several_turns_are_read_turn_by_turn():
-    start = "\n\nHuman: One?\n\nAssistant: Two.\n\nwith a break\n\nHuman: Three?\n\nAssistant: "
-    found = one({"chosen": start + "Four.", "rejected": start + "Five."})
-    assert [m["content"] for m in found.prompt] == ["One?", "Two.\n\nwith a break", "Three?"]
-    assert (found.chosen, found.rejected) == ("Four.", "Five.")
-
-
-GOOD = {"prompt": "p", "chosen": "a", "rejected": "b"}
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"prompt": "p", "chosen": None, "rejected": "b"}, "chosen is null"),
-        ({"prompt": "p", "chosen": "a"}, "rejected is missing"),
-        ({"prompt": "p", "chosen": "  ", "rejected": "b"}, "chosen is empty"),
-        ({"prompt": "p", "chosen": "a", "rejected": "a"}, "chosen equals rejected"),
-        ({"prompt": " ", "chosen": "a", "rejected": "b"}, "prompt is empty"),
-        ({"prompt": "p", "chosen": 3, "rejected": "b"}, "chosen is neither text nor chat messages"),
-        ({"chosen": "a", "rejected": "b"}, "there is no prompt, and chosen and rejected share no beginning"),
-        ({"prompt": [YES], "chosen": "a", "rejected": "b"}, "the prompt does not end with the user's turn"),
-        ({"prompt": [USER], "chosen": [YES, USER], "rejected": [NO]}, "chosen is not one assistant reply after the prompt"),
-        (GOOD, "the same prompt and replies again"),
-        ("text", "the row is no object with fields"),
-    ],
-)
-def test_unusable_rows_are_dropped_and_counted(row, reason):
-    found = from_rows([GOOD, row], "test")
-    assert len(found.rows) == 1 and found.read == 2
-    assert found.dropped == {reason: 1}
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def write(path, text):
@@ -74,98 +34,368 @@ def write(path, text):
     return str(path)
 
 
-ROWS = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b", "subset": "s"} for i in range(12)]
+def error_of(source, **options):
+    with pytest.raises(InputError) as caught:
+        read_preferences(source, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
-def test_file_formats_agree(tmp_path):
-    lines = "\n".join(map(json.dumps, ROWS))
-    sources = [write(tmp_path / "a.jsonl", lines), write(tmp_path / "a.json", json.dumps(ROWS))]
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    pandas.DataFrame(ROWS).to_parquet(tmp_path / "a.parquet")
-    pandas.DataFrame(ROWS).to_csv(tmp_path / "a.csv", index=False)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    write(folder / "1.jsonl", "\n".join(map(json.dumps, ROWS[:5])))
-    write(folder / "2.jsonl", "\n".join(map(json.dumps, ROWS[5:])))
-    sources += [str(tmp_path / name) for name in ("a.jsonl.gz", "a.parquet", "a.csv")] + [str(folder)]
-    digests = {read_preferences(source).digest for source in sources}
-    assert len(digests) == 1
-    assert read_preferences(sources[0]).rows[0].subset == "s"
+# One conversation of three turns in every format; all must give the very same row.
+TURNS = [user("Pens?"), assistant("A joke?"), user("Yes")]
+TALK = "\n\nHuman: Pens?\n\nAssistant: A joke?\n\nHuman: Yes\n\nAssistant:"
+CONVERSATIONS = {
+    "conversational": {"prompt": TURNS, "chosen": [assistant("No.")], "rejected": [assistant("Draw.")]},
+    "plain replies": {"prompt": TURNS, "chosen": "No.", "rejected": "Draw."},
+    "implicit": {"chosen": [*TURNS, assistant("No.")], "rejected": [*TURNS, assistant("Draw.")]},
+    "null prompt": {"prompt": None, "chosen": [*TURNS, assistant("No.")], "rejected": [*TURNS, assistant("Draw.")]},
+    "prompt twice": {"prompt": TURNS, "chosen": [*TURNS, assistant("No.")], "rejected": [*TURNS, assistant("Draw.")]},
+    "prompt in one side": {"prompt": TURNS, "chosen": [*TURNS, assistant("No.")], "rejected": "Draw."},
+    "first turn": {"prompt": "Pens?", "chosen": [*TURNS, assistant("No.")], "rejected": [*TURNS, assistant("Draw.")]},
+    "last turn": {"prompt": "Yes", "chosen": [*TURNS, assistant("No.")], "rejected": [*TURNS, assistant("Draw.")]},
+    "transcripts": {"chosen": f"{TALK} No.", "rejected": f"{TALK} Draw."},
+    "transcript as prompt": {"prompt": TALK, "chosen": " No.", "rejected": " Draw.\n"},
+    "more keys": {"prompt": [m | {"name": None} for m in TURNS], "chosen": "No.", "rejected": "Draw.", "score": 3},
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.jsonl", json.dumps(GOOD) + '\n{"prompt": "p", "cho', r"a\.jsonl, line 2, column 15: not valid JSON"),
-        ("a.jsonl", "", r"has no usable preference pair \(it is empty\)"),
-        ("a.jsonl", '{"prompt": "p", "chosen": "a", "rejected": ""}', r"1 x rejected is empty"),
-        ("a.jsonl", '{"prompt": "p", "choosen": "a", "rejected": "b"}', r"no field 'chosen'; did you mean 'choosen'"),
-        ("a.json", '{"a": 1}', r"a list of objects"),
-        ("a.parquet", "no parquet", r"not a readable Parquet file"),
-        ("a.jsonl.gz", "no gzip", r"cannot be read to its end"),
-    ],
-)
-def test_bad_files_are_named_with_the_place(tmp_path, name, text, message):
-    with pytest.raises(InputError, match=message):
-        read_preferences(write(tmp_path / name, text))
+@pytest.mark.parametrize("raw", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_every_format_gives_the_same_row(raw):
+    (row,) = from_rows([raw], "memory").rows
+    assert (list(row.prompt), row.chosen, row.rejected) == (TURNS, "No.", "Draw.")
+    (first,) = from_rows([CONVERSATIONS["conversational"]], "elsewhere").rows
+    assert row.id == first.id
 
 
-def test_what_is_not_there_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="there is no such file"):
-        read_preferences(str(tmp_path / "none.jsonl"))
-    with pytest.raises(InputError, match="owner/none: there is no such file, and the hub did not give it"):
-        read_preferences("owner/none")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no"):
-        read_preferences(str(tmp_path / "empty"))
+def test_text_prompt_is_one_user_message_and_labels_are_kept():
+    raw = GOOD | {"subset": "honest", "labeler_id": 7, "model": "ignored"}
+    (row,) = from_rows([raw], "memory").rows
+    assert row.prompt == (user("Hi"),)
+    assert (row.subset, row.labeler_id) == ("honest", "7")
+    (bare,) = from_rows([GOOD | {"subset": None, "labeler_id": float("nan")}], "memory").rows
+    assert (bare.subset, bare.labeler_id) == (None, None)
 
 
-SHARES = {"sft": 1.0, "training": 2.0, "evaluation": 1.0, "heldout": 1.0}
+def test_system_message_stays_in_the_prompt():
+    context = [SYSTEM, user("Hi")]
+    raw = {"prompt": "Hi", "chosen": [*context, assistant("Hello!")], "rejected": [*context, assistant("No.")]}
+    assert list(from_rows([raw], "memory").rows[0].prompt) == context
 
 
-def test_split_keeps_prompts_together_and_meets_the_shares():
-    rows = from_rows([{**GOOD, "prompt": f"p{i % 50}", "chosen": f"a{i}"} for i in range(200)], "t").rows
+def test_a_reply_that_begins_with_the_prompt_is_left_whole():
+    (row,) = from_rows([{"prompt": "Hi", "chosen": "Hi there", "rejected": "Hi"}], "memory").rows
+    assert (row.chosen, row.rejected) == ("Hi there", "Hi")
+
+
+BAD = [
+    ({"prompt": "p", "rejected": "b"}, "chosen is missing"),
+    ({"prompt": "p", "chosen": "a", "rejected": None}, "rejected is missing"),
+    ({"prompt": "p", "chosen": "", "rejected": "b"}, "chosen is empty"),
+    ({"prompt": "p", "chosen": " \n", "rejected": "b"}, "chosen is empty"),
+    ({"prompt": "p", "chosen": [], "rejected": "b"}, "chosen is empty"),
+    ({"prompt": "p", "chosen": "a", "rejected": [assistant("")]}, "rejected is empty"),
+    ({"prompt": "p", "chosen": [assistant(None)], "rejected": "b"}, "chosen is empty"),
+    ({"chosen": f"{TALK}", "rejected": f"{TALK} Draw."}, "chosen is empty"),
+    ({"prompt": "p", "chosen": "a", "rejected": "a "}, "chosen equals rejected"),
+    ({"prompt": "p", "chosen": 3, "rejected": "b"}, "chosen is neither text nor messages"),
+    ({"prompt": "p", "chosen": ["a"], "rejected": "b"}, "chosen is neither text nor messages"),
+    ({"prompt": [user(["image"])], "chosen": "a", "rejected": "b"}, "prompt is neither text nor messages"),
+    ({"prompt": [{"role": "gpt", "content": "p"}], "chosen": "a", "rejected": "b"}, "prompt has a role other than"),
+    ({"prompt": [{"content": "p"}], "chosen": "a", "rejected": "b"}, "prompt has a role other than"),
+    ({"prompt": "p", "chosen": "\ud83d", "rejected": "b"}, "chosen is not valid Unicode"),
+    ({"prompt": "", "chosen": "a", "rejected": "b"}, "prompt is empty"),
+    ({"prompt": [SYSTEM, user("")], "chosen": "a", "rejected": "b"}, "prompt is empty"),
+    ({"chosen": "The sky is blue.", "rejected": "The sky is green."}, "prompt is missing"),
+    ({"prompt": [SYSTEM], "chosen": "a", "rejected": "b"}, "prompt has no user message"),
+    ({"prompt": TURNS[:2], "chosen": "a", "rejected": "b"}, "prompt does not end with the user's turn"),
+    ({"prompt": "p", "chosen": [user("a")], "rejected": "b"}, "chosen does not end with the assistant's turn"),
+    ({"prompt": "p", "chosen": [assistant("a"), assistant("c")], "rejected": "b"}, "chosen is not one reply"),
+    ({"prompt": "p", "chosen": [user("q"), assistant("a")], "rejected": "b"}, "chosen is not one reply"),
+    ({"chosen": [user("p"), assistant("a")], "rejected": [user("q"), assistant("b")]}, "do not share a prompt"),
+    ({"chosen": f"{TALK} No.", "rejected": "\n\nHuman: Other\n\nAssistant: Draw."}, "do not share a prompt"),
+    ({"chosen": f"{TALK} No.", "rejected": "Draw."}, "do not share a prompt"),
+    (GOOD, "duplicate row"),
+]
+
+
+@pytest.mark.parametrize(("raw", "reason"), BAD)
+def test_a_bad_row_is_dropped_and_counted(raw, reason):
+    preferences = from_rows([GOOD, raw], "memory")
+    assert [row.chosen for row in preferences.rows] == ["Hello!"]
+    assert preferences.read == 2
+    ((counted, count),) = preferences.dropped.items()
+    assert reason in counted and count == 1
+
+
+def test_bad_rows_are_counted_together_and_most_frequent_first():
+    preferences = from_rows([GOOD, GOOD, GOOD | {"chosen": ""}, GOOD | {"chosen": " "}], "memory")
+    assert list(preferences.dropped.items()) == [("chosen is empty", 2), ("duplicate row", 1)]
+
+
+def test_two_labelers_of_the_same_pair_are_two_rows():
+    preferences = from_rows([GOOD | {"labeler_id": name} for name in ("ann", "bob", "ann")], "memory")
+    assert [row.labeler_id for row in preferences.rows] == ["ann", "bob"]
+    assert len({row.id for row in preferences.rows}) == 2
+    assert preferences.dropped == {"duplicate row": 1}
+
+
+def test_digest_follows_content_and_order():
+    other = GOOD | {"chosen": "Good day."}
+    base = from_rows([GOOD, other], "memory").digest
+    assert from_rows([GOOD, other], "another source").digest == base
+    assert from_rows([other, GOOD], "memory").digest != base
+    assert from_rows([GOOD | {"subset": "x"}, other], "memory").digest != base
+
+
+ROWS = [GOOD | {"prompt": f"Question {i}\u2028, \"quoted\",\nand 'more'", "subset": "a"} for i in range(3)]
+
+
+def save_csv(path, rows):
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def save_parquet(path, rows):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+SAVERS = {
+    "p.jsonl": lambda path, rows: path.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), "utf-8"),
+    "lines.json": lambda path, rows: path.write_text(lines(rows) + "\n\n", "utf-8"),
+    "list.json": lambda path, rows: path.write_text(json.dumps(rows, indent=1), "utf-8-sig"),
+    "p.jsonl.gz": lambda path, rows: path.write_bytes(gzip.compress(lines(rows).encode())),
+    "p.csv": save_csv,
+    "P.PARQUET": save_parquet,
+}
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_every_file_format_gives_the_same_rows(tmp_path, name):
+    SAVERS[name](tmp_path / name, ROWS)
+    preferences = read_preferences(str(tmp_path / name))
+    assert preferences.rows == from_rows(ROWS, "memory").rows
+    assert (preferences.source, preferences.read, preferences.dropped) == (str(tmp_path / name), 3, {})
+
+
+def test_messages_in_parquet_and_long_cells_in_csv(tmp_path):
+    save_parquet(tmp_path / "p.parquet", [CONVERSATIONS["conversational"]])
+    assert list(read_preferences(str(tmp_path / "p.parquet")).rows[0].prompt) == TURNS
+    save_csv(tmp_path / "p.csv", [GOOD | {"prompt": "x" * 200_000}])
+    assert len(read_preferences(str(tmp_path / "p.csv")).rows[0].prompt[0]["content"]) == 200_000
+
+
+def test_folder_is_read_by_split(tmp_path):
+    for name, row in zip(["harmless/train.jsonl", "helpful/train.jsonl", "helpful/test.jsonl"], ROWS, strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, lines([row]))
+    write(tmp_path / "README.md", "not data")
+    write(tmp_path / ".hidden.jsonl", "not data")
+    ids = [row.id for row in from_rows(ROWS, "memory").rows]
+    assert [row.id for row in read_preferences(str(tmp_path)).rows] == ids[:2]
+    assert [row.id for row in read_preferences(str(tmp_path), "test").rows] == ids[2:]
+    message = error_of(str(tmp_path), split="tset")
+    assert "'tset'" in message and "did you mean 'test'" in message
+
+
+def test_folder_without_splits_is_read_whole(tmp_path):
+    write(tmp_path / "a.jsonl", lines(ROWS[:1]))
+    save_csv(tmp_path / "b.csv", ROWS[1:])
+    assert read_preferences(str(tmp_path)).rows == from_rows(ROWS, "memory").rows
+
+
+def test_folder_saved_by_datasets(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    one = datasets.Dataset.from_list(ROWS)
+    one.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": one, "test": one.select([0])}).save_to_disk(str(tmp_path / "dict"))
+    assert read_preferences(str(tmp_path / "one")).rows == from_rows(ROWS, "memory").rows
+    assert len(read_preferences(str(tmp_path / "dict"), "test").rows) == 1
+    assert "did you mean 'train'" in error_of(str(tmp_path / "dict"), split="trian")
+    (tmp_path / "one" / "state.json").write_text("{")
+    assert "cannot be read as a saved data set" in error_of(str(tmp_path / "one"))
+
+
+CUT = lines([GOOD])[:-8]
+MALFORMED = {
+    "broken line": ("p.jsonl", lines([GOOD]) + "{oops}\n" + lines([GOOD]), ["line 2", "not valid JSON"]),
+    "cut lines": ("p.jsonl", lines([GOOD, GOOD]) + CUT, ["line 3", "not valid JSON", "cut short"]),
+    "cut list": ("p.json", json.dumps([GOOD, GOOD], indent=1)[:-12], ["line 10", "not valid JSON", "cut short"]),
+    "not objects": ("p.jsonl", '"text"\n', ["line 1", "not an object"]),
+    "list of texts": ("p.json", json.dumps([GOOD, "text"]), ["item 2", "not an object"]),
+    "absurd nesting": ("p.jsonl", "[" * 200_000, ["line 1", "not valid JSON"]),
+    "short row": ("p.csv", "prompt,chosen,rejected\np,a,b\np,a\n", ["line 3", "not as many fields"]),
+    "long row": ("p.csv", "prompt,chosen,rejected\np,a,b,c\n", ["line 2", "not as many fields"]),
+    "cut quote": ("p.csv", 'prompt,chosen,rejected\np,a,"b', ["line 2", "not valid CSV"]),
+    "messages": ("p.csv", "prompt,chosen\n[{'role': 'user'}],a\n", ["line 2, field prompt", "save JSON Lines"]),
+    "not parquet": ("p.parquet", "PAR1 but no more", ["not a readable Parquet file"]),
+    "not gzip": ("p.jsonl.gz", lines([GOOD]), ["cannot be read"]),
+    "misnamed field": ("p.jsonl", '{"choosen": "a", "rejected": "b"}', ["'chosen'", "did you mean 'choosen'"]),
+    "misnamed header": ("p.csv", "prompt,chosen,reject\np,a,b\n", ["'rejected'", "did you mean 'reject'"]),
+    "misnamed prompt": ("p.csv", "promt,chosen,rejected\np,a,b\n", ["prompt is missing: 1", "did you mean 'promt'"]),
+    "empty": ("p.jsonl", "", ["no rows"]),
+    "blank": ("p.jsonl", "\n \n", ["no rows"]),
+    "empty list": ("p.json", "[]", ["no rows"]),
+    "header only": ("p.csv", "prompt,chosen,rejected\n", ["no rows"]),
+    "no usable row": ("p.jsonl", lines([GOOD | {"chosen": ""}] * 2), ["none of its 2 rows", "chosen is empty: 2"]),
+    "unknown format": ("p.xlsx", "", ["format", ".jsonl"]),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_file_is_named_with_place_and_remedy(tmp_path, case):
+    name, text, parts = MALFORMED[case]
+    message = error_of(write(tmp_path / name, text))
+    for part in [str(tmp_path / name), *parts]:
+        assert part in message
+
+
+def test_damaged_bytes_are_named(tmp_path):
+    whole = gzip.compress(random.Random(0).randbytes(4000))
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:2000])
+    assert "cut.jsonl.gz cannot be read" in error_of(str(tmp_path / "cut.jsonl.gz"))
+    (tmp_path / "latin.jsonl").write_bytes(lines([GOOD]).encode() + '{"prompt": "é"}'.encode("latin-1"))
+    assert "latin.jsonl, line 2: not UTF-8" in error_of(str(tmp_path / "latin.jsonl"))
+
+
+def test_missing_sources(tmp_path):
+    assert "there is no preference file or folder" in error_of(str(tmp_path / "none.jsonl"))
+    assert "there is no preference file or folder" in error_of("none.jsonl")
+    assert "there is no preference file or folder" in error_of("some/where/else/data")
+    assert "holds no preference files" in error_of(str(tmp_path))
+    assert "no preferences are named" in error_of("")
+
+
+def test_unreachable_hub_is_asked_once_and_then_only_the_cache(monkeypatch, tmp_path):
+    import datasets
+    import huggingface_hub
+
+    asked = []
+
+    def unreachable(self, name, timeout):
+        asked.append((name, timeout))
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    message = error_of("nobody/nothing")
+    assert "'nobody/nothing' is not a local path" in message and "only the cache was tried" in message
+    assert asked == [("nobody/nothing", 10.0)]
+    assert datasets.config.HF_HUB_OFFLINE is False
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    assert "only the cache" in error_of("nobody/nothing")
+    assert len(asked) == 1  # the user's wish to stay offline is respected
+
+
+def test_unknown_hub_id(monkeypatch):
+    import datasets
+    import httpx
+    import huggingface_hub
+
+    def unknown(self, name, timeout):
+        response = httpx.Response(404, request=httpx.Request("GET", "https://x"))
+        raise huggingface_hub.errors.RepositoryNotFoundError("404", response=response)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unknown)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    assert "neither a local path nor a data set on the hub" in error_of("nobody/nothing")
+
+
+def test_hub_rows_and_split_are_used(monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    splits = {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:1])}
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, timeout: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: {"some/data": splits}[name][split])
+    assert read_preferences("some/data").rows == from_rows(ROWS, "memory").rows
+    assert read_preferences("some/data", "test").read == 1
+
+
+def many(prompts, each):
+    """Rows of several prompts, prompt after prompt, with one reply or more each."""
+    rows = [{"prompt": f"p{i}", "chosen": f"a{j}", "rejected": "b"} for j in range(each) for i in range(prompts)]
+    return from_rows(rows, "memory").rows
+
+
+def prompts_of(rows):
+    return {row.prompt[0]["content"] for row in rows}
+
+
+def test_split_sizes_are_shares_of_prompts():
+    # 103 prompts: 25.75, 41.2, 20.6, 15.45. Floors leave 2 over; the largest remainders are sft's and evaluation's.
+    parts = split_by_prompt(many(103, 3), SHARES, seed=0)
+    assert list(parts) == ["sft", "training", "evaluation", "heldout"]
+    assert [len(prompts_of(rows)) for rows in parts.values()] == [26, 41, 21, 15]
+    assert [len(rows) for rows in parts.values()] == [78, 123, 63, 45]
+    # Shares need not sum to 1.
+    assert split_by_prompt(many(103, 3), {name: 20 * share for name, share in SHARES.items()}, seed=0) == parts
+
+
+def test_split_depends_on_seed_and_not_on_the_order_of_rows():
+    rows = many(40, 2)
     parts = split_by_prompt(rows, SHARES, seed=0)
-    prompts = {name: {r.prompt[0]["content"] for r in part} for name, part in parts.items()}
-    assert {name: len(p) for name, p in prompts.items()} == {"sft": 10, "training": 20, "evaluation": 10, "heldout": 10}
-    assert sum(map(len, parts.values())) == 200
-    assert len(set.union(*prompts.values())) == 50  # disjoint: 10 + 20 + 10 + 10
-    again = split_by_prompt(rows[::-1], SHARES, seed=0)
-    assert {n: {r.id for r in p} for n, p in again.items()} == {n: {r.id for r in p} for n, p in parts.items()}
+    shuffled = random.Random(1).sample(rows, len(rows))
+    again = split_by_prompt(shuffled, SHARES, seed=0)
+    for name, part in parts.items():
+        assert prompts_of(again[name]) == prompts_of(part)
+        assert part == [row for row in rows if row in part]  # the input's order is kept
+        assert again[name] == [row for row in shuffled if row in part]
     other = split_by_prompt(rows, SHARES, seed=1)
-    assert {r.id for r in other["sft"]} != {r.id for r in parts["sft"]}
+    assert any(prompts_of(other[name]) != prompts_of(parts[name]) for name in SHARES)
 
 
-def test_too_few_prompts_to_split():
-    with pytest.raises(InputError, match="1 usable prompt,.* at least 8 different prompts"):
-        split_by_prompt(from_rows([GOOD], "t").rows, SHARES, seed=0)
-    rows = from_rows([{**GOOD, "prompt": f"p{i}"} for i in range(8)], "t").rows
-    assert {n: len(p) for n, p in split_by_prompt(rows, SHARES, 0).items()} == dict.fromkeys(SHARES, 2)
+def test_split_tells_conversations_apart_by_all_their_messages():
+    chats = [[user("x"), assistant(f"{i}"), user("same")] for i in range(10)]
+    rows = from_rows([{"prompt": chat, "chosen": "a", "rejected": "b"} for chat in chats], "memory").rows
+    parts = split_by_prompt(rows, {"one": 0.5, "two": 0.5}, seed=0)
+    assert [len(part) for part in parts.values()] == [5, 5]
 
 
-def shared(name):
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"the real data {name} is not beside this checkout (shared/data)")
-    return str(path)
+def test_too_few_prompts_to_split(tmp_path):
+    source = write(tmp_path / "one.jsonl", lines([GOOD]))
+    preferences = read_preferences(source)
+    assert len(preferences.rows) == 1
+    # The smallest share is 15%: 7 prompts give it at least one for certain (7 * 0.15 > 1 > 6 * 0.15).
+    with pytest.raises(InputError, match=r"needs at least 7 prompts, .*one\.jsonl has 1"):
+        split_by_prompt(preferences.rows, SHARES, seed=0, source=preferences.source)
+    with pytest.raises(InputError, match="needs at least 7 prompts, the preferences has 1"):
+        split_by_prompt(many(1, 50), SHARES, seed=0)
+    assert all(split_by_prompt(many(7, 1), SHARES, seed=0).values())
 
 
-def test_real_human_preferences():
-    found = read_preferences(shared("hh_harmless.jsonl.gz"))
-    assert found.read == 1861 and len(found.rows) + sum(found.dropped.values()) == 1861
-    assert len(found.rows) > 1800
+def real(name):
+    if not (REAL / name).is_file():
+        pytest.skip(f"shared/data/{name} does not lie beside the project")
+    return read_preferences(str(REAL / name))
 
 
-def test_real_raw_transcripts():
-    found = read_preferences(shared("hh_harmless_raw_sample.jsonl"))
-    assert found.read == 169 and len(found.rows) > 150
-    assert all(r.prompt[-1]["role"] == "user" and "Human:" not in r.chosen for r in found.rows)
+def test_real_chats():
+    preferences = real("hh_harmless.jsonl.gz")
+    assert (preferences.read, len(preferences.rows), preferences.dropped) == (1861, 1861, {})
+    assert all(row.prompt[-1]["role"] == "user" and row.prompt[-1]["content"] for row in preferences.rows)
 
 
-def test_real_pairs_with_many_rows_a_prompt():
-    found = read_preferences(shared("alpacaeval_gpt4.jsonl.gz"))
-    assert found.read == 9061
-    parts = split_by_prompt(found.rows, SHARES, seed=0)
-    prompts = [{r.prompt[0]["content"] for r in part} for part in parts.values()]
-    assert len(set.union(*prompts)) == sum(map(len, prompts))
+def test_real_transcripts_are_rows_of_the_real_chats():
+    preferences = real("hh_harmless_raw_sample.jsonl")
+    # One transcript ends in "Assistant:" with nothing after it.
+    assert (preferences.read, len(preferences.rows), preferences.dropped) == (169, 168, {"chosen is empty": 1})
+    chats = {row.id: row for row in real("hh_harmless.jsonl.gz").rows}
+    assert all(chats[row.id] == row for row in preferences.rows)
+
+
+def test_real_pairs_with_many_replies_to_a_prompt():
+    preferences = real("alpacaeval_gpt4.jsonl.gz")
+    assert (preferences.read, len(preferences.rows), preferences.dropped) == (9061, 9061, {})
+    parts = split_by_prompt(preferences.rows, SHARES, seed=0)
+    # 442 prompts: 110.5, 176.8, 88.4, 66.3. Floors leave 2 over: training's and sft's.
+    assert [len(prompts_of(rows)) for rows in parts.values()] == [111, 177, 88, 66]
+    # The counts sum to 442, so if the union has 442 prompts as well, no prompt is on two sides.
+    assert len(set().union(*(prompts_of(rows) for rows in parts.values()))) == 442
+    assert sum(len(rows) for rows in parts.values()) == 9061

@@ -1,0 +1,204 @@
+"""A whole tiny `bench run` through the command line, twice, with a third party's plugin; and bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM
+
+from alignment_bench.results.store import Run, folder_digest
+
+SPEC = {
+    "name": "tiny",
+    "description": "two random layers",
+    "preferences": "builtin/world",
+    "rows": 120,
+    "max_prompt_tokens": 150,
+    "max_response_tokens": 90,
+    "sft": {"examples": 16, "lr": 1e-3, "batch_size": 8},
+    "reward_model": {"examples": 16, "lr": 1e-3, "batch_size": 8},
+    "budget": 16,
+    "evaluation": {"prompts": 6},
+    "methods": {
+        "ppo": {"rollout_size": 8, "minibatch_size": 4, "epochs": 1, "lr": 1e-3},
+        "dpo": {"lr": 1e-3, "batch_size": 8},
+        "orpo": {"lr": 1e-3, "batch_size": 8},
+    },
+    "evaluators": {
+        "reward_model": {},
+        "gold": {"reward": "alignment_bench.benchmarks.world:true_reward"},
+        "divergence": {},
+        "length": {},
+    },
+}
+
+
+def write_spec(folder: Path, **changes) -> str:
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**SPEC, **changes}))
+    return str(path)
+
+
+def bench(*arguments, cwd, code=0):
+    """Run the command in a process of its own; returns the finished process after checking its exit code."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "alignment_bench", *map(str, arguments)],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, make_tiny):
+    folder = tmp_path_factory.mktemp("work")
+    make_tiny(folder / "model", std=0.05)
+    return folder
+
+
+def test_run_again_and_grow(workdir):
+    """One run; the same again trains nothing; a seed and a method more train only that; the report is rebuilt."""
+    spec = write_spec(workdir)
+    base = ["run", "-b", spec, "--model", workdir / "model"]
+    first = bench(*base, "-m", "ppo,dpo", "--json", cwd=workdir)
+    summary = json.loads(first.stdout)
+    assert list(summary["methods"]) == ["sft", "ppo", "dpo"]
+    for name in ("ppo", "dpo"):
+        row = summary["methods"][name]
+        assert row["seeds"] == 1
+        for metric in ("win_rate.reward_model", "win_rate.gold", "reward.reward_model", "reward.gold", "kl", "length", "eos_rate"):
+            assert row["metrics"][metric]["n"] == 6
+        assert row["cost"]["examples"] == 16 and row["cost"]["seconds"] > 0 and row["cost"]["flops"] > 0
+    assert summary["methods"]["sft"]["metrics"]["kl"]["mean"] == 0.0
+    assert summary["methods"]["sft"]["metrics"]["win_rate.gold"]["mean"] == 0.5
+    assert summary["methods"]["ppo"]["cost"]["reward_queries"] == 16
+    assert [g["name"] for g in summary["gates"]] == ["sft_loss_drop", "reward_model.training", "reward_model.evaluation"]
+    assert "made in" in first.stderr
+
+    run = Run(Path(summary["run_dir"]))
+    assert (run.report_path / "index.html").exists() and (run.report_path / "report.md").exists()
+    cells = {(c.method, c.seed): c for c in run.cells()}
+    assert set(cells) == {("sft", 0), ("ppo", 0), ("dpo", 0)}
+    AutoModelForCausalLM.from_pretrained(cells["dpo", 0].path / "policy")
+    weights = {key: folder_digest(cell.path / "policy") for key, cell in cells.items() if key[0] != "sft"}
+    assert len(cells["ppo", 0].metrics()) == 2
+
+    again = bench(*base, "-m", "ppo,dpo", "--json", cwd=workdir)
+    assert "made in" not in again.stderr and json.loads(again.stdout) == summary
+
+    grown = bench(*base, "-m", "ppo,orpo", "--seeds", "2", "--json", cwd=workdir)
+    made = [line.partition(":")[0] for line in grown.stderr.splitlines() if "made in" in line]
+    assert made == ["orpo seed 0", "ppo seed 1", "orpo seed 1"]
+    larger = json.loads(grown.stdout)
+    assert larger["run_dir"] == summary["run_dir"]
+    assert {n: r["seeds"] for n, r in larger["methods"].items()} == {"sft": 2, "ppo": 2, "dpo": 1, "orpo": 2}
+    assert {k: folder_digest(cells[k].path / "policy") for k in weights} == weights
+
+    page = bench("report", workdir / "results", cwd=workdir).stdout
+    assert "index.html" in page
+
+
+def test_a_third_party_method_and_evaluator(workdir):
+    if "slic" not in {e.name for e in entry_points(group="alignment_bench.methods")}:
+        pytest.skip("the example plugin is not installed (pip install ./tests/plugin, as make test does)")
+    spec = write_spec(workdir, evaluators={**SPEC["evaluators"], "sentences": {"marks": "."}})
+    done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "ppo,slic", "--json", cwd=workdir)
+    row = json.loads(done.stdout)["methods"]["slic"]
+    assert row["metrics"]["sentences"]["n"] == 6 and "win_rate.gold" in row["metrics"]
+    spec = write_spec(workdir, methods={"slic": {"delta": -1.0}})
+    done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "slic", cwd=workdir, code=2)
+    assert "methods.slic: delta: input should be greater than 0, not -1.0" in done.stderr
+
+
+def test_lora_run(workdir):
+    """The same path with adapters; policies are adapters on the SFT checkpoint and load with transformers."""
+    spec = write_spec(workdir, tuning={"lora_rank": 4})
+    done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "ppo,dpo,orpo", "--json", cwd=workdir)
+    summary = json.loads(done.stdout)
+    policy = Path(summary["run_dir"]) / "ppo" / "seed-0" / "policy"
+    assert (policy / "adapter_config.json").exists()
+    AutoModelForCausalLM.from_pretrained(policy)
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(workdir):
+    spec = write_spec(workdir, methods={**SPEC["methods"], "dpo": {"lr": 1e30, "batch_size": 4}})
+    done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "dpo,orpo", "--json", cwd=workdir, code=1)
+    summary = json.loads(done.stdout)
+    assert "orpo" in summary["methods"] and "dpo" not in summary["methods"]
+    assert any(w.startswith("dpo seed 0 failed: step ") for w in summary["warnings"])
+
+
+def test_a_failed_gate_stops_when_asked(workdir):
+    spec = write_spec(workdir, gates={"reward_model_accuracy": 0.999})
+    done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "dpo", "--gate", "fail", cwd=workdir, code=1)
+    assert done.stderr.splitlines()[-1].startswith("bench: gate reward_model.training not passed")
+
+
+def bad(cwd, *arguments):
+    """One sentence on stderr, nothing on stdout, exit code 2."""
+    done = bench(*arguments, cwd=cwd, code=2)
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+    return done.stderr.strip()
+
+
+def test_bad_input_is_one_sentence(workdir, tmp_path):
+    model = ["--model", workdir / "model"]
+    spec = write_spec(tmp_path)
+    run = ["run", "-b", spec, *model]
+    assert "no method 'dppo'; did you mean 'dpo'?" in bad(tmp_path, *run, "-m", "ppo,dppo")
+    assert "no benchmark 'quik', by name or as a YAML file; did you mean 'quick'?" in bad(
+        tmp_path, "run", "-b", "quik", "-m", "dpo"
+    )
+    assert "needs a model; give it with --model" in bad(tmp_path, "run", "-b", spec, "-m", "dpo")
+    assert "there is no such folder, and the hub did not give it" in bad(
+        tmp_path, "run", "-b", spec, "--model", "nobody/nothing", "-m", "dpo"
+    )
+    assert "holds no config.json" in bad(tmp_path, "run", "-b", spec, "--model", tmp_path, "-m", "dpo")
+    assert "--device cuda:7 is not available" in bad(tmp_path, *run, "-m", "dpo", "--device", "cuda:7")
+    assert "holds no run" in bad(tmp_path, "report", tmp_path / "nothing")
+    assert "none.jsonl" in bad(tmp_path, *run, "-m", "dpo", "--preferences", "none.jsonl")
+    (tmp_path / "empty.jsonl").write_text("")
+    assert "empty.jsonl" in bad(tmp_path, *run, "-m", "dpo", "--preferences", "empty.jsonl")
+    (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}))
+    assert "prompts" in bad(tmp_path, *run, "-m", "dpo", "--preferences", "one.jsonl")
+    for changes, message in [
+        ({"bugdet": 3}, "there is no field 'bugdet'; did you mean 'budget'?"),
+        ({"sft": {"examples": 16, "lr": 1e-3, "batch": 3}}, "there is no field 'sft.batch'; did you mean 'batch_size'?"),
+        ({"budget": "many"}, "budget: input should be a valid integer"),
+        ({"methods": {"dpo": {"betta": 1}}}, "dpo has no parameter 'betta'; did you mean 'beta'?"),
+        ({"methods": {"dpo": {"beta": -1}}}, "beta: input should be greater than 0, not -1"),
+        ({"methods": {"dppo": {}}}, "methods.dppo is no method; did you mean 'dpo'?"),
+        ({"evaluators": {"golden": {}}}, "no evaluator 'golden'; did you mean 'gold'?"),
+        ({"max_prompt_tokens": 4}, "no pair fits the benchmark's lengths"),
+        ({"max_prompt_tokens": 4000}, "reads at most 256 tokens"),
+    ]:
+        write_spec(tmp_path, **changes)
+        assert message in bad(tmp_path, *run, "-m", "dpo")
+    Path(spec).write_text("a: [1\nb: 2")
+    assert "tiny.yaml, line 2: not valid YAML" in bad(tmp_path, *run, "-m", "dpo")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_of_another_run_is_refused_and_kept(workdir, tmp_path):
+    spec = write_spec(tmp_path)
+    run = ["run", "-b", spec, "--model", workdir / "model", "-m", "orpo", "--out", tmp_path / "mine"]
+    bench(*run, "--root", workdir / "results", cwd=tmp_path)
+    before = folder_digest(tmp_path / "mine")
+    write_spec(tmp_path, budget=8)
+    done = bench(*run, "--root", workdir / "results", cwd=tmp_path, code=2)
+    assert "belongs to run" in done.stderr and "budget" in done.stderr.splitlines()[-1]
+    assert folder_digest(tmp_path / "mine") == before
+
+
+def test_a_model_without_a_chat_template_is_told(workdir, tmp_path, make_tiny):
+    make_tiny(tmp_path / "model", std=0.05, template=None)
+    spec = write_spec(tmp_path, max_response_tokens=80, max_prompt_tokens=170)
+    done = bench("run", "-b", spec, "--model", tmp_path / "model", "-m", "orpo", "--json", cwd=tmp_path)
+    assert any("has no chat template; the plain template" in w for w in json.loads(done.stdout)["warnings"])

@@ -1,0 +1,146 @@
+"""The store: nothing is made twice, nothing broken is used, and what is on disk is kept."""
+
+import json
+
+import pytest
+
+from alignment_bench.results.records import Generation, InputError, nearest, win
+from alignment_bench.results.store import (
+    Run,
+    Store,
+    digest,
+    find_runs,
+    folder_digest,
+    read_generations,
+    write_json,
+    write_jsonl,
+)
+
+
+def text(content, name="a.txt"):
+    def build(out):
+        (out / name).write_text(content)
+
+    return build
+
+
+def refuse(out):
+    raise AssertionError("this stage must not be made again")
+
+
+def test_a_stage_is_made_once_per_key(tmp_path):
+    store = Store(tmp_path)
+    first = store.stage("s", {"x": 1, "y": 2}, text("one"))
+    assert first.fresh and (first.path / "a.txt").read_text() == "one"
+    again = store.stage("s", {"y": 2, "x": 1}, refuse)
+    assert not again.fresh and again.path == first.path and again.content == first.content
+    assert store.stage("s", {"x": 2, "y": 2}, text("two")).path != first.path
+    assert store.stage("t", {"x": 1, "y": 2}, text("one")).path != first.path
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "delete", "manifest"])
+def test_a_damaged_stage_is_made_again_and_the_damaged_one_kept(tmp_path, harm):
+    store = Store(tmp_path)
+    stage = store.stage("s", {}, text("hello"))
+    file = stage.path / "a.txt"
+    if harm == "flip":
+        file.write_text("hellp")
+    elif harm == "cut":
+        file.write_text("")
+    elif harm == "delete":
+        file.unlink()
+    else:
+        (stage.path / "manifest.json").write_text('{"key": ')
+    assert store.find("s", {}) is None
+    again = store.stage("s", {}, text("hello"))
+    assert again.fresh and (again.path / "a.txt").read_text() == "hello"
+    assert [p.name for p in stage.path.parent.glob("*.damaged-*")]
+
+
+def test_a_stage_that_fails_leaves_nothing(tmp_path):
+    def fail(out):
+        (out / "half").write_text("half")
+        raise ValueError("no")
+
+    store = Store(tmp_path)
+    with pytest.raises(ValueError, match="no"):
+        store.stage("s", {}, fail)
+    assert store.find("s", {}) is None
+    assert [p for p in (tmp_path / "cache" / "s").iterdir() if not p.name.endswith(".lock")] == []
+
+
+def test_content_leaves_times_out(tmp_path):
+    def build(seconds, weights):
+        def write(out):
+            (out / "cost.json").write_text(seconds)
+            (out / "metrics.jsonl").write_text(seconds)
+            (out / "weights").write_text(weights)
+
+        return write
+
+    store = Store(tmp_path)
+    a, b, c = (store.stage("s", {"n": n}, build(*v)) for n, v in enumerate([("1", "w"), ("2", "w"), ("1", "v")]))
+    assert a.content == b.content != c.content
+
+
+def record(contract, methods=()):
+    return {
+        "run_id": "r", "benchmark": "b", "created": "now", "commands": ["c"], "contract": contract,
+        "environment": {}, "data": {}, "methods": {m: {"name": m} for m in methods},
+    }  # fmt: skip
+
+
+def test_a_run_grows_under_one_contract_and_refuses_another(tmp_path):
+    run = Run(tmp_path / "r")
+    run.open(record({"budget": 1, "deep": {"x": 1}}, ["dpo"]))
+    run.open(record({"budget": 1, "deep": {"x": 1}}, ["ppo"]))
+    assert list(run.record["methods"]) == ["dpo", "ppo"] and run.record["commands"] == ["c", "c"]
+    before = folder_digest(run.path)
+    with pytest.raises(InputError, match=r"differs in deep\.x"):
+        run.open(record({"budget": 1, "deep": {"x": 2}}))
+    assert folder_digest(run.path) == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no run.json"):
+        Run(tmp_path / "other").open(record({}))
+
+
+def test_cells_show_the_files_of_their_stages(tmp_path):
+    store, run = Store(tmp_path), Run(tmp_path / "runs" / "b" / "r")
+    run.open(record({}, ["dpo"]))
+    one, two = store.stage("s", {}, text("1")), store.stage("t", {}, text("2", "b/c.txt"))
+    cell = run.place("dpo", 0, [one, two])
+    assert (cell.path / "a.txt").read_text() == "1" and (cell.path / "b" / "c.txt").read_text() == "2"
+    manifest = json.loads((cell.path / "manifest.json").read_text())
+    assert manifest["stages"] == {"s": one.key, "t": two.key}
+    stamp = (cell.path / "manifest.json").stat().st_mtime_ns
+    run.place("dpo", 0, [one, two])
+    assert (cell.path / "manifest.json").stat().st_mtime_ns == stamp  # the same again changes nothing
+    run.place("dpo", 0, [store.stage("s", {"n": 2}, text("3")), two])
+    assert (cell.path / "a.txt").read_text() == "3" and (one.path / "a.txt").read_text() == "1"
+    run.place("sft", 0, [one])
+    run.place("dpo", 10, [one])
+    run.place("dpo", 2, [one])
+    assert [(c.method, c.seed) for c in run.cells()] == [("sft", 0), ("dpo", 0), ("dpo", 2), ("dpo", 10)]
+    assert [r.path for r in find_runs(tmp_path)] == [run.path]
+
+
+def test_generations_survive_the_disk(tmp_path):
+    rows = [Generation("p", ({"role": "user", "content": "\u2028 ü\n"},), "a\r\nb", 3, True, 0.5),
+            Generation("q", (), "", 0, False)]  # fmt: skip
+    write_jsonl(tmp_path / "g.jsonl", rows)
+    assert read_generations(tmp_path / "g.jsonl") == rows
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+
+
+def test_small_records():
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 2, "b": 1})
+    assert (win(1, 0), win(0, 1), win(1, 1)) == (1.0, 0.0, 0.5)
+    assert nearest("dop", ["dpo", "ppo"]).startswith("did you mean 'dpo'?")
+    assert nearest("xyz", ["dpo"]) == "known: dpo"
