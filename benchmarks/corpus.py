@@ -26,7 +26,7 @@ class Corpus:
     evaluation: list[Pair]
     heldout: list[Pair]
     record: dict[str, Any]
-    """For run.json: source, rows read, rows dropped by reason, pairs and prompts of each split."""
+    """For run.json: source, rows read, dropped by reason, used and left over, pairs and prompts of each split."""
     digest: str
     """Hash of every pair and of the split it is in."""
 
@@ -39,23 +39,25 @@ class Corpus:
 def load_corpus(spec: BenchmarkSpec, tokenizer) -> Corpus:
     """Read, limit, tokenize and split a benchmark's preferences. InputError for anything that cannot be used."""
     preferences = _read(spec)
-    rows = _first_prompts(preferences.rows, spec.rows) if spec.rows else list(preferences.rows)
-    pairs, overlong = _tokenize(rows, tokenizer, spec)
+    pairs, overlong = _tokenize(preferences.rows, tokenizer, spec)
     if not pairs:
         reasons = ", ".join(f"{count} {reason}" for reason, count in overlong.items())
         raise InputError(
             f"{preferences.source}: no pair fits the benchmark's lengths ({reasons}); "
             f"raise max_prompt_tokens or max_response_tokens"
         )
+    fitting = len(pairs)
+    pairs = sorted(pairs, key=lambda p: p.id)[: spec.rows]  # ids are hashes, so this is a fixed random choice
     kept = {p.id: p for p in pairs}
-    splits = split_by_prompt([r for r in rows if r.id in kept], spec.splits.model_dump(), spec.split_seed, preferences.source)
+    rows = [row for row in preferences.rows if row.id in kept]
+    splits = split_by_prompt(rows, spec.splits.model_dump(), spec.split_seed, preferences.source)
     parts = {name: [kept[r.id] for r in part] for name, part in splits.items()}
     record = {
         "source": preferences.source,
         "read": preferences.read,
         "used": len(pairs),
         "dropped": {**preferences.dropped, **overlong},
-        "not_used": {"beyond the benchmark's rows": len(preferences.rows) - len(rows)},
+        "left_over": fitting - len(pairs),
         "digest": preferences.digest,
         "splits": {
             name: {"pairs": len(part), "prompts": len({p.prompt.id for p in part})} for name, part in parts.items()
@@ -75,28 +77,12 @@ def _read(spec: BenchmarkSpec) -> Preferences:
     return from_rows(rows, spec.preferences)
 
 
-def _first_prompts(rows: Sequence[PreferenceRow], limit: int) -> list[PreferenceRow]:
-    """Whole prompts in the order of their hashes until `limit` rows are reached; rows keep their order."""
-    counts = Counter(_prompt_id(row) for row in rows)
-    kept, total = set(), 0
-    for prompt in sorted(counts):
-        if total + counts[prompt] > limit:
-            continue
-        kept.add(prompt)
-        total += counts[prompt]
-    return [row for row in rows if _prompt_id(row) in kept]
-
-
-def _prompt_id(row: PreferenceRow) -> str:
-    return digest(list(row.prompt))[:16]
-
-
 def _tokenize(rows: Sequence[PreferenceRow], tokenizer, spec: BenchmarkSpec) -> tuple[list[Pair], dict[str, int]]:
     """Pairs within the benchmark's lengths; the others are counted by reason. Nothing is truncated."""
     pairs, dropped = [], Counter()
     prompts: dict[str, Prompt] = {}
     for row in rows:
-        key = _prompt_id(row)
+        key = digest(list(row.prompt))[:16]
         if key not in prompts:
             prompts[key] = Prompt(key, row.prompt, tuple(encode_prompt(tokenizer, row.prompt)))
         prompt = prompts[key]

@@ -264,9 +264,18 @@ class Harness:
         }
 
     def _notes(self) -> list[str]:
+        """What a reader of the numbers must know of the data and the model."""
+        notes, spec = [], self.spec
         if self.tokenizer.chat_template == PLAIN_TEMPLATE:
-            return [f"{self.spec.model} has no chat template; the plain template of alignment-bench was used"]
-        return []
+            notes.append(f"{spec.model} has no chat template; the plain template of alignment-bench was used")
+        record = self.corpus.record
+        prompts = record["splits"]["heldout"]["prompts"]
+        if prompts < spec.evaluation.prompts:
+            notes.append(f"only {prompts} held-out prompts are there, {spec.evaluation.prompts} were asked for")
+        dropped = sum(record["dropped"].values())
+        if 2 * dropped > record["read"]:
+            notes.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not be like the whole")
+        return notes
 
     def _summarize(self, run: Run) -> dict[str, Any]:
         import pandas

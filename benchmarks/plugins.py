@@ -47,12 +47,10 @@ def build(group: Group, name: str, settings: Mapping[str, Any], where: str) -> A
 
 def checked(cls: type, settings: dict[str, Any], where: str) -> Any:
     """Construct a dataclass or pydantic model with types and ranges checked."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
-    loose = ConfigDict(arbitrary_types_allowed=True)
-    adapter = TypeAdapter(cls, config=loose) if not hasattr(cls, "model_config") else TypeAdapter(cls)
     try:
-        return adapter.validate_python(settings)
+        return TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
         first = error.errors()[0]
         location = [str(part) for part in first["loc"]]

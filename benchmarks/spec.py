@@ -82,7 +82,7 @@ class BenchmarkSpec(Part):
     preferences_split: str = "train"
     """Split of a hub data set."""
     rows: int | None = Field(None, gt=0)
-    """At most so many pairs are used, whole prompts at a time, chosen by hash; null uses all."""
+    """At most so many usable pairs are taken, chosen by hash; null takes all."""
     splits: Splits = Splits()
     split_seed: int = 0
     max_prompt_tokens: int = Field(gt=0)

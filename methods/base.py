@@ -1,5 +1,6 @@
 """The interface of a method: what every method is given, and what it must return. This is the fairness contract."""
 
+import contextlib
 import json
 import random
 import resource
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..results.checkpoint import Checkpoint, Network, Tuning
@@ -121,6 +123,7 @@ class Ledger:
     @classmethod
     def of(cls, network: Network, out: Path) -> "Ledger":
         """The ledger of a run that trains this network."""
+        _reset_peak_memory()
         trainable = sum(p.numel() for p in network.parameters)
         return cls(out, network.size, min(1.0, trainable / network.size))
 
@@ -140,15 +143,33 @@ class Ledger:
         forward = 2.0 * self.network_size
         flops = self.trained_tokens * forward * (2 + self.trainable_share)
         flops += (self.scored_tokens + self.generated_tokens) * forward
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
         skip = ("out", "network_size", "trainable_share", "started")
         costs = {name: value for name, value in asdict(self).items() if name not in skip}
         costs |= {
             "seconds": time.monotonic() - self.started,
             "flops": flops,
-            "peak_memory_mb": peak / (1024**2 if sys.platform == "darwin" else 1024),
+            "peak_memory_mb": _peak_memory(),
         }
         (self.out / "cost.json").write_text(json.dumps(costs, indent=2))
+
+
+def _reset_peak_memory() -> None:
+    """Start to measure the peak anew, where the system can: one process trains many methods after another."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory() -> float:
+    """Peak memory in MiB: of the CUDA device where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return peak / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def shuffled(count: int, seed: int) -> Iterator[int]:

@@ -50,7 +50,7 @@ CONVERSATIONS = {
     "implicit": {"chosen": [*TURNS, assistant("No.")], "rejected": [*TURNS, assistant("Draw.")]},
     "null prompt": {"prompt": None, "chosen": [*TURNS, assistant("No.")], "rejected": [*TURNS, assistant("Draw.")]},
     "prompt twice": {"prompt": TURNS, "chosen": [*TURNS, assistant("No.")], "rejected": [*TURNS, assistant("Draw.")]},
-    "prompt in one side": {"prompt": TURNS, "chosen": [*TURNS, assistant("No.")], "rejected": "Draw."},
+    "prompt in one side": {"prompt": "Yes", "chosen": "No.", "rejected": [*TURNS, assistant("Draw.")]},
     "first turn": {"prompt": "Pens?", "chosen": [*TURNS, assistant("No.")], "rejected": [*TURNS, assistant("Draw.")]},
     "last turn": {"prompt": "Yes", "chosen": [*TURNS, assistant("No.")], "rejected": [*TURNS, assistant("Draw.")]},
     "transcripts": {"chosen": f"{TALK} No.", "rejected": f"{TALK} Draw."},
@@ -91,7 +91,6 @@ BAD = [
     ({"prompt": "p", "rejected": "b"}, "chosen is missing"),
     ({"prompt": "p", "chosen": "a", "rejected": None}, "rejected is missing"),
     ({"prompt": "p", "chosen": "", "rejected": "b"}, "chosen is empty"),
-    ({"prompt": "p", "chosen": " \n", "rejected": "b"}, "chosen is empty"),
     ({"prompt": "p", "chosen": [], "rejected": "b"}, "chosen is empty"),
     ({"prompt": "p", "chosen": "a", "rejected": [assistant("")]}, "rejected is empty"),
     ({"prompt": "p", "chosen": [assistant(None)], "rejected": "b"}, "chosen is empty"),
@@ -114,6 +113,7 @@ BAD = [
     ({"chosen": [user("p"), assistant("a")], "rejected": [user("q"), assistant("b")]}, "do not share a prompt"),
     ({"chosen": f"{TALK} No.", "rejected": "\n\nHuman: Other\n\nAssistant: Draw."}, "do not share a prompt"),
     ({"chosen": f"{TALK} No.", "rejected": "Draw."}, "do not share a prompt"),
+    ({"prompt": "Yes", "chosen": f"{TALK} No.", "rejected": [user("Yes"), assistant("b")]}, "do not share a prompt"),
     (GOOD, "duplicate row"),
 ]
 
@@ -263,9 +263,8 @@ def test_damaged_bytes_are_named(tmp_path):
 
 
 def test_missing_sources(tmp_path):
-    assert "there is no preference file or folder" in error_of(str(tmp_path / "none.jsonl"))
-    assert "there is no preference file or folder" in error_of("none.jsonl")
-    assert "there is no preference file or folder" in error_of("some/where/else/data")
+    for source in (str(tmp_path / "none.jsonl"), "none.jsonl", "some/where/else/data"):
+        assert f"there is no preference file or folder {source}" in error_of(source)
     assert "holds no preference files" in error_of(str(tmp_path))
     assert "no preferences are named" in error_of("")
 

@@ -87,7 +87,7 @@ def test_shuffled_is_a_fresh_permutation_each_epoch():
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_rows(tiny, full, tmp_path):
-    with pytest.raises(TrainingError, match=r"step \d+: loss .* rows r\d+"):
+    with pytest.raises(TrainingError, match=r"step \d+: loss .*rows r\d+"):
         DPO(lr=1e25, batch_size=4, max_grad_norm=1e9).train(make_task(tiny, full, tmp_path / "t"))
 
 

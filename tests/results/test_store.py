@@ -19,6 +19,7 @@ from alignment_bench.results.store import (
 
 def text(content, name="a.txt"):
     def build(out):
+        (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text(content)
 
     return build

@@ -1,0 +1,67 @@
+"""Reward models: the last real token is read, whatever padding and batch; each distinct text once; win rates."""
+
+import pytest
+import torch
+
+from alignment_bench.evaluators.reward_model import RewardModel, RewardModelWinRate
+from alignment_bench.results.checkpoint import Tuning, open_network
+from alignment_bench.results.records import Generation
+
+ROWS = [[0, 10, 11, 12, 20, 21, 1], [0, 10, 30, 1], [0, 40, 41, 42, 43, 44, 45, 46, 50, 51, 1]]
+
+
+@pytest.fixture
+def saved(tiny, tuning, tmp_path):
+    network = open_network(tiny.path, "score", tuning, trainable=True, head_std=0.5)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.parameters:
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    network.save(tmp_path / "rm", tiny.tokenizer())
+    network.close()
+    return tmp_path / "rm"
+
+
+def test_scores_do_not_depend_on_padding_or_batch(saved, tuning):
+    """pad == eos here, and every row ends with EOS: a mask made from ids would read the token before it."""
+    model = RewardModel.open(saved, tuning)
+    together = model.scores(ROWS).tolist()
+    alone = [model.scores([row]).item() for row in ROWS]
+    small = RewardModel(model.network, model.tokenizer)
+    object.__setattr__(small.network, "tuning", Tuning(precision="fp32", device="cpu", micro_tokens=11))
+    assert together == pytest.approx(alone, abs=1e-4)
+    assert small.score_all(ROWS) == pytest.approx(alone, abs=1e-4)
+    assert max(alone) - min(alone) > 0.01
+    for row, score in zip(ROWS, alone, strict=True):
+        hidden = model.network.hidden(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.bool))
+        assert score == pytest.approx(float(model.network.head(hidden[0, -1])), abs=1e-4)
+    model.network.close()
+
+
+def test_each_distinct_text_is_computed_once(saved, tuning):
+    model = RewardModel.open(saved, tuning)
+    calls = []
+    scores = model.scores
+    model.scores = lambda rows: calls.append(len(rows)) or scores(rows)
+    first = model.score_all([*ROWS, ROWS[0]])
+    assert sum(calls) == 3 and first[0] == first[3]
+    assert model.score_all(ROWS[1:]) == first[1:3] and sum(calls) == 3
+    model.network.close()
+
+
+def generation(prompt_id, text):
+    return Generation(prompt_id, ({"role": "user", "content": "hello"},), text, 5, True)
+
+
+def test_win_rate_follows_the_scores(saved, tuning):
+    evaluator = RewardModelWinRate(str(saved), tuning)
+    ours = [generation("a", "yes"), generation("b", "no"), generation("c", "same")]
+    theirs = [generation("a", "no"), generation("b", "yes"), generation("c", "same")]
+    scores = {(s.metric, s.prompt_id): s.value for s in evaluator.score(ours, theirs)}
+    better = scores["reward.reward_model", "a"] > scores["reward.reward_model", "b"]
+    assert scores["win_rate.reward_model", "a"] == float(better)
+    assert scores["win_rate.reward_model", "b"] == float(not better)
+    assert scores["win_rate.reward_model", "c"] == 0.5
+    model = RewardModel.open(saved, tuning)
+    assert scores["reward.reward_model", "c"] == pytest.approx(model([theirs[2]])[0], abs=1e-5)
+    model.network.close()
