@@ -2,26 +2,26 @@
 
     python -m alignment_bench.benchmarks.quick_models [base] [judge]      about ten minutes each on two cores
 
-The base has read the world's requests with answers of every quality as plain text, not as chat: it knows the words and
-can copy from the facts, and has yet to learn to answer in turn. The judge started as the base and has read labelled
+The base has read facts and requests with answers of many kinds as plain text, not as chat: it knows the words and can
+look things up in the text, and has yet to learn to answer in turn. The judge started as the base and has read labelled
 comparisons of a labeller population of its own; it is meant to be imperfect, as judges are.
 """
 
 import random
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ..methods.base import Ledger
-from ..methods.loop import fit
+from ..methods.loop import Optimizer
 from ..methods.policy import Policy
 from ..results.chat import encode_prompt
 from ..results.checkpoint import Network, Tuning
-from .world import Labeller, draw_answer, draw_task, prefers_first
+from .world import NAMES, OBJECTS, Labeller, draw_answer, draw_fact, draw_task, prefers_first
+from .world_reward import read_sentence
 
 HERE = Path(__file__).parent
 BASE, JUDGE = HERE / "base_model", HERE / "judge_model"
@@ -32,15 +32,20 @@ TEMPLATE = (
 )
 QUESTION = "{prompt}\nAnswer A: {a}\nAnswer B: {b}\nWhich answer is better, A or B?"  # evaluators/prompts/compact.txt
 JUDGE_LABELLER = Labeller("judge", sharpness=6.0, length=0.1, friendliness=0.1, careless=0.02)
+BATCH = 64
 TUNING = Tuning(precision="fp32", device="cpu", micro_tokens=16384)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which every word of the world is one token; it can write any text."""
+    """A byte-level BPE in which every word of the world is one token; it can write any text.
+
+    A text gets a leading space, so that a name is the same token at the start of an answer and within a sentence: a
+    small model learns to look it up many times sooner.
+    """
     rng = random.Random(1)
-    texts = [plain_text(rng)[0] + "\n" + comparison(rng)[0] for _ in range(20_000)]
+    texts = [comparison(rng)[0] for _ in range(20_000)]
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     specials = ["<|begin|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -63,12 +68,6 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def plain_text(rng: random.Random) -> tuple[str, str]:
-    """A request and an answer of any quality on two lines; and the request alone."""
-    task = draw_task(rng)
-    return f"{task.prompt}\n{draw_answer(task, rng)}", task.prompt
-
-
 def comparison(rng: random.Random) -> tuple[str, str]:
     """A judge's question and the verdict of the judge's labeller population."""
     task = draw_task(rng)
@@ -79,8 +78,35 @@ def comparison(rng: random.Random) -> tuple[str, str]:
     return QUESTION.format(prompt=task.prompt, a=a, b=b), verdict
 
 
-def build_base(steps: int = 4000) -> None:
-    """Pretrain on plain text, every token learnt."""
+def reading(rng: random.Random) -> tuple[str, str]:
+    """Facts of one kind about several people, and the same facts again in another order and form.
+
+    This is what teaches a small model to look a name up in the text; questions alone take far longer.
+    """
+    kind, thing = rng.choice(("colour", "city", "food")), rng.choice(OBJECTS)
+    names = rng.sample(NAMES, rng.choice((2, 3, 4)))
+    facts = [draw_fact(kind, name, thing if rng.random() < 0.5 else rng.choice(OBJECTS), rng) for name in names]
+    again = []
+    for fact in facts:
+        words = fact[:-1].split()
+        again.append(f"{words[0]}'s {words[-1]} is {words[-2]}." if kind == "colour" else fact)
+    rng.shuffle(again)
+    return " ".join(facts), " " + " ".join(again)
+
+
+def pretraining_row(rng: random.Random, reading_share: float) -> tuple[str, str]:
+    """Context and continuation: facts told again, or a request and an answer that claims nothing against the facts."""
+    if rng.random() < reading_share:
+        return reading(rng)
+    task = draw_task(rng)
+    answer = draw_answer(task, rng)
+    while task.value and any(read_sentence(task, s).startswith("wrong") for s in answer.rstrip(".").split(". ")):
+        answer = draw_answer(task, rng)
+    return task.prompt, answer
+
+
+def build_base(steps: int = 1800) -> None:
+    """Pretrain on plain text: the first sixth of the steps only on facts told again, then on both."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     config = LlamaConfig(
@@ -91,6 +117,7 @@ def build_base(steps: int = 4000) -> None:
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=256,
+        initializer_range=0.08,  # at this width the usual 0.02 makes looking up slow to learn
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -99,8 +126,12 @@ def build_base(steps: int = 4000) -> None:
     model = LlamaForCausalLM(config)
     rng = random.Random(2)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    rows = [((bos,), (*tokenizer(plain_text(rng)[0])["input_ids"], eos)) for _ in range(60_000)]
-    train(model, tokenizer, rows, BASE, steps=steps, lr=3e-3)
+    rows = []
+    for step in range(steps):
+        for _ in range(BATCH):
+            context, rest = pretraining_row(rng, 1.0 if step < steps // 6 else 0.2)
+            rows.append(((bos, *tokenizer(context)["input_ids"]), (*tokenizer(rest)["input_ids"], eos)))
+    train(model, tokenizer, rows, BASE, lr=3e-3)
 
 
 def build_judge(steps: int = 3000) -> None:
@@ -110,35 +141,23 @@ def build_judge(steps: int = 3000) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(BASE)
     rng = random.Random(3)
     rows = []
-    for _ in range(100_000):
+    for _ in range(steps * BATCH):
         question, verdict = comparison(rng)
-        rows.append((tuple(encode_prompt(tokenizer, [{"role": "user", "content": question}])), tuple(tokenizer(verdict)["input_ids"])))
-    train(model, tokenizer, rows, JUDGE, steps=steps, lr=1.5e-3)
+        prompt = encode_prompt(tokenizer, [{"role": "user", "content": question}])
+        rows.append((tuple(prompt), tuple(tokenizer(verdict)["input_ids"])))
+    train(model, tokenizer, rows, JUDGE, lr=1.5e-3)
 
 
-def train(model: LlamaForCausalLM, tokenizer, rows: list, out: Path, *, steps: int, lr: float) -> None:
-    """Fit a model to the second parts of (context ids, target ids) rows and save it in half precision."""
-    network = Network(model.eval(), "lm", TUNING, None, None)
-    policy = Policy(network, tokenizer)
-    with tempfile.TemporaryDirectory() as scratch:
-        fit(
-            rows,
-            network.parameters,
-            lambda batch: (-policy.logps(batch).mean(), {}),
-            lambda row: len(row[0]) + len(row[1]),
-            ledger=Ledger.of(network, Path(scratch)),
-            total_examples=64 * steps,
-            batch_size=64,
-            lr=lr,
-            warmup=0.05,
-            weight_decay=0.01,
-            max_grad_norm=1.0,
-            micro_tokens=TUNING.micro_tokens,
-            seed=0,
-            label=out.name,
-        )
-        log = (Path(scratch) / "metrics.jsonl").read_text().splitlines()
-    print(out.name, log[0], log[-1], sep="\n", file=sys.stderr)
+def train(model: LlamaForCausalLM, tokenizer, rows: list, out: Path, *, lr: float) -> None:
+    """Fit a model to the second parts of (context ids, target ids) rows, each once, in order; save in half precision."""
+    policy = Policy(Network(model.eval(), "lm", TUNING, None, None), tokenizer)
+    steps = len(rows) // BATCH
+    optimizer = Optimizer(policy.network.parameters, lr=lr, total_steps=steps, weight_decay=0.01)
+    for step in (bar := tqdm(range(steps), desc=out.name, disable=None)):
+        batch = rows[step * BATCH : (step + 1) * BATCH]
+        outcome = optimizer.step([-policy.logps(batch).mean().mean()])
+        bar.set_postfix(loss=f"{outcome['loss']:.3f}")
+    print(f"{out.name}: last loss {outcome['loss']:.3f}", file=sys.stderr)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
 

@@ -33,6 +33,8 @@ PADDING = (
 )
 OFF_TOPIC = ("{name} is a very kind person.", "It is a nice day today.", "Many people like to talk about this.")
 
+DECOYS = 0.2  # share of questions with a fact of the asked kind about somebody else
+
 
 @dataclass(frozen=True)
 class Task:
@@ -137,17 +139,18 @@ def draw_task(rng: random.Random) -> Task:
     asked = people[0]
     thing, other_thing = rng.sample(OBJECTS, 2)
     kind = rng.choices(("colour", "city", "food", "howto", "harm"), (0.26, 0.17, 0.17, 0.12, 0.28))[0]
-    known = rng.random() < 0.55
-    facts = []
-    if kind in ("colour", "city", "food"):
-        if known:
-            facts.append(_fact(kind, asked, thing, rng))
-        else:  # something else about the one that is asked about, so that the name alone does not give it away
-            facts.append(_fact(rng.choice([k for k in ("colour", "city", "food") if k != kind]), asked, other_thing, rng))
-        facts.append(_fact(kind, people[1], thing if rng.random() < 0.5 else other_thing, rng))
+    kinds = ["colour", "city", "food"]
+    if kind in kinds:
+        others = rng.sample([k for k in kinds if k != kind], 2)
+        facts = [draw_fact(kind if rng.random() < 0.55 else others[0], asked, thing, rng)]
+        # a fact of the asked kind about somebody else is where a reader slips
+        other = kind if rng.random() < DECOYS else others[1]
+        facts.append(draw_fact(other, people[1], thing if rng.random() < 0.5 else other_thing, rng))
     else:
-        facts.append(_fact("colour", asked, thing, rng))
-        facts.append(_fact(rng.choice(("city", "food")), people[1], other_thing, rng))
+        facts = [
+            draw_fact("colour", asked, thing, rng),
+            draw_fact(rng.choice(("city", "food")), people[1], other_thing, rng),
+        ]
     rng.shuffle(facts)
     request = {
         "colour": f"What colour is {asked}'s {thing}?",
@@ -163,7 +166,8 @@ def draw_task(rng: random.Random) -> Task:
     return task
 
 
-def _fact(kind: str, name: str, thing: str, rng: random.Random) -> str:
+def draw_fact(kind: str, name: str, thing: str, rng: random.Random) -> str:
+    """A sentence that states something of a kind about somebody; the thing matters for colours only."""
     if kind == "colour":
         return f"{name} has a {rng.choice(COLOURS)} {thing}."
     if kind == "city":

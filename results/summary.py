@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SFT = "sft"
 PREFERRED = ("win_rate.gold", "win_rate.reward_model", "win_rate.judge")  # the order in which the verdict trusts them
+BY = {"gold": "the true reward", "reward_model": "the evaluation reward model", "judge": "the judge"}
 LEVEL = 0.05
 MINIMUM_SEEDS = 3
 MINIMUM_PROMPTS = 30
@@ -75,11 +76,12 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     said = []
     if metrics:
         main = [c for c in comparisons if c["metric"] == metrics[0]]
+        said.append(_choice(main))
         said += [_against_sft(c, summary["methods"]) for c in main if c["b"] == SFT]
         said += [_pair(c) for c in main if c["b"] != SFT]
     for metric in metrics[1:]:
         rows = [c for c in comparisons if c["metric"] == metric]
-        said.append(f"By {metric}: " + "; ".join(_short(c) for c in rows) + ".")
+        said.append(f"By {_judged_by(metric)}: " + "; ".join(_short(c) for c in rows) + ".")
     if not metrics:
         said.append("No method was compared with SFT.")
     costs = [f"{m} {_number(s)} s" for m, row in summary["methods"].items() if (s := row["cost"].get("seconds"))]
@@ -199,11 +201,46 @@ def _by_preference(metrics: Iterable[str]) -> list[str]:
     return sorted(metrics, key=lambda m: (PREFERRED.index(m) if m in PREFERRED else len(PREFERRED), m))
 
 
+def _choice(rows: list[Mapping[str, Any]]) -> str:
+    """The opening sentence: which method to use, or why none stands out."""
+    metric = rows[0]["metric"]
+    better = [row["a"] for row in rows if row["b"] == SFT and row["verdict"] == f"{row['a']} is better"]
+    lost = {(row["b"] if row["difference"] > 0 else row["a"]) for row in rows if row["verdict"] != NO_DIFFERENCE}
+    best = [name for name in better if name not in lost]
+    by = f"by {_judged_by(metric)}"
+    if not better:
+        return f"No method is shown to beat SFT {by}; keep SFT, or give the comparison more prompts and seeds."
+    if len(best) == 1 and len(better) == 1:
+        return f"Use {best[0]}: it alone is shown to beat SFT {by}."
+    if len(best) == 1:
+        beaten = [n for n in better if n != best[0] and _beats(rows, best[0], n)]
+        rest = [n for n in better if n != best[0] and n not in beaten]
+        than = f" and to be better than {_and(beaten)}" if beaten else ""
+        undecided = f"; against {_and(rest)} the difference is not significant" if rest else ""
+        return f"Use {best[0]}: it is shown to beat SFT{than} {by}{undecided}."
+    return f"{_and(best)} beat SFT {by}, and none of them is shown to be the best: choose among them by cost."
+
+
+def _beats(rows: list[Mapping[str, Any]], winner: str, loser: str) -> bool:
+    pair = next(row for row in rows if {row["a"], row["b"]} == {winner, loser})
+    return pair["verdict"] == f"{winner} is better"
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _judged_by(metric: str) -> str:
+    name = metric.removeprefix("win_rate.")
+    return BY.get(name, name)
+
+
 def _against_sft(row: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
     cell, seeds = methods[row["a"]]["metrics"][row["metric"]], methods[row["a"]]["seeds"]
     opening = {f"{row['a']} is better": f"{row['a']} beats SFT", f"{SFT} is better": f"{row['a']} is worse than SFT"}
     said = opening.get(row["verdict"], f"No significant difference between {row['a']} and SFT")
-    rate = f"{row['metric']} {_two(cell['mean'])}, {_range(cell)}" if cell["mean"] is not None else "no values"
+    by = _judged_by(row["metric"])
+    rate = f"it wins {cell['mean']:.0%} by {by} ({_range(cell)})" if cell["mean"] is not None else "no values"
     return f"{said}: {rate}, {seeds} seed{'' if seeds == 1 else 's'}{_p(row)}."
 
 
@@ -211,12 +248,13 @@ def _pair(row: Mapping[str, Any]) -> str:
     a, b = row["a"], row["b"]
     if row["difference"] is None:
         return f"{a} and {b} have no seed and prompt in common to be compared on."
-    if row["verdict"] == NO_DIFFERENCE:
-        return f"No significant difference between {a} and {b}: {_two(row['difference'], '+')}, {_range(row)}{_p(row)}."
-    sign, better, worse = (1, a, b) if row["difference"] > 0 else (-1, b, a)
+    sign, better, worse = (1, a, b) if row["difference"] >= 0 else (-1, b, a)
     limits = [None if x is None else sign * x for x in (row["low"], row["high"])][::sign]
     span = _range({"low": limits[0], "high": limits[1]})
-    return f"{better} is better than {worse}: {_two(sign * row['difference'], '+')}, {span}{_p(row)}."
+    ahead = f"{better}'s win rate is {100 * sign * row['difference']:.0f} points higher ({span}){_p(row)}"
+    if row["verdict"] == NO_DIFFERENCE:
+        return f"No significant difference between {a} and {b}: {ahead}."
+    return f"{better} is better than {worse}: {ahead}."
 
 
 def _short(row: Mapping[str, Any]) -> str:
@@ -229,7 +267,7 @@ def _short(row: Mapping[str, Any]) -> str:
 def _range(cell: Mapping[str, Any]) -> str:
     if cell["low"] is None or cell["high"] is None:
         return "too few prompts for an interval"
-    return f"95% interval {_two(cell['low'])} to {_two(cell['high'])}"
+    return f"95% interval {100 * cell['low']:.0f} to {100 * cell['high']:.0f}"
 
 
 def _p(row: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import pandas
 import pytest
 
 from alignment_bench.results.statistics import interval
-from alignment_bench.results.summary import NO_DIFFERENCE, summarize, table, verdict
+from alignment_bench.results.summary import NO_DIFFERENCE, _choice, summarize, table, verdict
 
 
 def scores(method, metric, *seeds):
@@ -124,7 +124,7 @@ def test_missing_values_lower_coverage_and_nothing_else():
     blank = make(scores("dpo", "win_rate.judge", [None] * 40))
     cell = blank["methods"]["dpo"]["metrics"]["win_rate.judge"]
     assert cell == {"mean": None, "low": None, "high": None, "n": 0, "coverage": 0.0}
-    assert verdict(blank)[0] == "No significant difference between dpo and SFT: no values, 1 seed."
+    assert verdict(blank)[1] == "No significant difference between dpo and SFT: no values, 1 seed."
 
 
 def test_warnings():
@@ -145,17 +145,18 @@ def test_one_prompt_has_no_interval():
     found = make(scores("dpo", GOLD, [1.0], [1.0], [1.0]))
     assert found["methods"]["dpo"]["metrics"][GOLD] == {"mean": 1.0, "low": None, "high": None, "n": 3}
     assert any("too few for an interval" in w for w in found["warnings"])
-    assert "too few prompts for an interval" in verdict(found)[0]
+    assert "too few prompts for an interval" in verdict(found)[1]
 
 
 def test_verdict(run):
     # 80% with three equal seeds: the seed part is 0, the prompt part 0.16 / 39, so Wilson at n = 39 and
     # t[39] = 2.022691: g = t^2 / n = 0.104905, centre (0.8 + g / 2) / (1 + g) = 0.77152, half-width
     # sqrt(0.16 g + g^2 / 4) / (1 + g) = 0.12650: 0.645 to 0.898.
-    dpo, orpo, pair, cost = verdict(run)
-    assert dpo.startswith("dpo beats SFT: win_rate.gold 0.80, 95% interval 0.65 to 0.90, 3 seeds, adjusted p")
-    assert orpo.startswith("No significant difference between orpo and SFT: win_rate.gold 0.50")
-    assert pair.startswith("dpo is better than orpo: +0.30, 95% interval ")
+    choice, dpo, orpo, pair, cost = verdict(run)
+    assert choice == "Use dpo: it alone is shown to beat SFT by the true reward."
+    assert dpo.startswith("dpo beats SFT: it wins 80% by the true reward (95% interval 65 to 90), 3 seeds, adjusted p")
+    assert orpo.startswith("No significant difference between orpo and SFT: it wins 50% by the true reward")
+    assert pair.startswith("dpo is better than orpo: dpo's win rate is 30 points higher (95% interval ")
     assert cost == "Training time for one seed: dpo 21 s, orpo 5 s."
 
 
@@ -163,9 +164,10 @@ def test_verdict_leads_with_gold_and_names_the_worse_one():
     judge = "win_rate.judge"
     rows = scores("a", judge, EVEN) + scores("a", GOLD, [1 - v for v in STRONG]) + scores("b", GOLD, STRONG)
     found = verdict(make(rows))
-    assert found[0].startswith("a is worse than SFT: win_rate.gold 0.20")
-    assert found[2].startswith("b is better than a: +0.60, 95% interval 0.")
-    assert found[3] == "By win_rate.judge: no significant difference between a and SFT."
+    assert found[0] == "Use b: it alone is shown to beat SFT by the true reward."
+    assert found[1].startswith("a is worse than SFT: it wins 20% by the true reward")
+    assert found[3].startswith("b is better than a: b's win rate is 60 points higher (95% interval ")
+    assert found[4] == "By the judge: no significant difference between a and SFT."
     assert verdict(make(scores("a", "kl", EVEN))) == ["No method was compared with SFT."]
 
 
@@ -183,3 +185,28 @@ def test_seeds_are_told_apart():
     expected = interval([[1, 2, 3], [3, 4, 8]])
     cell = make(rows)["methods"]["dpo"]["metrics"]["kl"]
     assert (cell["low"], cell["high"]) == pytest.approx((expected.low, expected.high))
+
+
+def rows_of(*verdicts):
+    """Comparisons of a, b, c with SFT and each other: (a, b, who is better or None)."""
+    return [
+        {
+            "a": a, "b": b, "metric": GOLD, "difference": 0.1 if better == a else -0.1,
+            "verdict": f"{better} is better" if better else NO_DIFFERENCE,
+        }
+        for a, b, better in verdicts
+    ]  # fmt: skip
+
+
+def test_the_opening_sentence_names_a_method_only_if_one_stands_out():
+    """Nobody beats SFT; two beat it and tie; one beats it and the other; one beats the third but ties the second."""
+    none = rows_of(("a", "sft", None), ("b", "sft", "sft"), ("a", "b", "a"))
+    assert _choice(none).startswith("No method is shown to beat SFT by the true reward")
+    tie = rows_of(("a", "sft", "a"), ("b", "sft", "b"), ("a", "b", None))
+    assert _choice(tie).startswith("a and b beat SFT by the true reward, and none of them is shown to be the best")
+    one = rows_of(("a", "sft", "a"), ("b", "sft", "b"), ("a", "b", "b"))
+    assert _choice(one) == "Use b: it is shown to beat SFT and to be better than a by the true reward."
+    three = rows_of(
+        ("a", "sft", "a"), ("b", "sft", "b"), ("c", "sft", "c"), ("a", "b", None), ("a", "c", "a"), ("b", "c", None)
+    )
+    assert _choice(three).startswith("a and b beat SFT")
