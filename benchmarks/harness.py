@@ -82,7 +82,9 @@ class Harness:
         }
         for name in spec.methods:
             if name not in available("methods"):
-                raise InputError(f"benchmark {spec.name}: methods.{name} is no method; {nearest(name, available('methods'))}")
+                raise InputError(
+                    f"benchmark {spec.name}: methods.{name} is no method; {nearest(name, available('methods'))}"
+                )
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
         self._check_evaluators(tuning)
         self.base = _find_model(spec.model)
@@ -124,9 +126,7 @@ class Harness:
 
     def _train_shared(self) -> None:
         spec, corpus = self.spec, self.corpus
-        sft = self._timed(
-            "SFT", lambda: stages.train_sft(self.shop, self.base, spec.sft, corpus.sft, corpus.heldout)
-        )
+        sft = self._timed("SFT", lambda: stages.train_sft(self.shop, self.base, spec.sft, corpus.sft, corpus.heldout))
         self._gate(stages.sft_gate(sft))
         self.sft = Checkpoint(sft.path / MODEL, sft.content)
         self.reward_models: dict[str, Checkpoint] = {}
@@ -359,7 +359,11 @@ def _download(name: str) -> Path:
 
 def _environment(shop: Workshop) -> dict[str, Any]:
     return {
-        "packages": {**shop.packages, "alignment-bench": version("alignment-bench"), "python": platform.python_version()},
+        "packages": {
+            **shop.packages,
+            "alignment-bench": version("alignment-bench"),
+            "python": platform.python_version(),
+        },
         "machine": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

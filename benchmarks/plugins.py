@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Literal
 
 from ..results.records import InputError, nearest
@@ -80,8 +81,8 @@ def summary_line(entry: EntryPoint) -> str:
 
     try:
         spec = find_spec(entry.module)
-        tree = ast.parse(open(spec.origin, encoding="utf-8").read())
-    except (ImportError, AttributeError, OSError, SyntaxError):
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except (ImportError, AttributeError, TypeError, OSError, SyntaxError):
         return "(cannot be read)"
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == entry.attr:

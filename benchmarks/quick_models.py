@@ -149,7 +149,7 @@ def build_judge(steps: int = 3000) -> None:
 
 
 def train(model: LlamaForCausalLM, tokenizer, rows: list, out: Path, *, lr: float) -> None:
-    """Fit a model to the second parts of (context ids, target ids) rows, each once, in order; save in half precision."""
+    """Fit a model to the second parts of (context ids, target ids) rows, each once, in order; save it in fp16."""
     policy = Policy(Network(model.eval(), "lm", TUNING, None, None), tokenizer)
     steps = len(rows) // BATCH
     optimizer = Optimizer(policy.network.parameters, lr=lr, total_steps=steps, weight_decay=0.01)

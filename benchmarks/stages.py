@@ -20,15 +20,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..evaluators.reward_model import RewardModel
-from ..methods.base import Budget, Ledger, Pair, PairDataset, Prompt, PromptDataset, TrainingTask
-from ..methods.losses import reward_model as reward_model_loss
+from ..methods.base import Budget, Ledger, Pair, PairDataset, PromptDataset, TrainingTask
 from ..methods.loop import fit
+from ..methods.losses import reward_model as reward_model_loss
 from ..methods.policy import Policy
 from ..methods.rollout import sample, to_generations
 from ..results.checkpoint import Checkpoint, Tuning, merge_adapter, open_network
 from ..results.records import Generation, InputError, Reward, Score
 from ..results.statistics import interval
-from ..results.store import COST, GENERATIONS, METRICS, POLICY, SCORES, Stage, Store, digest, write_jsonl
+from ..results.store import COST, GENERATIONS, POLICY, SCORES, Stage, Store, digest, write_jsonl
 from .spec import Supervised
 
 PACKAGE = Path(__file__).parent.parent
@@ -38,7 +38,9 @@ MODEL = "model"  # folder of a trained model within its stage
 @lru_cache
 def code_digest(*parts: str) -> str:
     """SHA-256 of our own source below these folders or files; a stage made by other code is another stage."""
-    files = sorted(p for part in parts for p in ([PACKAGE / part] if part.endswith(".py") else (PACKAGE / part).glob("*.py")))
+    files = sorted(
+        p for part in parts for p in ([PACKAGE / part] if part.endswith(".py") else (PACKAGE / part).glob("*.py"))
+    )
     return digest([hashlib.sha256(p.read_bytes()).hexdigest() for p in files])
 
 
@@ -203,7 +205,9 @@ def train_cell(
         seconds = time.monotonic() - started
         policy = out / POLICY
         if not policy.is_dir() or Path(checkpoint.path).resolve() != policy.resolve():
-            raise InputError(f"method {name!r} must save its policy to task.out / {POLICY!r} and return that checkpoint")
+            raise InputError(
+                f"method {name!r} must save its policy to task.out / {POLICY!r} and return that checkpoint"
+            )
         cost = json.loads((out / COST).read_text()) if (out / COST).exists() else {}
         (out / COST).write_text(json.dumps({**cost, "seconds": seconds}, indent=2))
 
@@ -315,7 +319,9 @@ def sft_gate(stage: Stage) -> dict[str, Any]:
     drop = [b - s for b, s in zip(losses["base"], losses["sft"], strict=True)]
     low, high = _mean_interval(drop)[1:]
     base, sft = (sum(losses[k]) / len(losses[k]) for k in ("base", "sft"))
-    text = f"SFT held-out loss {sft:.3f} nats a token, base {base:.3f}: lower by {base - sft:.3f} [{low:.3f}, {high:.3f}]"
+    text = (
+        f"SFT held-out loss {sft:.3f} nats a token, base {base:.3f}: lower by {base - sft:.3f} [{low:.3f}, {high:.3f}]"
+    )
     return _gate("sft_loss_drop", base - sft, low, high, 0.0, base - sft > 0, text)
 
 

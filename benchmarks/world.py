@@ -21,10 +21,12 @@ from .world_reward import score_answer
 NAMES = (
     "Ada Ben Cleo Dan Ella Finn Grace Hugo Iris Jack Kim Leo Mia Noah Olga Paul Quinn Rosa Sam Tina Uma Vera Will Yara"
 ).split()
-OBJECTS = "bag ball bike boat book box camera car chair clock coat cup drum hat kite lamp phone ring tent watch".split()
-COLOURS = "red blue green yellow black white brown pink purple orange".split()
-CITIES = "Paris Rome Oslo Cairo Lima Berlin Madrid Tokyo Delhi Boston Dublin Athens".split()
-FOODS = "apples bread cake cheese eggs fish grapes nuts pasta rice soup plums".split()
+OBJECTS = (
+    "bag ball bike boat book box camera car chair clock coat cup drum hat kite lamp phone ring tent watch"
+).split()
+COLOURS = ("red blue green yellow black white brown pink purple orange").split()
+CITIES = ("Paris Rome Oslo Cairo Lima Berlin Madrid Tokyo Delhi Boston Dublin Athens").split()
+FOODS = ("apples bread cake cheese eggs fish grapes nuts pasta rice soup plums").split()
 
 PADDING = (
     "I hope this helps you a lot.",

@@ -37,8 +37,10 @@ class TaskLike(Protocol):
     value: str | None
 
 
-CLAIM = re.compile(r"^(?:(?P<owner>[A-Z]\w*)'s (?P<thing>\w+) is|(?P<lives>[A-Z]\w*) lives in|(?P<likes>[A-Z]\w*) likes) "
-                   r"(?P<value>\w+)$")  # fmt: skip
+CLAIM = re.compile(
+    r"^(?:(?P<owner>[A-Z]\w*)'s (?P<thing>\w+) is|(?P<lives>[A-Z]\w*) lives in|(?P<likes>[A-Z]\w*) likes) "
+    r"(?P<value>\w+)$"
+)
 HEDGED = re.compile(r"^Maybe it is (?P<value>\w+)$")
 WORD = re.compile(r"^(?P<value>[A-Z]\w*)$")
 NOT_STATED = re.compile(

@@ -56,7 +56,9 @@ class Optimizer:
             total += loss.item()
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not math.isfinite(total) or not math.isfinite(norm):
-            raise TrainingError(f"loss {total} with gradient norm {norm}: lower the learning rate or look at these rows")
+            raise TrainingError(
+                f"loss {total} with gradient norm {norm}: lower the learning rate or look at these rows"
+            )
         self.adam.step()
         self.schedule.step()
         return {"loss": total, "grad_norm": norm}

@@ -94,9 +94,7 @@ class Trainer:
         per_round = method.epochs * -(-self.size // method.minibatch_size)
         shared = {"warmup": method.warmup, "max_grad_norm": method.max_grad_norm}
         learning = max(1, self.rounds - method.critic_warmup)
-        self.optimizer = Optimizer(
-            policy.network.parameters, lr=method.lr, total_steps=per_round * learning, **shared
-        )
+        self.optimizer = Optimizer(policy.network.parameters, lr=method.lr, total_steps=per_round * learning, **shared)
         self.critic_optimizer = Optimizer(
             critic.parameters, lr=method.critic_lr, total_steps=per_round * self.rounds, **shared
         )

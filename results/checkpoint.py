@@ -194,12 +194,12 @@ def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False
         if kind == "lm":
             model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
         else:
-            model = AutoModelForSequenceClassification.from_pretrained(
-                str(folder), num_labels=1, dtype=dtype
-            )
+            model = AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=1, dtype=dtype)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise InputError(f"{folder} holds no model that can be loaded ({first}); give a folder in Hugging Face layout")
+        raise InputError(
+            f"{folder} holds no model that can be loaded ({first}); give a folder in Hugging Face layout"
+        ) from None
     if kind == "lm":
         _check_head(model, folder)
     return model.to(tuning.device).eval()
@@ -307,7 +307,9 @@ class _Host:
         config.task_type = "SEQ_CLS" if score is not None else "CAUSAL_LM"
         config.modules_to_save = ["score"] if score is not None else None
         config.inference_mode = True
-        weights = {f"base_model.model.{k}": v for k, v in get_peft_model_state_dict(self.model, adapter_name=name).items()}
+        weights = {
+            f"base_model.model.{k}": v for k, v in get_peft_model_state_dict(self.model, adapter_name=name).items()
+        }
         if score is not None:
             weights["base_model.model.score.weight"] = score.weight
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / ADAPTER)

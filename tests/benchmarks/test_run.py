@@ -72,13 +72,25 @@ def test_run_again_and_grow(workdir):
     for name in ("ppo", "dpo"):
         row = summary["methods"][name]
         assert row["seeds"] == 1
-        for metric in ("win_rate.reward_model", "win_rate.gold", "reward.reward_model", "reward.gold", "kl", "length", "eos_rate"):
+        for metric in (
+            "win_rate.reward_model",
+            "win_rate.gold",
+            "reward.reward_model",
+            "reward.gold",
+            "kl",
+            "length",
+            "eos_rate",
+        ):
             assert row["metrics"][metric]["n"] == 6
         assert row["cost"]["examples"] == 16 and row["cost"]["seconds"] > 0 and row["cost"]["flops"] > 0
     assert summary["methods"]["sft"]["metrics"]["kl"]["mean"] == 0.0
     assert summary["methods"]["sft"]["metrics"]["win_rate.gold"]["mean"] == 0.5
     assert summary["methods"]["ppo"]["cost"]["reward_queries"] == 16
-    assert [g["name"] for g in summary["gates"]] == ["sft_loss_drop", "reward_model.training", "reward_model.evaluation"]
+    assert [g["name"] for g in summary["gates"]] == [
+        "sft_loss_drop",
+        "reward_model.training",
+        "reward_model.evaluation",
+    ]
     assert "made in" in first.stderr
 
     run = Run(Path(summary["run_dir"]))
@@ -170,7 +182,10 @@ def test_bad_input_is_one_sentence(workdir, tmp_path):
     assert "prompts" in bad(tmp_path, *run, "-m", "dpo", "--preferences", "one.jsonl")
     for changes, message in [
         ({"bugdet": 3}, "there is no field 'bugdet'; did you mean 'budget'?"),
-        ({"sft": {"examples": 16, "lr": 1e-3, "batch": 3}}, "there is no field 'sft.batch'; did you mean 'batch_size'?"),
+        (
+            {"sft": {"examples": 16, "lr": 1e-3, "batch": 3}},
+            "there is no field 'sft.batch'; did you mean 'batch_size'?",
+        ),
         ({"budget": "many"}, "budget: input should be a valid integer"),
         ({"methods": {"dpo": {"betta": 1}}}, "dpo has no parameter 'betta'; did you mean 'beta'?"),
         ({"methods": {"dpo": {"beta": -1}}}, "beta: input should be greater than 0, not -1"),

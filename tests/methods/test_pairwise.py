@@ -5,7 +5,16 @@ import json
 import pytest
 import torch
 
-from alignment_bench.methods.base import Budget, Pair, PairDataset, Prompt, PromptDataset, TrainingError, TrainingTask, shuffled
+from alignment_bench.methods.base import (
+    Budget,
+    Pair,
+    PairDataset,
+    Prompt,
+    PromptDataset,
+    TrainingError,
+    TrainingTask,
+    shuffled,
+)
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.loop import Optimizer
 from alignment_bench.methods.orpo import ORPO
@@ -46,7 +55,10 @@ def test_learns_to_prefer_the_chosen_over_three_seeds(tiny, tuning, tmp_path, me
         log = read_log(task)
         assert len(log) == 12 and log[-1]["examples"] == 96
         policy = Policy.open(Checkpoint(found.path, ""), tuning, trainable=True)
-        chosen, rejected = (policy.total_logps([(p.prompt.ids, getattr(p, s)) for p in task.pairs.pairs]) for s in ("chosen", "rejected"))
+        chosen, rejected = (
+            policy.total_logps([(p.prompt.ids, getattr(p, s)) for p in task.pairs.pairs])
+            for s in ("chosen", "rejected")
+        )
         reference = task.pairs.reference()
         gained = (chosen - reference[0]) - (rejected - reference[1])
         assert (gained > 1.0).all()  # every pair's margin grew by more than a nat

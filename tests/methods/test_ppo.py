@@ -122,7 +122,9 @@ def test_ppo_learns_saves_and_leaves_the_rest_alone(tiny, tuning, tmp_path):
         assert len(rewards) == 14
         # a round's mean has a standard error of about 0.17, so by chance this differs by 0.6 once in 5,000 times
         assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 0.6
-        assert Policy.open(Checkpoint(found.path, ""), tuning, trainable=True).total_logps([((0, 10), (20, 1))]).isfinite()
+        assert (
+            Policy.open(Checkpoint(found.path, ""), tuning, trainable=True).total_logps([((0, 10), (20, 1))]).isfinite()
+        )
         cost = json.loads((task.out / "cost.json").read_text())
         assert cost["examples"] == cost["reward_queries"] == 32 * 14
     assert folder_digest(tiny.path) == before
