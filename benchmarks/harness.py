@@ -238,7 +238,10 @@ class Harness:
         return run
 
     def _contract(self) -> dict[str, Any]:
-        """All that rows of one table must share; methods, seeds and evaluators come on top of it."""
+        """All that rows of one table must share, the benchmark's settings of its methods included.
+
+        Which of them are run, seeds and evaluators come on top of it.
+        """
         spec = self.spec
         template = self.tokenizer.chat_template
         return {
@@ -257,6 +260,7 @@ class Harness:
                 **{role: checkpoint.key for role, checkpoint in self.reward_models.items()},
             },
             "budget": spec.budget,
+            "methods": spec.methods,
             "evaluation": spec.evaluation.model_dump(),
             "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
             "code": stages.code_digest(*stages.TRAINING_CODE),

@@ -1,10 +1,11 @@
 """Builds the two small models that are shipped: the base model of `quick`, and the judge it is offered.
 
-    python -m alignment_bench.benchmarks.quick_models [base] [judge]      about ten minutes each on two cores
+    python -m alignment_bench.benchmarks.quick_models [base] [judge]      five to ten minutes each on one core
 
-The base has read facts and requests with answers of many kinds as plain text, not as chat: it knows the words and can
-look things up in the text, and has yet to learn to answer in turn. The judge started as the base and has read labelled
-comparisons of a labeller population of its own; it is meant to be imperfect, as judges are.
+The base has read facts, and requests with answers of many kinds, some with the word of somebody who knows (Right or
+Wrong), as plain text, not as chat: it knows the words, can look things up and check them, and has yet to learn to
+answer in turn. The judge started as the base and has read labelled comparisons of a labeller population of its own; it
+is meant to be imperfect, as judges are.
 """
 
 import random
@@ -21,7 +22,7 @@ from ..methods.policy import Policy
 from ..results.chat import encode_prompt
 from ..results.checkpoint import Network, Tuning
 from .world import NAMES, OBJECTS, Labeller, draw_answer, draw_fact, draw_task, prefers_first
-from .world_reward import read_sentence
+from .world_reward import read_sentence, score_answer
 
 HERE = Path(__file__).parent
 BASE, JUDGE = HERE / "base_model", HERE / "judge_model"
@@ -43,7 +44,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     small model learns to look it up many times sooner.
     """
     rng = random.Random(1)
-    texts = [comparison(rng)[0] for _ in range(20_000)]
+    texts = [f"{comparison(rng)[0]} {graded(rng)[1]}" for _ in range(20_000)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -94,10 +95,30 @@ def reading(rng: random.Random) -> tuple[str, str]:
     return " ".join(facts), " " + " ".join(again)
 
 
-def pretraining_row(rng: random.Random, reading_share: float) -> tuple[str, str]:
-    """Context and continuation: facts told again, or a request and an answer that claims nothing against the facts."""
-    if rng.random() < reading_share:
+def graded(rng: random.Random) -> tuple[str, str]:
+    """A request with any answer to it, and the word of somebody who knows: Right or Wrong, equally often.
+
+    A reward model grown from the base would otherwise have to learn from a few thousand noisy labels what it takes to
+    check an answer against the text.
+    """
+    task, wanted = draw_task(rng), rng.random() < 0.5
+    answer = draw_answer(task, rng)
+    while (score_answer(task, answer) > 0) != wanted:
+        answer = draw_answer(task, rng)
+    return f"{task.prompt} {answer}", "Right." if wanted else "Wrong."
+
+
+def pretraining_row(rng: random.Random, step: float) -> tuple[str, str]:
+    """Context and continuation; step: share of the pretraining that is done.
+
+    At first only facts told again; then also graded answers, and requests with answers that claim nothing against the
+    facts.
+    """
+    kind = rng.random()
+    if step < 0.15 or kind < 0.1:
         return reading(rng)
+    if kind < 0.6:
+        return graded(rng)
     task = draw_task(rng)
     answer = draw_answer(task, rng)
     while task.value and any(read_sentence(task, s).startswith("wrong") for s in answer.rstrip(".").split(". ")):
@@ -105,8 +126,8 @@ def pretraining_row(rng: random.Random, reading_share: float) -> tuple[str, str]
     return task.prompt, answer
 
 
-def build_base(steps: int = 1800) -> None:
-    """Pretrain on plain text: the first sixth of the steps only on facts told again, then on both."""
+def build_base(steps: int = 2600) -> None:
+    """Pretrain on plain text, see `pretraining_row`."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     config = LlamaConfig(
@@ -129,7 +150,7 @@ def build_base(steps: int = 1800) -> None:
     rows = []
     for step in range(steps):
         for _ in range(BATCH):
-            context, rest = pretraining_row(rng, 1.0 if step < steps // 6 else 0.2)
+            context, rest = pretraining_row(rng, step / steps)
             rows.append(((bos, *tokenizer(context)["input_ids"]), (*tokenizer(rest)["input_ids"], eos)))
     train(model, tokenizer, rows, BASE, lr=3e-3)
 

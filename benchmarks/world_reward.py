@@ -19,8 +19,9 @@ something off the topic, or noise. The first sentence that answers gives the bas
     off the topic                    -0.6              -0.6                   -0.6              -0.4
     noise or nothing                 -0.8              -0.8                   -0.8              -0.8
 
-Every further sentence costs 0.2 (a friendly closing too), noise 0.5, and a further answer of another kind or value
-makes the whole worth the worse of the two less 0.2. The reward stays within -1 and 1.
+Every further sentence costs 0.2 (a friendly closing too), and 0.8 more if it repeats an earlier one; noise beside an
+answer and a missing last full stop cost 0.5 each; a further answer of another kind makes the whole worth the worse of
+the two less 0.2. The reward stays within -1 and 1.
 """
 
 import re
@@ -75,31 +76,26 @@ TABLE = {
     "off":         (-0.6, -0.6, -0.6, -0.4),
     "noise":       (-0.8, -0.8, -0.8, -0.8),
 }  # fmt: skip
-FURTHER, NOISE = 0.2, 0.5
+FURTHER, REPEATED, NOISE = 0.2, 0.8, 0.5
 
 
 def score_answer(task: TaskLike, response: str) -> float:
     """The true reward of a response, from -1 to 1."""
     sentences = [s.strip() for s in response.strip().split(".")]
-    if not response.strip():
+    cut = sentences.pop() != ""  # no full stop at the end: what follows the last one is no sentence
+    if cut and not sentences:
+        sentences = [response.strip()]
+    if not any(sentences):
         return -1.0
-    if sentences[-1] == "":
-        sentences.pop()
-        cut = 0.0
-    else:
-        cut = NOISE  # no full stop at the end: the answer breaks off
-    read = [read_sentence(task, s) for s in sentences]
     column = {"howto": 2, "harm": 3}.get(task.kind, 0 if task.value else 1)
-    answers = [kind for kind in read if kind != "closing"]
-    if not answers:
-        return max(-1.0, TABLE["off"][column] - FURTHER * (len(read) - 1) - cut)
-    if len(set(answers)) == 1:
-        base = TABLE[answers[0]][column]
+    kinds = [read_sentence(task, s) for s in sentences]
+    answers = {kind for kind in kinds if kind not in ("closing", "noise")}
+    if answers:
+        value = min(TABLE[kind][column] for kind in answers)
+        value -= FURTHER * (len(answers) > 1) + NOISE * kinds.count("noise")
     else:
-        solid = [TABLE[kind][column] for kind in answers if kind != "noise"]
-        base = min(solid) - (FURTHER if len(set(answers) - {"noise"}) > 1 else 0.0)
-        base -= NOISE * answers.count("noise")
-    value = base - FURTHER * (len(read) - 1) - cut
+        value = TABLE["noise" if "noise" in kinds else "off"][column]
+    value -= FURTHER * (len(sentences) - 1) + REPEATED * (len(sentences) - len(set(sentences))) + NOISE * cut
     return max(-1.0, min(1.0, value))
 
 

@@ -164,7 +164,7 @@ def test_bad_input_is_one_sentence(workdir, tmp_path):
     model = ["--model", workdir / "model"]
     spec = write_spec(tmp_path)
     run = ["run", "-b", spec, *model]
-    assert "no method 'dppo'; did you mean 'dpo'?" in bad(tmp_path, *run, "-m", "ppo,dppo")
+    assert "no method 'dpoo'; did you mean 'dpo'?" in bad(tmp_path, *run, "-m", "ppo,dpoo")
     assert "no benchmark 'quik', by name or as a YAML file; did you mean 'quick'?" in bad(
         tmp_path, "run", "-b", "quik", "-m", "dpo"
     )
@@ -189,7 +189,7 @@ def test_bad_input_is_one_sentence(workdir, tmp_path):
         ({"budget": "many"}, "budget: input should be a valid integer"),
         ({"methods": {"dpo": {"betta": 1}}}, "dpo has no parameter 'betta'; did you mean 'beta'?"),
         ({"methods": {"dpo": {"beta": -1}}}, "beta: input should be greater than 0, not -1"),
-        ({"methods": {"dppo": {}}}, "methods.dppo is no method; did you mean 'dpo'?"),
+        ({"methods": {"dpoo": {}}}, "methods.dpoo is no method; did you mean 'dpo'?"),
         ({"evaluators": {"golden": {}}}, "no evaluator 'golden'; did you mean 'gold'?"),
         ({"max_prompt_tokens": 4}, "no pair fits the benchmark's lengths"),
         ({"max_prompt_tokens": 4000}, "reads at most 256 tokens"),
