@@ -155,7 +155,7 @@ def build_base(steps: int = 2600) -> None:
     train(model, tokenizer, rows, BASE, lr=3e-3)
 
 
-def build_judge(steps: int = 3000) -> None:
+def build_judge(steps: int = 1200) -> None:
     """Continue from the base on judge's questions; the verdict counts like all other tokens together."""
     torch.manual_seed(0)
     model = LlamaForCausalLM.from_pretrained(BASE, dtype=torch.float32)
