@@ -81,11 +81,11 @@ class Labeller:
 
 
 LABELLERS = (
-    Labeller("sim-1", sharpness=4.0, length=0.1, friendliness=0.2, careless=0.02),
-    Labeller("sim-2", sharpness=3.0, length=0.2, friendliness=0.3, careless=0.05),
-    Labeller("sim-3", sharpness=5.0, length=0.0, friendliness=0.1, careless=0.0),
-    Labeller("sim-4", sharpness=2.5, length=0.3, friendliness=0.4, careless=0.10),
-    Labeller("sim-5", sharpness=4.0, length=0.1, friendliness=0.5, careless=0.05),
+    Labeller("sim-1", sharpness=4.0, length=0.05, friendliness=0.1, careless=0.02),
+    Labeller("sim-2", sharpness=3.0, length=0.1, friendliness=0.2, careless=0.05),
+    Labeller("sim-3", sharpness=5.0, length=0.0, friendliness=0.0, careless=0.0),
+    Labeller("sim-4", sharpness=2.5, length=0.15, friendliness=0.3, careless=0.1),
+    Labeller("sim-5", sharpness=4.0, length=0.05, friendliness=0.3, careless=0.05),
 )
 
 
