@@ -86,8 +86,9 @@ class Harness:
                     f"benchmark {spec.name}: methods.{name} is no method; {nearest(name, available('methods'))}"
                 )
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
+        self.judge: Checkpoint | None = None  # a local judge's model; an endpoint has none
         self._check_evaluators(tuning)
-        self.base = _find_model(spec.model)
+        self.base = _find_model(spec.model, "--model")
         packages = {name: version(name) for name in PACKAGES}
         self.shop = Workshop(Store(request.root), tuning, packages)
         self.tokenizer = self.base.tokenizer()
@@ -185,12 +186,11 @@ class Harness:
                 checkpoint = self.reward_models["evaluation"]
                 settings |= {"model": str(checkpoint.path), "tuning": self.shop.tuning}
                 needs = {"model": checkpoint.key, "tuning": digest(dataclasses.asdict(self.shop.tuning))}
-            if name == "judge" and str(settings.get("model", "")).startswith(BUILTIN):
-                checkpoint = _find_model(settings["model"])
-                settings["model"] = str(checkpoint.path)
-                needs = {"model": checkpoint.key}
             if name == "judge":
                 settings.setdefault("device", self.shop.tuning.device)
+                if self.judge:
+                    settings["model"] = str(self.judge.path)
+                    needs = {"model": self.judge.key}
             found[name] = (build("evaluators", name, settings, f"benchmark {self.spec.name}, evaluators.{name}"), needs)
         return found
 
@@ -199,6 +199,8 @@ class Harness:
         for name, settings in self.spec.evaluators.items():
             given = {"model": "(trained by the benchmark)", "tuning": tuning} if name == "reward_model" else {}
             build("evaluators", name, {**given, **settings}, f"benchmark {self.spec.name}, evaluators.{name}")
+            if name == "judge" and not settings["model"].startswith("openai:"):
+                self.judge = _find_model(settings["model"], "--judge")
 
     def _check_context(self) -> None:
         from transformers import AutoConfig
@@ -329,8 +331,8 @@ def _responses(stage: Stage) -> tuple[str, Callable[[], list[Generation]]]:
     return stage.content, lambda: read_generations(stage.path / GENERATIONS)
 
 
-def _find_model(name: str) -> Checkpoint:
-    """A model by built-in name, local folder or hub id, keyed by its content. InputError if it cannot be had."""
+def _find_model(name: str, option: str) -> Checkpoint:
+    """A model by built-in name, local folder or hub id, keyed by its content. InputError names the option it is of."""
     if name.startswith(BUILTIN):
         folder = Path(__file__).parent / name.removeprefix(BUILTIN)
         if not (folder / "config.json").exists():
@@ -338,13 +340,13 @@ def _find_model(name: str) -> Checkpoint:
     elif Path(name).exists():
         folder = Path(name)
         if not (folder / "config.json").exists():
-            raise InputError(f"{name} holds no config.json; --model takes a folder in Hugging Face layout or a hub id")
+            raise InputError(f"{option} {name}: no config.json there; give a folder in Hugging Face layout or a hub id")
     else:
-        folder = _download(name)
+        folder = _download(name, option)
     return Checkpoint(folder.resolve(), folder_digest(folder))
 
 
-def _download(name: str) -> Path:
+def _download(name: str, option: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -352,11 +354,11 @@ def _download(name: str) -> Path:
         patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
         return Path(snapshot_download(name, allow_patterns=patterns))
     except HFValidationError:
-        raise InputError(f"--model {name}: there is no such folder, and it is not a hub id (owner/name)") from None
+        raise InputError(f"{option} {name}: there is no such folder, and it is not a hub id (owner/name)") from None
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"--model {name}: there is no such folder, and the hub did not give it ({reason}); "
+            f"{option} {name}: there is no such folder, and the hub did not give it ({reason}); "
             f"check the name and the network, or give a local folder"
         ) from None
 

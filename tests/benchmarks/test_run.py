@@ -172,7 +172,10 @@ def test_bad_input_is_one_sentence(workdir, tmp_path):
     assert "there is no such folder, and the hub did not give it" in bad(
         tmp_path, "run", "-b", spec, "--model", "nobody/nothing", "-m", "dpo"
     )
-    assert "holds no config.json" in bad(tmp_path, "run", "-b", spec, "--model", tmp_path, "-m", "dpo")
+    assert "no config.json there" in bad(tmp_path, "run", "-b", spec, "--model", tmp_path, "-m", "dpo")
+    assert "--judge nobody/judge: there is no such folder" in bad(
+        tmp_path, *run, "-m", "dpo", "--judge", "nobody/judge"
+    )
     assert "--device cuda:7 is not available" in bad(tmp_path, *run, "-m", "dpo", "--device", "cuda:7")
     assert "holds no run" in bad(tmp_path, "report", tmp_path / "nothing")
     assert "none.jsonl" in bad(tmp_path, *run, "-m", "dpo", "--preferences", "none.jsonl")
