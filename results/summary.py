@@ -205,7 +205,7 @@ def _choice(rows: list[Mapping[str, Any]]) -> str:
     """The opening sentence: which method to use, or why none stands out."""
     metric = rows[0]["metric"]
     better = [row["a"] for row in rows if row["b"] == SFT and row["verdict"] == f"{row['a']} is better"]
-    lost = {(row["b"] if row["difference"] > 0 else row["a"]) for row in rows if row["verdict"] != NO_DIFFERENCE}
+    lost = {row["b"] if row["verdict"] == f"{row['a']} is better" else row["a"] for row in rows if _is_decided(row)}
     best = [name for name in better if name not in lost]
     by = f"by {_judged_by(metric)}"
     if not better:
@@ -219,6 +219,10 @@ def _choice(rows: list[Mapping[str, Any]]) -> str:
         undecided = f"; against {_and(rest)} the difference is not significant" if rest else ""
         return f"Use {best[0]}: it is shown to beat SFT{than} {by}{undecided}."
     return f"{_and(best)} beat SFT {by}, and none of them is shown to be the best: choose among them by cost."
+
+
+def _is_decided(row: Mapping[str, Any]) -> bool:
+    return row["verdict"] != NO_DIFFERENCE
 
 
 def _beats(rows: list[Mapping[str, Any]], winner: str, loser: str) -> bool:
