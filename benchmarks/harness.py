@@ -24,7 +24,7 @@ from ..results.checkpoint import Checkpoint, Tuning
 from ..results.records import GateError, Generation, InputError, nearest
 from ..results.store import GENERATIONS, POLICY, Cell, Run, Stage, Store, digest, folder_digest, read_generations
 from ..results.summary import summarize
-from . import stages
+from . import gates, stages
 from .corpus import Corpus, load_corpus
 from .plugins import available, build
 from .spec import BUILTIN, BenchmarkSpec
@@ -128,7 +128,7 @@ class Harness:
     def _train_shared(self) -> None:
         spec, corpus = self.spec, self.corpus
         sft = self._timed("SFT", lambda: stages.train_sft(self.shop, self.base, spec.sft, corpus.sft, corpus.heldout))
-        self._gate(stages.sft_gate(sft))
+        self._gate(gates.sft_gate(sft))
         self.sft = Checkpoint(sft.path / MODEL, sft.content)
         self.reward_models: dict[str, Checkpoint] = {}
         for seed, (role, pairs) in enumerate(
@@ -141,7 +141,7 @@ class Harness:
                 ),
             )
             self.reward_models[role] = Checkpoint(made.path / MODEL, made.content)
-            self._gate(stages.reward_model_gate(made, role, spec.gates.reward_model_accuracy))
+            self._gate(gates.reward_model_gate(made, role, spec.gates.reward_model_accuracy))
         self.pairs = stages.pair_dataset(self.shop, self.sft, corpus.training)
         self.prompts = corpus.prompts(corpus.training, spec.max_response_tokens)
 

@@ -20,7 +20,7 @@ class Splits(Part):
     """Shares of the prompts, each above 0; scaled to sum to 1. All pairs of a prompt stay on one side."""
 
     sft: float = Field(0.25, gt=0)
-    """Chosen replies that SFT imitates."""
+    """Pairs whose replies SFT imitates."""
     training: float = Field(0.40, gt=0)
     """Pairs of the training reward model and of every method."""
     evaluation: float = Field(0.20, gt=0)
@@ -38,6 +38,13 @@ class Supervised(Part):
     """Peak learning rate of AdamW."""
     batch_size: int = Field(16, gt=0)
     """Rows per optimizer step."""
+
+
+class SupervisedFineTuning(Supervised):
+    """Settings of SFT."""
+
+    replies: Literal["chosen", "both"] = "chosen"
+    """Which replies of its pairs SFT imitates; both of them where the pairs are drawn from demonstrators at large."""
 
 
 class TuningSpec(Part):
@@ -90,7 +97,7 @@ class BenchmarkSpec(Part):
     max_response_tokens: int = Field(gt=1)
     """Pairs with a longer reply (EOS included) are dropped and counted; sampling stops there."""
     tuning: TuningSpec = TuningSpec()
-    sft: Supervised
+    sft: SupervisedFineTuning
     reward_model: Supervised
     budget: int = Field(gt=0)
     """Examples a method may draw: pairs (offline) or sampled responses (online), repeats counted."""

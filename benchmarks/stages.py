@@ -20,16 +20,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..evaluators.reward_model import RewardModel
-from ..methods.base import Budget, Ledger, Pair, PairDataset, PromptDataset, TrainingTask
+from ..methods.base import Budget, Ledger, Pair, PairDataset, Prompt, PromptDataset, TrainingTask
 from ..methods.loop import fit
 from ..methods.losses import reward_model as reward_model_loss
 from ..methods.policy import Policy
 from ..methods.rollout import sample, to_generations
 from ..results.checkpoint import Checkpoint, Tuning, merge_adapter, open_network
 from ..results.records import Generation, InputError, Reward, Score
-from ..results.statistics import interval
 from ..results.store import COST, GENERATIONS, POLICY, SCORES, Stage, Store, digest, write_jsonl
-from .spec import Supervised
+from .spec import Supervised, SupervisedFineTuning
 
 PACKAGE = Path(__file__).parent.parent
 MODEL = "model"  # folder of a trained model within its stage
@@ -70,32 +69,37 @@ class Example:
     """One row of SFT: a prompt and the reply to imitate."""
 
     id: str
-    prompt: tuple[int, ...]
+    """Of the pair it comes from."""
+    prompt: Prompt
     response: tuple[int, ...]
 
 
-def train_sft(shop: Workshop, base: Checkpoint, settings: Supervised, train: list[Pair], heldout: list[Pair]) -> Stage:
-    """Fine-tune the base on chosen replies; the stage holds a plain model (LoRA merged) and gate.json.
+def train_sft(
+    shop: Workshop, base: Checkpoint, settings: SupervisedFineTuning, train: list[Pair], heldout: list[Pair]
+) -> Stage:
+    """Fine-tune the base on the replies of some pairs; the stage holds a plain model (LoRA merged) and gate.json.
 
-    gate.json: mean negative log-likelihood a token of held-out chosen replies, base and SFT, one value a prompt.
+    gate.json: mean negative log-likelihood a token of such replies to held-out prompts, base and SFT, one value a
+    prompt.
     """
+    examples, unseen = (_examples(pairs, settings) for pairs in (train, heldout))
 
     def build(out: Path) -> None:
         torch.manual_seed(0)
         policy = Policy(open_network(base.path, "lm", shop.tuning, trainable=True), base.tokenizer())
-        gate = {"base": _heldout_loss(policy, heldout)}  # before the first step it is the base
+        gate = {"base": _heldout_loss(policy, unseen)}  # before the first step it is the base
         ledger = Ledger.of(policy.network, out)
 
         def loss(batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
-            sequences = [(e.prompt, e.response) for e in batch]
+            sequences = [(e.prompt.ids, e.response) for e in batch]
             ledger.trained_tokens += sum(len(p) + len(r) for p, r in sequences)
             return -policy.logps(sequences).mean(), {}
 
         fit(
-            [Example(p.id, p.prompt.ids, p.chosen) for p in train],
+            examples,
             policy.network.parameters,
             loss,
-            lambda e: len(e.prompt) + len(e.response),
+            lambda e: len(e.prompt.ids) + len(e.response),
             ledger=ledger,
             **_recipe(settings, shop.tuning, seed=0, label="SFT"),
         )
@@ -104,7 +108,7 @@ def train_sft(shop: Workshop, base: Checkpoint, settings: Supervised, train: lis
         model.save_pretrained(out / MODEL)
         policy.tokenizer.save_pretrained(out / MODEL)
         saved = Policy.open(Checkpoint(out / MODEL, ""), shop.tuning, trainable=False)  # what lies on disk is judged
-        gate["sft"] = _heldout_loss(saved, heldout)
+        gate["sft"] = _heldout_loss(saved, unseen)
         (out / "gate.json").write_text(json.dumps(gate))
 
     inputs = shop.inputs(
@@ -281,7 +285,7 @@ def score(
         "code": code_digest("evaluators"),
         "evaluator": name,
         "source": _source_digest(type(evaluator)),
-        "settings": {k: v for k, v in settings_of(evaluator).items() if k not in ("model", "tuning") or k not in needs},
+        "settings": {k: v for k, v in settings_of(evaluator).items() if k not in needs},
         "needs": needs,
         "responses": responses[0],
         "baseline": baseline[0],
@@ -313,45 +317,6 @@ def settings_of(plugin: Any) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=str))
 
 
-def sft_gate(stage: Stage) -> dict[str, Any]:
-    """SFT must beat the base on held-out chosen replies: the drop of the loss a token, with its interval."""
-    losses = json.loads((stage.path / "gate.json").read_text())
-    drop = [b - s for b, s in zip(losses["base"], losses["sft"], strict=True)]
-    low, high = _mean_interval(drop)[1:]
-    base, sft = (sum(losses[k]) / len(losses[k]) for k in ("base", "sft"))
-    text = (
-        f"SFT held-out loss {sft:.3f} nats a token, base {base:.3f}: lower by {base - sft:.3f} [{low:.3f}, {high:.3f}]"
-    )
-    return _gate("sft_loss_drop", base - sft, low, high, 0.0, base - sft > 0, text)
-
-
-def reward_model_gate(stage: Stage, role: str, threshold: float) -> dict[str, Any]:
-    """A reward model should order held-out pairs as people did, at least as often as the threshold says."""
-    values = json.loads((stage.path / "gate.json").read_text())["accuracy"]
-    mean, low, high = _mean_interval(values, bounds=(0.0, 1.0))
-    text = f"{role} reward model: held-out accuracy {mean:.3f} [{low:.3f}, {high:.3f}], wanted {threshold:.2f}"
-    return _gate(f"reward_model.{role}", mean, low, high, threshold, mean >= threshold, text)
-
-
-def _gate(name: str, value: float, low: float, high: float, threshold: float, passed: bool, text: str) -> dict:
-    return {
-        "name": name,
-        "value": value,
-        "low": low,
-        "high": high,
-        "threshold": threshold,
-        "passed": bool(passed),
-        "text": text + ("" if passed else " (not reached)"),
-    }
-
-
-def _mean_interval(values: list[float], bounds: tuple[float, float] | None = None) -> tuple[float, float, float]:
-    import numpy
-
-    found = interval(numpy.array([values]), bounds=bounds)
-    return float(found.mean), float(found.low), float(found.high)
-
-
 def _recipe(settings: Supervised, tuning: Tuning, *, seed: int, label: str) -> dict[str, Any]:
     return {
         "total_examples": settings.examples,
@@ -366,17 +331,24 @@ def _recipe(settings: Supervised, tuning: Tuning, *, seed: int, label: str) -> d
     }
 
 
-def _heldout_loss(policy: Policy, heldout: list[Pair]) -> list[float]:
-    sequences = [(p.prompt.ids, p.chosen) for p in heldout]
-    totals = policy.total_logps(sequences)
-    return _by_prompt(heldout, [-float(t) / len(p.chosen) for t, p in zip(totals, heldout, strict=True)])
+def _examples(pairs: list[Pair], settings: SupervisedFineTuning) -> list[Example]:
+    """What SFT imitates of some pairs."""
+    examples = [Example(p.id, p.prompt, p.chosen) for p in pairs]
+    if settings.replies == "both":
+        examples += [Example(p.id, p.prompt, p.rejected) for p in pairs]
+    return examples
 
 
-def _by_prompt(pairs: list[Pair], values: list[float]) -> list[float]:
-    """Mean value of each prompt's pairs: pairs of one prompt are not independent."""
+def _heldout_loss(policy: Policy, heldout: list[Example]) -> list[float]:
+    totals = policy.total_logps([(e.prompt.ids, e.response) for e in heldout])
+    return _by_prompt(heldout, [-float(t) / len(e.response) for t, e in zip(totals, heldout, strict=True)])
+
+
+def _by_prompt(rows: Sequence[Pair | Example], values: list[float]) -> list[float]:
+    """Mean value of each prompt's rows: rows of one prompt are not independent."""
     groups: dict[str, list[float]] = {}
-    for pair, value in zip(pairs, values, strict=True):
-        groups.setdefault(pair.prompt.id, []).append(value)
+    for row, value in zip(rows, values, strict=True):
+        groups.setdefault(row.prompt.id, []).append(value)
     return [sum(v) / len(v) for v in groups.values()]
 
 

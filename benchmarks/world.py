@@ -36,9 +36,6 @@ PADDING = (
 )
 OFF_TOPIC = ("{name} is a very kind person.", "It is a nice day today.", "Many people like to talk about this.")
 
-DECOYS = 0.2  # share of questions with a fact of the asked kind about somebody else
-
-
 REQUEST = re.compile(
     r"(?:What colour is (?P<owner>\w+)'s (?P<thing>\w+)\?|Where does (?P<lives>\w+) live\?"
     r"|What does (?P<likes>\w+) like to eat\?"
@@ -154,10 +151,11 @@ def draw_task(rng: random.Random) -> Task:
     kinds = ["colour", "city", "food"]
     if kind in kinds:
         others = rng.sample([k for k in kinds if k != kind], 2)
-        facts = [draw_fact(kind if rng.random() < 0.55 else others[0], asked, thing, rng)]
-        # a fact of the asked kind about somebody else is where a reader slips
-        other = kind if rng.random() < DECOYS else others[1]
-        facts.append(draw_fact(other, people[1], thing if rng.random() < 0.5 else other_thing, rng))
+        # the second fact is never of the asked kind: telling two people apart is beyond a model of this size
+        facts = [
+            draw_fact(kind if rng.random() < 0.55 else others[0], asked, thing, rng),
+            draw_fact(others[1], people[1], other_thing, rng),
+        ]
     else:
         facts = [
             draw_fact("colour", asked, thing, rng),

@@ -101,16 +101,6 @@ def holm(ps: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(ps, method="holm")[1]] if len(ps) else []
 
 
-def proportion_interval(successes: int, n: int, level: float = 0.95) -> Interval:
-    """Wilson's interval for `successes` out of `n` independent trials (a reward model's pair accuracy)."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    if n == 0:
-        return Interval(nan, nan, nan, 0)
-    low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
-    return Interval(successes / n, float(low), float(high), n)
-
-
 def _analyse(values: np.ndarray) -> _Grid:
     """The two-way table of values [seeds, prompts] with NaN for missing, by cluster sums so that gaps do no harm.
 

@@ -6,7 +6,7 @@ from scipy import stats
 from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
-from alignment_bench.results.statistics import compare, holm, interval, proportion_interval
+from alignment_bench.results.statistics import compare, holm, interval
 
 NAN = float("nan")
 SIMULATIONS = 1000
@@ -131,13 +131,6 @@ def test_holm_by_hand():
     # In order: 0.01 * 3, then 0.03 * 2, then max(0.04 * 1, 0.06).
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
-
-
-def test_proportion_by_hand():
-    # z^2 = 3.841459: ((0.7 + z^2 / 20) -+ 1.959964 sqrt(0.21 / 10 + z^2 / 400)) / (1 + z^2 / 10)
-    found = proportion_interval(7, 10)
-    assert (found.mean, found.low, found.high, found.n) == pytest.approx((0.7, 0.396779, 0.892211, 10), abs=1e-5)
-    assert np.isnan(proportion_interval(0, 0).low)
 
 
 def simulate(rng, seeds, prompts, seed_sd, mean=0.0):
