@@ -89,11 +89,13 @@ def train_sft(
         policy = Policy(open_network(base.path, "lm", shop.tuning, trainable=True), base.tokenizer())
         gate = {"base": _heldout_loss(policy, unseen)}  # before the first step it is the base
         ledger = Ledger.of(policy.network, out)
+        # every token weighs the same: a mean over each reply's own tokens would teach it to be brief
+        tokens = sum(len(e.response) for e in examples) / len(examples)
 
         def loss(batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
             sequences = [(e.prompt.ids, e.response) for e in batch]
             ledger.trained_tokens += sum(len(p) + len(r) for p, r in sequences)
-            return -policy.logps(sequences).mean(), {}
+            return -policy.logps(sequences).sum() / tokens, {}
 
         fit(
             examples,
