@@ -21,6 +21,7 @@ LEVEL = 0.05
 MINIMUM_SEEDS = 3
 MINIMUM_PROMPTS = 30
 MINIMUM_COVERAGE = 0.9
+CONSISTENCY = "judge.position_consistency"  # has no value for identical responses, and they are no gap
 NO_DIFFERENCE = "no significant difference"
 
 
@@ -187,7 +188,7 @@ def _cautions(grids: Mapping[tuple[str, str], pandas.DataFrame], rows: Mapping[s
         cautions.append(f"fewer than {MINIMUM_PROMPTS} prompts ({count}), {what}: {', '.join(metrics)}")
     for name, row in rows.items():
         for metric, cell in row["metrics"].items():
-            if cell.get("coverage", 1.0) < MINIMUM_COVERAGE:
+            if metric != CONSISTENCY and cell.get("coverage", 1.0) < MINIMUM_COVERAGE:
                 share = f"{cell['coverage']:.0%} of its responses"
                 cautions.append(f"{name}: {metric} has a value for only {share}; the rest may differ")
     return cautions
@@ -255,7 +256,8 @@ def _pair(row: Mapping[str, Any]) -> str:
     sign, better, worse = (1, a, b) if row["difference"] >= 0 else (-1, b, a)
     limits = [None if x is None else sign * x for x in (row["low"], row["high"])][::sign]
     span = _range({"low": limits[0], "high": limits[1]})
-    ahead = f"{better}'s win rate is {100 * sign * row['difference']:.0f} points higher ({span}){_p(row)}"
+    points = round(100 * sign * row["difference"])
+    ahead = f"{better}'s win rate is {points} point{'' if points == 1 else 's'} higher ({span}){_p(row)}"
     if row["verdict"] == NO_DIFFERENCE:
         return f"No significant difference between {a} and {b}: {ahead}."
     return f"{better} is better than {worse}: {ahead}."
