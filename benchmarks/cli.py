@@ -86,6 +86,61 @@ def report(
         print(path)
 
 
+@app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="A method; see `bench list`.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A hyperparameter, FIELD=VALUE; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training and of the sampled comparisons.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON alone on stdout.")] = False,
+) -> None:
+    """Test a method on a world whose optimum is known, and whether it keeps the interface's promises.
+
+    Example: bench check dpo
+    """
+    import yaml
+
+    overrides = {}
+    for setting in settings or []:
+        field, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set {setting} has no value; give FIELD=VALUE, for example --set lr=0.001")
+        overrides[field] = yaml.safe_load(value)
+    _check_methods((method,))
+    _quiet()
+
+    from ..methods.base import TrainingError
+    from .check import check as run_check
+
+    try:
+        found = run_check(method, overrides, seed, say=lambda line: print(line, file=sys.stderr))
+    except TrainingError as error:
+        _end(f"{method}: {error}", 1)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        print("\n".join(found.lines()))
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="Name of the method, as in --method.")],
+    parent: Annotated[Path, typer.Option(help="Folder in which the package is made.")] = Path("."),
+) -> None:
+    """Write a small installable package for a method of your own: method, test, entry point, README.
+
+    Example: bench new-method my_dpo
+    """
+    from .scaffold import new_method as write
+
+    files = write(name, parent)
+    print("\n".join(map(str, files)))
+    print(f"next: pip install -e {files[0].parent}, then bench check {name}")
+
+
 @app.command("list")
 def list_() -> None:
     """Show methods, evaluators and benchmarks, a line each."""

@@ -14,6 +14,12 @@ from .base import Ledger, TrainingError, shuffled
 Example = TypeVar("Example")
 
 
+def rise_and_fall(total_steps: int, warmup: float) -> Callable[[int], float]:
+    """Share of the peak learning rate at each step: up linearly over a share of the steps, then down to 0."""
+    rising = max(1, math.ceil(warmup * total_steps))
+    return lambda step: min((step + 1) / rising, max(0.0, (total_steps - step) / max(1, total_steps - rising)))
+
+
 class Optimizer:
     """AdamW with linear warm-up and linear decay, gradient accumulation and clipping."""
 
@@ -34,11 +40,7 @@ class Optimizer:
         self.adam = torch.optim.AdamW(
             self.parameters, lr=lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, fused=fused
         )
-        rising = max(1, math.ceil(warmup * total_steps))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.adam,
-            lambda step: min((step + 1) / rising, max(0.0, (total_steps - step) / max(1, total_steps - rising))),
-        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, rise_and_fall(total_steps, warmup))
 
     @property
     def lr(self) -> float:
@@ -80,12 +82,14 @@ def fit(
     micro_tokens: int,
     seed: int,
     label: str,
+    prepare: Callable[[list[Example]], None] = lambda batch: None,
 ) -> None:
     """Train on `total_examples` draws: a fresh permutation each epoch, the same for everyone with the same seed.
 
     loss(batch) returns the losses [batch] and metrics [batch] of some examples; the step's loss is their mean over
     the whole batch, however it is cut into micro-batches. tokens(example): length of its longest row, and a batch of
-    rows is cut so that padded rows stay below micro_tokens.
+    rows is cut so that padded rows stay below micro_tokens. prepare(batch) is called once with each whole batch, before
+    its losses.
     """
     batch_size = min(batch_size, total_examples)
     steps = total_examples // batch_size
@@ -101,6 +105,7 @@ def fit(
     for _ in tqdm(range(steps), desc=label, unit="step", leave=False, disable=None):
         batch = [examples[next(order)] for _ in range(batch_size)]
         sums: dict[str, float] = {}
+        prepare(batch)
 
         def micro_losses(batch=batch, sums=sums) -> Iterable[Tensor]:
             for group in micro_batches([tokens(e) for e in batch], micro_tokens):

@@ -1,10 +1,13 @@
 """Losses of the alignment methods as pure functions of log-probabilities."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+KLEstimator = Literal["k1", "k2", "k3"]
 
 
 def log1mexp(x: Tensor) -> Tensor:
@@ -38,6 +41,70 @@ def dpo(
     return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
 
 
+def robust_dpo(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor,
+    reference_rejected_logps: Tensor,
+    *,
+    beta: float,
+    flip_rate: float,
+) -> Tensor:
+    """DPO's loss made unbiased for labels of which a share is flipped. All tensors [batch].
+
+    ((1 - e) l(h) - e l(-h)) / (1 - 2 e) with l DPO's loss and e the flip rate, 0 to below 0.5.
+    Chowdhury et al. (2024, arXiv:2403.00409).
+    """
+    margin = beta * (
+        (policy_chosen_logps - reference_chosen_logps) - (policy_rejected_logps - reference_rejected_logps)
+    )
+    return (flip_rate * F.logsigmoid(-margin) - (1 - flip_rate) * F.logsigmoid(margin)) / (1 - 2 * flip_rate)
+
+
+def ipo(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor,
+    reference_rejected_logps: Tensor,
+    *,
+    beta: float,
+) -> Tensor:
+    """Identity preference optimization: squared distance of the log-ratio margin from 1 / (2 beta). All [batch].
+
+    Azar et al. (2024, arXiv:2310.12036), eq. 17, whose tau is beta. The log-probs are the caller's: sums, as in the
+    paper, or means over tokens.
+    """
+    margin = (policy_chosen_logps - reference_chosen_logps) - (policy_rejected_logps - reference_rejected_logps)
+    return (margin - 1 / (2 * beta)) ** 2
+
+
+def simpo(chosen_mean_logps: Tensor, rejected_mean_logps: Tensor, *, beta: float, gamma: float) -> Tensor:
+    """Simple preference optimization: the margin of mean log-probs must exceed a target. All tensors [batch].
+
+    Meng et al. (2024, arXiv:2405.14734), eq. 6.
+    """
+    return -F.logsigmoid(beta * (chosen_mean_logps - rejected_mean_logps) - gamma)
+
+
+def cpo(chosen_logps: Tensor, rejected_logps: Tensor, chosen_nll: Tensor, *, beta: float, nll_weight: float) -> Tensor:
+    """Contrastive preference optimization: DPO without a reference, plus the NLL of chosen. All tensors [batch].
+
+    Xu et al. (2024, arXiv:2401.08417), section 3.
+    """
+    return -F.logsigmoid(beta * (chosen_logps - rejected_logps)) + nll_weight * chosen_nll
+
+
+def kto(policy_logps: Tensor, reference_logps: Tensor, baseline: Tensor, *, beta: float, desirable: bool) -> Tensor:
+    """Kahneman-Tversky optimization: how far single responses fall short of full utility. Tensors [batch].
+
+    1 - sigmoid(beta (r - z)) for desirable responses, 1 - sigmoid(beta (z - r)) for the others, with
+    r = log pi - log pi_ref (sums) and the scalar baseline z, the policy's KL to the reference, without gradient.
+    Ethayarajh et al. (2024, arXiv:2402.01306), eq. 7.
+    """
+    gain = beta * (policy_logps - reference_logps - baseline)
+    return 1 - torch.sigmoid(gain if desirable else -gain)
+
+
 def orpo(chosen_mean_logps: Tensor, rejected_mean_logps: Tensor, chosen_nll: Tensor, *, weight: float) -> Tensor:
     """Odds-ratio preference optimization: NLL of the chosen response plus the odds-ratio term. All tensors [batch].
 
@@ -58,6 +125,18 @@ def reward_model(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over real tokens; values and mask [batch, time], mask true on real tokens."""
     return (values * mask).sum() / mask.sum()
+
+
+def kl_estimate(logps: Tensor, reference_logps: Tensor, kind: KLEstimator) -> Tensor:
+    """Estimate of KL(pi || pi_ref) from tokens sampled from pi, elementwise.
+
+    With d = log pi - log pi_ref: k1 = d (unbiased, may be negative), k2 = d^2 / 2 (biased, low variance),
+    k3 = exp(-d) - 1 + d (unbiased, never negative). Schulman (2020), "Approximating KL divergence".
+    """
+    difference = logps - reference_logps
+    if kind == "k1":
+        return difference
+    return difference**2 / 2 if kind == "k2" else torch.expm1(-difference) + difference
 
 
 def ppo_policy(new_logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, *, clip: float) -> Tensor:

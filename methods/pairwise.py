@@ -21,11 +21,14 @@ class PairLogps:
     rejected: TokenValues
     reference_chosen: Tensor | None
     reference_rejected: Tensor | None
+    baseline: Tensor | None
+    """Scalar: mean log-ratio to the reference of the whole batch's replies after other prompts (KTO's estimate of the
+    KL), at least 0, without gradient; if `needs_baseline`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairwiseMethod:
-    """An offline method: a subclass is a dataclass with a `loss` and, if it uses one, `needs_reference`."""
+    """An offline method: a subclass is a dataclass with a `loss` and, if it uses them, `needs_reference` and so on."""
 
     lr: Annotated[float, Gt(0)] = 1e-5
     """Peak learning rate of AdamW, above 0."""
@@ -39,6 +42,7 @@ class PairwiseMethod:
     """Gradients are scaled down to this norm."""
 
     needs_reference: ClassVar[bool] = False
+    needs_baseline: ClassVar[bool] = False
 
     def loss(self, logps: PairLogps) -> Tensor:
         """Losses [batch] of a batch of pairs."""
@@ -58,17 +62,28 @@ class PairwiseMethod:
         reference = task.pairs.reference() if self.needs_reference else None
         rows = {pair.id: i for i, pair in enumerate(task.pairs.pairs)}
 
+        frozen = Policy.open(task.sft, task.tuning, trainable=False) if self.needs_baseline else None
+        baseline: list[Tensor] = []
+
+        def prepare(batch: list[Pair]) -> None:
+            if frozen:
+                baseline[:] = [mismatched_log_ratio(policy, frozen, batch, ledger)]
+
         def loss(batch: list[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
             sequences = [(p.prompt.ids, p.chosen) for p in batch] + [(p.prompt.ids, p.rejected) for p in batch]
             ledger.trained_tokens += sum(len(prompt) + len(response) for prompt, response in sequences)
             both, n = policy.logps(sequences), len(batch)
-            logps = PairLogps(
-                TokenValues(both.values[:n], both.mask[:n]), TokenValues(both.values[n:], both.mask[n:]), None, None
-            )
+            ours, theirs = (None, None)
             if reference:
                 index = [rows[p.id] for p in batch]
                 ours, theirs = (part[index].to(policy.device) for part in reference)
-                logps = PairLogps(logps.chosen, logps.rejected, ours, theirs)
+            logps = PairLogps(
+                TokenValues(both.values[:n], both.mask[:n]),
+                TokenValues(both.values[n:], both.mask[n:]),
+                ours,
+                theirs,
+                baseline[0] if baseline else None,
+            )
             return self.loss(logps), _signals(logps)
 
         fit(
@@ -86,8 +101,21 @@ class PairwiseMethod:
             micro_tokens=task.tuning.micro_tokens,
             seed=task.seed,
             label=f"{type(self).__name__} seed {task.seed}",
+            prepare=prepare,
         )
         ledger.close()
+
+
+def mismatched_log_ratio(policy: Policy, reference: Policy, batch: list[Pair], ledger: Ledger) -> Tensor:
+    """Mean of log pi - log pi_ref over a batch's replies, each after the next pair's prompt; a scalar, at least 0.
+
+    Ethayarajh et al. (2024), section 4.1: the estimate of the KL that costs no sampling.
+    """
+    shifted = [(following.prompt.ids, p) for p, following in zip(batch, [*batch[1:], batch[0]], strict=True)]
+    sequences = [(prompt, reply) for prompt, p in shifted for reply in (p.chosen, p.rejected)]
+    ledger.scored_tokens += 2 * sum(len(prompt) + len(reply) for prompt, reply in sequences)
+    ratio = policy.total_logps(sequences) - reference.total_logps(sequences)
+    return ratio.mean().clamp(min=0).to(policy.device)
 
 
 @torch.no_grad()

@@ -82,6 +82,40 @@ def test_dpo_equals_trl(tmp_path, tiny, full):
     assert abs(theirs - math.log(2)) > 0.01  # not the trivial value at the reference
 
 
+def test_robust_dpo_by_hand_and_unbiased():
+    """h = 1 as above. And flipping a share e of the labels gives DPO's own loss in the mean, which is its point."""
+    arguments = (t(-1.0), t(-3.0), t(-2.0), t(-2.0))
+    right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
+    loss = losses.robust_dpo(*arguments, beta=0.5, flip_rate=0.1)
+    assert loss.tolist() == pytest.approx([(0.9 * right - 0.1 * wrong) / 0.8])
+    flipped = losses.robust_dpo(t(-3.0), t(-1.0), t(-2.0), t(-2.0), beta=0.5, flip_rate=0.1)
+    assert (0.9 * loss + 0.1 * flipped).tolist() == pytest.approx([right])
+
+
+def test_ipo_by_hand():
+    """Margin 2, and 1 / (2 beta) = 0.5 at beta 1: (2 - 0.5)^2."""
+    assert losses.ipo(t(-1.0), t(-3.0), t(-2.0), t(-2.0), beta=1.0).tolist() == pytest.approx([2.25])
+
+
+def test_simpo_by_hand():
+    """Mean probabilities 1/2 and 1/5, beta 2, gamma log 2: sigmoid of log(6.25 / 2) is 3.125 / 4.125."""
+    loss = losses.simpo(t(math.log(0.5)), t(math.log(0.2)), beta=2.0, gamma=math.log(2))
+    assert loss.tolist() == pytest.approx([math.log(4.125 / 3.125)])
+
+
+def test_cpo_by_hand():
+    loss = losses.cpo(t(-1.0), t(-3.0), t(0.7), beta=0.5, nll_weight=2.0)
+    assert loss.tolist() == pytest.approx([math.log(1 + math.exp(-1)) + 1.4])
+
+
+def test_kto_by_hand():
+    """beta 0.5, log-ratio 3, baseline 1: gain 1. Desirable 1 - sigmoid(1), undesirable 1 - sigmoid(-1) = sigmoid(1)."""
+    sigmoid = 1 / (1 + math.exp(-1))
+    for desirable, expected in ((True, 1 - sigmoid), (False, sigmoid)):
+        loss = losses.kto(t(-1.0), t(-4.0), torch.tensor(1.0), beta=0.5, desirable=desirable)
+        assert loss.tolist() == pytest.approx([expected])
+
+
 def test_orpo_by_hand():
     """Mean probabilities 1/2 and 1/5: odds 1 and 1/4, log ratio log 4; -log sigmoid(log 4) = log(5/4)."""
     loss = losses.orpo(t(math.log(0.5)), t(math.log(0.2)), t(2.0), weight=0.3)
@@ -108,6 +142,16 @@ def test_reward_model_by_hand():
     assert losses.reward_model(t(1.0, 0.0), t(0.0, 0.0)).tolist() == pytest.approx(
         [math.log(1 + math.exp(-1)), math.log(2)]
     )
+
+
+def test_kl_estimates_against_the_exact_kl():
+    """Expectations over a vocabulary of three: k1 and k3 give the KL; k2 gives half the mean squared difference."""
+    p, q = t(0.5, 0.3, 0.2), t(0.2, 0.5, 0.3)
+    exact = sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist(), strict=True))
+    squares = sum(a * math.log(a / b) ** 2 / 2 for a, b in zip(p.tolist(), q.tolist(), strict=True))
+    for kind, expected in (("k1", exact), ("k2", squares), ("k3", exact)):
+        assert float((p * losses.kl_estimate(p.log(), q.log(), kind)).sum()) == pytest.approx(expected)
+    assert (losses.kl_estimate(p.log(), q.log(), "k3") > 0).all()
 
 
 def test_ppo_policy_by_hand():

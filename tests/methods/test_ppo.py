@@ -59,9 +59,27 @@ def test_token_rewards_sum_to_score_minus_beta_kl():
     """Row 1: log-ratios 0.5, -0.2, 0.1 and score 2, beta 0.1: -0.05, 0.02, 2 - 0.01. Row 2 has one token."""
     logps = torch.tensor([[0.5, -0.2, 0.1], [1.0, 9.0, 9.0]])
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    found = token_rewards(torch.tensor([2.0, -1.0]), logps, torch.zeros(2, 3), mask, beta=0.1)
+    found = token_rewards(torch.tensor([2.0, -1.0]), logps, mask, beta=0.1)
     assert found[0].tolist() == pytest.approx([-0.05, 0.02, 1.99])
     assert found[1].tolist() == pytest.approx([-1.1, 0.0, 0.0])
+
+
+def test_adaptive_beta_by_hand(tiny, full, tmp_path, monkeypatch):
+    """Target 2, gain 0.1. KL 0 is 100% too low, cut at 20%: beta 1 falls to 0.98; KL 2.2 is 10% over: times 1.01."""
+    trainer = make_trainer(tiny, full, tmp_path, by_length, PPO(rollout_size=8, beta=1.0, target_kl=2.0))
+    monkeypatch.setattr(trainer, "update", lambda rollout, learn_policy: {})
+    for kl, expected in ((0.0, 0.98), (2.2, 0.98 * 1.01), (50.0, 0.98 * 1.01 * 1.02)):
+        monkeypatch.setattr(trainer, "score", lambda samples, kl=kl: (None, {"kl": kl}))
+        trainer.round(0, [])
+        assert trainer.beta == pytest.approx(expected)
+
+
+def test_rewards_are_taken_as_they_are_without_normalization(tiny, full, tmp_path):
+    """Raw rewards 5; minus nothing, for beta is 0 and the penalty is 0: every return is 5."""
+    method = PPO(rollout_size=8, beta=0.0, missing_eos_penalty=0.0, lam=1.0, normalize_reward=False)
+    trainer = make_trainer(tiny, full, tmp_path, lambda g: [5.0] * len(g), method)
+    rollout, _ = trainer.score(sample(trainer.policy, PROMPTS, max_new_tokens=4, seed=0))
+    assert rollout.returns[rollout.mask].tolist() == pytest.approx([5.0] * int(rollout.mask.sum()), abs=1e-5)
 
 
 def test_whitening_sees_real_tokens_only():

@@ -1,0 +1,29 @@
+"""CPO: contrastive preference optimization, Xu et al. (2024, arXiv:2401.08417)."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from . import losses
+from .pairwise import PairLogps, PairwiseMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class CPO(PairwiseMethod):
+    """DPO with the reference left out, held in place by SFT on the chosen response."""
+
+    beta: Annotated[float, Gt(0)] = 0.1
+    """Scale of the log-prob margin, above 0; 0.1 in the paper."""
+    nll_weight: Annotated[float, Ge(0)] = 1.0
+    """Weight of the chosen response's NLL, a mean over its tokens; 1 in the paper."""
+
+    def loss(self, logps: PairLogps) -> Tensor:
+        return losses.cpo(
+            logps.chosen.sum(),
+            logps.rejected.sum(),
+            -logps.chosen.mean(),
+            beta=self.beta,
+            nll_weight=self.nll_weight,
+        )

@@ -1,0 +1,33 @@
+"""GRPO: group relative policy optimization, Shao et al. (2024, arXiv:2402.03300)."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from . import losses
+from .grouped import Group, GroupedMethod, clipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPO(GroupedMethod):
+    """PPO with the group's mean and deviation in place of a critic, and the KL in the loss."""
+
+    beta: Annotated[float, Ge(0)] = 0.04
+    """Weight of the KL to the SFT checkpoint (the k3 estimate at every token), at least 0; 0.04 in the paper."""
+    clip: Annotated[float, Gt(0), Le(1)] = 0.2
+    """Range of a token's probability ratio, 1 - clip to 1 + clip."""
+
+    def advantages(self, rewards: Tensor, log_ratios: Tensor) -> Tensor:
+        """(r - mean) / deviation within the group (section 4.1.2)."""
+        centred = rewards - rewards.mean(1, keepdim=True)
+        return centred / (rewards.std(1, keepdim=True) + 1e-4)
+
+    def loss(self, group: Group) -> Tensor:
+        """Eq. 3 with the KL estimate of eq. 4: the mean over a response's tokens, then over the group."""
+        new, mask = group.new.values, group.new.mask
+        surrogate = clipped(new - group.old, group.advantages.flatten()[:, None], self.clip)
+        kl = losses.kl_estimate(new, group.reference, "k3")
+        each = ((surrogate + self.beta * kl) * mask).sum(1) / mask.sum(1)
+        return each.view_as(group.advantages).mean(1)

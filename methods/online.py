@@ -1,0 +1,134 @@
+"""What the online methods share: each round samples responses, scores them and learns from them."""
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+from tqdm import tqdm
+
+from .base import Ledger, TrainingError, TrainingTask, shuffled
+from .loop import Optimizer
+from .policy import Policy, Sequences, TokenValues
+from .rollout import Sample, sample, to_generations
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineMethod:
+    """Settings of a method that learns from responses it samples itself."""
+
+    lr: Annotated[float, Gt(0)] = 1e-5
+    """Peak learning rate of the policy, above 0; falls linearly to 0."""
+    rollout_size: Annotated[int, Gt(0)] = 64
+    """Responses sampled per round."""
+    minibatch_size: Annotated[int, Gt(0)] = 16
+    """Responses per optimizer step."""
+    temperature: Annotated[float, Gt(0)] = 1.0
+    """Sampling temperature; divides the logits of policy and reference in training as well."""
+    normalize_reward: bool = True
+    """Shift and scale rewards so that the SFT policy's responses (first round) have mean 0 and standard deviation 1,
+    as in Ziegler et al. (2019, arXiv:1909.08593)."""
+    missing_eos_penalty: Annotated[float, Ge(0)] = 1.0
+    """Subtracted from the reward, after normalization, of a response that did not end by itself."""
+    warmup: Annotated[float, Ge(0), Le(1)] = 0.05
+    """Share of the steps over which learning rates rise."""
+    max_grad_norm: Annotated[float, Gt(0)] = 1.0
+    """Gradients are scaled down to this norm."""
+
+    needs_reward: ClassVar[bool] = True
+
+
+class OnlineTrainer:
+    """One online training in progress; a method's own trainer says what a round is made of."""
+
+    def __init__(self, method: Any, task: TrainingTask, policy: Policy, reference: Policy, samples_per_prompt: int = 1):
+        """samples_per_prompt: responses to one prompt in a round; they stand side by side."""
+        self.method, self.task, self.policy, self.reference = method, task, policy, reference
+        self.samples_per_prompt = samples_per_prompt
+        self.prompts_per_round = max(1, min(method.rollout_size, task.budget.examples) // samples_per_prompt)
+        self.size = self.prompts_per_round * samples_per_prompt
+        self.rounds = task.budget.examples // self.size
+        if self.rounds == 0:
+            raise TrainingError(
+                f"a budget of {task.budget.examples} examples is less than samples_per_prompt, {samples_per_prompt}"
+            )
+        self.ledger = Ledger.of(policy.network, task.out)
+        self.permutations = torch.Generator().manual_seed(task.seed)
+        self.scale: tuple[float, float] | None = None if method.normalize_reward else (0.0, 1.0)
+
+    def round(self, number: int, samples: list[Sample]) -> dict[str, float]:
+        """Learn from a round's samples; returns what to log."""
+        raise NotImplementedError
+
+    def run(self) -> None:
+        order = shuffled(len(self.task.prompts), self.task.seed)
+        label = f"{type(self.method).__name__} seed {self.task.seed}"
+        for number in tqdm(range(self.rounds), desc=label, unit="round", leave=False, disable=None):
+            chosen = [self.task.prompts.prompts[i] for i in itertools.islice(order, self.prompts_per_round)]
+            samples = sample(
+                self.policy,
+                [prompt for prompt in chosen for _ in range(self.samples_per_prompt)],
+                max_new_tokens=self.task.prompts.max_new_tokens,
+                seed=self.task.seed * 1_000_003 + number,
+                temperature=self.method.temperature,
+            )
+            self.ledger.log(**self.round(number, samples))
+        self.ledger.close()
+
+    @torch.no_grad()
+    def rewards(self, samples: list[Sample]) -> tuple[Tensor, dict[str, float]]:
+        """What each response [batch] earns, normalized, less the penalty for a missing EOS; and what to watch."""
+        raw = torch.tensor(self.task.reward(to_generations(self.policy, samples)), dtype=torch.float32)
+        if not torch.isfinite(raw).all():
+            worst = samples[int((~torch.isfinite(raw)).nonzero()[0])].prompt.id
+            raise TrainingError(
+                f"step {self.ledger.optimizer_steps}: the reward of a response to {worst} is not finite"
+            )
+        if self.scale is None:  # the first round's responses are the SFT policy's
+            self.scale = (float(raw.mean()), max(float(raw.std(correction=0)), 1e-6))
+        finished = torch.tensor([s.finished for s in samples])
+        final = (raw - self.scale[0]) / self.scale[1] - self.method.missing_eos_penalty * (~finished).float()
+        self.ledger.examples += len(samples)
+        self.ledger.reward_queries += len(samples)
+        self.ledger.generated_tokens += sum(len(s.ids) for s in samples)
+        signals = {
+            "reward": float(raw.mean()),
+            "length": sum(len(s.ids) for s in samples) / len(samples),
+            "eos_rate": float(finished.float().mean()),
+        }
+        return final.to(self.policy.device), signals
+
+    def logps(self, policy: Policy, sequences: Sequences) -> TokenValues:
+        """Log-probs under a policy at the method's temperature, without gradients."""
+        return self.collect(sequences, lambda rows: policy.logps(rows, self.method.temperature))
+
+    @torch.no_grad()
+    def collect(self, sequences: Sequences, function: Callable[[Sequences], TokenValues]) -> TokenValues:
+        """Apply a function of sequences in micro-batches and put the rows back in order."""
+        self.ledger.scored_tokens += sum(len(p) + len(r) for p, r in sequences)
+        longest = max(len(response) for _, response in sequences)
+        values = torch.zeros(len(sequences), longest, device=self.policy.device)
+        mask = torch.zeros(len(sequences), longest, dtype=torch.bool, device=self.policy.device)
+        for group in self.policy.groups(sequences):
+            part = function([sequences[i] for i in group])
+            values[group, : part.values.shape[1]], mask[group, : part.mask.shape[1]] = part.values, part.mask
+        return TokenValues(values, mask)
+
+    def minibatches(self, count: int, size: int) -> Iterable[list[int]]:
+        """A fresh permutation of the indices below count, in parts."""
+        permutation = torch.randperm(count, generator=self.permutations).tolist()
+        return [permutation[start : start + size] for start in range(0, count, size)]
+
+    def step(self, optimizer: Optimizer, losses: Iterable[Tensor]) -> dict[str, float]:
+        """One optimizer step; a loss that is not finite is told with its step."""
+        try:
+            return optimizer.step(losses)
+        except TrainingError as error:
+            raise TrainingError(f"step {self.ledger.optimizer_steps + 1}: {error}") from None
+
+    def count(self, sequences: Sequences) -> None:
+        """Put sequences that are trained on into the ledger."""
+        self.ledger.trained_tokens += sum(len(p) + len(r) for p, r in sequences)

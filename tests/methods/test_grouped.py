@@ -1,0 +1,143 @@
+"""RLOO, GRPO, online DPO and rejection sampling: advantages and losses by hand, and that they learn."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from alignment_bench.methods.base import Budget, PairDataset, Prompt, PromptDataset, TrainingTask
+from alignment_bench.methods.grouped import Group
+from alignment_bench.methods.grpo import GRPO
+from alignment_bench.methods.online_dpo import OnlineDPO
+from alignment_bench.methods.policy import TokenValues
+from alignment_bench.methods.rejection import RejectionSampling, RejectionTrainer
+from alignment_bench.methods.rloo import RLOO
+from alignment_bench.results.store import folder_digest
+
+REWARDS = torch.tensor([[1.0, 2.0, 3.0, 6.0]])
+PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11)) for i in range(8)]
+
+
+def group(new, old, reference, advantages, mask=None):
+    """A group from nested lists of token log-probs."""
+    new = torch.tensor(new)
+    mask = torch.ones_like(new, dtype=torch.bool) if mask is None else torch.tensor(mask)
+    return Group(TokenValues(new, mask), torch.tensor(old), torch.tensor(reference), torch.tensor(advantages))
+
+
+def test_rloo_advantages_by_hand():
+    """Each less the mean of the other three: 1 - 11/3, 2 - 10/3, 3 - 3, 6 - 2; beta takes log-ratios off first."""
+    assert RLOO(beta=0.0).advantages(REWARDS, torch.zeros(1, 4))[0].tolist() == pytest.approx([-8 / 3, -4 / 3, 0, 4])
+    shifted = RLOO(beta=0.5).advantages(REWARDS + 0.5 * REWARDS, REWARDS)
+    assert shifted[0].tolist() == pytest.approx([-8 / 3, -4 / 3, 0, 4])
+
+
+def test_rloo_loss_by_hand():
+    """Ratios exp(0.1 + 0.2) and exp(-0.5) of whole responses, advantages 1 and -1, clip 0.2:
+    max(-e^0.3, -1.2) = -1.2 and max(e^-0.5, 0.8) = 0.8; the mean is -0.2."""
+    loss = RLOO(clip=0.2).loss(group([[0.1, 0.2], [-0.5, 0.0]], [[0.0] * 2] * 2, [[0.0] * 2] * 2, [[1.0, -1.0]]))
+    assert loss.tolist() == pytest.approx([-0.2])
+
+
+def test_grpo_advantages_by_hand():
+    """Mean 3, sample deviation sqrt((4 + 1 + 0 + 9) / 3)."""
+    deviation = math.sqrt(14 / 3) + 1e-4
+    found = GRPO().advantages(REWARDS, torch.zeros(1, 4))[0].tolist()
+    assert found == pytest.approx([-2 / deviation, -1 / deviation, 0, 3 / deviation])
+
+
+def test_grpo_loss_by_hand():
+    """Response 1: ratios 1, the reference 0.3 above at the first token: k3 = e^0.3 - 0.3 - 1 there, 0 at the other.
+    Response 2 has one real token, ratio e^0.5 clipped to 1.2 with advantage 2: -2.4; its padding counts for nothing."""
+    found = GRPO(beta=0.1, clip=0.2).loss(
+        group(
+            [[-1.0, -1.0], [-0.5, 7.0]],
+            [[-1.0, -1.0], [-1.0, 0.0]],
+            [[-0.7, -1.0], [-0.5, 0.0]],
+            [[0.5, 2.0]],
+            [[True, True], [True, False]],
+        )
+    )
+    first = -0.5 + 0.1 * (math.exp(0.3) - 1.3) / 2
+    assert found.tolist() == pytest.approx([(first - 2.4) / 2])
+
+
+def test_online_dpo_takes_the_better_as_chosen_and_learns_nothing_from_a_tie():
+    """The second is better by 1: h = beta ((-1 - -2) - (-3 - -2)) = 1 at beta 0.5."""
+    method = OnlineDPO(beta=0.5)
+    advantages = method.advantages(torch.tensor([[0.0, 1.0], [2.0, 2.0]]), torch.zeros(2, 2))
+    new, reference = [[-3.0], [-1.0], [-3.0], [-1.0]], [[-2.0]] * 4
+    loss = method.loss(group(new, new, reference, advantages.tolist()))
+    assert loss.tolist() == pytest.approx([math.log(1 + math.exp(-1)), 0.0])
+
+
+def test_rejection_sampling_trains_on_the_best_alone(tiny, full, tmp_path, monkeypatch):
+    """Rewards 0, 1, 2, ... in the order of the samples: of each prompt's four the last is kept, and only it is paid."""
+    kept = []
+    step = RejectionTrainer._losses
+    monkeypatch.setattr(RejectionTrainer, "_losses", lambda self, rows: (kept.extend(rows), step(self, rows))[1])
+    seen = []
+
+    def reward(generations):
+        seen.extend(generations)
+        return [float(i) for i in range(len(generations))]
+
+    task = TrainingTask(
+        tiny, PairDataset([], lambda: None), PromptDataset(PROMPTS, 6), reward, Budget(32), 0, tmp_path, full
+    )
+    RejectionSampling(rollout_size=32, lr=1e-3).train(task)
+    assert len(seen) == 32 and len(kept) == 8
+    assert sorted(len(ids) for _, ids in kept) == sorted(g.length for g in seen[3::4])
+    cost = json.loads((tmp_path / "cost.json").read_text())
+    assert cost["trained_tokens"] == sum(len(p) + len(r) for p, r in kept)
+
+
+@pytest.mark.parametrize("cls", [RLOO, GRPO, OnlineDPO, RejectionSampling])
+def test_learns_and_leaves_the_rest_alone(cls, tiny, full, tmp_path):
+    """Reward: lower-case letters in the response, as in PPO's test. Three seeds; whole groups; the budget is kept."""
+
+    def reward(generations):
+        return [float(sum(c.islower() for c in g.response)) for g in generations]
+
+    def no_reference():
+        raise AssertionError("online methods must not ask for reference log-probs of pairs")
+
+    before = folder_digest(tiny.path)
+    for seed in range(3):
+        out = tmp_path / str(seed)
+        out.mkdir()
+        task = TrainingTask(
+            tiny, PairDataset([], no_reference), PromptDataset(PROMPTS, 6), reward, Budget(32 * 16), seed, out, full
+        )
+        cls(rollout_size=32, lr=1e-2).train(task)
+        rewards = [json.loads(line)["reward"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+        assert len(rewards) == 16
+        # a round's mean has a standard error of about 0.17, so by chance this differs by 0.6 once in 5,000 times
+        assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 0.6
+        cost = json.loads((out / "cost.json").read_text())
+        assert cost["examples"] == cost["reward_queries"] == 32 * 16
+    assert folder_digest(tiny.path) == before
+
+
+def test_micro_batches_leave_the_update_alone(tiny, full, tmp_path):
+    """Groups in one pass and in passes of one group each give the same losses."""
+    from dataclasses import replace
+
+    logs = []
+    for micro in (8192, 24):
+        out = tmp_path / str(micro)
+        out.mkdir()
+        task = TrainingTask(
+            tiny,
+            PairDataset([], lambda: None),
+            PromptDataset(PROMPTS, 6),
+            lambda rows: [float(sum(c.islower() for c in g.response)) for g in rows],
+            Budget(64),
+            0,
+            out,
+            replace(full, micro_tokens=micro),
+        )
+        GRPO(rollout_size=32, minibatch_size=16, lr=1e-3).train(task)
+        logs.append([json.loads(line)["grad_norm"] for line in (out / "metrics.jsonl").read_text().splitlines()])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-3)
