@@ -11,7 +11,7 @@ from ..results.store import ALONG, ALONG_SCORES, COST, SCORES, Stage
 from . import stages
 
 Responses = tuple[str, Callable[[], list[Generation]]]  # content key, and how to read them
-TRAINING = "training"  # the evaluator that is the training reward model itself: the proxy that was optimized
+TRAINING = "training_reward_model"  # the evaluator that is the training reward model: the proxy that was optimized
 METRICS = ("kl", "reward.training", "reward.reward_model", "reward.gold")
 
 
@@ -43,10 +43,9 @@ def score_along(
         import pandas
 
         frames = []
-        for (examples, name), part in parts.items():
+        for (examples, _), part in parts.items():
             frame = pandas.read_parquet(part.path / SCORES)
-            if name == TRAINING:
-                frame["metric"] = frame["metric"].replace("reward.reward_model", "reward.training")
+            frame["metric"] = frame["metric"].replace("reward.reward_model.training", "reward.training")
             frames.append(frame[frame["metric"].isin(METRICS)].assign(examples=examples))
         table = pandas.concat(frames, ignore_index=True).drop_duplicates(["examples", "metric", "prompt_id"])
         table.to_parquet(out / ALONG_SCORES, index=False)

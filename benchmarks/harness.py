@@ -24,8 +24,8 @@ from ..results.changes import differences_to_sft, ties
 from ..results.chat import PLAIN_TEMPLATE
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.judge_audit import audit_judges
-from ..results.records import GateError, Generation, InputError, nearest
-from ..results.store import ALONG, GENERATIONS, POLICY, Cell, Run, Stage, Store, digest, folder_digest, read_generations
+from ..results.records import GateError, InputError, nearest
+from ..results.store import ALONG, POLICY, Cell, Run, Stage, Store, digest, folder_digest
 from ..results.summary import summarize
 from . import gates, reward_audit, scoring, stages
 from .along import TRAINING, score_along
@@ -244,8 +244,7 @@ class Harness:
             return []
         scorers = {name: self.evaluators[name] for name in ("reward_model", "gold") if name in self.evaluators}
         scorers["divergence"] = build("evaluators", "divergence", {}, "along training"), {}
-        settings, needs = self._reward_model("training")
-        scorers[TRAINING] = build("evaluators", "reward_model", settings, "along training"), needs
+        scorers[TRAINING] = self._training_reward_model()
         return [
             self._timed(
                 f"{label}, checkpoints along training",
@@ -253,9 +252,9 @@ class Harness:
                     self.shop,
                     scorers,
                     trained,
-                    lambda policy: _responses(self._generate(policy, prompts, seed)),
-                    _responses(answers),
-                    _responses(baseline),
+                    lambda policy: scoring.responses(self._generate(policy, prompts, seed)),
+                    scoring.responses(answers),
+                    scoring.responses(baseline),
                 ),
             )
         ]
@@ -280,11 +279,7 @@ class Harness:
                 settings = judge_settings(settings, self.judges, self.shop.tuning.device, self.request.root)
             found[name] = (build("evaluators", name, settings, f"benchmark {self.spec.name}, evaluators.{name}"), needs)
             if name == "reward_model":
-                training, tuning = self.reward_models["training"], self.shop.tuning
-                found["training_reward_model"] = (
-                    RewardModelWinRate(str(training.path), tuning, label="reward_model.training"),
-                    {"model": training.key, "tuning": digest(dataclasses.asdict(tuning))},
-                )
+                found[TRAINING] = self._training_reward_model()
         return found
 
     def _reward_model(self, role: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -292,6 +287,11 @@ class Harness:
         checkpoint = self.reward_models[role]
         settings = {"model": str(checkpoint.path), "tuning": self.shop.tuning}
         return settings, {"model": checkpoint.key, "tuning": digest(dataclasses.asdict(self.shop.tuning))}
+
+    def _training_reward_model(self) -> tuple[RewardModelWinRate, dict[str, str]]:
+        """The reward model that methods are trained on as an evaluator, with the keys of what it is given."""
+        settings, needs = self._reward_model("training")
+        return RewardModelWinRate(**settings, label="reward_model.training"), needs
 
     def _check_evaluators(self, tuning: Tuning) -> None:
         """Construct every evaluator once with what it will be given, so that a wrong setting is told at the start."""
@@ -472,10 +472,6 @@ class Harness:
             cells = len(self.methods) * self.request.seeds
             if said := most(judge, cells, spec.evaluation.prompts, question):
                 self.say(f"judge: {said}; verdicts on disk are not paid again")
-
-
-def _responses(stage: Stage) -> tuple[str, Callable[[], list[Generation]]]:
-    return stage.content, lambda: read_generations(stage.path / GENERATIONS)
 
 
 def judge_settings(settings: dict[str, Any], judges: dict[str, Checkpoint], device: str, root: Path) -> dict[str, Any]:

@@ -112,8 +112,7 @@ def score(
         inputs = {"evaluator": name, "scores": digest([dataclasses.astuple(s) for s in scores])}
         return shop.store.stage("scores", inputs, lambda out: stages.write_scores(out / SCORES, scores))
     if not getattr(evaluator, "needs_policy", False):
-        both = [(stage.content, _reader(stage)) for stage in (answers, baseline)]
-        return stages.score(shop, name, evaluator, needs, *both)
+        return stages.score(shop, name, evaluator, needs, responses(answers), responses(baseline))
 
     def build(out: Path) -> None:
         with opened(shop, sft, policy, limits) as (ours, reference):
@@ -139,5 +138,6 @@ def _read(stage: Stage) -> list[Generation]:
     return read_generations(stage.path / GENERATIONS)
 
 
-def _reader(stage: Stage) -> Callable[[], list[Generation]]:
-    return lambda: _read(stage)
+def responses(stage: Stage) -> tuple[str, Callable[[], list[Generation]]]:
+    """The content key of a stage's responses, and how to read them."""
+    return stage.content, lambda: _read(stage)

@@ -11,14 +11,16 @@ White space around each text is dropped, so a row has the same id in every forma
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..results.records import InputError, Message, nearest
 from ..results.store import digest
 from .files import open_source
+
+Row = TypeVar("Row")  # with an id
 
 PAIRED = ("chosen", "rejected")
 ROLES = ("system", "user", "assistant")
@@ -96,23 +98,18 @@ def from_rows(rows: Iterable[Mapping[str, Any]], source: str) -> Preferences:
 
     InputError if there are no rows, `chosen` or `rejected` is in none of them, or no row can be used.
     """
-    kept: dict[str, PreferenceRow] = {}
-    dropped: Counter[str] = Counter()
     columns: set[str] = set()
     read = 0
-    for raw in rows:
-        read += 1
-        columns |= raw.keys()
-        try:
-            row = normalise(raw)
-            if row.id in kept:
-                raise Unusable("duplicate row")
-        except Unusable as reason:
-            dropped[str(reason)] += 1
-        else:
-            kept[row.id] = row
+
+    def counted() -> Iterator[Mapping[str, Any]]:
+        nonlocal read
+        for raw in rows:
+            read += 1
+            columns.update(raw)
+            yield raw
+
+    kept, counts = brought_to_one_form(counted(), normalise)
     check_columns(columns, read, source)
-    counts = dict(dropped.most_common())
     if not kept:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.items())
         raise InputError(
@@ -120,8 +117,25 @@ def from_rows(rows: Iterable[Mapping[str, Any]], source: str) -> Preferences:
             "chosen and rejected, that differ"
             + ("" if "prompt" in columns else f"; there is no field 'prompt', {nearest('prompt', columns)}")
         )
-    content = [asdict(row) for row in kept.values()]
-    return Preferences(tuple(kept.values()), source, read, counts, digest(content))
+    return Preferences(tuple(kept), source, read, counts, digest([asdict(row) for row in kept]))
+
+
+def brought_to_one_form(
+    rows: Iterable[Mapping[str, Any]], form: Callable[[Mapping[str, Any]], Row]
+) -> tuple[list[Row], dict[str, int]]:
+    """The usable rows, each once by its id, and the count of the others by reason, most common first."""
+    kept: dict[str, Row] = {}
+    dropped: Counter[str] = Counter()
+    for raw in rows:
+        try:
+            row = form(raw)
+            if row.id in kept:
+                raise Unusable("duplicate row")
+        except Unusable as reason:
+            dropped[str(reason)] += 1
+        else:
+            kept[row.id] = row
+    return list(kept.values()), dict(dropped.most_common())
 
 
 def split_by_prompt(
@@ -176,7 +190,7 @@ def pair_of(raw: Mapping[str, Any]) -> PreferenceRow:
         if not messages[-1]["content"]:
             raise Unusable(f"{side} is empty")
     prompt = _prompt(given, chosen[:-1], rejected[:-1])
-    _check_prompt(prompt)
+    check_prompt(prompt)
     replies = chosen[-1]["content"], rejected[-1]["content"]
     if replies[0] == replies[1]:
         raise Unusable("chosen equals rejected")
@@ -192,7 +206,7 @@ def prompt_of(raw: Mapping[str, Any]) -> tuple[Message, ...]:
     if not given:
         chosen, rejected = (messages_of(raw.get(side), side, "assistant") for side in ("chosen", "rejected"))
         given = _prompt([], chosen[:-1], rejected[:-1])
-    _check_prompt(given)
+    check_prompt(given)
     return tuple(given)
 
 
@@ -205,7 +219,8 @@ def no_preference(raw: Mapping[str, Any]) -> str | None:
     return "tie" if str(raw.get("tie")).lower() in ("true", "1") or raw.get("answer") == "tie" else None
 
 
-def _check_prompt(prompt: list[Message]) -> None:
+def check_prompt(prompt: list[Message]) -> None:
+    """Unusable says why messages are no prompt."""
     if not any(message["role"] == "user" for message in prompt):
         raise Unusable("prompt has no user message")
     if prompt[-1]["role"] != "user":

@@ -3,8 +3,7 @@
 A row has `prompt` and `completion`, each text or chat messages, and `label` (true or false), as TRL reads them.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from ..results.records import InputError, Message
 from ..results.store import digest
 from .files import read_file
-from .read import Unusable, check_columns, messages_of
+from .read import Unusable, brought_to_one_form, check_columns, check_prompt, messages_of
 
 LABELS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}  # 1 is True to Python
 
@@ -34,34 +33,17 @@ def read_unpaired(source: str) -> tuple[list[RatedRow], dict[str, int]]:
         raise InputError(f"there is no file {source}; give a file with rows of prompt, completion and label")
     raw = list(read_file(path))
     check_columns({name for row in raw for name in row}, len(raw), path, ("completion", "label"))
-    rows, dropped = rated_rows(raw)
+    rows, dropped = brought_to_one_form(raw, _row)
     if not rows:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
         raise InputError(f"{source}: none of its rows can be used ({reasons}); a row needs prompt, completion, label")
     return rows, dropped
 
 
-def rated_rows(raw: Iterable[Mapping[str, Any]]) -> tuple[list[RatedRow], dict[str, int]]:
-    """Bring rows to one form; those that cannot be used are counted by reason."""
-    kept: dict[str, RatedRow] = {}
-    dropped: Counter[str] = Counter()
-    for fields in raw:
-        try:
-            row = _row(fields)
-            if row.id in kept:
-                raise Unusable("duplicate row")
-        except Unusable as reason:
-            dropped[str(reason)] += 1
-        else:
-            kept[row.id] = row
-    return list(kept.values()), dict(dropped.most_common())
-
-
 def _row(fields: Mapping[str, Any]) -> RatedRow:
     prompt = messages_of(fields.get("prompt"), "prompt", "user")
     reply = messages_of(fields.get("completion"), "completion", "assistant")
-    if prompt[-1]["role"] != "user":
-        raise Unusable("prompt does not end with the user's turn")
+    check_prompt(prompt)
     if len(reply) != 1 or reply[0]["role"] != "assistant":
         raise Unusable("completion is not one reply")
     label = fields.get("label")
