@@ -283,8 +283,8 @@ def main() -> NoReturn:
         app()
     except InputError as error:
         _end(str(error), 2)
-    except KeyboardInterrupt:
-        _end("interrupted; finished stages are kept, the same command goes on from there", 130)
+    except KeyboardInterrupt as stopped:
+        _end(str(stopped) or "interrupted; finished stages are kept, the same command goes on from there", 130)
     except GateError as error:
         _end(str(error), 1)
     except OSError as error:

@@ -26,6 +26,7 @@ from ..methods.base import Budget, Ledger, Pair, PairDataset, Prompt, PromptData
 from ..methods.loop import fit
 from ..methods.losses import reward_model as reward_model_loss
 from ..methods.policy import Policy
+from ..methods.resume import EVERY
 from ..methods.rollout import sample, to_generations
 from ..results.checkpoint import Checkpoint, Tuning, merge_adapter, open_network
 from ..results.records import Generation, InputError, Reward, Score
@@ -56,6 +57,8 @@ class Workshop:
     tuning: Tuning
     packages: dict[str, str]
     """Versions of the libraries that numbers depend on."""
+    checkpoint_every: float = EVERY
+    """Seconds between the checkpoints from which a training that was stopped goes on."""
 
     def inputs(self, code: Iterable[str] = TRAINING_CODE, **more: Any) -> dict[str, Any]:
         return {
@@ -105,7 +108,7 @@ def train_sft(
             loss,
             lambda e: len(e.prompt.ids) + len(e.response),
             ledger=ledger,
-            **_recipe(settings, shop.tuning, seed=0, label="SFT"),
+            **_recipe(settings, shop, seed=0, label="SFT"),
         )
         ledger.close()
         model = merge_adapter(policy.network)
@@ -148,7 +151,7 @@ def train_reward_model(
             loss,
             lambda p: 2 * (len(p.prompt.ids) + max(len(p.chosen), len(p.rejected))),
             ledger=ledger,
-            **_recipe(settings, shop.tuning, seed=seed, label=f"reward model {seed}"),
+            **_recipe(settings, shop, seed=seed, label=f"reward model {seed}"),
         )
         ledger.close()
         rows = [p.prompt.ids + p.chosen for p in heldout] + [p.prompt.ids + p.rejected for p in heldout]
@@ -223,6 +226,7 @@ def train_cell(
             reward_model=reward_model,
             unpaired=unpaired,
             along=along,
+            checkpoint_every=shop.checkpoint_every,
         )
         started = time.monotonic()
         checkpoint = method.train(task)
@@ -372,7 +376,7 @@ def settings_of(plugin: Any) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=str))
 
 
-def _recipe(settings: Supervised, tuning: Tuning, *, seed: int, label: str) -> dict[str, Any]:
+def _recipe(settings: Supervised, shop: Workshop, *, seed: int, label: str) -> dict[str, Any]:
     return {
         "total_examples": settings.examples,
         "batch_size": settings.batch_size,
@@ -380,9 +384,10 @@ def _recipe(settings: Supervised, tuning: Tuning, *, seed: int, label: str) -> d
         "warmup": 0.05,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
-        "micro_tokens": tuning.micro_tokens,
+        "micro_tokens": shop.tuning.micro_tokens,
         "seed": seed,
         "label": label,
+        "checkpoint_every": shop.checkpoint_every,
     }
 
 

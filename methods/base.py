@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..results.checkpoint import Checkpoint, Network, Tuning
 from ..results.records import Message, Reward
-from ..results.store import ALONG
+from ..results.store import ALONG, COST, METRICS
+from .resume import EVERY
 
 Ids = tuple[int, ...]
 
@@ -114,6 +115,8 @@ class TrainingTask:
     """Replies rated on their own, where the benchmark has such; their prompts are not evaluated."""
     along: int = 0
     """Checkpoints to save on the way, evenly spaced over the budget, into `out / "along"`; `Snapshots` does it."""
+    checkpoint_every: float = EVERY
+    """Seconds between the checkpoints from which a training that was stopped goes on."""
 
 
 class Method(Protocol):
@@ -144,6 +147,8 @@ class Ledger:
     generated_tokens: int = 0
     reward_queries: int = 0
     started: float = field(default_factory=time.monotonic)
+    phases: int = 0
+    """Trainings begun in this folder, one after another."""
 
     @classmethod
     def of(cls, network: Network, out: Path) -> "Ledger":
@@ -151,6 +156,26 @@ class Ledger:
         _reset_peak_memory()
         trainable = sum(p.numel() for p in network.parameters)
         return cls(out, network.size, min(1.0, trainable / network.size))
+
+    def phase(self, label: str) -> str:
+        """The name of a training that begins now, for its checkpoints; the first one begins the log anew."""
+        if not self.phases:
+            (self.out / METRICS).unlink(missing_ok=True)
+        self.phases += 1
+        return f"{self.phases} {label}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """All counts, and the seconds so far."""
+        return self._counts() | {"seconds": time.monotonic() - self.started}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.started = time.monotonic() - state["seconds"]
+        for name in self._counts():
+            setattr(self, name, state[name])
+
+    def _counts(self) -> dict[str, int]:
+        skip = ("out", "network_size", "trainable_share", "started", "phases")
+        return {name: value for name, value in asdict(self).items() if name not in skip}
 
     def log(self, **values: float) -> None:
         """Append a line to metrics.jsonl, with the step, the examples and the seconds so far."""
@@ -160,7 +185,7 @@ class Ledger:
             "seconds": round(time.monotonic() - self.started, 3),
             **values,
         }
-        with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as stream:
+        with open(self.out / METRICS, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
@@ -168,14 +193,8 @@ class Ledger:
         forward = 2.0 * self.network_size
         flops = self.trained_tokens * forward * (2 + self.trainable_share)
         flops += (self.scored_tokens + self.generated_tokens) * forward
-        skip = ("out", "network_size", "trainable_share", "started")
-        costs = {name: value for name, value in asdict(self).items() if name not in skip}
-        costs |= {
-            "seconds": time.monotonic() - self.started,
-            "flops": flops,
-            "peak_memory_mb": _peak_memory(),
-        }
-        (self.out / "cost.json").write_text(json.dumps(costs, indent=2))
+        costs = self.state_dict() | {"flops": flops, "peak_memory_mb": _peak_memory()}
+        (self.out / COST).write_text(json.dumps(costs, indent=2))
 
 
 class Snapshots:
@@ -184,6 +203,12 @@ class Snapshots:
     def __init__(self, task: TrainingTask):
         self.folder = task.out / ALONG
         self.marks = [task.budget.examples * k / (task.along + 1) for k in range(1, task.along + 1)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"marks": self.marks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.marks = state["marks"]
 
     def reached(self, examples: int, save: Callable[[Path], None]) -> None:
         """Call with the examples spent so far, after an update of the policy; save(folder) writes the policy.

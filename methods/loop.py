@@ -1,15 +1,16 @@
 """The one optimizer loop: SFT, reward models and every method train through it."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..results.checkpoint import micro_batches
 from .base import Ledger, TrainingError, shuffled
+from .resume import EVERY, Stateful, StepCheckpoints, Weights
 
 Example = TypeVar("Example")
 
@@ -47,6 +48,27 @@ class Optimizer:
     @property
     def lr(self) -> float:
         return self.schedule.get_last_lr()[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adam's moments by parameter, and how many steps were done."""
+        state: dict[str, Any] = {"steps": self.schedule.last_epoch}
+        for i, parameter in enumerate(self.parameters):
+            state |= {f"{i} {name}": value for name, value in self.adam.state.get(parameter, {}).items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        steps = state["steps"]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            if key != "steps":
+                i, _, name = key.partition(" ")
+                moments.setdefault(int(i), {})[name] = value.to(self.parameters[int(i)].device)
+        for i, found in moments.items():
+            self.adam.state[self.parameters[i]] = found
+        rate = self.schedule.lr_lambdas[0](steps) * self.schedule.base_lrs[0]
+        self.schedule.load_state_dict({"last_epoch": steps, "_last_lr": [rate], "lr_lambdas": [None]})
+        for group in self.adam.param_groups:
+            group["lr"] = rate
 
     def step(self, losses: Iterable[Tensor]) -> dict[str, float]:
         """One update on the sum of the losses, each freed after its backward pass. Returns loss and grad_norm.
@@ -86,13 +108,16 @@ def fit(
     label: str,
     prepare: Callable[[list[Example]], None] = lambda batch: None,
     watch: Callable[[float], dict[str, float]] = lambda share: {},
+    parts: Mapping[str, Stateful] | None = None,
+    checkpoint_every: float = EVERY,
 ) -> None:
     """Train on `total_examples` draws: a fresh permutation each epoch, the same for everyone with the same seed.
 
     loss(batch) returns the losses [batch] and metrics [batch] of some examples; the step's loss is their mean over
     the whole batch, however it is cut into micro-batches. tokens(example): length of its longest row, and a batch of
     rows is cut so that padded rows stay below micro_tokens. prepare(batch) is called once with each whole batch, before
-    its losses; watch(share of the steps done) after each step, and what it returns is logged with it.
+    its losses; watch(share of the steps done) after each step, and what it returns is logged with it. Every so many
+    seconds (checkpoint_every) all is saved, `parts` too, and a training that was stopped goes on from there.
     """
     batch_size = min(batch_size, total_examples)
     steps = total_examples // batch_size
@@ -104,8 +129,11 @@ def fit(
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
     )
-    order = shuffled(len(examples), seed)
-    for number in tqdm(range(steps), desc=label, unit="step", leave=False, disable=None):
+    held = {"weights": Weights(optimizer.parameters), "optimizer": optimizer, "ledger": ledger, **(parts or {})}
+    checkpoints = StepCheckpoints(ledger.out, ledger.phase(label), steps, held, every=checkpoint_every)
+    first = checkpoints.restore()
+    order = islice(shuffled(len(examples), seed), first * batch_size, None)
+    for number in checkpoints.steps(first, label):
         batch = [examples[next(order)] for _ in range(batch_size)]
         sums: dict[str, float] = {}
         prepare(batch)

@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
-from tqdm import tqdm
 
 from ..results.checkpoint import Checkpoint, Network
 from .base import Ledger, Snapshots, TrainingError, TrainingTask, shuffled
 from .loop import Optimizer
 from .policy import Policy, Sequences, TokenValues
+from .resume import Stateful, StepCheckpoints, Weights
 from .rollout import Sample, sample, to_generations
 from .signals import Probe, response_signals
 
@@ -76,12 +76,29 @@ class OnlineTrainer:
         """Learn from a round's samples; returns what to log."""
         raise TypeError(f"{type(self).__name__} must define round(number, samples)")
 
+    def parts(self) -> dict[str, Stateful]:
+        """All that a round changes, for checkpoints."""
+        return {"policy": Weights(self.policy.network.parameters), "optimizer": self.optimizer, "trainer": self}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the trainer itself holds from round to round."""
+        return {"permutations": self.permutations.get_state(), "scale": self.scale}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.permutations.set_state(state["permutations"])
+        self.scale = tuple(state["scale"]) if state["scale"] else None
+
     def run(self) -> None:
-        order = shuffled(len(self.task.prompts), self.task.seed)
         label = f"{type(self.method).__name__} seed {self.task.seed}"
         watch = Probe(self.task, self.policy, self.ledger, with_samples=False)  # a round's responses are samples enough
         snapshots = Snapshots(self.task)
-        for number in tqdm(range(self.rounds), desc=label, unit="round", leave=False, disable=None):
+        held = {**self.parts(), "ledger": self.ledger, "probe": watch, "snapshots": snapshots}
+        checkpoints = StepCheckpoints(
+            self.task.out, self.ledger.phase(label), self.rounds, held, every=self.task.checkpoint_every
+        )
+        first = checkpoints.restore()
+        order = itertools.islice(shuffled(len(self.task.prompts), self.task.seed), first * self.prompts_per_round, None)
+        for number in checkpoints.steps(first, label, unit="round"):
             chosen = [self.task.prompts.prompts[i] for i in itertools.islice(order, self.prompts_per_round)]
             samples = sample(
                 self.policy,

@@ -87,6 +87,8 @@ class OfflineMethod:
             label=f"{type(self).__name__} seed {task.seed}",
             prepare=prepare,
             watch=watch,
+            parts={"probe": probe, "snapshots": snapshots},
+            checkpoint_every=task.checkpoint_every,
         )
 
 

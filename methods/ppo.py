@@ -6,7 +6,7 @@ estimate advantages with the critic's values; then several epochs of clipped upd
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -18,6 +18,7 @@ from .base import TrainingError, TrainingTask
 from .loop import Optimizer
 from .online import OnlineMethod, OnlineTrainer
 from .policy import Policy, Sequences, TokenValues, response_states
+from .resume import Stateful, Weights
 from .rollout import Sample
 
 
@@ -104,6 +105,20 @@ class Trainer(OnlineTrainer):
         learning = max(1, self.rounds - method.critic_warmup)
         self.optimizer = self.optimizer_for(policy.network, method.lr, per_round * learning)
         self.critic_optimizer = self.optimizer_for(critic, method.critic_lr, per_round * self.rounds)
+
+    def parts(self) -> dict[str, Stateful]:
+        return {
+            **super().parts(),
+            "critic": Weights(self.critic.parameters),
+            "critic_optimizer": self.critic_optimizer,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "beta": self.beta}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.beta = state["beta"]
 
     def round(self, number: int, samples: list[Sample]) -> dict[str, float]:
         rollout, signals = self.score(samples)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -32,6 +33,12 @@ class Probe:
         self.sides = [[(p.prompt.ids, getattr(p, side)) for p in pairs] for side in ("chosen", "rejected")]
         self.start = [self._total(self.reference, side) for side in self.sides]
         self.shares = list(SHARES)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shares": self.shares}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.shares = state["shares"]
 
     def __call__(self, share: float) -> dict[str, float]:
         """What is to be logged when this share of the training is done: nothing, most of the time."""

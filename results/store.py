@@ -38,6 +38,7 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
     "scores.parquet",
     "policy",
 )
+STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
 
 
@@ -118,7 +119,7 @@ class Store:
         """The stage made from these inputs, if it is on disk and every file still has its recorded hash."""
         key = digest({"stage": name, **inputs})
         folder = self.root / "cache" / name / key[:20]
-        return Stage(folder, key, fresh=False) if _is_whole(folder, key) else None
+        return Stage(folder, key, fresh=False) if is_whole(folder, key) else None
 
     def stage(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
         """Return the stage made from these inputs, calling `build(folder)` only if it is not there yet.
@@ -137,13 +138,18 @@ class Store:
             folder = parent / key[:20]
             if folder.exists():  # damaged: kept aside, for nothing on disk is ever lost
                 folder.rename(parent / f"{key[:20]}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
-            partial = Path(tempfile.mkdtemp(prefix=f".{key[:20]}.", suffix=".partial", dir=parent))
+            partial = parent / f".{key[:20]}.partial"
+            if not (partial / STEPS).is_dir():  # with step checkpoints a training goes on from them
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
             try:
                 build(partial)
-                _seal(partial, {"stage": name, "key": key, "inputs": inputs})
+                shutil.rmtree(partial / STEPS, ignore_errors=True)
+                seal(partial, {"stage": name, "key": key, "inputs": inputs})
                 partial.rename(folder)
             except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
+                if not (partial / STEPS).is_dir():
+                    shutil.rmtree(partial, ignore_errors=True)
                 raise
         return Stage(folder, key, fresh=True)
 
@@ -234,7 +240,7 @@ class Run:
         for stage in stages:
             for name in _files(stage.path):
                 _link(stage.path / name, partial / name)
-        _seal(partial, {"method": method, "seed": seed, "stages": {s.path.parent.name: s.key for s in stages}})
+        seal(partial, {"method": method, "seed": seed, "stages": {s.path.parent.name: s.key for s in stages}})
         if _is_same(cell, partial):
             shutil.rmtree(partial)
         else:
@@ -273,7 +279,8 @@ def _files(folder: Path) -> list[str]:
     return sorted(n for n in names if n != MANIFEST and not any(part.startswith(".") for part in n.split("/")))
 
 
-def _seal(folder: Path, record: dict[str, Any]) -> None:
+def seal(folder: Path, record: dict[str, Any]) -> None:
+    """Bring a folder's files to the disk and write its manifest with their hashes, last."""
     files = {}
     for name in _files(folder):
         with open(folder / name, "rb") as stream:
@@ -282,10 +289,11 @@ def _seal(folder: Path, record: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, {**record, "created": datetime.now(UTC).isoformat(), "files": files})
 
 
-def _is_whole(folder: Path, key: str) -> bool:
+def is_whole(folder: Path, key: str | None = None) -> bool:
+    """Whether a folder has a manifest (with this key) and every file in it the recorded hash."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        return manifest["key"] == key and all(
+        return manifest.get("key") == key and all(
             file_digest(folder / name) == expected for name, expected in manifest["files"].items()
         )
     except (OSError, ValueError, KeyError):

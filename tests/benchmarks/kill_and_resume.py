@@ -1,0 +1,124 @@
+"""Kill trainings at random moments, let them go on, and compare the end with that of one that was never stopped.
+
+python kill_and_resume.py MODEL FOLDER KILLS STAGE ... prints a line of JSON a stage. This process forks those that are
+killed and never trains itself, for a fork of a process with threads may hang.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+import peft  # noqa: F401  (imported here once, or every fork would do it)
+import torch
+import torch._dynamo  # noqa: F401
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification  # noqa: F401
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+from alignment_bench.benchmarks.spec import Supervised, SupervisedFineTuning
+from alignment_bench.benchmarks.stages import Workshop, pair_dataset, train_cell, train_reward_model, train_sft
+from alignment_bench.methods.base import Pair, Prompt, PromptDataset
+from alignment_bench.methods.dpo import DPO
+from alignment_bench.methods.orpo import ORPO
+from alignment_bench.methods.ppo import PPO
+from alignment_bench.results.checkpoint import Checkpoint, Tuning
+from alignment_bench.results.store import COST, METRICS, Store, read_jsonl
+
+PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11, *range(12, 12 + i))) for i in range(6)]
+PAIRS = [Pair(f"x{i}", p, (20 + i, 30, 1), (40 + i, 41, 42, 1)) for i, p in enumerate(PROMPTS)]
+TUNING = Tuning(precision="fp32", device="cpu")
+METHODS = {
+    "dpo": DPO(lr=1e-3, batch_size=4),
+    "orpo": ORPO(lr=1e-3, batch_size=4),
+    "ppo": PPO(lr=1e-3, rollout_size=8, minibatch_size=4, epochs=2, target_kl=0.1),
+}
+
+
+def train(name: str, tiny: Checkpoint, root: Path, every: float) -> None:
+    """Train one stage in this process, 10 steps or 5 rounds, a checkpoint every so many seconds."""
+    shop = Workshop(Store(root), TUNING, {}, checkpoint_every=every)
+    if name == "sft":
+        train_sft(shop, tiny, SupervisedFineTuning(examples=40, lr=1e-3, batch_size=4), PAIRS, PAIRS[:2])
+    elif name == "reward_model":
+        train_reward_model(shop, tiny, Supervised(examples=40, lr=1e-3, batch_size=4), PAIRS, PAIRS[:2], 1)
+    else:
+        train_cell(
+            shop,
+            name,
+            METHODS[name],
+            base=tiny,
+            sft=tiny,
+            pairs=pair_dataset(shop, tiny, PAIRS),
+            unpaired=(),
+            prompts=PromptDataset(PROMPTS, 5),
+            reward=lambda: lambda responses: [float(len(g.response)) for g in responses],
+            reward_model=tiny,
+            budget=40,
+            seed=0,
+            along=2,
+        )
+
+
+def result(root: Path) -> tuple[dict[str, bytes], list, dict]:
+    """All that a training leaves but for times and memory."""
+    (cost_path,) = root.glob(f"cache/*/[!.]*/{COST}")
+    folder = cost_path.parent
+    files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.safetensors")}
+    log = [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(folder / METRICS)]
+    cost = json.loads(cost_path.read_text())
+    return files, log, {k: v for k, v in cost.items() if k not in ("seconds", "peak_memory_mb")}
+
+
+def in_child(work, kill_at: int | None = None) -> int | None:
+    """Do the work in a fork, which kills itself at a call of any function; returns the calls, None if it was killed."""
+    reading, writing = os.pipe()
+    if child := os.fork():
+        os.close(writing)
+        with os.fdopen(reading) as stream:
+            said = stream.read()
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the child failed; see its output"
+        return int(said) if said else None
+    code, calls = 1, 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event == "call"
+        if calls == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        torch.set_num_threads(1)
+        sys.setprofile(count)
+        work()
+        sys.setprofile(None)
+        os.write(writing, str(calls).encode())
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def kill_and_resume(name: str, tiny: Checkpoint, folder: Path, kills: int) -> dict:
+    """Kill trainings of one stage so many times, each going on where the last one was killed."""
+    rng = random.Random(name)
+    calls = in_child(lambda: train(name, tiny, folder / "whole", every=1e9))
+    killed, same, ended = 0, True, 0
+    while killed < kills:
+        again = folder / f"ended {ended}"
+        while in_child(lambda root=again: train(name, tiny, root, every=0.0), rng.randrange(calls)) is None:
+            killed += 1
+        same, ended = same and result(again) == result(folder / "whole"), ended + 1
+    return {"stage": name, "killed": killed, "ended": ended, "same": same, "files": len(result(again)[0])}
+
+
+def main(model: str, folder: str, kills: str, *stages: str) -> None:
+    get_checkpoint_conversion_mapping("llama")  # fills transformers' cache
+    for name in stages:
+        found = kill_and_resume(name, Checkpoint(Path(model), key="tiny"), Path(folder) / name, int(kills))
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

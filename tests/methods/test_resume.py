@@ -1,0 +1,134 @@
+"""Step checkpoints: stopping on request, damaged checkpoints, and trainings one after another in one folder."""
+
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from alignment_bench.methods.base import Ledger
+from alignment_bench.methods.loop import fit
+from alignment_bench.results.store import METRICS, STEPS, read_jsonl
+
+NUMBERS = [0.5, -1.0, 2.0, 0.25, 1.5]
+
+
+def train(out, *, at_step=None, do=None, every=0.0, label="fit"):
+    """Ten steps of a linear model on numbers; `do` is called within the given step. Returns its final weights."""
+    out.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+    ledger = Ledger(out, network_size=2)
+    train_more(ledger, model, at_step=at_step, do=do, every=every, label=label)
+    return model.weight.detach().clone()
+
+
+def train_more(ledger, model, *, at_step=None, do=None, every=0.0, label="fit"):
+    def loss(batch):
+        if ledger.optimizer_steps == at_step and do:
+            do()
+        errors = (model(torch.tensor(batch)[:, None])[:, 0] - 1.0) ** 2
+        return errors, {"error": errors.detach() + torch.rand(len(batch))}
+
+    fit(
+        NUMBERS,
+        list(model.parameters()),
+        loss,
+        lambda number: 1,
+        ledger=ledger,
+        total_examples=20,
+        batch_size=2,
+        lr=0.1,
+        warmup=0.2,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        micro_tokens=8,
+        seed=3,
+        label=label,
+        checkpoint_every=every,
+    )
+
+
+def log(out):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(out / METRICS)]
+
+
+def press(times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """Weights and log of a training that was never stopped."""
+    return train(tmp_path / "whole", every=1e9), log(tmp_path / "whole")
+
+
+def test_asked_to_stop_it_ends_the_step_saves_and_goes_on_later(tmp_path, whole, capsys):
+    """Step 5 of 10 (the fifth, in which 4 are done) is finished; the same weights and log in the end."""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after step 5 of 10 of fit, which is saved; the same command"):
+        train(tmp_path / "x", at_step=4, do=press, every=1e9)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "once more to stop at once" in capsys.readouterr().err
+    assert len(log(tmp_path / "x")) == 5
+    calls = []
+    assert train(tmp_path / "x", at_step=4, do=lambda: calls.append(1)) == whole[0]
+    assert not calls, "step 5 was done twice"
+    assert log(tmp_path / "x") == whole[1]
+
+
+def test_asked_twice_it_stops_at_once(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(tmp_path / "x", at_step=4, do=lambda: press(2), every=1e9)
+    assert not str(stopped.value)
+    assert len(log(tmp_path / "x")) == 4
+    assert train(tmp_path / "x") == whole[0]
+    assert log(tmp_path / "x") == whole[1]
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json", METRICS])
+@pytest.mark.parametrize("harm", ["flip", "empty", "half", "almost", "gone"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, whole, capsys, name, harm):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "x", at_step=6, do=lambda: press(2))
+    newest, before = sorted((tmp_path / "x" / STEPS).glob("[0-9]*"), reverse=True)
+    assert (int(newest.name), int(before.name)) == (6, 5)
+    data = bytearray((newest / name).read_bytes())
+    if harm == "flip":
+        data[len(data) // 2] ^= 4
+    (newest / name).write_bytes(data[: {"empty": 0, "half": len(data) // 2, "almost": len(data) * 99 // 100}.get(harm)])
+    if harm == "gone":
+        (newest / name).unlink()
+    assert train(tmp_path / "x") == whole[0]
+    assert log(tmp_path / "x") == whole[1]
+    assert str(newest) in capsys.readouterr().err
+
+
+def test_all_checkpoints_damaged_means_from_the_start(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "x", at_step=6, do=lambda: press(2))
+    for file in (tmp_path / "x" / STEPS).glob("*/state.json"):
+        file.unlink()
+    assert train(tmp_path / "x") == whole[0]
+    assert log(tmp_path / "x") == whole[1]
+
+
+def test_two_trainings_in_one_folder(tmp_path):
+    """Stopped in the second of two, both are done again, for the first one's end is not on disk."""
+
+    def both(out, do=None):
+        torch.manual_seed(0)
+        out.mkdir(exist_ok=True)
+        model = nn.Linear(1, 1)
+        ledger = Ledger(out, network_size=2)
+        train_more(ledger, model)
+        train_more(ledger, model, at_step=14, do=do)
+        return model.weight.detach().clone()
+
+    expected = both(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        both(tmp_path / "x", do=press)
+    assert both(tmp_path / "x") == expected
+    assert log(tmp_path / "x") == log(tmp_path / "whole")
