@@ -173,10 +173,10 @@ def train(model: LlamaForCausalLM, tokenizer, rows: list, out: Path, *, lr: floa
     """Fit a model to the second parts of (context ids, target ids) rows, each once, in order; save it in fp16."""
     policy = Policy(Network(model.eval(), "lm", TUNING, None, None), tokenizer)
     steps = len(rows) // BATCH
-    optimizer = Optimizer(policy.network.parameters, lr=lr, total_steps=steps, weight_decay=0.01)
+    optimizer = Optimizer(policy.network, lr=lr, total_steps=steps, weight_decay=0.01)
     for step in (bar := tqdm(range(steps), desc=out.name, disable=None)):
         batch = rows[step * BATCH : (step + 1) * BATCH]
-        outcome = optimizer.step([-policy.logps(batch).mean().mean()])
+        outcome = optimizer.step(lambda batch=batch: [-policy.logps(batch).mean().mean()])
         bar.set_postfix(loss=f"{outcome['loss']:.3f}")
     print(f"{out.name}: last loss {outcome['loss']:.3f}", file=sys.stderr)
     model.half().save_pretrained(out)

@@ -11,10 +11,10 @@ import torch
 
 from ..evaluators.base import Conversation
 from ..methods.base import Prompt
-from ..methods.policy import Policy, response_states
+from ..methods.policy import Policy
 from ..methods.rollout import sample, to_generations
 from ..results.chat import encode_prompt, encode_response
-from ..results.checkpoint import Checkpoint, pad
+from ..results.checkpoint import Checkpoint
 from ..results.records import Generation, Message
 from ..results.store import GENERATIONS, SCORES, Stage, digest, read_generations
 from . import stages
@@ -58,15 +58,16 @@ class PolicyInMemory:
     def entropies(self, conversations: Sequence[Conversation]) -> list[float]:
         rows = self._encode(conversations)
         found = [0.0] * len(rows)
-        for group in self.policy.groups(rows):
+
+        def measure(group: list[int]) -> None:
             part = [rows[i] for i in group]
-            hidden = self.policy.network.hidden(*pad([(*p, *r) for p, r in part], self.policy.device))
-            states, mask = response_states(hidden, part)
-            with self.policy.network.autocast():
-                logps = torch.log_softmax(self.policy.network.head(states).float(), dim=-1)
+            logits, _, mask = self.policy.response_logits(part)
+            logps = torch.log_softmax(logits.float(), dim=-1)
             each = torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, -(logps.exp() * logps).sum(-1))
             for i, value in zip(group, (each.sum(1) / mask.sum(1)).tolist(), strict=True):
                 found[i] = value
+
+        self.policy.network.in_groups(rows, measure)
         return found
 
     def network(self) -> tuple[Any, Any]:

@@ -25,6 +25,7 @@ from ..evaluators.reward_model import RewardModel
 from ..methods.base import Budget, Ledger, Pair, PairDataset, Prompt, PromptDataset, RatedReply, TrainingTask
 from ..methods.loop import fit
 from ..methods.losses import reward_model as reward_model_loss
+from ..methods.pairwise import sides_of
 from ..methods.policy import Policy
 from ..methods.resume import EVERY
 from ..methods.rollout import sample, to_generations
@@ -46,7 +47,7 @@ def code_digest(*parts: str) -> str:
     return digest([hashlib.sha256(p.read_bytes()).hexdigest() for p in files])
 
 
-TRAINING_CODE = ("methods", "benchmarks/stages.py", "results/chat.py", "results/checkpoint.py")
+TRAINING_CODE = ("methods", "benchmarks/stages.py", "results/chat.py", "results/checkpoint.py", "results/layout.py")
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,9 @@ def train_sft(
 
         fit(
             examples,
-            policy.network.parameters,
+            policy.network,
             loss,
-            lambda e: len(e.prompt.ids) + len(e.response),
+            lambda e: [(e.prompt.ids, e.response)],
             ledger=ledger,
             **_recipe(settings, shop, seed=0, label="SFT"),
         )
@@ -140,23 +141,22 @@ def train_reward_model(
         ledger = Ledger.of(network, out)
 
         def loss(batch: list[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
-            rows = [p.prompt.ids + p.chosen for p in batch] + [p.prompt.ids + p.rejected for p in batch]
-            ledger.trained_tokens += sum(map(len, rows))
-            chosen, rejected = model.scores(rows).chunk(2)
+            rows = [side for pair in batch for side in sides_of(pair)]
+            ledger.trained_tokens += sum(len(prompt) + len(response) for prompt, response in rows)
+            chosen, rejected = model.scores(rows).view(-1, 2).unbind(1)
             return reward_model_loss(chosen, rejected), {"accuracy": (chosen > rejected).float()}
 
         fit(
             train,
-            network.parameters,
+            network,
             loss,
-            lambda p: 2 * (len(p.prompt.ids) + max(len(p.chosen), len(p.rejected))),
+            sides_of,
             ledger=ledger,
             **_recipe(settings, shop, seed=seed, label=f"reward model {seed}"),
         )
         ledger.close()
-        rows = [p.prompt.ids + p.chosen for p in heldout] + [p.prompt.ids + p.rejected for p in heldout]
-        scores = torch.tensor(model.score_all(rows, progress="held-out pairs"))
-        chosen, rejected = scores.chunk(2)
+        rows = [side for pair in heldout for side in sides_of(pair)]
+        chosen, rejected = torch.tensor(model.score_all(rows, progress="held-out pairs")).view(-1, 2).unbind(1)
         right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
         (out / "gate.json").write_text(json.dumps({"accuracy": _by_prompt(heldout, right.tolist())}))
         network.save(out / MODEL, model.tokenizer)
@@ -178,11 +178,8 @@ def pair_dataset(shop: Workshop, sft: Checkpoint, pairs: list[Pair]) -> PairData
 
     def build(out: Path) -> None:
         reference = Policy.open(sft, shop.tuning, trainable=False)
-        sides = {
-            "chosen": reference.total_logps([(p.prompt.ids, p.chosen) for p in pairs]),
-            "rejected": reference.total_logps([(p.prompt.ids, p.rejected) for p in pairs]),
-        }
-        save_file(sides, out / "reference.safetensors")
+        chosen, rejected = reference.total_logps([s for p in pairs for s in sides_of(p)]).view(-1, 2).T.contiguous()
+        save_file({"chosen": chosen.clone(), "rejected": rejected.clone()}, out / "reference.safetensors")
 
     @lru_cache
     def reference() -> tuple[Tensor, Tensor]:
@@ -384,7 +381,6 @@ def _recipe(settings: Supervised, shop: Workshop, *, seed: int, label: str) -> d
         "warmup": 0.05,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
-        "micro_tokens": shop.tuning.micro_tokens,
         "seed": seed,
         "label": label,
         "checkpoint_every": shop.checkpoint_every,

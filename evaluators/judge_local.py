@@ -12,7 +12,8 @@ from torch import nn
 from tqdm import tqdm
 
 from ..results.chat import encode_prompt
-from ..results.checkpoint import Tuning, micro_batches, pad
+from ..results.checkpoint import Tuning
+from ..results.layout import micro_batches, pad, start_tokens
 from ..results.records import InputError
 from ..results.store import file_digest
 from .judge_cache import Answer, Keep, Verdict
@@ -71,9 +72,10 @@ class LocalAsker:
         direction = head.weight[a].float() - head.weight[b].float()
         bias = getattr(head, "bias", None)
         offset = 0.0 if bias is None else (bias[a].float() - bias[b].float()).item()
+        overhead = start_tokens(sum(p.numel() for p in self.model.parameters()), self.device)
         shared, cache = self._shared_prefix(backbone, [ids[i] for i in fits])
         with tqdm(total=len(fits), desc="judge", unit="question", disable=None) as progress:
-            for group in micro_batches([len(ids[i]) for i in fits], TOKENS):
+            for group in micro_batches([len(ids[i]) for i in fits], TOKENS, overhead):
                 rows = [ids[fits[i]][shared:] for i in group]
                 batch, mask = pad(rows, self.device)
                 more: dict[str, Any] = {"use_cache": False}

@@ -9,7 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..results.chat import encode_prompt, encode_response, load_tokenizer
-from ..results.checkpoint import Network, Tuning, micro_batches, open_network, pad
+from ..results.checkpoint import Network, Tuning, open_network
+from ..results.layout import Ids, Sequences
 from ..results.records import Generation, InputError, Score, win
 
 
@@ -22,32 +23,35 @@ class RewardModel:
 
     def __init__(self, network: Network, tokenizer):
         self.network, self.tokenizer = network, tokenizer
-        self._known: dict[tuple[int, ...], float] = {}
+        self._known: dict[tuple[Ids, Ids], float] = {}
 
     @classmethod
     def open(cls, folder: str | Path, tuning: Tuning) -> "RewardModel":
         return cls(open_network(folder, "score", tuning, trainable=False), load_tokenizer(folder))
 
-    def scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Scores [rows] of token ids (prompt, response, EOS); gradients flow if enabled."""
-        ids, mask = pad(rows, self.network.tuning.device)
-        hidden = self.network.hidden(ids, mask)
-        last = hidden[torch.arange(len(rows), device=hidden.device), mask.sum(1) - 1]
-        return self.network.head(last.float())[:, 0]
+    def scores(self, sequences: Sequences) -> Tensor:
+        """Scores [sequences] of responses (with EOS) to prompts; gradients flow if enabled."""
+        layout = self.network.lay_out(sequences)
+        return self.network.head(self.network.hidden(layout)[layout.last].float())[:, 0]
 
-    def score_all(self, rows: Sequence[Sequence[int]], progress: str | None = None) -> list[float]:
-        """Scores of any number of rows without gradients; each distinct row is computed once."""
-        new = [row for row in dict.fromkeys(map(tuple, rows)) if row not in self._known]
-        groups = micro_batches([len(row) for row in new], self.network.tuning.micro_tokens)
-        with torch.no_grad():
-            for group in tqdm(groups, desc=progress, unit="batch", leave=False, disable=None if progress else True):
-                part = [new[i] for i in group]
-                self._known |= dict(zip(part, self.scores(part).tolist(), strict=True))
-        return [self._known[tuple(row)] for row in rows]
+    def score_all(self, sequences: Sequences, progress: str | None = None) -> list[float]:
+        """Scores of any number of responses without gradients; each distinct one is computed once."""
+        new = [row for row in dict.fromkeys(sequences) if row not in self._known]
+        quiet = None if progress else True
 
-    def encode(self, generation: Generation) -> list[int]:
+        @torch.no_grad()
+        def measure(group: list[int]) -> None:
+            part = [new[i] for i in group]
+            self._known |= dict(zip(part, self.scores(part).tolist(), strict=True))
+            bar.update(len(part))
+
+        with tqdm(total=len(new), desc=progress, unit="response", leave=False, disable=quiet) as bar:
+            self.network.in_groups(new, measure)
+        return [self._known[row] for row in sequences]
+
+    def encode(self, generation: Generation) -> tuple[Ids, Ids]:
         prompt = encode_prompt(self.tokenizer, generation.prompt)
-        return prompt + encode_response(self.tokenizer, generation.response)
+        return tuple(prompt), tuple(encode_response(self.tokenizer, generation.response))
 
     def __call__(self, generations: Sequence[Generation]) -> list[float]:
         return self.score_all([self.encode(g) for g in generations])

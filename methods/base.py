@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from ..results.checkpoint import Checkpoint, Network, Tuning
+from ..results.layout import Ids
 from ..results.records import Message, Reward
 from ..results.store import ALONG, COST, METRICS
 from .resume import EVERY
-
-Ids = tuple[int, ...]
 
 
 class TrainingError(Exception):

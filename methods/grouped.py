@@ -6,10 +6,11 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from ..results.checkpoint import Checkpoint, micro_batches
+from ..results.checkpoint import Checkpoint
+from ..results.layout import Sequences
 from . import losses
 from .base import TrainingTask
-from .online import OnlineMethod, OnlineTrainer, train_online
+from .online import Losses, OnlineMethod, OnlineTrainer, train_online
 from .policy import Policy, TokenValues
 from .rollout import Sample
 
@@ -78,14 +79,16 @@ class GroupedTrainer(OnlineTrainer):
             [s.prompt.id for s in samples[::k]],
             self.prompts_per_step,
             self.method.epochs,
-            lambda prompts, seen: self._losses(prompts, seen, sequences, old, reference, advantages),
+            lambda prompts: self._losses(prompts, sequences, old, reference, advantages),
         )
 
-    def _losses(self, prompts: list[int], seen, sequences, old: TokenValues, reference: TokenValues, advantages):
+    def _losses(
+        self, prompts: list[int], sequences: Sequences, old: TokenValues, reference: TokenValues, advantages: Tensor
+    ) -> Losses:
         """The minibatch's mean loss in micro-batches of whole groups."""
         k = self.samples_per_prompt
-        longest = [max(len(p) + len(r) for p, r in sequences[i * k : (i + 1) * k]) * k for i in prompts]
-        for part in micro_batches(longest, self.policy.network.tuning.micro_tokens):
+        network = self.policy.network
+        for part in network.cut([network.row_tokens(sequences[i * k : (i + 1) * k]) for i in prompts]):
             chosen = [prompts[i] for i in part]
             rows = [i * k + j for i in chosen for j in range(k)]
             self.count([sequences[i] for i in rows])
@@ -93,6 +96,7 @@ class GroupedTrainer(OnlineTrainer):
             width = new.mask.shape[1]
             group = Group(new, old.values[rows, :width], reference.values[rows, :width], advantages[chosen])
             each, watched = self.method.loss(group)
-            for name, values in watched.items():
-                seen.setdefault(name, []).extend(values.tolist())
-            yield each.sum() / len(prompts)
+            yield (
+                each.sum() / len(prompts),
+                {name: float(values.sum()) / len(prompts) for name, values in watched.items()},
+            )

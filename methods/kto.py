@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from ..results.layout import Sequences
 from . import losses
 from .base import Ledger, RatedReply, TrainingError, TrainingTask, rated_replies
 from .pairwise import OfflineMethod, signals
@@ -54,9 +55,9 @@ class KTO(OfflineMethod):
             drift = mismatched_log_ratio(policy, frozen, [r for c in batch for r in c.replies], ledger)
 
         def loss(batch: list[Couple]) -> tuple[Tensor, dict[str, Tensor]]:
-            sequences = [(r.prompt.ids, r.ids) for c in batch for r in c.replies]
-            ledger.trained_tokens += sum(len(prompt) + len(response) for prompt, response in sequences)
-            logps = policy.logps(sequences).sum().view(-1, 2)
+            rows = [row for couple in batch for row in sequences(couple)]
+            ledger.trained_tokens += sum(len(prompt) + len(response) for prompt, response in rows)
+            logps = policy.logps(rows).sum().view(-1, 2)
             reference = torch.tensor([c.reference for c in batch], device=policy.device)
             good = torch.tensor([[r.good for r in c.replies] for c in batch], device=policy.device)
             desirable, undesirable = (
@@ -68,10 +69,10 @@ class KTO(OfflineMethod):
                 watched |= signals(logps[:, 0], logps[:, 1], reference[:, 0], reference[:, 1])
             return each.mean(1), watched
 
-        def tokens(couple: Couple) -> int:
-            return 2 * max(len(r.prompt.ids) + len(r.ids) for r in couple.replies)
+        def sequences(couple: Couple) -> Sequences:
+            return [(r.prompt.ids, r.ids) for r in couple.replies]
 
-        self.run(policy, task, ledger, couples, loss, tokens, prepare)
+        self.run(policy, task, ledger, couples, loss, sequences, prepare)
 
     def _couples(self, task: TrainingTask, frozen: Policy, ledger: Ledger) -> list[Couple]:
         if self.data == "pairs":

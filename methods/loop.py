@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..results.checkpoint import micro_batches
+from ..results.checkpoint import Network
+from ..results.layout import Sequences
 from .base import Ledger, TrainingError, shuffled
 from .resume import EVERY, Stateful, StepCheckpoints, Weights
 
@@ -26,7 +27,7 @@ class Optimizer:
 
     def __init__(
         self,
-        parameters: Sequence[nn.Parameter],
+        network: Network,
         *,
         lr: float,
         total_steps: int,
@@ -37,7 +38,8 @@ class Optimizer:
     ):
         """total_steps: optimizer steps to come; warmup: share of them; max_grad_norm: of all gradients together;
         epsilon: added to Adam's denominator."""
-        self.parameters = [p for p in parameters if p.requires_grad]
+        self.network = network
+        self.parameters = [p for p in network.parameters if p.requires_grad]
         self.max_grad_norm = max_grad_norm
         fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)
         self.adam = torch.optim.AdamW(
@@ -70,16 +72,14 @@ class Optimizer:
         for group in self.adam.param_groups:
             group["lr"] = rate
 
-    def step(self, losses: Iterable[Tensor]) -> dict[str, float]:
+    def step(self, losses: Callable[[], Iterable[Tensor]]) -> dict[str, float]:
         """One update on the sum of the losses, each freed after its backward pass. Returns loss and grad_norm.
+
+        losses() yields them; when memory runs out it is called again, and finds the network willing to take less.
 
         TrainingError, with the weights untouched, if the loss or the gradient is not finite.
         """
-        self.adam.zero_grad(set_to_none=True)
-        total = 0.0
-        for loss in losses:
-            loss.backward()
-            total += loss.item()
+        total = self._backward(losses)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
@@ -89,12 +89,25 @@ class Optimizer:
         self.schedule.step()
         return {"loss": total, "grad_norm": norm}
 
+    def _backward(self, losses: Callable[[], Iterable[Tensor]]) -> float:
+        """Put the gradient of the losses' sum into the weights and return the sum."""
+        while True:
+            self.adam.zero_grad(set_to_none=True)
+            total = 0.0
+            try:
+                for loss in losses():
+                    loss.backward()
+                    total += loss.item()
+                return total
+            except (RuntimeError, MemoryError) as error:
+                self.network.use_less_memory(error)
+
 
 def fit(
     examples: Sequence[Example],
-    parameters: Sequence[nn.Parameter],
+    network: Network,
     loss: Callable[[list[Example]], tuple[Tensor, dict[str, Tensor]]],
-    tokens: Callable[[Example], int],
+    sequences: Callable[[Example], Sequences],
     *,
     ledger: Ledger,
     total_examples: int,
@@ -103,7 +116,6 @@ def fit(
     warmup: float,
     weight_decay: float,
     max_grad_norm: float,
-    micro_tokens: int,
     seed: int,
     label: str,
     prepare: Callable[[list[Example]], None] = lambda batch: None,
@@ -114,15 +126,15 @@ def fit(
     """Train on `total_examples` draws: a fresh permutation each epoch, the same for everyone with the same seed.
 
     loss(batch) returns the losses [batch] and metrics [batch] of some examples; the step's loss is their mean over
-    the whole batch, however it is cut into micro-batches. tokens(example): length of its longest row, and a batch of
-    rows is cut so that padded rows stay below micro_tokens. prepare(batch) is called once with each whole batch, before
-    its losses; watch(share of the steps done) after each step, and what it returns is logged with it. Every so many
-    seconds (checkpoint_every) all is saved, `parts` too, and a training that was stopped goes on from there.
+    the whole batch, however it is cut into micro-batches. sequences(example): what of it goes through the network.
+    prepare(batch) is called once with each whole batch, before its losses; watch(share of the steps done) after each
+    step, and what it returns is logged with it. Every so many seconds (checkpoint_every) all is saved, `parts` too, and
+    a training that was stopped goes on from there.
     """
     batch_size = min(batch_size, total_examples)
     steps = total_examples // batch_size
     optimizer = Optimizer(
-        parameters,
+        network,
         lr=lr,
         total_steps=steps,
         warmup=warmup,
@@ -139,7 +151,8 @@ def fit(
         prepare(batch)
 
         def micro_losses(batch=batch, sums=sums) -> Iterable[Tensor]:
-            for group in micro_batches([tokens(e) for e in batch], micro_tokens):
+            sums.clear()
+            for group in network.cut([network.row_tokens(sequences(e)) for e in batch]):
                 losses, metrics = loss([batch[i] for i in group])
                 for name, values in metrics.items():
                     sums[name] = sums.get(name, 0.0) + float(values.detach().sum())
@@ -147,7 +160,7 @@ def fit(
 
         lr_now = optimizer.lr
         try:
-            outcome = optimizer.step(micro_losses())
+            outcome = optimizer.step(micro_losses)
         except TrainingError as error:
             rows = ", ".join(str(getattr(e, "id", "?")) for e in batch[:4])
             raise TrainingError(f"step {ledger.optimizer_steps + 1}: {error} (rows {rows}, ...)") from None

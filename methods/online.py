@@ -10,14 +10,15 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from ..results.checkpoint import Checkpoint, Network
+from ..results.layout import Sequences
 from .base import Ledger, Snapshots, TrainingError, TrainingTask, shuffled
 from .loop import Optimizer
-from .policy import Policy, Sequences, TokenValues
+from .policy import Policy, TokenValues
 from .resume import Stateful, StepCheckpoints, Weights
 from .rollout import Sample, sample, to_generations
 from .signals import Probe, response_signals
 
-Losses = Callable[[list[int], dict[str, list[float]]], Iterable[Tensor]]
+Losses = Iterable[tuple[Tensor, dict[str, float]]]  # of micro-batches, with numbers to watch; both are summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +141,12 @@ class OnlineTrainer:
         longest = max(len(response) for _, response in sequences)
         values = torch.zeros(len(sequences), longest, device=self.policy.device)
         mask = torch.zeros(len(sequences), longest, dtype=torch.bool, device=self.policy.device)
-        for group in self.policy.groups(sequences):
+
+        def measure(group: list[int]) -> None:
             part = function([sequences[i] for i in group])
             values[group, : part.values.shape[1]], mask[group, : part.mask.shape[1]] = part.values, part.mask
+
+        self.policy.network.in_groups(sequences, measure)
         return TokenValues(values, mask)
 
     def minibatches(self, count: int, size: int) -> Iterable[list[int]]:
@@ -153,7 +157,7 @@ class OnlineTrainer:
     def optimizer_for(self, network: Network, lr: float, steps: int) -> Optimizer:
         """An optimizer with the method's warm-up and clipping."""
         return Optimizer(
-            network.parameters,
+            network,
             lr=lr,
             total_steps=steps,
             warmup=self.method.warmup,
@@ -161,25 +165,38 @@ class OnlineTrainer:
             epsilon=self.method.adam_epsilon,
         )
 
-    def learn(self, names: Sequence[str], size: int, epochs: int, losses: Losses) -> dict[str, float]:
+    def learn(
+        self, names: Sequence[str], size: int, epochs: int, losses: Callable[[list[int]], Losses]
+    ) -> dict[str, float]:
         """Train the policy on minibatches of what a round gave; returns means of loss, gradient norm and signals.
 
-        names: what each item is called in an error; losses(rows, signals) yields the losses of some items, which are
-        summed, and puts numbers to watch into the lists of `signals`.
+        names: what each item is called in an error; losses(rows) are those of some items.
         """
         seen: dict[str, list[float]] = {}
         for _ in range(epochs):
             for rows in self.minibatches(len(names), size):
-                outcome = self.step(self.optimizer, losses(rows, seen), [names[i] for i in rows])
+                outcome = self.step(self.optimizer, lambda rows=rows: losses(rows), [names[i] for i in rows])
                 for name, value in outcome.items():
                     seen.setdefault(name, []).append(value)
                 self.ledger.optimizer_steps += 1
         return {name: sum(values) / len(values) for name, values in seen.items()}
 
-    def step(self, optimizer: Optimizer, losses: Iterable[Tensor], names: Sequence[str]) -> dict[str, float]:
-        """One optimizer step; a loss that is not finite is told with its step and prompts."""
+    def step(self, optimizer: Optimizer, losses: Callable[[], Losses], names: Sequence[str]) -> dict[str, float]:
+        """One optimizer step; returns its loss, gradient norm and what was watched.
+
+        A loss that is not finite is told with its step and prompts.
+        """
+        watched: dict[str, float] = {}
+
+        def only_losses() -> Iterable[Tensor]:
+            watched.clear()
+            for loss, values in losses():
+                for name, value in values.items():
+                    watched[name] = watched.get(name, 0.0) + value
+                yield loss
+
         try:
-            return optimizer.step(losses)
+            return optimizer.step(only_losses) | watched
         except TrainingError as error:
             shown = ", ".join(names[:4])
             raise TrainingError(f"step {self.ledger.optimizer_steps + 1}: {error} (prompts {shown}, ...)") from None

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from ..results.checkpoint import Checkpoint
+from ..results.layout import Sequences
 from .base import Ledger, Pair, Snapshots, TrainingError, TrainingTask
 from .loop import fit
 from .policy import Policy, TokenValues
@@ -56,7 +57,7 @@ class OfflineMethod:
         ledger: Ledger,
         examples: Sequence[Any],
         loss: Callable[[list[Any]], tuple[Tensor, dict[str, Tensor]]],
-        tokens: Callable[[Any], int],
+        sequences: Callable[[Any], Sequences],
         prepare: Callable[[list[Any]], None] = lambda batch: None,
     ) -> None:
         """`loop.fit` with this method's settings and the task's budget, order and limits."""
@@ -72,9 +73,9 @@ class OfflineMethod:
 
         fit(
             examples,
-            policy.network.parameters,
+            policy.network,
             loss,
-            tokens,
+            sequences,
             ledger=ledger,
             total_examples=task.budget.examples,
             batch_size=self.batch_size,
@@ -82,7 +83,6 @@ class OfflineMethod:
             warmup=self.warmup,
             weight_decay=self.weight_decay,
             max_grad_norm=self.max_grad_norm,
-            micro_tokens=task.tuning.micro_tokens,
             seed=task.seed,
             label=f"{type(self).__name__} seed {task.seed}",
             prepare=prepare,
@@ -130,7 +130,7 @@ class PairwiseMethod(OfflineMethod):
                 logps.chosen.sum(), logps.rejected.sum(), logps.reference_chosen, logps.reference_rejected
             )
 
-        self.run(policy, task, ledger, task.pairs.pairs, loss, pair_tokens)
+        self.run(policy, task, ledger, task.pairs.pairs, loss, sides_of)
 
 
 def pair_logps(
@@ -153,9 +153,9 @@ def pair_logps(
     return PairLogps(chosen, rejected, *(reference or (None, None)), prompt)
 
 
-def pair_tokens(pair: Pair) -> int:
-    """Tokens of a pair's padded rows."""
-    return 2 * (len(pair.prompt.ids) + max(len(pair.chosen), len(pair.rejected)))
+def sides_of(pair: Pair) -> Sequences:
+    """A pair's prompt with each of its responses."""
+    return (pair.prompt.ids, pair.chosen), (pair.prompt.ids, pair.rejected)
 
 
 @torch.no_grad()

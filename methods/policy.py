@@ -1,16 +1,13 @@
 """A policy: a causal language model that samples responses and tells their log-probabilities."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..results.checkpoint import Checkpoint, Network, Tuning, micro_batches, open_network, pad
-from .base import Ids
-
-Sequences = Sequence[tuple[Ids, Ids]]  # (prompt ids, response ids)
+from ..results.checkpoint import Checkpoint, Network, Tuning, open_network
+from ..results.layout import Sequences
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Policy:
         The log-prob of the token at position t comes from the logits at t - 1, divided by the temperature. Only
         positions that predict a response token go through the vocabulary head.
         """
-        logits, targets, mask = self._response_logits(sequences)
+        logits, targets, mask = self.response_logits(sequences)
         chosen = torch.log_softmax(logits.float() / temperature, dim=-1).gather(1, targets[:, None])[:, 0]
         return TokenValues(torch.zeros(mask.shape, device=self.device).masked_scatter(mask, chosen), mask)
 
@@ -59,52 +56,38 @@ class Policy:
     def kl(self, sequences: Sequences, reference: "Policy") -> list[float]:
         """KL(self || reference) in nats, exact over the vocabulary at each response token, summed over the tokens."""
         totals = [0.0] * len(sequences)
-        for group in self.groups(sequences):
+
+        def measure(group: list[int]) -> None:
             rows = [sequences[i] for i in group]
-            ours, _, mask = self._response_logits(rows)
+            ours, _, mask = self.response_logits(rows)
             ours = torch.log_softmax(ours.float(), dim=-1)
-            theirs = torch.log_softmax(reference._response_logits(rows)[0].float(), dim=-1)
+            theirs = torch.log_softmax(reference.response_logits(rows)[0].float(), dim=-1)
             each = (ours.exp() * (ours - theirs)).sum(-1)
             per_row = torch.zeros(mask.shape, device=self.device).masked_scatter(mask, each).sum(1)
             for i, value in zip(group, per_row.tolist(), strict=True):
                 totals[i] = value
+
+        self.network.in_groups(sequences, measure)
         return totals
 
     @torch.no_grad()
     def total_logps(self, sequences: Sequences) -> Tensor:
         """Summed response log-probs [sequences], on the CPU, without gradients."""
         totals = torch.zeros(len(sequences))
-        for group in self.groups(sequences):
-            totals[group] = self.logps([sequences[i] for i in group]).sum().cpu()
-        return totals
 
-    def groups(self, sequences: Sequences) -> list[list[int]]:
-        """Indices of sequences that go through the model together."""
-        return micro_batches([len(p) + len(r) for p, r in sequences], self.network.tuning.micro_tokens)
+        def measure(group: list[int]) -> None:
+            totals[group] = self.logps([sequences[i] for i in group]).sum().cpu()
+
+        self.network.in_groups(sequences, measure)
+        return totals
 
     def save(self, folder: Path) -> None:
         self.network.save(folder, self.tokenizer)
 
-    def _response_logits(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+    def response_logits(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [response tokens, vocabulary], the tokens themselves, and the mask [batch, time] they fill."""
-        ids, real = pad([(*prompt, *response) for prompt, response in sequences], self.device)
-        hidden = self.network.hidden(ids, real)
-        picked, mask = response_states(hidden, sequences)
+        layout = self.network.lay_out(sequences)
+        picked = self.network.hidden(layout)[layout.before]
         targets = torch.tensor([token for _, response in sequences for token in response], device=self.device)
         with self.network.autocast():
-            return self.network.head(picked), targets, mask
-
-
-def response_states(hidden: Tensor, sequences: Sequences) -> tuple[Tensor, Tensor]:
-    """The hidden states from which response tokens are predicted, [response tokens, width], and their mask.
-
-    The state at position t - 1 belongs to the token at t; rows in order, then time. The mask is [batch, longest
-    response].
-    """
-    rows, columns = [], []
-    for i, (prompt, response) in enumerate(sequences):
-        rows += [i] * len(response)
-        columns += range(len(prompt) - 1, len(prompt) + len(response) - 1)
-    lengths = torch.tensor([len(response) for _, response in sequences])
-    mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-    return hidden[rows, columns], mask.to(hidden.device)
+            return self.network.head(picked), targets, layout.mask

@@ -12,12 +12,13 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from ..results.checkpoint import Checkpoint, Network, open_network, pad
+from ..results.checkpoint import Checkpoint, Network, open_network
+from ..results.layout import Sequences
 from . import losses
 from .base import TrainingError, TrainingTask
 from .loop import Optimizer
-from .online import OnlineMethod, OnlineTrainer
-from .policy import Policy, Sequences, TokenValues, response_states
+from .online import Losses, OnlineMethod, OnlineTrainer
+from .policy import Policy, TokenValues
 from .resume import Stateful, Weights
 from .rollout import Sample
 
@@ -156,52 +157,56 @@ class Trainer(OnlineTrainer):
         for _ in range(method.epochs):
             for rows in self.minibatches(count, method.minibatch_size):
                 if learn_policy:
-                    outcome = self._step(self.optimizer, rollout, rows, self._policy_loss, totals)
-                    totals.setdefault("loss", []).append(outcome["loss"])
-                    totals.setdefault("grad_norm", []).append(outcome["grad_norm"])
-                outcome = self._step(self.critic_optimizer, rollout, rows, self._value_loss, totals)
+                    outcome = self._step(self.optimizer, rollout, rows, self._policy_loss)
+                    for name, value in outcome.items():
+                        totals.setdefault(name, []).append(value)
+                outcome = self._step(self.critic_optimizer, rollout, rows, self._value_loss)
                 totals.setdefault("value_loss", []).append(outcome["loss"])
                 self.ledger.optimizer_steps += 1
         return {name: sum(values) / len(values) for name, values in totals.items()}
 
     def values(self, sequences: Sequences) -> TokenValues:
         """The critic's value before each response token, in normalized rewards."""
-        ids, real = pad([(*prompt, *response) for prompt, response in sequences], self.policy.device)
-        states, mask = response_states(self.critic.hidden(ids, real), sequences)
+        layout = self.critic.lay_out(sequences)
+        states, mask = self.critic.hidden(layout)[layout.before], layout.mask
         values = self.critic.head(states.float())[:, 0]
         if self.method.critic_start == "reward_model":  # its scores are on the reward model's own scale
             values = (values - self.scale[0]) / self.scale[1]
         return TokenValues(torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values), mask)
 
-    def _policy_loss(self, rollout: Rollout, rows: list[int], totals: dict[str, list[float]]) -> Tensor:
+    def _policy_loss(self, rollout: Rollout, rows: list[int]) -> tuple[Tensor, dict[str, float]]:
         new = self.policy.logps([rollout.sequences[i] for i in rows], self.method.temperature)
         width = new.mask.shape[1]
         old, advantages = rollout.old_logps[rows, :width], rollout.advantages[rows, :width]
         with torch.no_grad():
             log_ratios = (new.values - old) * new.mask
             outside = losses.outside_clip(log_ratios, clip=self.method.clip)
-            totals.setdefault("clip_fraction", []).append(float(losses.masked_mean(outside, new.mask)))
-            totals.setdefault("ratio", []).append(float(losses.masked_mean(log_ratios.exp(), new.mask)))
-        return losses.ppo_policy(new.values, old, advantages, new.mask, clip=self.method.clip)
+            watched = {
+                "clip_fraction": float(losses.masked_mean(outside, new.mask)),
+                "ratio": float(losses.masked_mean(log_ratios.exp(), new.mask)),
+            }
+        return losses.ppo_policy(new.values, old, advantages, new.mask, clip=self.method.clip), watched
 
-    def _value_loss(self, rollout: Rollout, rows: list[int], totals: dict[str, list[float]]) -> Tensor:
+    def _value_loss(self, rollout: Rollout, rows: list[int]) -> tuple[Tensor, dict[str, float]]:
         new = self.values([rollout.sequences[i] for i in rows])
         width = new.mask.shape[1]
         old, returns = rollout.old_values[rows, :width], rollout.returns[rows, :width]
-        return losses.ppo_value(new.values, old, returns, new.mask, clip=self.method.value_clip)
+        return losses.ppo_value(new.values, old, returns, new.mask, clip=self.method.value_clip), {}
 
-    def _step(self, optimizer: Optimizer, rollout: Rollout, rows: list[int], loss, totals) -> dict[str, float]:
+    def _step(self, optimizer: Optimizer, rollout: Rollout, rows: list[int], loss) -> dict[str, float]:
         """One optimizer step on a minibatch, in micro-batches weighted by their share of its real tokens."""
         sequences = [rollout.sequences[i] for i in rows]
-        groups = [[rows[i] for i in group] for group in self.policy.groups(sequences)]
         tokens = int(rollout.mask[rows].sum())
 
-        def micro_losses():
-            for group in groups:
-                self.count([rollout.sequences[i] for i in group])
-                yield loss(rollout, group, totals) * (int(rollout.mask[group].sum()) / tokens)
+        def micro_losses() -> Losses:
+            for group in optimizer.network.groups(sequences):
+                part = [rows[i] for i in group]
+                self.count([rollout.sequences[i] for i in part])
+                share = int(rollout.mask[part].sum()) / tokens
+                value, watched = loss(rollout, part)
+                yield value * share, {name: number * share for name, number in watched.items()}
 
-        return self.step(optimizer, micro_losses(), [rollout.prompts[i] for i in rows])
+        return self.step(optimizer, micro_losses, [rollout.prompts[i] for i in rows])
 
 
 def token_rewards(final: Tensor, kl: Tensor, mask: Tensor, *, beta: float) -> Tensor:

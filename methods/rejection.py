@@ -6,8 +6,9 @@ from typing import Annotated
 from annotated_types import Ge
 
 from ..results.checkpoint import Checkpoint
+from ..results.layout import Sequences
 from .base import TrainingTask
-from .online import OnlineMethod, OnlineTrainer, train_online
+from .online import Losses, OnlineMethod, OnlineTrainer, train_online
 from .policy import Policy
 from .rollout import Sample
 
@@ -42,13 +43,13 @@ class RejectionTrainer(OnlineTrainer):
             [samples[i].prompt.id for i in best],
             self.method.minibatch_size,
             1,
-            lambda rows, seen: self._losses([kept[i] for i in rows]),
+            lambda rows: self._losses([kept[i] for i in rows]),
         )
 
-    def _losses(self, sequences):
+    def _losses(self, sequences: Sequences) -> Losses:
         """The minibatch's mean negative log-likelihood a token, as in SFT, in micro-batches."""
         tokens = sum(len(response) for _, response in sequences)
-        for group in self.policy.groups(sequences):
+        for group in self.policy.network.groups(sequences):
             part = [sequences[i] for i in group]
             self.count(part)
-            yield -self.policy.logps(part, self.method.temperature).sum().sum() / tokens
+            yield -self.policy.logps(part, self.method.temperature).sum().sum() / tokens, {}

@@ -24,4 +24,4 @@ class SFTChosen(OfflineMethod):
             chosen = policy.logps(sequences).sum()
             return -chosen / tokens, {"chosen_logps": chosen}
 
-        self.run(policy, task, ledger, pairs, loss, lambda p: len(p.prompt.ids) + len(p.chosen))
+        self.run(policy, task, ledger, pairs, loss, lambda p: [(p.prompt.ids, p.chosen)])

@@ -6,9 +6,9 @@ model that lies in memory once and is shared by policy, reference (adapters off)
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +18,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from .chat import load_tokenizer
+from .layout import SHORTEST_PROMPT, Layout, Sequences, families, lay_out, micro_batches, row_lengths, start_tokens
 from .records import InputError
 
 Kind = Literal["lm", "score"]
@@ -75,6 +76,10 @@ class Checkpoint:
         return load_tokenizer(self.path)
 
 
+class OutOfMemory(Exception):
+    """The memory does not hold one row: one sentence with what to do."""
+
+
 class Network:
     """One set of weights with a language-model head (`lm`) or a scalar head (`score`).
 
@@ -83,6 +88,7 @@ class Network:
 
     def __init__(self, model: nn.Module, kind: Kind, tuning: Tuning, host: "_Host | None", adapter: str | None):
         self.model, self.kind, self.tuning, self._host, self._adapter = model, kind, tuning, host, adapter
+        self.micro_tokens = tuning.micro_tokens  # less after the memory did not hold as many
         self.backbone: nn.Module = getattr(model, model.base_model_prefix)
         self.score: nn.Linear | None = None
         if kind == "lm":
@@ -101,7 +107,7 @@ class Network:
         own = self._host.parameters(self._adapter) if self._host else [*self.model.parameters()]
         return [*own, self.score.weight] if self._host and self.score is not None else own
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of weights that a token passes through."""
         return sum(p.numel() for p in self.model.parameters())
@@ -112,11 +118,82 @@ class Network:
             self._host.use(self._adapter)
         return self.model
 
-    def hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states [batch, time, width] of right-padded ids; mask is true on real tokens."""
+    def lay_out(self, sequences: Sequences) -> Layout:
+        """The sequences in rows, on this network's device; those with one prompt share a row where that is possible."""
+        return lay_out(sequences, self.tuning.device, share=self.shares_prompts)
+
+    def hidden(self, layout: Layout) -> Tensor:
+        """Last hidden states [rows, time, width]."""
         self.activate()
+        if layout.segments is None:
+            more = {"attention_mask": layout.real.long()}
+        else:
+            more = {"attention_mask": layout.attention(), "position_ids": layout.positions}
         with self.autocast():
-            return self.backbone(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+            return self.backbone(input_ids=layout.ids, use_cache=False, **more).last_hidden_state
+
+    @cached_property
+    @torch.no_grad()
+    def shares_prompts(self) -> bool:
+        """Whether responses may share their prompt's row: tried on a few tokens, for some architectures cannot."""
+        config = self.model.config.get_text_config()
+        windowed = "sliding" if getattr(config, "sliding_window", None) else "full_attention"
+        kinds = getattr(config, "layer_types", None) or [windowed]
+        if any(kind != "full_attention" for kind in kinds):  # a window or a state would run on over the responses
+            return False
+        prompt = tuple(range(SHORTEST_PROMPT))
+        sequences = [(prompt, (3, 1, 2)), (prompt, (5, 4))]
+        layouts = [lay_out(sequences, self.tuning.device, share=share) for share in (True, False)]
+        try:
+            shared, plain = (self.hidden(layout)[layout.before].float() for layout in layouts)
+        except Exception:  # what an architecture raises that takes no such mask is its own affair
+            return False
+        tolerance = 0.05 if self.tuning.precision == "bf16" else 1e-3
+        return bool((shared - plain).abs().max() <= tolerance * plain.abs().max())
+
+    def row_tokens(self, sequences: Sequences) -> int:
+        """Padded size of sequences that stay together."""
+        lengths = row_lengths(sequences, share=self.shares_prompts)
+        return len(lengths) * max(lengths)
+
+    def cut(self, sizes: Sequence[int]) -> list[list[int]]:
+        """Indices of rows (or of examples, by their `row_tokens`) that go through the network together."""
+        return micro_batches(sizes, self.micro_tokens, start_tokens(self.size, self.tuning.device))
+
+    def groups(self, sequences: Sequences) -> list[list[int]]:
+        """Indices of sequences that go through the network together; those that share a row stay together."""
+        rows = families(sequences, share=self.shares_prompts)
+        cut = self.cut(row_lengths(sequences, share=self.shares_prompts))
+        return [[i for row in group for i in rows[row]] for group in cut]
+
+    def in_groups(self, sequences: Sequences, work: Callable[[list[int]], None]) -> None:
+        """Call work(indices) on groups of sequences; when memory runs out, what is left goes in smaller ones."""
+        groups = self.groups(sequences)
+        while groups:
+            try:
+                work(groups[0])
+            except (RuntimeError, MemoryError) as error:
+                self.use_less_memory(error)
+                left = [i for group in groups for i in group]
+                groups = [[left[j] for j in group] for group in self.groups([sequences[i] for i in left])]
+            else:
+                del groups[0]
+
+    def use_less_memory(self, error: Exception) -> None:
+        """After running out of memory: halve what goes through at once. Any other error is raised again.
+
+        OutOfMemory where a single row at a time was too much already.
+        """
+        if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)):
+            raise error
+        if self.micro_tokens == 1:
+            raise OutOfMemory(
+                "out of memory with one row at a time: shorten the rows, train LoRA adapters (lora_rank), or take a "
+                "smaller model or larger machine"
+            ) from None
+        self.micro_tokens //= 2
+        if self.tuning.device.startswith("cuda"):
+            torch.cuda.empty_cache()
 
     def autocast(self) -> torch.autocast:
         """bf16 matrix products over fp32 weights, where the tuning asks for them."""
@@ -338,25 +415,3 @@ def _linear_names(model: nn.Module) -> list[str]:
 
     backbone = getattr(model, model.base_model_prefix)
     return sorted({n.rpartition(".")[2] for n, m in backbone.named_modules() if isinstance(m, (nn.Linear, Conv1D))})
-
-
-def pad(rows: Sequence[Sequence[int]], device: str, fill: int = 0) -> tuple[Tensor, Tensor]:
-    """Right-pad id lists to [batch, time]; the mask (true on real tokens) comes from lengths, never from ids."""
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.full((len(rows), int(lengths.max())), fill)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-    mask = torch.arange(ids.shape[1])[None] < lengths[:, None]
-    return ids.to(device), mask.to(device)
-
-
-def micro_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Indices grouped so that neighbours are of similar length and no group's padded size exceeds `tokens`."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and (len(groups[-1]) + 1) * lengths[i] <= tokens:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups

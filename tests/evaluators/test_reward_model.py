@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from alignment_bench.evaluators.reward_model import RewardModel, RewardModelWinRate, TextRewardModel
-from alignment_bench.results.checkpoint import Tuning, open_network
+from alignment_bench.results.checkpoint import open_network
 from alignment_bench.results.records import Generation, InputError
 
-ROWS = [[0, 10, 11, 12, 20, 21, 1], [0, 10, 30, 1], [0, 40, 41, 42, 43, 44, 45, 46, 50, 51, 1]]
+ROWS = [((0, 10, 11, 12), (20, 21, 1)), ((0, 10), (30, 1)), ((0, 40, 41, 42, 43, 44, 45, 46), (50, 51, 1))]
 
 
 @pytest.fixture
@@ -28,12 +28,14 @@ def test_scores_do_not_depend_on_padding_or_batch(saved, tuning):
     together = model.scores(ROWS).tolist()
     alone = [model.scores([row]).item() for row in ROWS]
     small = RewardModel(model.network, model.tokenizer)
-    object.__setattr__(small.network, "tuning", Tuning(precision="fp32", device="cpu", micro_tokens=11))
+    small.network.micro_tokens = 11
     assert together == pytest.approx(alone, abs=1e-4)
     assert small.score_all(ROWS) == pytest.approx(alone, abs=1e-4)
     assert max(alone) - min(alone) > 0.01
-    for row, score in zip(ROWS, alone, strict=True):
-        hidden = model.network.hidden(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.bool))
+    for (prompt, response), score in zip(ROWS, alone, strict=True):
+        model.network.activate()
+        with torch.no_grad():
+            hidden = model.network.backbone(input_ids=torch.tensor([prompt + response])).last_hidden_state
         assert score == pytest.approx(float(model.network.head(hidden[0, -1])), abs=1e-4)
     model.network.close()
 
@@ -117,7 +119,8 @@ def test_a_decoder_reads_its_own_chat_template(saved, tiny, tuning):
     model = RewardModel.open(saved, tuning)
     tokenizer = tiny.tokenizer()
     rows = [tokenizer(f"<s>[user]hello</s>[assistant]{t}</s>", add_special_tokens=False)["input_ids"] for t in texts]
-    assert ours == pytest.approx([model.scores([row]).item() for row in rows], abs=1e-4)
+    expected = [model.scores([(tuple(row[:4]), tuple(row[4:]))]).item() for row in rows]  # wherever a row is cut
+    assert ours == pytest.approx(expected, abs=1e-4)
     model.network.close()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -212,17 +213,17 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rows(tiny, full, tmp_path
 def test_schedule_rises_then_falls_to_zero():
     """10 steps, warm-up 0.2: 1/2, 1, then 8 steps down from 8/8 to 1/8 of the peak."""
     weight = torch.nn.Parameter(torch.ones(1))
-    optimizer = Optimizer([weight], lr=1.0, total_steps=10, warmup=0.2)
+    optimizer = Optimizer(SimpleNamespace(parameters=[weight]), lr=1.0, total_steps=10, warmup=0.2)
     rates = []
     for _ in range(10):
         rates.append(optimizer.lr)
-        optimizer.step([(weight * 0.0).sum()])
+        optimizer.step(lambda: [(weight * 0.0).sum()])
     assert rates == pytest.approx([0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
 
 
 def test_gradients_are_clipped_to_the_norm():
     """Loss 3a + 4b has gradient norm 5; with limit 1 plain AdamW sees (0.6, 0.8)."""
     a, b = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
-    optimizer = Optimizer([a, b], lr=1e-3, total_steps=1, max_grad_norm=1.0)
-    assert optimizer.step([(3 * a + 4 * b).sum()])["grad_norm"] == pytest.approx(5.0)
+    optimizer = Optimizer(SimpleNamespace(parameters=[a, b]), lr=1e-3, total_steps=1, max_grad_norm=1.0)
+    assert optimizer.step(lambda: [(3 * a + 4 * b).sum()])["grad_norm"] == pytest.approx(5.0)
     assert (a.grad.item(), b.grad.item()) == pytest.approx((0.6, 0.8), abs=1e-5)

@@ -10,7 +10,7 @@ from alignment_bench.methods.base import Budget, PairDataset, Prompt, PromptData
 from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.ppo import PPO, Trainer, token_rewards, whiten
 from alignment_bench.methods.rollout import Sample, sample
-from alignment_bench.results.checkpoint import Checkpoint, Tuning, open_network, pad
+from alignment_bench.results.checkpoint import Checkpoint, Tuning, open_network
 from alignment_bench.results.store import folder_digest
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11)) for i in range(8)]
@@ -211,9 +211,12 @@ def test_critic_from_the_reward_model_begins_with_its_scores(tiny, tuning, tmp_p
     trainer.scale = (2.0, 4.0)
     prompt, response = (0, 10), (20, 21, 1)
     frozen = open_network(tmp_path / "rm", "score", tuning, trainable=False)
+    frozen.activate()
     with torch.no_grad():
         found = trainer.values([(prompt, response)]).values[0]
-        hidden = frozen.hidden(*pad([prompt + response], "cpu"))[0, 1:4]  # the states from which it is predicted
+        hidden = frozen.backbone(input_ids=torch.tensor([prompt + response])).last_hidden_state[
+            0, 1:4
+        ]  # the states from which it is predicted
         expected = (frozen.head(hidden.float())[:, 0] - 2.0) / 4.0
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
     assert all(p.requires_grad for p in critic.parameters)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,9 +34,9 @@ def train_more(ledger, model, *, at_step=None, do=None, every=0.0, label="fit"):
 
     fit(
         NUMBERS,
-        list(model.parameters()),
+        SimpleNamespace(parameters=list(model.parameters()), row_tokens=len, cut=lambda sizes: [range(len(sizes))]),
         loss,
-        lambda number: 1,
+        lambda number: [((), (0,))],
         ledger=ledger,
         total_examples=20,
         batch_size=2,
@@ -43,7 +44,6 @@ def train_more(ledger, model, *, at_step=None, do=None, every=0.0, label="fit"):
         warmup=0.2,
         weight_decay=0.0,
         max_grad_norm=1.0,
-        micro_tokens=8,
         seed=3,
         label=label,
         checkpoint_every=every,
