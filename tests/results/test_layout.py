@@ -1,4 +1,4 @@
-"""Rows that share a prompt give the states of rows of their own; passes are cut where they cost least; out of memory."""
+"""Rows that share a prompt give the states of rows of their own; passes cost least; running out of memory."""
 
 import itertools
 
