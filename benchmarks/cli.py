@@ -13,6 +13,7 @@ from ..results.records import GateError, InputError
 from . import cli_preferences
 from .cli_audit import audit_judge, read_price
 from .cli_audit_data import audit_data
+from .cli_speed import speed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -213,6 +214,7 @@ def new_method(
 
 
 app.command("audit-data")(audit_data)
+app.command()(speed)
 
 
 @app.command("list")

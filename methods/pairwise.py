@@ -137,19 +137,15 @@ def pair_logps(
     policy: Policy, batch: list[Pair], reference: tuple[Tensor, Tensor] | None, *, with_prompt: bool = False
 ) -> PairLogps:
     """One pass over both responses of some pairs; reference: their log-probs under it, chosen and rejected [batch]."""
-    n = len(batch)
+    n, prompt = len(batch), None
     sequences = [(p.prompt.ids, p.chosen) for p in batch] + [(p.prompt.ids, p.rejected) for p in batch]
-    prompt = None
-    if with_prompt:  # the first token is not predicted from anything
-        both = policy.logps([(prompt[:1], prompt[1:] + response) for prompt, response in sequences])
-        ends = torch.tensor([len(prompt) - 1 for prompt, _ in sequences], device=both.mask.device)
-        in_prompt = torch.arange(both.mask.shape[1], device=both.mask.device)[None] < ends[:, None]
-        prompt, both = both.where(in_prompt), both.where(~in_prompt)
-        prompt = TokenValues(prompt.values[:n], prompt.mask[:n])
-    else:
-        both = policy.logps(sequences)
+    both = policy.logps(sequences, with_prompt=range(n) if with_prompt else ())
     chosen = TokenValues(both.values[:n], both.mask[:n])
     rejected = TokenValues(both.values[n:], both.mask[n:])
+    if with_prompt:
+        ends = torch.tensor([len(p.prompt.ids) - 1 for p in batch], device=both.mask.device)
+        in_prompt = torch.arange(both.mask.shape[1], device=both.mask.device)[None] < ends[:, None]
+        prompt, chosen = chosen.where(in_prompt), chosen.where(~in_prompt)
     return PairLogps(chosen, rejected, *(reference or (None, None)), prompt)
 
 

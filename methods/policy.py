@@ -1,5 +1,6 @@
 """A policy: a causal language model that samples responses and tells their log-probabilities."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +43,14 @@ class Policy:
         """Trainable: a copy of the checkpoint (or a fresh adapter on it); frozen: the shared checkpoint itself."""
         return cls(open_network(checkpoint.path, "lm", tuning, trainable=trainable), checkpoint.tokenizer())
 
-    def logps(self, sequences: Sequences, temperature: float = 1.0) -> TokenValues:
+    def logps(self, sequences: Sequences, temperature: float = 1.0, with_prompt: Collection[int] = ()) -> TokenValues:
         """Log-probability of each response token given what stands before it; gradients flow if enabled.
 
         The log-prob of the token at position t comes from the logits at t - 1, divided by the temperature. Only
-        positions that predict a response token go through the vocabulary head.
+        positions that predict a response token go through the vocabulary head. with_prompt: indices of sequences whose
+        prompt's tokens, from the second on, come before those of the response.
         """
-        logits, targets, mask = self.response_logits(sequences)
+        logits, targets, mask = self.response_logits(sequences, with_prompt)
         chosen = torch.log_softmax(logits.float() / temperature, dim=-1).gather(1, targets[:, None])[:, 0]
         return TokenValues(torch.zeros(mask.shape, device=self.device).masked_scatter(mask, chosen), mask)
 
@@ -84,10 +86,9 @@ class Policy:
     def save(self, folder: Path) -> None:
         self.network.save(folder, self.tokenizer)
 
-    def response_logits(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+    def response_logits(self, sequences: Sequences, with_prompt: Collection[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [response tokens, vocabulary], the tokens themselves, and the mask [batch, time] they fill."""
-        layout = self.network.lay_out(sequences)
+        layout = self.network.lay_out(sequences, with_prompt)
         picked = self.network.hidden(layout)[layout.before]
-        targets = torch.tensor([token for _, response in sequences for token in response], device=self.device)
         with self.network.autocast():
-            return self.network.head(picked), targets, layout.mask
+            return self.network.head(picked), layout.targets, layout.mask

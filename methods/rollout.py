@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,19 +89,20 @@ def _sample_batch(
     top_p: float,
     generator: torch.Generator,
 ) -> list[list[int]]:
-    from transformers import DynamicCache
-
     model, device = policy.network.activate(), policy.device
     longest = max(len(p) for p in prompts)
     gaps = torch.tensor([longest - len(p) for p in prompts], device=device)
     ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
-    mask = (torch.arange(longest, device=device)[None] >= gaps[:, None]).long()
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    real = torch.arange(longest + max_new_tokens, device=device)[None] >= gaps[:, None]
+    positions = (real[:, :longest].long().cumsum(1) - 1).clamp(min=0)
+    cache = reserved_cache(model.config, longest + max_new_tokens)
     eos = policy.tokenizer.eos_token_id
     responses: list[list[int]] = [[] for _ in prompts]
     alive = list(range(len(prompts)))  # row of the batch -> index of the prompt
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens):
+        mask = real[:, : longest + step]
+        if step and policy.network.shares_prompts:  # it takes a mask that is made already
+            mask = mask[:, None, None]
         with policy.network.autocast():
             states = policy.network.backbone(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
@@ -109,19 +111,58 @@ def _sample_batch(
         chances = torch.softmax(logits.float() / temperature, dim=-1)
         if top_p < 1:
             chances = nucleus(chances, top_p)
-        tokens = torch.multinomial(chances, 1, generator=generator)
-        for row, token in enumerate(tokens[:, 0].tolist()):
+        tokens = draw(chances, generator)
+        for row, token in enumerate(tokens.tolist()):
             response = responses[alive[row]]
             if not response or response[-1] != eos:
                 response.append(token)
         going = [row for row, i in enumerate(alive) if responses[i][-1] != eos]
         if not going:
             break
-        ids, positions = tokens, positions[:, -1:] + 1
-        mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+        ids, positions = tokens[:, None], positions[:, -1:] + 1
         if len(going) <= 0.75 * len(alive):  # moving the cache costs, so rows leave in groups
             keep = torch.tensor(going, device=device)
             cache.batch_select_indices(keep)
-            ids, positions, mask = ids[keep], positions[keep], mask[keep]
+            ids, positions, real = ids[keep], positions[keep], real[keep]
             alive = [alive[row] for row in going]
     return responses
+
+
+def draw(chances: Tensor, generator: torch.Generator) -> Tensor:
+    """A token [batch] from probabilities [batch, vocabulary], by one uniform number a row.
+
+    torch.multinomial draws one for every token of the vocabulary.
+    """
+    reached = chances.cumsum(-1, dtype=torch.float64)
+    uniform = torch.rand(len(chances), 1, generator=generator, device=chances.device, dtype=torch.float64)
+    # the first token whose sum is above the number; never one of probability 0
+    return torch.searchsorted(reached, uniform * reached[:, -1:], right=True)[:, 0].clamp(max=chances.shape[1] - 1)
+
+
+def reserved_cache(config: Any, length: int) -> Any:
+    """A key-value cache with room for so many tokens: a step copies its own keys and values, not all before it."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    class ReservedLayer(DynamicLayer):
+        """Keys and values are views of the used part of a reserved tensor."""
+
+        def update(self, keys: Tensor, values: Tensor, *args: Any, **more: Any) -> tuple[Tensor, Tensor]:
+            used = self.get_seq_length()
+            if not used:
+                self.lazy_initialization(keys, values)
+                self.room = [part.new_empty(*part.shape[:2], length, part.shape[3]) for part in (keys, values)]
+            end = used + keys.shape[2]
+            for room, new in zip(self.room, (keys, values), strict=True):
+                room[:, :, used:end] = new
+            self.keys, self.values = (room[:, :, :end] for room in self.room)
+            return self.keys, self.values
+
+        def batch_select_indices(self, indices: Tensor) -> None:
+            end = self.get_seq_length()
+            self.room = [room[indices] for room in self.room]
+            self.keys, self.values = (room[:, :, :end] for room in self.room)
+
+    cache = DynamicCache(config=config)
+    cache.layers = [ReservedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache

@@ -11,7 +11,7 @@ from .orpo import ORPO
 from .trl_base import Training, TRLMethod, configure
 
 
-def _sequential(trainer: type) -> type:
+def sequential(trainer: type) -> type:
     """A trainer class that takes its rows in the order they have."""
     from torch.utils.data import SequentialSampler
 
@@ -52,6 +52,11 @@ def _pair_tokens(pairs: list[Pair]) -> int:
 class TRLDPO(TRLMethod, DPO):
     """TRL's DPOTrainer (needs `pip install trl`); same settings, loss, optimizer, schedule and order as `dpo`."""
 
+    gradient_checkpointing: bool = False
+    """Keep no activations and compute them again in the backward pass, TRL's default: less memory, more time."""
+    precompute_reference: bool = False
+    """Compute the reference's log-probs once before training, not at each step; the same numbers in less time."""
+
     settings_of: ClassVar = "dpo"
 
     def trainer(self, trl: Any, task: TrainingTask, ledger: Ledger) -> Any:
@@ -64,10 +69,16 @@ class TRLDPO(TRLMethod, DPO):
             for p in pairs
         ]
         config = trl.DPOConfig(
-            **training.options(beta=self.beta, label_smoothing=self.label_smoothing, max_length=None),
+            **training.options(
+                beta=self.beta,
+                label_smoothing=self.label_smoothing,
+                max_length=None,
+                precompute_ref_log_probs=self.precompute_reference,
+                gradient_checkpointing=self.gradient_checkpointing,
+            ),
             **_optimization(self, batch),
         )
-        return _sequential(training.adapt(trl.DPOTrainer))(
+        return sequential(training.adapt(trl.DPOTrainer))(
             **training.models(),
             args=configure(config, task),
             train_dataset=Dataset.from_list(rows),
@@ -100,7 +111,7 @@ class TRLORPO(TRLMethod, ORPO):
         training, pairs, batch = _plan(self, task, ledger)
         ledger.trained_tokens = _pair_tokens(pairs)
 
-        class GivenIds(_sequential(training.adapt(ORPOTrainer))):
+        class GivenIds(sequential(training.adapt(ORPOTrainer))):
             """TRL's trainer with our token ids in place of its own tokenization."""
 
             def tokenize_row(self, feature, model=None):
@@ -155,7 +166,7 @@ class TRLKTO(TRLMethod, KTO):
             ),
             **_optimization(self, 2 * batch),
         )
-        return _sequential(training.adapt(trl.KTOTrainer))(
+        return sequential(training.adapt(trl.KTOTrainer))(
             **training.models(),
             args=configure(config, task),
             train_dataset=Dataset.from_list(rows),

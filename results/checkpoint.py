@@ -6,7 +6,7 @@ model that lies in memory once and is shared by policy, reference (adapters off)
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import count
@@ -118,9 +118,9 @@ class Network:
             self._host.use(self._adapter)
         return self.model
 
-    def lay_out(self, sequences: Sequences) -> Layout:
+    def lay_out(self, sequences: Sequences, with_prompt: Collection[int] = ()) -> Layout:
         """The sequences in rows, on this network's device; those with one prompt share a row where that is possible."""
-        return lay_out(sequences, self.tuning.device, share=self.shares_prompts)
+        return lay_out(sequences, self.tuning.device, share=self.shares_prompts, with_prompt=with_prompt)
 
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states [rows, time, width]."""

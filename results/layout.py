@@ -4,7 +4,7 @@ A row is `prompt response response ...`. Each response sees the prompt and itsel
 positions go on from the prompt's end, so its states are those of a row of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,12 +32,14 @@ class Layout:
     """[rows, time]"""
     segments: Tensor | None
     """[rows, time]: 0 for the prompt, 1, 2, ... for the responses, -1 for padding; None where no row is shared."""
+    targets: Tensor
+    """The tokens that are predicted, sequence by sequence: a response's, or its prompt's before them."""
     before: tuple[list[int], list[int]]
-    """Row and column of the token before each response token, sequence by sequence."""
+    """Row and column of the token before each of them."""
     last: tuple[list[int], list[int]]
     """Row and column of each sequence's last token."""
     mask: Tensor
-    """[sequences, longest response], true on real response tokens."""
+    """[sequences, longest], true on the predicted tokens."""
 
     def attention(self) -> Tensor:
         """[rows, 1, time, time], true where the token of the third index may look at that of the fourth."""
@@ -65,13 +67,17 @@ def families(sequences: Sequences, *, share: bool) -> list[list[int]]:
     return found
 
 
-def lay_out(sequences: Sequences, device: str, *, share: bool) -> Layout:
-    """Put sequences into rows; share: those with one prompt into one row."""
+def lay_out(sequences: Sequences, device: str, *, share: bool, with_prompt: Collection[int] = ()) -> Layout:
+    """Put sequences into rows; share: those with one prompt into one row.
+
+    with_prompt: indices of sequences whose prompt's tokens, from the second on, are predicted too.
+    """
     rows = families(sequences, share=share)
     tokens: list[list[int]] = []
     positions: list[list[int]] = []
     segments: list[list[int]] = []
     before: list[list[int]] = [[] for _ in sequences]  # columns
+    targets: list[list[int]] = [[] for _ in sequences]
     row_of = [0] * len(sequences)
     for number, family in enumerate(rows):
         prompt = sequences[family[0]][0]
@@ -80,6 +86,9 @@ def lay_out(sequences: Sequences, device: str, *, share: bool) -> Layout:
             response = sequences[i][1]
             row_of[i] = number
             before[i] = [len(prompt) - 1, *range(len(row), len(row) + len(response))]  # and the last token itself
+            targets[i] = list(response)
+            if i in with_prompt:
+                before[i], targets[i] = [*range(len(prompt) - 1), *before[i]], [*prompt[1:], *response]
             row += response
             place += range(len(prompt), len(prompt) + len(response))
             segment += [j] * len(response)
@@ -88,14 +97,15 @@ def lay_out(sequences: Sequences, device: str, *, share: bool) -> Layout:
         segments.append(segment)
     ids, real = pad(tokens, device)
     shared = len(rows) < len(sequences)
-    lengths = torch.tensor([len(response) for _, response in sequences])
+    lengths = torch.tensor([len(each) for each in targets])
     return Layout(
         ids,
         real,
         pad(positions, device)[0],
         pad(segments, device, fill=-1)[0] if shared else None,
+        torch.tensor([token for each in targets for token in each], device=device),
         (
-            [row for row, (_, response) in zip(row_of, sequences, strict=True) for _ in response],
+            [row for row, each in zip(row_of, targets, strict=True) for _ in each],
             [column for columns in before for column in columns[:-1]],
         ),
         (row_of, [columns[-1] for columns in before]),

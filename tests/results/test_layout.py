@@ -42,10 +42,14 @@ def test_a_shared_row_by_hand():
     assert seen[10].nonzero()[:, 0].tolist() == [*range(8), 10]
     assert seen[9].nonzero()[:, 0].tolist() == [*range(8), 8, 9]
     assert seen[3].nonzero()[:, 0].tolist() == [0, 1, 2, 3]
+    longer = lay_out([(prompt, (20, 21)), (prompt, (30,))], "cpu", share=True, with_prompt=[1])
+    assert longer.targets.tolist() == [20, 21, 1, 2, 3, 4, 5, 6, 7, 30]
+    assert longer.before[1] == [7, 8, 0, 1, 2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.parametrize("with_prompt", [(), (0, 2)])
 @pytest.mark.parametrize("chosen", [range(7), [0, 2, 6], [6, 0, 4, 2, 1]])
-def test_shared_rows_give_the_log_probs_and_gradients_of_plain_ones(tiny, tuning, chosen):
+def test_shared_rows_give_the_log_probs_and_gradients_of_plain_ones(tiny, tuning, chosen, with_prompt):
     policy = Policy.open(tiny, tuning, trainable=True)
     with torch.no_grad():
         for parameter in policy.network.parameters:
@@ -54,13 +58,14 @@ def test_shared_rows_give_the_log_probs_and_gradients_of_plain_ones(tiny, tuning
     sequences, found = [SEQUENCES[i] for i in chosen], []
     for share in (True, False):
         policy.network.shares_prompts = share
-        logps = policy.logps(sequences)
+        logps = policy.logps(sequences, with_prompt=with_prompt)
         (logps.values * torch.arange(1, logps.values.shape[1] + 1)).sum().backward()
         found.append((logps.values.detach(), logps.mask, [p.grad.clone() for p in policy.network.parameters]))
         for parameter in policy.network.parameters:
             parameter.grad = None
     (shared, mask, gradients), (plain, plain_mask, plain_gradients) = found
-    assert torch.equal(mask, plain_mask) and mask.sum() == sum(len(response) for _, response in sequences)
+    more = sum(len(sequences[i][0]) - 1 for i in with_prompt)
+    assert torch.equal(mask, plain_mask) and mask.sum() == more + sum(len(response) for _, response in sequences)
     assert (shared - plain).abs().max() < 1e-4
     scale = max(float(g.abs().max()) for g in plain_gradients)
     for ours, theirs in zip(gradients, plain_gradients, strict=True):

@@ -1,0 +1,41 @@
+"""`bench speed`."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from ..results.records import InputError, nearest
+
+WORKS = ("dpo", "dpo_default", "orpo", "reward_model", "sft", "generation", "rloo", "ppo")
+
+
+def speed(
+    work: Annotated[str, typer.Option(help=f"What to measure, by comma: {', '.join(WORKS)}.")] = ",".join(WORKS),
+    runs: Annotated[int, typer.Option(help="Runs of each side, in turn; figures are their medians.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Optimizer steps a run, at least 10.", min=10)] = 12,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON alone on stdout.")] = False,
+) -> None:
+    """Time our trainers and sampler beside TRL's and transformers': same pairs, model and mathematics, in one run.
+
+    Example: bench speed --work dpo,sft
+    """
+    names = [name.strip() for name in work.split(",") if name.strip()]
+    for name in names:
+        if name not in WORKS:
+            raise InputError(f"--work {name} is not known; {nearest(name, WORKS)}")
+    try:
+        import trl  # noqa: F401
+    except ImportError:
+        raise InputError("bench speed runs TRL beside us and it is not installed; pip install trl") from None
+    from .cli import quiet
+
+    quiet()
+    from .speed import measure
+
+    found = measure(
+        names, runs, steps, lambda line: print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+    )
+    if as_json:
+        print(json.dumps(found, indent=2))

@@ -1,0 +1,305 @@
+"""`bench speed`: ours beside TRL and transformers, the same pairs, model and mathematics, in one run.
+
+Runs alternate, and a ratio is one of medians. A step's time is that between two lines of the training log; the first
+step and the few in which we look at the policy (`methods/signals.py`) are left to the median.
+"""
+
+import contextlib
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.llama import LlamaModel
+
+from ..methods.base import Budget, Ledger, Pair, Prompt, PromptDataset, TrainingTask
+from ..methods.dpo import DPO
+from ..methods.orpo import ORPO
+from ..methods.policy import Policy
+from ..methods.ppo import PPO
+from ..methods.rloo import RLOO
+from ..methods.rollout import sample
+from ..results.checkpoint import Checkpoint, Tuning
+from ..results.store import Store
+from . import stages
+from .spec import Supervised, SupervisedFineTuning
+
+BATCH, VOCABULARY, SHORTEST, LONGEST = 16, 4096, 16, 80
+TUNING = Tuning(precision="fp32", device="cpu")
+LR = 1e-4
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step (a round, a generation) of one side took, the median within a run."""
+
+    seconds: float
+    tokens: float
+    """That went through the model forward, padding included."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Two sides of one kind of work; each is called with a folder that is not there yet."""
+
+    what: str
+    target: float
+    needed: float | None
+    """Tokens a step that have to go through the model, each distinct prompt once and no padding; None: not counted."""
+    ours: Callable[[Path], Step]
+    peer: Callable[[Path], Step]
+
+
+class Bench:
+    """The model and the pairs that both sides get."""
+
+    def __init__(self, folder: Path, seed: int = 0):
+        rng = random.Random(seed)
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=256,
+            intermediate_size=704,
+            num_hidden_layers=6,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            max_position_embeddings=512,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+        self.sft = Checkpoint(folder / "model", key="speed")
+        model = LlamaForCausalLM(config)
+        self.weights = sum(p.numel() for p in model.parameters())
+        model.save_pretrained(self.sft.path)
+        vocabulary = {"<pad>": 0, "</s>": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+        words = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="<pad>"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>").save_pretrained(
+            self.sft.path
+        )
+
+        def ids() -> tuple[int, ...]:
+            return tuple(rng.randrange(2, VOCABULARY) for _ in range(rng.randint(SHORTEST, LONGEST)))
+
+        turns = ({"role": "user", "content": "?"},)
+        self.pairs = [Pair(f"pair{i}", Prompt(f"p{i}", turns, ids()), ids(), ids()) for i in range(512)]
+
+    def task(self, out: Path, examples: int, max_new_tokens: int = 64) -> TrainingTask:
+        out.mkdir(parents=True)
+        prompts = PromptDataset([p.prompt for p in self.pairs], max_new_tokens)
+        reward = lambda responses: [float(len(set(g.response))) for g in responses]  # noqa: E731
+        shop = stages.Workshop(Store(out.parent.parent / "store"), TUNING, {})
+        pairs = stages.pair_dataset(shop, self.sft, self.pairs)
+        return TrainingTask(self.sft, pairs, prompts, reward, Budget(examples), 0, out, TUNING)
+
+    def mean(self, tokens: Callable[[Pair], int]) -> float:
+        return statistics.mean(map(tokens, self.pairs))
+
+
+def works(bench: Bench, steps: int) -> dict[str, Work]:
+    """All that is measured, by name."""
+    from ..methods.trl_offline import TRLDPO, TRLORPO
+    from ..methods.trl_online import TRLRLOO
+    from . import speed_peers as peers
+
+    once = BATCH * bench.mean(lambda p: len(p.prompt.ids) + len(p.chosen) + len(p.rejected))
+    chosen = BATCH * bench.mean(lambda p: len(p.prompt.ids) + len(p.chosen))
+
+    def train(method: Any, out: Path, examples: int = BATCH * steps, every: int = 1) -> Step:
+        task = bench.task(out, examples)
+        task.pairs.reference()
+        with marks() as seen:
+            method.train(task)
+        return median_step(seen[::-every][::-1])
+
+    def supervised(out: Path) -> Step:
+        settings = SupervisedFineTuning(examples=BATCH * steps, lr=LR, batch_size=BATCH)
+        shop = stages.Workshop(Store(out), TUNING, {})
+        with marks() as seen:
+            stages.train_sft(shop, bench.sft, settings, bench.pairs, bench.pairs[:1])
+        return median_step(seen)
+
+    def reward_model(out: Path) -> Step:
+        settings = Supervised(examples=BATCH * steps, lr=LR, batch_size=BATCH)
+        shop = stages.Workshop(Store(out), TUNING, {})
+        with marks() as seen:
+            stages.train_reward_model(shop, bench.sft, settings, bench.pairs, bench.pairs[:1], 1)
+        return median_step(seen)
+
+    def peer(trainer: Callable[..., None], out: Path) -> Step:
+        with marks() as seen:
+            trainer(bench.task(out, BATCH * steps), LR, BATCH)
+        return median_step(seen)
+
+    prompts = [p.prompt for p in bench.pairs[:32]]
+
+    def generation(generate: Callable[[Policy], Any], out: Path) -> Step:
+        policy = Policy.open(bench.sft, TUNING, trainable=False)
+        with marks() as seen:
+            started = time.perf_counter()
+            generate(policy)
+            return Step(time.perf_counter() - started, seen.tokens)
+
+    offline = {"lr": LR, "batch_size": BATCH}
+    online = {"lr": LR, "rollout_size": 32, "minibatch_size": 16, "epochs": 2}
+    rounds = 4  # more than the probe looks at
+    return {
+        "dpo": Work(
+            "DPO, reference log-probs computed before",
+            2.5,
+            once,
+            partial(train, DPO(**offline)),
+            partial(train, TRLDPO(**offline, precompute_reference=True)),
+        ),
+        "dpo_default": Work(
+            "DPO, each as it comes, but both in fp32: TRL recomputes activations and the reference at each step",
+            4.0,
+            once,
+            partial(train, DPO(**offline)),
+            partial(train, TRLDPO(**offline, gradient_checkpointing=True)),
+        ),
+        "orpo": Work(
+            "ORPO, NLL of prompt and chosen response",
+            2.5,
+            once,
+            partial(train, ORPO(**offline, nll_scope="prompt+response")),
+            partial(train, TRLORPO(**offline)),
+        ),
+        "reward_model": Work("reward model on pairs", 1.5, once, reward_model, partial(peer, peers.train_reward_model)),
+        "sft": Work("SFT on chosen responses", 1.5, chosen, supervised, partial(peer, peers.train_sft)),
+        "generation": Work(
+            "32 prompts, 64 new tokens each, none ends early, beside transformers' generate",
+            1.3,
+            None,
+            partial(generation, lambda policy: sample(policy, prompts, max_new_tokens=64, seed=0)),
+            partial(generation, lambda policy: peers.generate(policy, prompts, 64)),
+        ),
+        "rloo": Work(
+            "a round of RLOO: 8 prompts, 4 responses of 64 tokens to each, 2 epochs",
+            1.5,
+            None,
+            partial(train, RLOO(**online, samples_per_prompt=4), examples=32 * rounds),
+            partial(train, TRLRLOO(**online, samples_per_prompt=4), examples=32 * rounds, every=2 * 32 // 16),
+        ),
+        "ppo": Work(
+            "a round of PPO (with a critic) beside one of TRL's RLOO (without): 32 responses of 64 tokens, 2 epochs",
+            2.0,
+            None,
+            partial(train, PPO(**online, critic_lr=LR, critic_warmup=0), examples=32 * rounds),
+            partial(train, TRLRLOO(**online, samples_per_prompt=4), examples=32 * rounds, every=2 * 32 // 16),
+        ),
+    }
+
+
+class Marks(list[tuple[float, int]]):
+    """(seconds, tokens forward so far) at the end of each step."""
+
+    tokens = 0
+
+
+@contextlib.contextmanager
+def marks() -> Iterator[Marks]:
+    """Notes when a line is logged, and how many tokens went through a Llama's layers until then."""
+    seen, forward, log = Marks(), LlamaModel.forward, Ledger.log
+
+    def counting(self: LlamaModel, input_ids: Any = None, *args: Any, **more: Any) -> Any:
+        seen.tokens += input_ids.numel()
+        return forward(self, input_ids, *args, **more)
+
+    def marking(self: Ledger, **values: float) -> None:
+        seen.append((time.perf_counter(), seen.tokens))
+        log(self, **values)
+
+    LlamaModel.forward, Ledger.log = counting, marking
+    try:
+        yield seen
+    finally:
+        LlamaModel.forward, Ledger.log = forward, log
+
+
+def median_step(seen: list[tuple[float, int]]) -> Step:
+    """The median step, the first (which ends with the first mark) left out."""
+    differences = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(seen, seen[1:], strict=False)]
+    return Step(*(statistics.median(column) for column in zip(*differences, strict=True)))
+
+
+def measure(names: list[str], runs: int, steps: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Both sides of each work in turn, `runs` times; JSON with machine, versions and date."""
+    found: dict[str, Any] = {}
+    peak = matrix_rate()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        known = works(bench, steps)
+        for name in names:
+            work, sides = known[name], {"ours": [], "peer": []}
+            for number in range(runs):
+                for side, taken in sides.items():
+                    taken.append(getattr(work, side)(Path(folder) / f"{name} {number}" / side))
+            found[name] = summary(work, sides, bench.weights, peak)
+            say(line(name, found[name]))
+    return {
+        "work": found,
+        "runs": runs,
+        "steps": steps,
+        "matrix_gflops": round(peak / 1e9, 1),
+        "machine": {"platform": platform.platform(), "device": TUNING.device, "threads": torch.get_num_threads()},
+        "packages": {name: version(name) for name in ("torch", "transformers", "trl", "alignment-bench")},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def summary(work: Work, sides: dict[str, list[Step]], weights: int, peak: float) -> dict[str, Any]:
+    """Medians over the runs, their ratio, and the range of the ratios run by run."""
+    seconds = {side: statistics.median(step.seconds for step in taken) for side, taken in sides.items()}
+    each = [peer.seconds / ours.seconds for ours, peer in zip(sides["ours"], sides["peer"], strict=True)]
+    found: dict[str, Any] = {"what": work.what, "target": work.target}
+    for side, taken in sides.items():
+        found[side] = {"seconds": seconds[side], "steps_per_second": 1 / seconds[side]}
+        if work.needed is not None:
+            tokens = statistics.median(step.tokens for step in taken)
+            found[side] |= {
+                "tokens_per_second": work.needed / seconds[side],
+                "executed_over_needed": tokens / work.needed,
+                "matrix_rate_share": 6 * weights * work.needed / seconds[side] / peak,
+            }
+    return found | {"ratio": seconds["peer"] / seconds["ours"], "ratios": each}
+
+
+def line(name: str, found: dict[str, Any]) -> str:
+    """One work in one line."""
+    ratios = found["ratios"]
+    said = (
+        f"{name:<13} {found['ours']['seconds']:8.3f} s {found['peer']['seconds']:8.3f} s  {found['ratio']:5.2f}x "
+        f"({min(ratios):.2f} to {max(ratios):.2f}, wanted {found['target']})"
+    )
+    if "executed_over_needed" in found["ours"]:
+        ours, peer = found["ours"], found["peer"]
+        said += (
+            f"  passes {ours['executed_over_needed']:.2f} and {peer['executed_over_needed']:.2f}, matrix rate "
+            f"{ours['matrix_rate_share']:.0%} and {peer['matrix_rate_share']:.0%}"
+        )
+    return said
+
+
+def matrix_rate(size: int = 1024, seconds: float = 1.0) -> float:
+    """Operations a second of fp32 matrix products, measured now."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    a @ b
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        a @ b
+        done += 1
+    return done * 2 * size**3 / (time.perf_counter() - started)
