@@ -9,15 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from ..evaluators.judge import read_template
-from ..evaluators.reward_model import RewardModel, RewardModelWinRate
 from ..methods.base import TrainingError
 from ..reports.render import render
 from ..results.changes import differences_to_sft, ties
@@ -25,14 +22,14 @@ from ..results.chat import PLAIN_TEMPLATE
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.judge_audit import audit_judges
 from ..results.records import GateError, InputError, nearest
-from ..results.store import ALONG, POLICY, Cell, Run, Stage, Store, digest, folder_digest
+from ..results.store import ALONG, POLICY, Cell, Run, Stage, Store, digest
 from ..results.summary import summarize
-from . import gates, reward_audit, scoring, stages
-from .along import TRAINING, score_along
+from . import gates, panel, reward_audit, scoring, stages
+from .along import score_along
 from .corpus import Corpus, load_corpus
-from .judge_bill import bill, most, usage_of
+from .judge_bill import bill, usage_of
 from .models import find_model
-from .plugins import available, build
+from .plugins import available
 from .rows import method_row
 from .spec import BenchmarkSpec
 from .stages import MODEL, Workshop
@@ -92,10 +89,7 @@ class Harness:
                     f"benchmark {spec.name}: methods.{name} is no method; {nearest(name, available('methods'))}"
                 )
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
-        self.own_reward_model: Checkpoint | None = None  # the user's, which then evaluates
-        self.evaluators_given: dict[str, Any] = {}  # as the settings have them, before the benchmark fills in its part
-        self.judges: dict[str, Checkpoint] = {}  # the local judges' models; an endpoint has none
-        self._check_evaluators(tuning)
+        self.scored_by = panel.check_settings(spec, tuning)
         self.base = find_model(spec.model, "--model")
         packages = {name: version(name) for name in PACKAGES}
         self.shop = Workshop(Store(request.root), tuning, packages)
@@ -104,14 +98,15 @@ class Harness:
         self._check_context()
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus) if external else None
-        self.stamps: list[str] = []  # what every page must say
         self.warnings: list[str] = []
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
 
     def run(self) -> Outcome:
         self._say_data()
-        self._say_cost_of_judging()
+        cells = len(self.methods) * self.request.seeds
+        if said := panel.cost_of_judging(self.spec, self.scored_by, self.tokenizer, cells):
+            self.say(f"judge: {said}; verdicts on disk are not paid again")
         self._train_shared()
         run = self._open_run()
         responses = self.corpus.prompts(
@@ -148,7 +143,7 @@ class Harness:
     def _train_shared(self) -> None:
         spec, corpus = self.spec, self.corpus
         self.sft = self.make_sft()
-        self.reward_models: dict[str, Checkpoint] = {}
+        reward_models: dict[str, Checkpoint] = {}
         for seed, (role, pairs) in enumerate(
             [("training", corpus.training), ("evaluation", corpus.evaluation)], start=1
         ):
@@ -158,37 +153,11 @@ class Harness:
                     self.shop, self.sft, spec.reward_model, p, corpus.heldout, s
                 ),
             )
-            self.reward_models[role] = Checkpoint(made.path / MODEL, made.content)
+            reward_models[role] = Checkpoint(made.path / MODEL, made.content)
             self._gate(gates.reward_model_gate(made, role, spec.gates.reward_model_accuracy))
-        self._check_reward_models()
+        self.panel = panel.Panel(spec, self.scored_by, self.shop, corpus, reward_models)
         self.pairs = stages.pair_dataset(self.shop, self.sft, corpus.training)
         self.prompts = corpus.prompts(corpus.training, spec.max_response_tokens)
-
-    def _check_reward_models(self) -> None:
-        """The reward model that evaluates must be another than the one that trains, learnt from other prompts.
-
-        InputError where it is the same one, unless that is forced: then every page says so.
-        """
-        prompts = [{p.prompt.id for p in pairs} for pairs in (self.corpus.training, self.corpus.evaluation)]
-        if shared := prompts[0] & prompts[1]:
-            raise InputError(f"training and evaluation reward models share {len(shared)} prompts; mend the splits")
-        training, own = self.reward_models["training"], self.own_reward_model
-        if own is None or folder_digest(own.path) != folder_digest(training.path):
-            return
-        said = f"{own.path} is the reward model that the methods are trained on, so it cannot judge them"
-        if not self.spec.evaluators["reward_model"].get("allow_training_model"):
-            raise InputError(
-                f"{said}; name another with --reward-model, or force it with allow_training_model: true under "
-                f"evaluators.reward_model"
-            )
-        self.stamps.append(
-            "Evaluated with the training reward model: its win rates and rewards are what the methods were trained to "
-            "raise, not evidence that they are better"
-        )
-
-    @cached_property
-    def training_reward(self) -> RewardModel:
-        return RewardModel.open(self.reward_models["training"].path, self.shop.tuning)
 
     def _train(self, label: str, method: Any, seed: int) -> Stage:
         return stages.train_cell(
@@ -200,8 +169,8 @@ class Harness:
             pairs=self.pairs,
             unpaired=self.corpus.unpaired,
             prompts=self.prompts,
-            reward=lambda: self.training_reward,
-            reward_model=self.reward_models["training"],
+            reward=lambda: self.panel.training_reward,
+            reward_model=self.panel.reward_models["training"],
             budget=self.spec.budget,
             seed=seed,
             along=self.spec.evaluation.along,
@@ -210,8 +179,8 @@ class Harness:
     def _choice(self, method: Any) -> stages.Choice | None:
         """How a method that answers with the best of several responses chooses."""
         count = getattr(method, "responses_per_answer", 1)
-        key = self.reward_models["training"].key
-        return stages.Choice(count, lambda: self.training_reward, key) if count > 1 else None
+        key = self.panel.reward_models["training"].key
+        return stages.Choice(count, lambda: self.panel.training_reward, key) if count > 1 else None
 
     def _generate(self, policy: Checkpoint | None, prompts, seed: int, choice: stages.Choice | None = None) -> Stage:
         temperature = self.spec.evaluation.temperature
@@ -234,7 +203,7 @@ class Harness:
             scoring.score(
                 self.shop, part, evaluator, needs, answers, baseline, sft=self.sft, policy=policy, limits=limits
             )
-            for part, (evaluator, needs) in self.evaluators.items()
+            for part, (evaluator, needs) in self.panel.evaluators.items()
         ]
         return run.place(name, seed, [*trained, answers, stages.join_scores(self.shop, parts)])
 
@@ -242,15 +211,12 @@ class Harness:
         """The scores of the checkpoints along training, where the method saved any."""
         if not (trained.path / ALONG).is_dir():
             return []
-        scorers = {name: self.evaluators[name] for name in ("reward_model", "gold") if name in self.evaluators}
-        scorers["divergence"] = build("evaluators", "divergence", {}, "along training"), {}
-        scorers[TRAINING] = self._training_reward_model()
         return [
             self._timed(
                 f"{label}, checkpoints along training",
                 lambda: score_along(
                     self.shop,
-                    scorers,
+                    self.panel.along,
                     trained,
                     lambda policy: scoring.responses(self._generate(policy, prompts, seed)),
                     scoring.responses(answers),
@@ -258,51 +224,6 @@ class Harness:
                 ),
             )
         ]
-
-    @cached_property
-    def evaluators(self) -> dict[str, tuple[Any, dict[str, str]]]:
-        """Each evaluator with the keys of what the benchmark fills in."""
-        found = {}
-        for name, settings in self.spec.evaluators.items():
-            settings, needs = dict(settings), {}
-            if name == "reward_model" and "model" not in settings:
-                given, needs = self._reward_model("evaluation")
-                settings |= given
-            elif name == "reward_model":
-                settings["model"] = str(self.own_reward_model.path)
-                settings.setdefault("device", self.shop.tuning.device)
-                needs = {"model": self.own_reward_model.key}
-            if name == "implicit_reward":
-                settings["pairs"] = tuple(self.corpus.labelled)
-                needs = {"pairs": digest([dataclasses.asdict(pair) for pair in self.corpus.labelled])}
-            if name == "judge":
-                settings = judge_settings(settings, self.judges, self.shop.tuning.device, self.request.root)
-            found[name] = (build("evaluators", name, settings, f"benchmark {self.spec.name}, evaluators.{name}"), needs)
-            if name == "reward_model":
-                found[TRAINING] = self._training_reward_model()
-        return found
-
-    def _reward_model(self, role: str) -> tuple[dict[str, Any], dict[str, str]]:
-        """Settings of the evaluator for one of the benchmark's reward models, and the keys of what it is given."""
-        checkpoint = self.reward_models[role]
-        settings = {"model": str(checkpoint.path), "tuning": self.shop.tuning}
-        return settings, {"model": checkpoint.key, "tuning": digest(dataclasses.asdict(self.shop.tuning))}
-
-    def _training_reward_model(self) -> tuple[RewardModelWinRate, dict[str, str]]:
-        """The reward model that methods are trained on as an evaluator, with the keys of what it is given."""
-        settings, needs = self._reward_model("training")
-        return RewardModelWinRate(**settings, label="reward_model.training"), needs
-
-    def _check_evaluators(self, tuning: Tuning) -> None:
-        """Construct every evaluator once with what it will be given, so that a wrong setting is told at the start."""
-        for name, settings in self.spec.evaluators.items():
-            given = {"model": "(trained by the benchmark)", "tuning": tuning} if name == "reward_model" else {}
-            made = build("evaluators", name, {**given, **settings}, f"benchmark {self.spec.name}, evaluators.{name}")
-            self.evaluators_given[name] = made
-            if name == "reward_model" and "model" in settings:
-                self.own_reward_model = find_model(settings["model"], "--reward-model")
-            if name == "judge":
-                self.judges = {m: find_model(m, "--judge") for m in made.models if not m.startswith("openai:")}
 
     def _check_context(self) -> None:
         from transformers import AutoConfig
@@ -361,9 +282,9 @@ class Harness:
             "sft": {**spec.sft.model_dump(), "content": self.sft.key},
             "reward_model": {
                 **spec.reward_model.model_dump(),
-                **{role: checkpoint.key for role, checkpoint in self.reward_models.items()},
+                **{role: checkpoint.key for role, checkpoint in self.panel.reward_models.items()},
             },
-            **({"evaluated_by": self.own_reward_model.key} if self.own_reward_model else {}),
+            **({"evaluated_by": own.key} if (own := self.scored_by.own_reward_model) else {}),
             "budget": spec.budget,
             "methods": spec.methods,
             "method_defaults": spec.method_defaults,
@@ -423,24 +344,19 @@ class Harness:
 
     def _beyond_scores(self, run: Run, scores: Any) -> dict[str, Any]:
         """What the summary says beside the scores: other changes, and the audit of judges."""
-        found: dict[str, Any] = {"changes": differences_to_sft(scores), "ties": ties(scores), "stamps": self.stamps}
-        found["reward_models"] = self._audit_reward_models()
+        found: dict[str, Any] = {
+            "changes": differences_to_sft(scores),
+            "ties": ties(scores),
+            "stamps": self.panel.stamps,
+            "reward_models": self.panel.audit_reward_models(self.tokenizer, self.external),
+        }
         if "judge" in self.spec.evaluators:
             lengths = {(c.method, c.seed, g.prompt_id): g.length for c in run.cells() for g in c.generations()}
-            judge = self.evaluators["judge"][0]
+            judge = self.panel.evaluators["judge"][0]
             found["judges"] = {"audit": audit_judges(scores, lengths), "usage": usage_of(judge)}
             for name, usage in judge.usage().items():
                 self.say(f"judge {name}: {bill(judge, usage)}")
         return found
-
-    def _audit_reward_models(self) -> dict[str, Any]:
-        tuning = self.shop.tuning
-        models = {
-            role: (RewardModelWinRate(str(made.path), tuning), made.key) for role, made in self.reward_models.items()
-        }
-        if self.own_reward_model:
-            models["evaluation"] = self.evaluators["reward_model"][0], self.own_reward_model.key
-        return reward_audit.audit(self.shop, models, self.tokenizer, self.corpus.labelled, self.external)
 
     def _gate(self, gate: dict[str, Any]) -> None:
         if self.request.gate == "ignore":
@@ -462,23 +378,6 @@ class Harness:
         parts = ", ".join(f"{name} {s['pairs']} pairs" for name, s in record["splits"].items())
         dropped = sum(record["dropped"].values())
         self.say(f"{self.spec.name}: {record['used']} pairs from {record['source']} ({dropped} dropped): {parts}")
-
-    def _say_cost_of_judging(self) -> None:
-        """The most that an endpoint can cost, before anything is asked or trained."""
-        if "judge" in self.spec.evaluators:
-            judge, spec = self.evaluators_given["judge"], self.spec
-            question = len(self.tokenizer(read_template(judge.prompt))["input_ids"])
-            question += spec.max_prompt_tokens + 2 * spec.max_response_tokens
-            cells = len(self.methods) * self.request.seeds
-            if said := most(judge, cells, spec.evaluation.prompts, question):
-                self.say(f"judge: {said}; verdicts on disk are not paid again")
-
-
-def judge_settings(settings: dict[str, Any], judges: dict[str, Checkpoint], device: str, root: Path) -> dict[str, Any]:
-    """A judge's settings with the folders of its local models, the device and the place of its verdicts filled in."""
-    models = [settings["model"]] if isinstance(settings["model"], str) else settings["model"]
-    folders = [str(judges[m].path) if m in judges else m for m in models]
-    return {"device": device, **settings, "model": tuple(folders), "cache": Store(root).verdicts}
 
 
 def _environment(shop: Workshop) -> dict[str, Any]:
