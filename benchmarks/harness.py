@@ -1,8 +1,5 @@
 """The one loop that compares: stages, cells, scores, summary, report."""
 
-import dataclasses
-import os
-import platform
 import shlex
 import sys
 import time
@@ -13,18 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from ..methods.base import TrainingError
 from ..reports.render import render
 from ..results.changes import differences_to_sft, ties
-from ..results.chat import PLAIN_TEMPLATE
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.judge_audit import audit_judges
 from ..results.records import GateError, InputError, nearest
 from ..results.store import ALONG, POLICY, Cell, Run, Stage, Store, digest
 from ..results.summary import summarize
-from . import gates, panel, reward_audit, scoring, stages
+from . import contract, gates, panel, reward_audit, scoring, stages
 from .along import score_along
 from .corpus import Corpus, load_corpus
 from .judge_bill import bill, usage_of
@@ -98,7 +92,7 @@ class Harness:
         self._check_context()
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus) if external else None
-        self.warnings: list[str] = []
+        self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
 
@@ -238,8 +232,17 @@ class Harness:
             )
 
     def _open_run(self) -> Run:
-        contract = self._contract()
-        run_id = digest(contract)[:12]
+        agreed = contract.contract(
+            self.spec,
+            self.base,
+            self.tokenizer,
+            self.corpus,
+            self.shop,
+            self.sft,
+            self.panel.reward_models,
+            self.scored_by.own_reward_model,
+        )
+        run_id = digest(agreed)[:12]
         run = Run(self.request.out or self.request.root / "runs" / self.spec.name / run_id)
         run.open(
             {
@@ -247,9 +250,9 @@ class Harness:
                 "benchmark": self.spec.name,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "commands": [shlex.join(["bench", *sys.argv[1:]])],
-                "contract": contract,
-                "environment": _environment(self.shop),
-                "data": {**self.corpus.record, "notes": self._notes()},
+                "contract": agreed,
+                "environment": contract.environment(self.shop),
+                "data": {**self.corpus.record, "notes": self.notes},
                 "methods": {
                     label: {
                         "name": self.names[label],
@@ -261,59 +264,6 @@ class Harness:
             }
         )
         return run
-
-    def _contract(self) -> dict[str, Any]:
-        """All that rows of one table must share, the benchmark's settings of its methods included.
-
-        Which of them are run, seeds and evaluators come on top of it.
-        """
-        spec = self.spec
-        template = self.tokenizer.chat_template
-        return {
-            "benchmark": spec.name,
-            "model": spec.model,
-            "base": self.base.key,
-            "tokenizer": digest(self.tokenizer.get_vocab()),
-            "template": digest(template),
-            "data": self.corpus.digest,
-            "splits": {**spec.splits.model_dump(), "seed": spec.split_seed},
-            "lengths": {"prompt": spec.max_prompt_tokens, "response": spec.max_response_tokens},
-            "tuning": dataclasses.asdict(self.shop.tuning),
-            "sft": {**spec.sft.model_dump(), "content": self.sft.key},
-            "reward_model": {
-                **spec.reward_model.model_dump(),
-                **{role: checkpoint.key for role, checkpoint in self.panel.reward_models.items()},
-            },
-            **({"evaluated_by": own.key} if (own := self.scored_by.own_reward_model) else {}),
-            "budget": spec.budget,
-            "methods": spec.methods,
-            "method_defaults": spec.method_defaults,
-            "evaluation": spec.evaluation.model_dump(),
-            "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
-            "code": stages.code_digest(*stages.TRAINING_CODE),
-            "packages": self.shop.packages,
-        }
-
-    def _notes(self) -> list[str]:
-        """What a reader of the numbers must know of the data and the model."""
-        notes, spec = [], self.spec
-        if self.tokenizer.chat_template == PLAIN_TEMPLATE:
-            notes.append(f"{spec.model} has no chat template; the plain template of alignment-bench was used")
-        for label, method in self.methods.items():
-            if (count := getattr(method, "responses_per_answer", 1)) > 1:
-                notes.append(f"{label} costs nothing to train but {count} responses and scores for every answer in use")
-            if getattr(method, "start", "sft") != "sft":
-                notes.append(f"{label} is tuned from the {method.start} model, so it saw the preference data only")
-            if getattr(method, "data", "pairs") == "unpaired":
-                notes.append(f"{label} learns from other data than the rest: {spec.unpaired}")
-        record = self.corpus.record
-        prompts = record["splits"]["heldout"]["prompts"]
-        if prompts < spec.evaluation.prompts:
-            notes.append(f"only {prompts} held-out prompts are there, {spec.evaluation.prompts} were asked for")
-        dropped = sum(record["dropped"].values())
-        if 2 * dropped > record["read"]:
-            notes.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not be like the whole")
-        return notes
 
     def _summarize(self, run: Run) -> dict[str, Any]:
         import pandas
@@ -336,7 +286,7 @@ class Harness:
             costs=costs,
             along=pandas.concat(along, ignore_index=True) if along else None,
             gates=self.gates,
-            warnings=[*failed, *self._notes()],
+            warnings=[*failed, *self.notes],
         )
         summary |= self._beyond_scores(run, scores)
         run.write_summary(summary)
@@ -378,19 +328,3 @@ class Harness:
         parts = ", ".join(f"{name} {s['pairs']} pairs" for name, s in record["splits"].items())
         dropped = sum(record["dropped"].values())
         self.say(f"{self.spec.name}: {record['used']} pairs from {record['source']} ({dropped} dropped): {parts}")
-
-
-def _environment(shop: Workshop) -> dict[str, Any]:
-    return {
-        "packages": {
-            **shop.packages,
-            "alignment-bench": version("alignment-bench"),
-            "python": platform.python_version(),
-        },
-        "machine": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": shop.tuning.device,
-        "precision": shop.tuning.precision,
-    }
