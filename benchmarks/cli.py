@@ -13,6 +13,7 @@ from ..results.records import GateError, InputError
 from . import cli_preferences
 from .cli_audit import audit_judge, read_price
 from .cli_audit_data import audit_data
+from .cli_plan import print_plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,7 +62,10 @@ def run(
     gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
     root: Root = Path("results"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json alone on stdout.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the plan: what is on disk, and what the rest may take.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json (or the plan) alone on stdout.")] = False,
 ) -> None:
     """Train methods from the same SFT checkpoint, score them, and write a report.
 
@@ -101,7 +105,11 @@ def run(
 
     from . import harness
 
-    outcome = harness.run(harness.Request(spec, names, seeds, root, out, device, gate))
+    request = harness.Request(spec, names, seeds, root, out, device, gate)
+    if dry_run:
+        print_plan(request, as_json)
+        return
+    outcome = harness.run(request)
     if as_json:
         print(json.dumps(outcome.summary, indent=2))
     else:

@@ -29,6 +29,7 @@ from .spec import BenchmarkSpec
 from .stages import MODEL, Workshop
 
 Gate = Literal["warn", "fail", "ignore"]
+ROLES = ("training", "evaluation")  # of the reward models, and the splits that they learn from
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 
 
@@ -90,6 +91,9 @@ class Harness:
         self.tokenizer = self.base.tokenizer()
         self.corpus: Corpus = load_corpus(spec, self.tokenizer)
         self._check_context()
+        self.asked = self.corpus.prompts(  # the prompts that every policy answers
+            self.corpus.heldout, spec.max_response_tokens, limit=spec.evaluation.prompts
+        )
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus) if external else None
         self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
@@ -103,19 +107,16 @@ class Harness:
             self.say(f"judge: {said}; verdicts on disk are not paid again")
         self._train_shared()
         run = self._open_run()
-        responses = self.corpus.prompts(
-            self.corpus.heldout, self.spec.max_response_tokens, limit=self.spec.evaluation.prompts
-        )
         for seed in range(self.request.seeds):
-            baseline = self._generate(None, responses, seed)
+            baseline = self.generate(None, seed)
             self._place(run, "sft", seed, [], baseline, baseline)
             for name, method in self.methods.items():
                 label = f"{name} seed {seed}"
                 try:
-                    trained = self._timed(label, lambda n=name, m=method, s=seed: self._train(n, m, s))
+                    trained = self._timed(label, lambda n=name, m=method, s=seed: self.train(n, m, s))
                     policy = Checkpoint(trained.path / POLICY, trained.content)
-                    answers = self._generate(policy, responses, seed, self._choice(method))
-                    made = [trained, *self._along(label, trained, responses, seed, answers, baseline)]
+                    answers = self.generate(policy, seed, method)
+                    made = [trained, *self.along(label, trained, seed, answers, baseline)]
                     self._place(run, name, seed, made, answers, baseline, policy)
                 except (InputError, KeyboardInterrupt):
                     raise
@@ -129,31 +130,35 @@ class Harness:
 
     def make_sft(self) -> Checkpoint:
         """The SFT checkpoint of this benchmark, trained or found on disk."""
-        spec, corpus = self.spec, self.corpus
-        sft = self._timed("SFT", lambda: stages.train_sft(self.shop, self.base, spec.sft, corpus.sft, corpus.heldout))
+        sft = self._timed("SFT", self.train_sft)
         self._gate(gates.sft_gate(sft))
         return Checkpoint(sft.path / MODEL, sft.content)
 
     def _train_shared(self) -> None:
-        spec, corpus = self.spec, self.corpus
         self.sft = self.make_sft()
-        reward_models: dict[str, Checkpoint] = {}
-        for seed, (role, pairs) in enumerate(
-            [("training", corpus.training), ("evaluation", corpus.evaluation)], start=1
-        ):
-            made = self._timed(
-                f"{role} reward model",
-                lambda p=pairs, s=seed: stages.train_reward_model(
-                    self.shop, self.sft, spec.reward_model, p, corpus.heldout, s
-                ),
-            )
-            reward_models[role] = Checkpoint(made.path / MODEL, made.content)
-            self._gate(gates.reward_model_gate(made, role, spec.gates.reward_model_accuracy))
-        self.panel = panel.Panel(spec, self.scored_by, self.shop, corpus, reward_models)
-        self.pairs = stages.pair_dataset(self.shop, self.sft, corpus.training)
-        self.prompts = corpus.prompts(corpus.training, spec.max_response_tokens)
+        made = {}
+        for role in ROLES:
+            made[role] = self._timed(f"{role} reward model", lambda r=role: self.train_reward_model(r))
+            self._gate(gates.reward_model_gate(made[role], role, self.spec.gates.reward_model_accuracy))
+        self.share(made)
 
-    def _train(self, label: str, method: Any, seed: int) -> Stage:
+    def share(self, reward_models: dict[str, Stage]) -> None:
+        """What every cell is given, from the SFT checkpoint and the reward models by role."""
+        models = {role: Checkpoint(made.path / MODEL, made.content) for role, made in reward_models.items()}
+        self.panel = panel.Panel(self.spec, self.scored_by, self.shop, self.corpus, models)
+        self.pairs = stages.pair_dataset(self.shop, self.sft, self.corpus.training)
+        self.prompts = self.corpus.prompts(self.corpus.training, self.spec.max_response_tokens)
+
+    # The stages of this run: each is made, or found on disk; `bench run --dry-run` only looks.
+
+    def train_sft(self) -> Stage:
+        return stages.train_sft(self.shop, self.base, self.spec.sft, self.corpus.sft, self.corpus.heldout)
+
+    def train_reward_model(self, role: str) -> Stage:
+        pairs, seed = getattr(self.corpus, role), 1 + ROLES.index(role)
+        return stages.train_reward_model(self.shop, self.sft, self.spec.reward_model, pairs, self.corpus.heldout, seed)
+
+    def train(self, label: str, method: Any, seed: int) -> Stage:
         return stages.train_cell(
             self.shop,
             self.names[label],
@@ -176,9 +181,26 @@ class Harness:
         key = self.panel.reward_models["training"].key
         return stages.Choice(count, lambda: self.panel.training_reward, key) if count > 1 else None
 
-    def _generate(self, policy: Checkpoint | None, prompts, seed: int, choice: stages.Choice | None = None) -> Stage:
-        temperature = self.spec.evaluation.temperature
-        return stages.generate(self.shop, self.sft, policy, prompts, temperature=temperature, seed=seed, choice=choice)
+    def generate(self, policy: Checkpoint | None, seed: int, method: Any = None) -> Stage:
+        """Answers to the evaluation's prompts; policy None: by the SFT checkpoint."""
+        return stages.generate(
+            self.shop,
+            self.sft,
+            policy,
+            self.asked,
+            temperature=self.spec.evaluation.temperature,
+            seed=seed,
+            choice=self._choice(method),
+        )
+
+    def score(self, evaluator: str, answers: Stage, baseline: Stage, policy: Checkpoint | None) -> Stage:
+        """One evaluator's scores of a policy (None: SFT)."""
+        made, needs = self.panel.evaluators[evaluator]
+        spec = self.spec
+        limits = scoring.Limits(spec.max_prompt_tokens, spec.max_response_tokens, spec.evaluation.temperature)
+        return scoring.score(
+            self.shop, evaluator, made, needs, answers, baseline, sft=self.sft, policy=policy, limits=limits
+        )
 
     def _place(
         self,
@@ -191,17 +213,10 @@ class Harness:
         policy: Checkpoint | None = None,
     ) -> Cell:
         """Score a policy (None: SFT) by every evaluator and show the cell in the run's folder."""
-        spec = self.spec
-        limits = scoring.Limits(spec.max_prompt_tokens, spec.max_response_tokens, spec.evaluation.temperature)
-        parts = [
-            scoring.score(
-                self.shop, part, evaluator, needs, answers, baseline, sft=self.sft, policy=policy, limits=limits
-            )
-            for part, (evaluator, needs) in self.panel.evaluators.items()
-        ]
+        parts = [self.score(name, answers, baseline, policy) for name in self.panel.evaluators]
         return run.place(name, seed, [*trained, answers, stages.join_scores(self.shop, parts)])
 
-    def _along(self, label: str, trained: Stage, prompts, seed: int, answers: Stage, baseline: Stage) -> list[Stage]:
+    def along(self, label: str, trained: Stage, seed: int, answers: Stage, baseline: Stage) -> list[Stage]:
         """The scores of the checkpoints along training, where the method saved any."""
         if not (trained.path / ALONG).is_dir():
             return []
@@ -212,7 +227,7 @@ class Harness:
                     self.shop,
                     self.panel.along,
                     trained,
-                    lambda policy: scoring.responses(self._generate(policy, prompts, seed)),
+                    lambda policy: scoring.responses(self.generate(policy, seed)),
                     scoring.responses(answers),
                     scoring.responses(baseline),
                 ),

@@ -11,12 +11,14 @@ and renamed; a stage without a valid manifest does not exist. A cell of a run (m
 files of its stages (copies where the file system has no links), so it can be copied away and costs no space.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -103,6 +105,22 @@ class Stage:
         return digest({name: sha for name, sha in files.items() if name not in (COST, METRICS)})
 
 
+@dataclass(frozen=True)
+class Made:
+    """A stage as its manifest tells of it: {"stage", "key", "inputs", "seconds", "created", "files"}."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def stage(self) -> Stage:
+        return Stage(self.path, self.manifest["key"], fresh=False)
+
+    @property
+    def cost(self) -> dict[str, float]:
+        return json.loads((self.path / COST).read_text()) if (self.path / COST).exists() else {}
+
+
 class Store:
     """Finds finished stages by their key and makes the missing ones."""
 
@@ -119,6 +137,12 @@ class Store:
         key = digest({"stage": name, **inputs})
         folder = self.root / "cache" / name / key[:20]
         return Stage(folder, key, fresh=False) if _is_whole(folder, key) else None
+
+    def made(self) -> Iterator[Made]:
+        """Every stage on disk that has a manifest; its files are not checked against it."""
+        for path in sorted(self.root.glob(f"cache/*/*/{MANIFEST}")):
+            with contextlib.suppress(OSError, ValueError):
+                yield Made(path.parent, json.loads(path.read_text()))
 
     def stage(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
         """Return the stage made from these inputs, calling `build(folder)` only if it is not there yet.
@@ -138,9 +162,11 @@ class Store:
             if folder.exists():  # damaged: kept aside, for nothing on disk is ever lost
                 folder.rename(parent / f"{key[:20]}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
             partial = Path(tempfile.mkdtemp(prefix=f".{key[:20]}.", suffix=".partial", dir=parent))
+            started = time.monotonic()
             try:
                 build(partial)
-                _seal(partial, {"stage": name, "key": key, "inputs": inputs})
+                seconds = round(time.monotonic() - started, 3)
+                _seal(partial, {"stage": name, "key": key, "inputs": inputs, "seconds": seconds})
                 partial.rename(folder)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
