@@ -10,9 +10,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..results.records import GateError, InputError
-from . import cli_preferences
+from . import cli_preferences, cli_show
 from .cli_audit import audit_judge, read_price
 from .cli_audit_data import audit_data
+from .cli_cache import cache
+from .cli_doctor import doctor
 from .cli_plan import print_plan
 
 app = typer.Typer(
@@ -22,7 +24,6 @@ app = typer.Typer(
     help="Compare alignment methods from one SFT checkpoint on one preference set.",
     epilog="Examples:  bench run --method ppo,dpo   |   bench run -m ppo,dpo,orpo --seeds 3 --json   |   bench list",
 )
-IN_TERMINAL = ("reward.gold", "kl", "length", "seconds")  # beside the win rates; the report has every figure
 Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")]
 
 
@@ -113,7 +114,8 @@ def run(
     if as_json:
         print(json.dumps(outcome.summary, indent=2))
     else:
-        _print_summary(outcome.run, outcome.summary)
+        print()
+        cli_show.print_summary(outcome.run, outcome.summary)
     if outcome.failures:
         raise typer.Exit(1)
 
@@ -152,21 +154,19 @@ def export(
     Example: bench export RUN --format alpaca_eval --questions alpaca_eval.json
     """
     from ..results.outputs import FORMATS
-    from ..results.store import find_runs
+    from ..results.store import find_run
 
     if format not in FORMATS:
         raise InputError(f"--format {format} is not known; give {' or '.join(FORMATS)}")
     if max_new_tokens and not questions:
         raise InputError("--max-new-tokens goes with --questions; the run's own answers are there already")
-    runs = find_runs(run_folder)
-    if len(runs) > 1:
-        raise InputError(f"{run_folder} holds {len(runs)} runs; give the folder of one")
+    found = find_run(run_folder)
     quiet()
 
     from .export import export as write
 
-    folder = out or runs[0].path / "export"
-    for path in write(runs[0], format, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
+    folder = out or found.path / "export"
+    for path in write(found, format, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
         print(path)
 
 
@@ -223,23 +223,9 @@ def new_method(
 app.command("audit-data")(audit_data)
 
 
-@app.command("list")
-def list_() -> None:
-    """Show methods, evaluators and benchmarks, a line each."""
-    from .plugins import available, summary_line
-    from .spec import suites
-
-    for group in ("methods", "evaluators"):
-        print(group)
-        for name, entry in available(group).items():
-            print(f"  {name:<14} {summary_line(entry)}")
-    print("benchmarks")
-    import yaml
-
-    for name, path in suites().items():
-        print(f"  {name:<14} {yaml.safe_load(path.read_text())['description']}")
-
-
+cli_show.register(app)
+app.command()(doctor)
+app.add_typer(cache, name="cache")
 cli_preferences.register(app)
 
 
@@ -251,21 +237,6 @@ def _check_methods(names: tuple[str, ...]) -> None:
     for name in (item.partition(":")[0] for item in names):
         if name not in available("methods") and name != "sft":
             raise InputError(f"there is no method {name!r}; {nearest(name, available('methods'))}")
-
-
-def _print_summary(run, summary) -> None:
-    from ..results.summary import table, verdict
-
-    print()
-    frame = table(summary)
-    print(frame[[c for c in frame if c.startswith("win_rate.") or c in IN_TERMINAL]].to_string())
-    print()
-    said = verdict(summary)
-    print("\n".join(said))
-    for warning in summary["warnings"]:
-        if warning not in said:
-            print(f"warning: {warning}")
-    print(f"\nreport: {run.report_path / 'index.html'}")
 
 
 def quiet() -> None:

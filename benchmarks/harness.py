@@ -278,6 +278,7 @@ class Harness:
                 },
             }
         )
+        self.shop.store.remember(run)
         return run
 
     def _summarize(self, run: Run) -> dict[str, Any]:

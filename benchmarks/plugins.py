@@ -1,16 +1,20 @@
 """Methods and evaluators by name: entry points, and constructor arguments checked before anything runs."""
 
+import ast
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any, Literal
 
 from ..results.records import InputError, nearest
 
 Group = Literal["methods", "evaluators"]
+PAPER = re.compile(r"[A-Z][\w-]+(?: et al\.| and [A-Z][\w-]+)? \(\d{4}(?:, arXiv:[\d.]+\d)?\)")
 
 
 def available(group: Group) -> dict[str, EntryPoint]:
@@ -81,7 +85,7 @@ def checked(cls: type, settings: dict[str, Any], where: str) -> Any:
 
 def _paper(cls: type) -> str:
     """Where to read about a plugin's settings, if the docstring of its module names a paper."""
-    found = re.search(r"\w+ et al\. \(\d{4}, arXiv:[\d.]+\d\)", sys.modules[cls.__module__].__doc__ or "")
+    found = PAPER.search(sys.modules[cls.__module__].__doc__ or "")
     return f"; see {found[0]}" if found else ""
 
 
@@ -95,17 +99,67 @@ def _names_at(cls: type, location: list[str]) -> list[str]:
     return list(cls.model_fields)
 
 
-def summary_line(entry: EntryPoint) -> str:
-    """First line of a plugin's docstring, read from its source without importing it (torch takes seconds)."""
-    import ast
-    from importlib.util import find_spec
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a plugin's source says of it."""
 
+    line: str
+    """First line of its docstring."""
+    needs: tuple[str, ...]
+    """What its class or one that it inherits from says that it `needs_`: pairs, reference, reward, critic."""
+    paper: str
+    """The first that its module's docstring or its own names, or those of a class it inherits from."""
+
+
+def describe(entry: EntryPoint) -> Description:
+    """Read a plugin's source without importing it (torch takes seconds)."""
+    found = list(_classes(entry.module, entry.attr))
+    if not found:
+        return Description("(cannot be read)", (), "")
+    needs: dict[str, bool] = {}
+    for _, node in found:  # the class itself first, so that it may take back what it inherits
+        for name, value in _flags(node):
+            needs.setdefault(name, value)
+    said = (ast.get_docstring(part) or "" for module, node in found for part in (_tree(module), node))
+    papers = (PAPER.search(text) for text in said)
+    return Description(
+        (ast.get_docstring(found[0][1]) or "").partition("\n")[0],
+        tuple(sorted(name.removeprefix("needs_").replace("_", " ") for name, value in needs.items() if value)),
+        next((paper[0] for paper in papers if paper), ""),
+    )
+
+
+def _classes(module: str, name: str) -> Iterator[tuple[str, ast.ClassDef]]:
+    """A class and those that it inherits from, depth first, each with the module that defines it."""
+    nodes = _tree(module).body
+    bases: list[str] = []
+    for node in nodes:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            yield module, node
+            bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    elsewhere = {
+        alias.asname or alias.name: (
+            resolve_name("." * n.level + (n.module or ""), module.rpartition(".")[0]),
+            alias.name,
+        )
+        for n in nodes
+        if isinstance(n, ast.ImportFrom)
+        for alias in n.names
+    }
+    for base in bases:
+        yield from _classes(*elsewhere.get(base, (module, base)))
+
+
+@lru_cache
+def _tree(module: str) -> ast.Module:
     try:
-        spec = find_spec(entry.module)
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    except (ImportError, AttributeError, TypeError, OSError, SyntaxError):
-        return "(cannot be read)"
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == entry.attr:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return ""
+        return ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
+    except (ImportError, AttributeError, TypeError, ValueError, OSError, SyntaxError):
+        return ast.Module([], [])
+
+
+def _flags(node: ast.ClassDef) -> Iterator[tuple[str, bool]]:
+    for line in node.body:
+        target = line.target if isinstance(line, ast.AnnAssign) else None
+        if isinstance(target, ast.Name) and target.id.startswith("needs_") and isinstance(line.value, ast.Constant):
+            yield target.id, bool(line.value.value)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDE = 200  # columns where nobody looks: a file or a pipe is not wrapped
+BARS = "▁▂▃▄▅▆▇█"
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -64,3 +65,33 @@ def count(number: float | None) -> str:
         if number >= 10 * one:
             return f"{number / one:,.0f} {unit}"
     return f"{number:,.0f}"
+
+
+def interval_plot(
+    low: float | None, mean: float, high: float | None, *, start: float = 0.0, end: float = 1.0, mark: float, width=41
+) -> str:
+    """A line of `width` characters from start to end with the interval, the mean and a mark on it."""
+
+    def place(value: float) -> int:
+        share = (value - start) / (end - start)
+        return round(min(1.0, max(0.0, share)) * (width - 1))
+
+    line = [" "] * width
+    line[place(mark)] = "│"
+    if low is not None and high is not None:
+        line[place(low) : place(high) + 1] = "─" * (place(high) - place(low) + 1)
+    line[place(mean)] = "●"
+    return "".join(line)
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """A row of bars from the lowest to the highest value; a longer series is drawn by the means of equal parts."""
+    finite = [value for value in values if value == value and abs(value) != float("inf")]
+    if not finite:
+        return ""
+    parts = min(width, len(finite))
+    cuts = [round(i * len(finite) / parts) for i in range(parts + 1)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    low, high = min(means), max(means)
+    step = (high - low) / (len(BARS) - 1) or 1.0
+    return "".join(BARS[round((mean - low) / step)] for mean in means)
