@@ -59,6 +59,10 @@ def run(
     judge_price: Annotated[
         str | None, typer.Option(help="The endpoint's price, dollars per million tokens: IN,OUT.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A field of the benchmark, dotted: methods.dpo.beta=0.05."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
@@ -81,7 +85,8 @@ def run(
         raise InputError(f"--gate {gate} is not known; give warn, fail or ignore")
     if judge_url and not any(name.startswith("openai:") for name in judge or []):
         raise InputError("--judge-url goes with --judge openai:MODEL")
-    spec = load_spec(benchmark, {"model": model, "preferences": preferences, "external_pairs": external_pairs})
+    given = {"model": model, "preferences": preferences, "external_pairs": external_pairs}
+    spec = load_spec(benchmark, given, settings or ())
     if reward_model:
         settings = {**spec.evaluators.get("reward_model", {}), "model": reward_model}
         spec = spec.model_copy(update={"evaluators": {**spec.evaluators, "reward_model": settings}})

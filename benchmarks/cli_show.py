@@ -25,10 +25,8 @@ def list_() -> None:
 
     Example: bench list
     """
-    import yaml
-
     from .plugins import available, describe
-    from .spec import suites
+    from .spec import describe_suite, suites
 
     to = console()
     found = {name: describe(entry) for name, entry in available("methods").items()}
@@ -36,7 +34,7 @@ def list_() -> None:
     to.print(table(("method", "needs", "paper", "what it does"), rows))
     rows = [(name, describe(entry).line) for name, entry in available("evaluators").items()]
     to.print(table(("evaluator", "what it yields"), rows))
-    rows = [(name, yaml.safe_load(path.read_text())["description"]) for name, path in suites().items()]
+    rows = [(name, describe_suite(name)) for name in suites()]
     to.print(table(("benchmark", "what it is"), rows))
 
 

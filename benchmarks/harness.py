@@ -80,9 +80,8 @@ class Harness:
         self.methods = {label: method for label, _, method in rows}
         for name in spec.methods:
             if name not in available("methods"):
-                raise InputError(
-                    f"benchmark {spec.name}: methods.{name} is no method; {nearest(name, available('methods'))}"
-                )
+                near = nearest(name, available("methods"))
+                raise InputError(f"{spec.place('methods', name)}: methods.{name} is no method; {near}")
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
         self.scored_by = panel.check_settings(spec, tuning)
         self.base = find_model(spec.model, "--model")

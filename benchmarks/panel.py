@@ -16,7 +16,7 @@ from .along import TRAINING
 from .corpus import Corpus
 from .judge_bill import most
 from .models import find_model
-from .plugins import build
+from .plugins import Where, build
 from .spec import BenchmarkSpec
 from .stages import Workshop
 
@@ -40,7 +40,7 @@ def check_settings(spec: BenchmarkSpec, tuning: Tuning) -> Settings:
     own, judges = None, {}
     for name, settings in spec.evaluators.items():
         given = {"model": "(trained by the benchmark)", "tuning": tuning} if name == "reward_model" else {}
-        made = build("evaluators", name, {**given, **settings}, f"benchmark {spec.name}, evaluators.{name}")
+        made = build("evaluators", name, {**given, **settings}, _where(spec, name))
         evaluators[name] = made
         if name == "reward_model" and "model" in settings:
             own = find_model(settings["model"], "--reward-model")
@@ -64,6 +64,10 @@ def judge_settings(settings: dict[str, Any], judges: dict[str, Checkpoint], devi
     models = [settings["model"]] if isinstance(settings["model"], str) else settings["model"]
     folders = [str(judges[m].path) if m in judges else m for m in models]
     return {"device": device, **settings, "model": tuple(folders), "cache": Store(root).verdicts}
+
+
+def _where(spec: BenchmarkSpec, name: str) -> Where:
+    return lambda location: f"{spec.place('evaluators', name, *location)}, evaluators.{name}"
 
 
 class Panel:
@@ -109,7 +113,7 @@ class Panel:
                 needs = {"pairs": digest([dataclasses.asdict(pair) for pair in self.corpus.labelled])}
             if name == "judge":
                 settings = judge_settings(settings, self.settings.judges, self.shop.tuning.device, self.shop.store.root)
-            found[name] = (build("evaluators", name, settings, f"benchmark {self.spec.name}, evaluators.{name}"), needs)
+            found[name] = (build("evaluators", name, settings, _where(self.spec, name)), needs)
             if name == "reward_model":
                 found[TRAINING] = self._training_reward_model()
         return found

@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec, resolve_name
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..results.records import InputError, nearest
 
 Group = Literal["methods", "evaluators"]
+Where = str | Callable[[Sequence[str]], str]  # a place for errors, or what gives the place of a field
 PAPER = re.compile(r"[A-Z][\w-]+(?: et al\.| and [A-Z][\w-]+)? \(\d{4}(?:, arXiv:[\d.]+\d)?\)")
 
 
@@ -36,17 +37,17 @@ def load(group: Group, name: str) -> type:
         ) from error
 
 
-def build(group: Group, name: str, settings: Mapping[str, Any], where: str) -> Any:
+def build(group: Group, name: str, settings: Mapping[str, Any], where: Where) -> Any:
     """Construct a plugin from its settings.
 
-    where: the place the settings come from, for errors (`file quick.yaml, methods.dpo`). InputError names the field
-    that is unknown, missing, of the wrong type or out of range.
+    where: the place the settings come from, for errors. InputError names the field that is unknown, missing, of the
+    wrong type or out of range.
     """
     cls = load(group, name)
     fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
     for field in settings:
         if fields and field not in fields:
-            raise InputError(f"{where}: {name} has no parameter {field!r}; {nearest(field, fields)}")
+            raise InputError(f"{_at(where, [field])}: {name} has no parameter {field!r}; {nearest(field, fields)}")
     if not fields:
         return cls(**settings)
     return checked(cls, dict(settings), where)
@@ -54,19 +55,28 @@ def build(group: Group, name: str, settings: Mapping[str, Any], where: str) -> A
 
 def parse_setting(text: str) -> tuple[str, Any]:
     """FIELD=VALUE from the command line; the value is read as YAML. InputError if there is none."""
-    import yaml
-
     field, equals, value = text.partition("=")
     if not equals or not value:
         raise InputError(f"setting {text!r} has no value; give FIELD=VALUE, for example beta=0.05")
     if not re.fullmatch(r"[A-Za-z0-9_.+=-]+", text):
         raise InputError(f"setting {text!r} has characters that no folder's name should have; put it into the YAML")
-    number = re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)  # YAML takes 1e-5 for text
-    return field, float(value) if number else yaml.safe_load(value)
+    return field, read_value(value)
 
 
-def checked(cls: type, settings: dict[str, Any], where: str) -> Any:
-    """Construct a dataclass or pydantic model with types and ranges checked."""
+def read_value(text: str) -> Any:
+    """A value typed on the command line, read as YAML. InputError if it is none."""
+    import yaml
+
+    if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text):  # YAML takes 1e-5 for text
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"value {text!r} cannot be read; put it into quotes as YAML has them") from None
+
+
+def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
+    """Construct a dataclass or pydantic model with types and ranges checked; where: as for `build`."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -74,13 +84,17 @@ def checked(cls: type, settings: dict[str, Any], where: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         location = [str(part) for part in first["loc"]]
-        place = ".".join(location) or cls.__name__
+        place, where = ".".join(location) or cls.__name__, _at(where, location)
         if first["type"] == "extra_forbidden":
             names = _names_at(cls, location[:-1])
             raise InputError(f"{where}: there is no field {place!r}; {nearest(location[-1], names)}") from None
         problem = first["msg"][0].lower() + first["msg"][1:]
         given = "" if first["type"].startswith("missing") else f", not {first['input']!r}"
         raise InputError(f"{where}: {place}: {problem}{given}{_paper(cls)}") from None
+
+
+def _at(where: Where, location: Sequence[str]) -> str:
+    return where if isinstance(where, str) else where(location)
 
 
 def _paper(cls: type) -> str:
@@ -113,7 +127,7 @@ class Description:
 
 def describe(entry: EntryPoint) -> Description:
     """Read a plugin's source without importing it (torch takes seconds)."""
-    found = list(_classes(entry.module, entry.attr))
+    found = list(inherited(entry.module, entry.attr))
     if not found:
         return Description("(cannot be read)", (), "")
     needs: dict[str, bool] = {}
@@ -129,7 +143,7 @@ def describe(entry: EntryPoint) -> Description:
     )
 
 
-def _classes(module: str, name: str) -> Iterator[tuple[str, ast.ClassDef]]:
+def inherited(module: str, name: str) -> Iterator[tuple[str, ast.ClassDef]]:
     """A class and those that it inherits from, depth first, each with the module that defines it."""
     nodes = _tree(module).body
     bases: list[str] = []
@@ -147,7 +161,7 @@ def _classes(module: str, name: str) -> Iterator[tuple[str, ast.ClassDef]]:
         for alias in n.names
     }
     for base in bases:
-        yield from _classes(*elsewhere.get(base, (module, base)))
+        yield from inherited(*elsewhere.get(base, (module, base)))
 
 
 @lru_cache
