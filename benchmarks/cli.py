@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -16,6 +17,7 @@ from .cli_audit_data import audit_data
 from .cli_cache import cache
 from .cli_doctor import doctor
 from .cli_plan import print_plan
+from .live import watching
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -115,7 +117,8 @@ def run(
     if dry_run:
         print_plan(request, as_json)
         return
-    outcome = harness.run(request)
+    with watching() as watcher:
+        outcome = harness.run(replace(request, say=watcher.say, watch=watcher.watch))
     if as_json:
         print(json.dumps(outcome.summary, indent=2))
     else:

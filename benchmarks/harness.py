@@ -22,6 +22,7 @@ from . import contract, gates, panel, reward_audit, scoring, stages
 from .along import score_along
 from .corpus import Corpus, load_corpus
 from .judge_bill import bill, usage_of
+from .live import CELL, DONE, FAILED, WAITING
 from .models import find_model
 from .plugins import available
 from .rows import method_row
@@ -47,6 +48,8 @@ class Request:
     device: str = "auto"
     gate: Gate = "warn"
     say: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr))
+    watch: Callable[[str, str], None] = field(default=lambda label, state: None)
+    """Told what is done now with a cell or a shared stage, by its label."""
 
 
 @dataclass(frozen=True)
@@ -104,22 +107,35 @@ class Harness:
         cells = len(self.methods) * self.request.seeds
         if said := panel.cost_of_judging(self.spec, self.scored_by, self.tokenizer, cells):
             self.say(f"judge: {said}; verdicts on disk are not paid again")
+        watch = self.request.watch
+        for seed in range(self.request.seeds):
+            for name in ("sft", *self.methods):
+                watch(f"{name}{CELL}{seed}", WAITING)
         self._train_shared()
         run = self._open_run()
         for seed in range(self.request.seeds):
+            label = f"sft{CELL}{seed}"
+            watch(label, "responses")
             baseline = self.generate(None, seed)
+            watch(label, "scores")
             self._place(run, "sft", seed, [], baseline, baseline)
+            watch(label, DONE)
             for name, method in self.methods.items():
-                label = f"{name} seed {seed}"
+                label = f"{name}{CELL}{seed}"
                 try:
+                    watch(label, "training")
                     trained = self._timed(label, lambda n=name, m=method, s=seed: self.train(n, m, s))
                     policy = Checkpoint(trained.path / POLICY, trained.content)
+                    watch(label, "responses")
                     answers = self.generate(policy, seed, method)
+                    watch(label, "scores")
                     made = [trained, *self.along(label, trained, seed, answers, baseline)]
                     self._place(run, name, seed, made, answers, baseline, policy)
+                    watch(label, DONE)
                 except (InputError, KeyboardInterrupt):
                     raise
                 except Exception as error:
+                    watch(label, FAILED)
                     kind = "" if isinstance(error, TrainingError) else f"{type(error).__name__}: "
                     self.failures[label] = f"{kind}{error}".strip().splitlines()[0]
                     self.say(f"{label} failed: {self.failures[label]}; the other cells go on")
@@ -333,7 +349,11 @@ class Harness:
 
     def _timed(self, label: str, make: Callable[[], Stage]) -> Stage:
         started = time.monotonic()
+        if CELL not in label:
+            self.request.watch(label, "training")
         stage = make()
+        if CELL not in label:
+            self.request.watch(label, DONE)
         how = f"made in {time.monotonic() - started:.0f} s" if stage.fresh else "found on disk"
         self.say(f"{label}: {how}")
         return stage
