@@ -78,36 +78,26 @@ def run(
 
     Example: bench run --method ppo,dpo,orpo --seeds 3
     """
-    from .spec import load_spec
+    from .options import Options, chosen_spec
 
     names = tuple(dict.fromkeys(name.strip() for name in method.split(",") if name.strip()))
     if not names:
         raise InputError("--method names no method; give for example --method ppo,dpo")
     if gate not in ("warn", "fail", "ignore"):
         raise InputError(f"--gate {gate} is not known; give warn, fail or ignore")
-    if judge_url and not any(name.startswith("openai:") for name in judge or []):
-        raise InputError("--judge-url goes with --judge openai:MODEL")
-    given = {"model": model, "preferences": preferences, "external_pairs": external_pairs}
-    spec = load_spec(benchmark, given, settings or ())
-    if reward_model:
-        settings = {**spec.evaluators.get("reward_model", {}), "model": reward_model}
-        spec = spec.model_copy(update={"evaluators": {**spec.evaluators, "reward_model": settings}})
-    if judge:
-        settings = {k: v for k, v in spec.evaluators.get("judge", {}).items() if k not in ("model", "url", "prompt")}
-        settings |= {"model": tuple(judge)} | ({"url": judge_url} if judge_url else {})
-        spec = spec.model_copy(update={"evaluators": {**spec.evaluators, "judge": settings}})
-    if judge_limit or judge_price:
-        if "judge" not in spec.evaluators:
-            raise InputError("--judge-limit and --judge-price go with a judge; give --judge")
-        settings = {"limit": judge_limit, "price": read_price(judge_price)}
-        settings = {**spec.evaluators["judge"], **{k: v for k, v in settings.items() if v is not None}}
-        spec = spec.model_copy(update={"evaluators": {**spec.evaluators, "judge": settings}})
-    if judge_until_decided:
-        if "judge" not in spec.evaluators:
-            raise InputError(f"--judge-until-decided needs a judge, and {spec.name} has none; give one with --judge")
-        # the level of the strictest comparison after correction for as many methods, so that "decided" is a verdict
-        settings = spec.evaluators["judge"] | {"until_decided": 0.05 / len(names)}
-        spec = spec.model_copy(update={"evaluators": {**spec.evaluators, "judge": settings}})
+    options = Options(
+        model=model,
+        preferences=preferences,
+        external_pairs=external_pairs,
+        reward_model=reward_model,
+        judge=judge or (),
+        judge_url=judge_url,
+        judge_until_decided=judge_until_decided,
+        judge_limit=judge_limit,
+        judge_price=read_price(judge_price),
+        settings=settings or (),
+    )
+    spec = chosen_spec(benchmark, names, options)
     _check_methods(names)
     quiet()
 

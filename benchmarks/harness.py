@@ -299,15 +299,14 @@ class Harness:
     def _summarize(self, run: Run) -> dict[str, Any]:
         import pandas
 
-        frames, costs, along = [], {}, []
+        costs, along = {}, []
         for cell in run.cells():
             if (checkpoints := cell.along()) is not None:
                 along.append(checkpoints.assign(method=cell.method, seed=cell.seed))
-            frames.append(cell.scores().assign(method=cell.method, seed=cell.seed))
             if cell.cost():
                 costs.setdefault(cell.method, []).append(cell.cost())
         failed = [f"{label} failed: {reason}" for label, reason in self.failures.items()]
-        scores = pandas.concat(frames, ignore_index=True)
+        scores = run.scores()
         summary = summarize(
             run_id=run.record["run_id"],
             run_dir=str(run.path.resolve()),

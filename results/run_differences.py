@@ -98,10 +98,7 @@ def excludes_zero(change: Change) -> bool:
 
 def _grids(run: Run) -> dict[tuple[str, str], "pandas.DataFrame"]:
     """A table per method and metric: a row a seed, a column a prompt."""
-    import pandas
-
-    frames = [cell.scores().assign(method=cell.method, seed=cell.seed) for cell in run.cells()]
-    scores = pandas.concat(frames, ignore_index=True)
+    scores = run.scores()
     values = scores.assign(value=scores["value"].astype(float))
     return {
         (str(method), str(metric)): part.pivot(index="seed", columns="prompt_id", values="value")

@@ -304,6 +304,13 @@ class Run:
                 partial.rename(cell)
         return Cell(method, seed, cell)
 
+    def scores(self) -> "pandas.DataFrame":
+        """The scores of all cells: columns method, seed, metric, prompt_id, value."""
+        import pandas
+
+        frames = [cell.scores().assign(method=cell.method, seed=cell.seed) for cell in self.cells()]
+        return pandas.concat(frames, ignore_index=True)[["method", "seed", "metric", "prompt_id", "value"]]
+
     def cells(self) -> Iterator[Cell]:
         """The cells on disk, `sft` first, then in the order of run.json, seeds ascending."""
         order = ["sft", *(name for name in self.record["methods"] if name != "sft")]
