@@ -65,6 +65,9 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the benchmark, dotted: methods.dpo.beta=0.05."),
     ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Send logs and scores there too: tensorboard, wandb, trackio or mlflow.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
@@ -95,6 +98,7 @@ def run(
         judge_until_decided=judge_until_decided,
         judge_limit=judge_limit,
         judge_price=read_price(judge_price),
+        tracker=tracker,
         settings=settings or (),
     )
     spec = chosen_spec(benchmark, names, options)

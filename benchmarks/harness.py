@@ -18,7 +18,7 @@ from ..results.judge_audit import audit_judges
 from ..results.records import GateError, InputError, nearest
 from ..results.store import ALONG, POLICY, Cell, Run, Stage, Store, digest
 from ..results.summary import summarize
-from . import contract, gates, panel, reward_audit, scoring, stages
+from . import contract, gates, panel, reward_audit, scoring, stages, tracker
 from .along import score_along
 from .corpus import Corpus, load_corpus
 from .judge_bill import bill, usage_of
@@ -98,6 +98,7 @@ class Harness:
         )
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus) if external else None
+        tracker.check(spec.tracker)
         self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
@@ -113,12 +114,13 @@ class Harness:
                 watch(f"{name}{CELL}{seed}", WAITING)
         self._train_shared()
         run = self._open_run()
+        forward = tracker.Forwarder(self.spec.tracker, run, self.say)
         for seed in range(self.request.seeds):
             label = f"sft{CELL}{seed}"
             watch(label, "responses")
             baseline = self.generate(None, seed)
             watch(label, "scores")
-            self._place(run, "sft", seed, [], baseline, baseline)
+            forward.cell(self._place(run, "sft", seed, [], baseline, baseline))
             watch(label, DONE)
             for name, method in self.methods.items():
                 label = f"{name}{CELL}{seed}"
@@ -130,7 +132,8 @@ class Harness:
                     answers = self.generate(policy, seed, method)
                     watch(label, "scores")
                     made = [trained, *self.along(label, trained, seed, answers, baseline)]
-                    self._place(run, name, seed, made, answers, baseline, policy)
+                    cell = self._place(run, name, seed, made, answers, baseline, policy)
+                    forward.cell(cell)
                     watch(label, DONE)
                 except (InputError, KeyboardInterrupt):
                     raise
@@ -140,6 +143,7 @@ class Harness:
                     self.failures[label] = f"{kind}{error}".strip().splitlines()[0]
                     self.say(f"{label} failed: {self.failures[label]}; the other cells go on")
         summary = self._summarize(run)
+        forward.summary(summary)
         render([run])
         return Outcome(run, summary, self.failures)
 

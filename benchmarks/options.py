@@ -32,6 +32,8 @@ class Options:
     """Judge at most so many prompts."""
     judge_price: tuple[float, float] | None = None
     """Dollars per million tokens in and out."""
+    tracker: str | None = None
+    """tensorboard, wandb, trackio or mlflow."""
     settings: Sequence[str] = ()
     """FIELD=VALUE, the field dotted: methods.dpo.beta=0.05."""
 
@@ -40,7 +42,7 @@ def chosen_spec(benchmark: str, methods: Sequence[str], options: Options) -> Ben
     """A benchmark by name or path with the options over it. InputError for an option that lacks what it goes with."""
     if options.judge_url and not any(name.startswith("openai:") for name in options.judge):
         raise InputError("--judge-url goes with --judge openai:MODEL")
-    top = {name: getattr(options, name) for name in ("model", "preferences", "external_pairs")}
+    top = {name: getattr(options, name) for name in ("model", "preferences", "external_pairs", "tracker")}
     spec = load_spec(benchmark, top, options.settings)
     if options.reward_model:
         spec = _evaluator(spec, "reward_model", model=options.reward_model)

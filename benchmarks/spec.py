@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from ..results.records import InputError
 from .plugins import checked
 from .spec_file import Written, read_benchmark
+from .tracker import TRACKERS
 
 SUITES = Path(__file__).parent / "suites"
 BUILTIN = "builtin/"  # prefix of what is shipped with the package: builtin/base_model, builtin/world
@@ -118,6 +119,8 @@ class BenchmarkSpec(Part):
     """Preference pairs from elsewhere on which the reward models are tested: hub id, local file or folder."""
     evaluators: dict[str, dict[str, Any]] = {"reward_model": {}, "divergence": {}, "length": {}}
     """Evaluators with their settings."""
+    tracker: Literal[*TRACKERS] | None = None
+    """Where training logs, scores and the summary are sent as well."""
     _written: Written | None = PrivateAttr(None)
 
     def place(self, *field: str) -> str:

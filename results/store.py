@@ -2,7 +2,7 @@
 
     <root>/cache/<stage>/<key>/              what a stage made, manifest.json written last
     <root>/cache/verdicts/<judge>.jsonl      a judge's answers, appended as they come; see evaluators/judge_cache.py
-    <root>/runs/<benchmark>/<run-id>/run.json  summary.json  report/
+    <root>/runs/<benchmark>/<run-id>/run.json  summary.json  report/  tracked.json
     <root>/runs/<benchmark>/<run-id>/<method>/seed-<n>/  manifest.json  cost.json  metrics.jsonl  generations.jsonl
                                                          scores.parquet  policy/  along/  along.parquet
 
@@ -40,6 +40,7 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
     "scores.parquet",
     "policy",
 )
+TRACKED = "tracked.json"  # in a run's folder: what was sent to trackers
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
 
 
