@@ -26,6 +26,7 @@ app = typer.Typer(
     help="Compare alignment methods from one SFT checkpoint on one preference set.",
     epilog="Examples:  bench run --method ppo,dpo   |   bench run -m ppo,dpo,orpo --seeds 3 --json   |   bench list",
 )
+INTERRUPTED = 130
 Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")]
 
 
@@ -33,9 +34,22 @@ Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of n
 def run(
     method: Annotated[
         str,
-        typer.Option("--method", "-m", help="Methods by comma, each NAME or NAME:FIELD=VALUE:...; see `bench list`."),
+        typer.Option(
+            "--method",
+            "-m",
+            help="Methods by comma, each NAME or NAME:FIELD=VALUE:...; see `bench list`.",
+            autocompletion=cli_show.complete_methods,
+        ),
     ],
-    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="A shipped benchmark or a YAML file.")] = "quick",
+    benchmark: Annotated[
+        str,
+        typer.Option(
+            "--benchmark",
+            "-b",
+            help="A shipped benchmark or a YAML file.",
+            autocompletion=cli_show.complete_benchmark,
+        ),
+    ] = "quick",
     seeds: Annotated[int, typer.Option(help="Training runs per method, seeds 0, 1, ...", min=1)] = 1,
     model: Annotated[str | None, typer.Option(help="Base model: hub id or local folder.")] = None,
     preferences: Annotated[
@@ -130,7 +144,10 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or a folder that holds runs.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,
 ) -> None:
-    """Write the HTML and Markdown report of runs from what is on disk; trains nothing."""
+    """Write the HTML and Markdown report of runs from what is on disk; trains nothing.
+
+    Example: bench report results/runs/quick
+    """
     from ..reports.render import render
     from ..results.store import find_runs
 
@@ -261,15 +278,22 @@ def _end(message: str, code: int) -> NoReturn:
 def main() -> NoReturn:
     """Run the command: exit code 0 ok, 1 a cell or gate failed, 2 bad input, 130 interrupted."""
     try:
-        app()
+        code = app(prog_name="bench", standalone_mode=False)
     except InputError as error:
         _end(str(error), 2)
-    except KeyboardInterrupt:
-        _end("interrupted; finished stages are kept, the same command goes on from there", 130)
     except GateError as error:
         _end(str(error), 1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _end(f"the disk is full ({error.filename or 'no room for a file'}); make room, and give the command again", 2)
-    sys.exit(0)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # Typer's own have it: an unknown option, a missing argument
+            raise
+        if said := error.format_message().rstrip("."):
+            where = " ".join(sys.argv[1:2]) if error.ctx and error.ctx.parent else ""
+            _end(f"{said}; see bench {where} --help".replace("  ", " "), 2)
+        sys.exit(2)  # no arguments: the help was shown
+    if code == INTERRUPTED:  # Typer's, for Ctrl-C
+        _end("interrupted; finished stages are kept, the same command goes on from there", INTERRUPTED)
+    sys.exit(code or 0)

@@ -163,3 +163,18 @@ def _short(value: Any) -> str:
     if len(text) == 64 and all(c in "0123456789abcdef" for c in text):
         return text[:12]
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def complete_methods(typed: str) -> list[str]:
+    """For the shell: names of methods after the last comma."""
+    from .plugins import available
+
+    before, comma, last = typed.rpartition(",")
+    return [f"{before}{comma}{name}" for name in available("methods") if name.startswith(last)]
+
+
+def complete_benchmark(typed: str) -> list[str]:
+    """For the shell: names of shipped benchmarks."""
+    from .spec import suites
+
+    return [name for name in suites() if name.startswith(typed)]

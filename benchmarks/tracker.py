@@ -5,7 +5,9 @@ was sent is noted in the run's folder, so that a run that goes on does not send 
 """
 
 import json
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -170,7 +172,8 @@ class Forwarder:
     def _try(self, send: Callable[[], None]) -> None:
         """A tracker that fails is told and asked no more; what it would have had lies in the run's folder."""
         try:
-            send()
+            with redirect_stdout(sys.stderr):  # some greet on stdout, which may be wanted for --json alone
+                send()
         except Exception as error:
             self.tracker = None
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
