@@ -4,16 +4,21 @@ import errno
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from ..results.records import GateError, InputError
-from . import cli_preferences
+from ..results.records import GateError, InputError, Stopped
+from . import cli_preferences, cli_show
 from .cli_audit import audit_judge, read_price
 from .cli_audit_data import audit_data
+from .cli_cache import cache
+from .cli_doctor import doctor
+from .cli_plan import print_plan
 from .cli_speed import speed
+from .live import watching
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,7 +27,7 @@ app = typer.Typer(
     help="Compare alignment methods from one SFT checkpoint on one preference set.",
     epilog="Examples:  bench run --method ppo,dpo   |   bench run -m ppo,dpo,orpo --seeds 3 --json   |   bench list",
 )
-IN_TERMINAL = ("reward.gold", "kl", "length", "seconds")  # beside the win rates; the report has every figure
+INTERRUPTED = 130
 Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")]
 
 
@@ -30,9 +35,22 @@ Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of n
 def run(
     method: Annotated[
         str,
-        typer.Option("--method", "-m", help="Methods by comma, each NAME or NAME:FIELD=VALUE:...; see `bench list`."),
+        typer.Option(
+            "--method",
+            "-m",
+            help="Methods by comma, each NAME or NAME:FIELD=VALUE:...; see `bench list`.",
+            autocompletion=cli_show.complete_methods,
+        ),
     ],
-    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="A shipped benchmark or a YAML file.")] = "quick",
+    benchmark: Annotated[
+        str,
+        typer.Option(
+            "--benchmark",
+            "-b",
+            help="A shipped benchmark or a YAML file.",
+            autocompletion=cli_show.complete_benchmark,
+        ),
+    ] = "quick",
     seeds: Annotated[int, typer.Option(help="Training runs per method, seeds 0, 1, ...", min=1)] = 1,
     model: Annotated[str | None, typer.Option(help="Base model: hub id or local folder.")] = None,
     preferences: Annotated[
@@ -58,55 +76,63 @@ def run(
     judge_price: Annotated[
         str | None, typer.Option(help="The endpoint's price, dollars per million tokens: IN,OUT.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A field of the benchmark, dotted: methods.dpo.beta=0.05."),
+    ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Send logs and scores there too: tensorboard, wandb, trackio or mlflow.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
     root: Root = Path("results"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json alone on stdout.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the plan: what is on disk, and what the rest may take.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json (or the plan) alone on stdout.")] = False,
 ) -> None:
     """Train methods from the same SFT checkpoint, score them, and write a report.
 
     Example: bench run --method ppo,dpo,orpo --seeds 3
     """
-    from .spec import load_spec
+    from .options import Options, chosen_spec
 
     names = tuple(dict.fromkeys(name.strip() for name in method.split(",") if name.strip()))
     if not names:
         raise InputError("--method names no method; give for example --method ppo,dpo")
     if gate not in ("warn", "fail", "ignore"):
         raise InputError(f"--gate {gate} is not known; give warn, fail or ignore")
-    if judge_url and not any(name.startswith("openai:") for name in judge or []):
-        raise InputError("--judge-url goes with --judge openai:MODEL")
-    spec = load_spec(benchmark, {"model": model, "preferences": preferences, "external_pairs": external_pairs})
-    if reward_model:
-        settings = {**spec.evaluators.get("reward_model", {}), "model": reward_model}
-        spec = spec.model_copy(update={"evaluators": {**spec.evaluators, "reward_model": settings}})
-    if judge:
-        settings = {k: v for k, v in spec.evaluators.get("judge", {}).items() if k not in ("model", "url", "prompt")}
-        settings |= {"model": tuple(judge)} | ({"url": judge_url} if judge_url else {})
-        spec = spec.model_copy(update={"evaluators": {**spec.evaluators, "judge": settings}})
-    if judge_limit or judge_price:
-        if "judge" not in spec.evaluators:
-            raise InputError("--judge-limit and --judge-price go with a judge; give --judge")
-        settings = {"limit": judge_limit, "price": read_price(judge_price)}
-        settings = {**spec.evaluators["judge"], **{k: v for k, v in settings.items() if v is not None}}
-        spec = spec.model_copy(update={"evaluators": {**spec.evaluators, "judge": settings}})
-    if judge_until_decided:
-        if "judge" not in spec.evaluators:
-            raise InputError(f"--judge-until-decided needs a judge, and {spec.name} has none; give one with --judge")
-        # the level of the strictest comparison after correction for as many methods, so that "decided" is a verdict
-        settings = spec.evaluators["judge"] | {"until_decided": 0.05 / len(names)}
-        spec = spec.model_copy(update={"evaluators": {**spec.evaluators, "judge": settings}})
+    options = Options(
+        model=model,
+        preferences=preferences,
+        external_pairs=external_pairs,
+        reward_model=reward_model,
+        judge=judge or (),
+        judge_url=judge_url,
+        judge_until_decided=judge_until_decided,
+        judge_limit=judge_limit,
+        judge_price=read_price(judge_price),
+        tracker=tracker,
+        settings=settings or (),
+    )
+    spec = chosen_spec(benchmark, names, options)
     _check_methods(names)
     quiet()
 
     from . import harness
 
-    outcome = harness.run(harness.Request(spec, names, seeds, root, out, device, gate))
+    request = harness.Request(spec, names, seeds, root, out, device, gate)
+    if dry_run:
+        print_plan(request, as_json)
+        return
+    with watching() as watcher:
+        outcome = harness.run(replace(request, say=watcher.say, watch=watcher.watch))
     if as_json:
         print(json.dumps(outcome.summary, indent=2))
     else:
-        _print_summary(outcome.run, outcome.summary)
+        print()
+        cli_show.print_summary(outcome.run, outcome.summary)
     if outcome.failures:
         raise typer.Exit(1)
 
@@ -119,7 +145,10 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or a folder that holds runs.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,
 ) -> None:
-    """Write the HTML and Markdown report of runs from what is on disk; trains nothing."""
+    """Write the HTML and Markdown report of runs from what is on disk; trains nothing.
+
+    Example: bench report results/runs/quick
+    """
     from ..reports.render import render
     from ..results.store import find_runs
 
@@ -145,21 +174,19 @@ def export(
     Example: bench export RUN --format alpaca_eval --questions alpaca_eval.json
     """
     from ..results.outputs import FORMATS
-    from ..results.store import find_runs
+    from ..results.store import find_run
 
     if format not in FORMATS:
         raise InputError(f"--format {format} is not known; give {' or '.join(FORMATS)}")
     if max_new_tokens and not questions:
         raise InputError("--max-new-tokens goes with --questions; the run's own answers are there already")
-    runs = find_runs(run_folder)
-    if len(runs) > 1:
-        raise InputError(f"{run_folder} holds {len(runs)} runs; give the folder of one")
+    found = find_run(run_folder)
     quiet()
 
     from .export import export as write
 
-    folder = out or runs[0].path / "export"
-    for path in write(runs[0], format, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
+    folder = out or found.path / "export"
+    for path in write(found, format, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
         print(path)
 
 
@@ -217,23 +244,9 @@ app.command("audit-data")(audit_data)
 app.command()(speed)
 
 
-@app.command("list")
-def list_() -> None:
-    """Show methods, evaluators and benchmarks, a line each."""
-    from .plugins import available, summary_line
-    from .spec import suites
-
-    for group in ("methods", "evaluators"):
-        print(group)
-        for name, entry in available(group).items():
-            print(f"  {name:<14} {summary_line(entry)}")
-    print("benchmarks")
-    import yaml
-
-    for name, path in suites().items():
-        print(f"  {name:<14} {yaml.safe_load(path.read_text())['description']}")
-
-
+cli_show.register(app)
+app.command()(doctor)
+app.add_typer(cache, name="cache")
 cli_preferences.register(app)
 
 
@@ -245,21 +258,6 @@ def _check_methods(names: tuple[str, ...]) -> None:
     for name in (item.partition(":")[0] for item in names):
         if name not in available("methods") and name != "sft":
             raise InputError(f"there is no method {name!r}; {nearest(name, available('methods'))}")
-
-
-def _print_summary(run, summary) -> None:
-    from ..results.summary import table, verdict
-
-    print()
-    frame = table(summary)
-    print(frame[[c for c in frame if c.startswith("win_rate.") or c in IN_TERMINAL]].to_string())
-    print()
-    said = verdict(summary)
-    print("\n".join(said))
-    for warning in summary["warnings"]:
-        if warning not in said:
-            print(f"warning: {warning}")
-    print(f"\nreport: {run.report_path / 'index.html'}")
 
 
 def quiet() -> None:
@@ -282,15 +280,24 @@ def _end(message: str, code: int) -> NoReturn:
 def main() -> NoReturn:
     """Run the command: exit code 0 ok, 1 a cell or gate failed, 2 bad input, 130 interrupted."""
     try:
-        app()
+        code = app(prog_name="bench", standalone_mode=False)
     except InputError as error:
         _end(str(error), 2)
-    except KeyboardInterrupt as stopped:
-        _end(str(stopped) or "interrupted; finished stages are kept, the same command goes on from there", 130)
+    except Stopped as stopped:
+        _end(str(stopped), INTERRUPTED)
     except GateError as error:
         _end(str(error), 1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         _end(f"the disk is full ({error.filename or 'no room for a file'}); make room, and give the command again", 2)
-    sys.exit(0)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # Typer's own have it: an unknown option, a missing argument
+            raise
+        if said := error.format_message().rstrip("."):
+            where = " ".join(sys.argv[1:2]) if error.ctx and error.ctx.parent else ""
+            _end(f"{said}; see bench {where} --help".replace("  ", " "), 2)
+        sys.exit(2)  # no arguments: the help was shown
+    if code == INTERRUPTED:  # Typer's, for Ctrl-C
+        _end("interrupted; finished stages are kept, the same command goes on from there", INTERRUPTED)
+    sys.exit(code or 0)

@@ -67,10 +67,10 @@ def _ask(name: str, rows: list, settings: dict[str, Any], device: str, root: Pat
     """A judge's labels, and what it shows of itself: flips, taste for the first place, self-consistency, its bill."""
     from ..evaluators.judge import OPENAI, both_orders, combine, open_asker, read_template
     from ..results.agreement import clustered_share
-    from .harness import judge_settings
     from .judge_bill import bill, estimate, usage_of
     from .judge_labels import outcome_label
     from .models import find_model
+    from .panel import judge_settings
     from .plugins import build
 
     endpoint = name.startswith(OPENAI)

@@ -1,16 +1,21 @@
 """Methods and evaluators by name: entry points, and constructor arguments checked before anything runs."""
 
+import ast
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any, Literal
 
 from ..results.records import InputError, nearest
 
 Group = Literal["methods", "evaluators"]
+Where = str | Callable[[Sequence[str]], str]  # a place for errors, or what gives the place of a field
+PAPER = re.compile(r"[A-Z][\w-]+(?: et al\.| and [A-Z][\w-]+)? \(\d{4}(?:, arXiv:[\d.]+\d)?\)")
 
 
 def available(group: Group) -> dict[str, EntryPoint]:
@@ -32,17 +37,17 @@ def load(group: Group, name: str) -> type:
         ) from error
 
 
-def build(group: Group, name: str, settings: Mapping[str, Any], where: str) -> Any:
+def build(group: Group, name: str, settings: Mapping[str, Any], where: Where) -> Any:
     """Construct a plugin from its settings.
 
-    where: the place the settings come from, for errors (`file quick.yaml, methods.dpo`). InputError names the field
-    that is unknown, missing, of the wrong type or out of range.
+    where: the place the settings come from, for errors. InputError names the field that is unknown, missing, of the
+    wrong type or out of range.
     """
     cls = load(group, name)
     fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
     for field in settings:
         if fields and field not in fields:
-            raise InputError(f"{where}: {name} has no parameter {field!r}; {nearest(field, fields)}")
+            raise InputError(f"{_at(where, [field])}: {name} has no parameter {field!r}; {nearest(field, fields)}")
     if not fields:
         return cls(**settings)
     return checked(cls, dict(settings), where)
@@ -50,19 +55,28 @@ def build(group: Group, name: str, settings: Mapping[str, Any], where: str) -> A
 
 def parse_setting(text: str) -> tuple[str, Any]:
     """FIELD=VALUE from the command line; the value is read as YAML. InputError if there is none."""
-    import yaml
-
     field, equals, value = text.partition("=")
     if not equals or not value:
         raise InputError(f"setting {text!r} has no value; give FIELD=VALUE, for example beta=0.05")
     if not re.fullmatch(r"[A-Za-z0-9_.+=-]+", text):
         raise InputError(f"setting {text!r} has characters that no folder's name should have; put it into the YAML")
-    number = re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)  # YAML takes 1e-5 for text
-    return field, float(value) if number else yaml.safe_load(value)
+    return field, read_value(value)
 
 
-def checked(cls: type, settings: dict[str, Any], where: str) -> Any:
-    """Construct a dataclass or pydantic model with types and ranges checked."""
+def read_value(text: str) -> Any:
+    """A value typed on the command line, read as YAML. InputError if it is none."""
+    import yaml
+
+    if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text):  # YAML takes 1e-5 for text
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"value {text!r} cannot be read; put it into quotes as YAML has them") from None
+
+
+def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
+    """Construct a dataclass or pydantic model with types and ranges checked; where: as for `build`."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -70,7 +84,7 @@ def checked(cls: type, settings: dict[str, Any], where: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         location = [str(part) for part in first["loc"]]
-        place = ".".join(location) or cls.__name__
+        place, where = ".".join(location) or cls.__name__, _at(where, location)
         if first["type"] == "extra_forbidden":
             names = _names_at(cls, location[:-1])
             raise InputError(f"{where}: there is no field {place!r}; {nearest(location[-1], names)}") from None
@@ -79,9 +93,13 @@ def checked(cls: type, settings: dict[str, Any], where: str) -> Any:
         raise InputError(f"{where}: {place}: {problem}{given}{_paper(cls)}") from None
 
 
+def _at(where: Where, location: Sequence[str]) -> str:
+    return where if isinstance(where, str) else where(location)
+
+
 def _paper(cls: type) -> str:
     """Where to read about a plugin's settings, if the docstring of its module names a paper."""
-    found = re.search(r"\w+ et al\. \(\d{4}, arXiv:[\d.]+\d\)", sys.modules[cls.__module__].__doc__ or "")
+    found = PAPER.search(sys.modules[cls.__module__].__doc__ or "")
     return f"; see {found[0]}" if found else ""
 
 
@@ -95,17 +113,67 @@ def _names_at(cls: type, location: list[str]) -> list[str]:
     return list(cls.model_fields)
 
 
-def summary_line(entry: EntryPoint) -> str:
-    """First line of a plugin's docstring, read from its source without importing it (torch takes seconds)."""
-    import ast
-    from importlib.util import find_spec
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a plugin's source says of it."""
 
+    line: str
+    """First line of its docstring."""
+    needs: tuple[str, ...]
+    """What its class or one that it inherits from says that it `needs_`: pairs, reference, reward, critic."""
+    paper: str
+    """The first that its module's docstring or its own names, or those of a class it inherits from."""
+
+
+def describe(entry: EntryPoint) -> Description:
+    """Read a plugin's source without importing it (torch takes seconds)."""
+    found = list(inherited(entry.module, entry.attr))
+    if not found:
+        return Description("(cannot be read)", (), "")
+    needs: dict[str, bool] = {}
+    for _, node in found:  # the class itself first, so that it may take back what it inherits
+        for name, value in _flags(node):
+            needs.setdefault(name, value)
+    said = (ast.get_docstring(part) or "" for module, node in found for part in (_tree(module), node))
+    papers = (PAPER.search(text) for text in said)
+    return Description(
+        (ast.get_docstring(found[0][1]) or "").partition("\n")[0],
+        tuple(sorted(name.removeprefix("needs_").replace("_", " ") for name, value in needs.items() if value)),
+        next((paper[0] for paper in papers if paper), ""),
+    )
+
+
+def inherited(module: str, name: str) -> Iterator[tuple[str, ast.ClassDef]]:
+    """A class and those that it inherits from, depth first, each with the module that defines it."""
+    nodes = _tree(module).body
+    bases: list[str] = []
+    for node in nodes:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            yield module, node
+            bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    elsewhere = {
+        alias.asname or alias.name: (
+            resolve_name("." * n.level + (n.module or ""), module.rpartition(".")[0]),
+            alias.name,
+        )
+        for n in nodes
+        if isinstance(n, ast.ImportFrom)
+        for alias in n.names
+    }
+    for base in bases:
+        yield from inherited(*elsewhere.get(base, (module, base)))
+
+
+@lru_cache
+def _tree(module: str) -> ast.Module:
     try:
-        spec = find_spec(entry.module)
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    except (ImportError, AttributeError, TypeError, OSError, SyntaxError):
-        return "(cannot be read)"
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == entry.attr:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    return ""
+        return ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
+    except (ImportError, AttributeError, TypeError, ValueError, OSError, SyntaxError):
+        return ast.Module([], [])
+
+
+def _flags(node: ast.ClassDef) -> Iterator[tuple[str, bool]]:
+    for line in node.body:
+        target = line.target if isinstance(line, ast.AnnAssign) else None
+        if isinstance(target, ast.Name) and target.id.startswith("needs_") and isinstance(line.value, ast.Constant):
+            yield target.id, bool(line.value.value)

@@ -1,6 +1,7 @@
 """The rows of a comparison's table: which method each is, with which settings and under which label."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from ..results.records import InputError
@@ -15,7 +16,15 @@ def method_row(spec: BenchmarkSpec, item: str) -> tuple[str, str, Any]:
     """
     name, _, rest = item.partition(":")
     typed = dict(parse_setting(text) for text in rest.split(":")) if rest else {}
-    where = f"--method {item}" if typed else f"benchmark {spec.name}, methods.{name}"
+
+    def where(location: Sequence[str]) -> str:
+        if location and location[0] in typed:
+            return f"--method {item}"
+        owner = _owner(spec, name)
+        given = not location or location[0] in spec.methods.get(owner, {}) or location[0] not in spec.method_defaults
+        place = ("methods", owner) if given else ("method_defaults",)
+        return f"{spec.place(*place, *location)}, {'.'.join(place)}"
+
     method = build("methods", name, {**method_settings(spec, name), **typed}, where)
     if getattr(method, "data", "pairs") == "unpaired" and not spec.unpaired:
         raise InputError(
@@ -35,5 +44,9 @@ def method_settings(spec: BenchmarkSpec, name: str) -> dict[str, Any]:
     cls = load("methods", name)
     fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
     defaults = {k: v for k, v in spec.method_defaults.items() if k in fields}
-    own = spec.methods.get(name, spec.methods.get(getattr(cls, "settings_of", name), {}))
-    return {**defaults, **own}
+    return {**defaults, **spec.methods.get(_owner(spec, name), {})}
+
+
+def _owner(spec: BenchmarkSpec, name: str) -> str:
+    """Whose settings in the benchmark a method takes."""
+    return name if name in spec.methods else getattr(load("methods", name), "settings_of", name)

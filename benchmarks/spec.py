@@ -1,19 +1,22 @@
 """What a benchmark is: a YAML file, checked field by field."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from ..results.records import InputError, nearest
+from ..results.records import InputError
 from .plugins import checked
+from .spec_file import Written, read_benchmark
+from .tracker import TRACKERS
 
 SUITES = Path(__file__).parent / "suites"
 BUILTIN = "builtin/"  # prefix of what is shipped with the package: builtin/base_model, builtin/world
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Splits(Part):
@@ -116,6 +119,13 @@ class BenchmarkSpec(Part):
     """Preference pairs from elsewhere on which the reward models are tested: hub id, local file or folder."""
     evaluators: dict[str, dict[str, Any]] = {"reward_model": {}, "divergence": {}, "length": {}}
     """Evaluators with their settings."""
+    tracker: Literal[*TRACKERS] | None = None
+    """Where training logs, scores and the summary are sent as well."""
+    _written: Written | None = PrivateAttr(None)
+
+    def place(self, *field: str) -> str:
+        """Where a field was written, for errors: `file quick.yaml, line 12`, or an option of the command line."""
+        return self._written.place(field) if self._written else f"benchmark {self.name}"
 
 
 def suites() -> dict[str, Path]:
@@ -123,27 +133,25 @@ def suites() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
 
 
-def load_spec(name: str, overrides: dict[str, Any] | None = None) -> BenchmarkSpec:
-    """Read a benchmark by name or path; overrides replace top-level fields (None leaves a field alone).
+def load_spec(name: str, overrides: dict[str, Any] | None = None, settings: Sequence[str] = ()) -> BenchmarkSpec:
+    """Read a benchmark by name or path.
 
-    InputError names file and line, or file and field.
+    overrides replace top-level fields by options of their name (None leaves a field alone); settings are
+    `FIELD=VALUE`, the field dotted. InputError names file, line and field, or the option.
     """
-    import yaml
-
-    known = suites()
-    path = known.get(name, Path(name))
-    if not path.is_file():
-        raise InputError(f"there is no benchmark {name!r}, by name or as a YAML file; {nearest(name, known)}")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise InputError(f"{place}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'})") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: a benchmark is a mapping of fields, see benchmarks/suites/quick.yaml")
-    raw |= {field: value for field, value in (overrides or {}).items() if value is not None}
+    written = read_benchmark(name, suites(), settings)
+    for field, value in (overrides or {}).items():
+        if value is not None:
+            written = written.with_field((field,), value, f"--{field.replace('_', '-')}")
     for field in ("model", "preferences"):
-        if field not in raw:
-            raise InputError(f"{path}: benchmark {raw.get('name', name)!r} needs a {field}; give it with --{field}")
-    return checked(BenchmarkSpec, raw, f"file {path}")
+        if field not in written.fields:
+            known = written.fields.get("name", name)
+            raise InputError(f"{written.place(())}: benchmark {known!r} needs a {field}; give it with --{field}")
+    spec = checked(BenchmarkSpec, written.fields, written.place)
+    spec._written = written
+    return spec
+
+
+def describe_suite(name: str) -> str:
+    """What a shipped benchmark says of itself."""
+    return read_benchmark(name, suites()).fields.get("description", "")

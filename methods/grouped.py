@@ -1,7 +1,7 @@
 """What the online methods without a critic share: several responses to a prompt, compared with each other."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 from torch import Tensor
@@ -38,6 +38,8 @@ class GroupedMethod(OnlineMethod):
     groups."""
     epochs: Annotated[int, Gt(0)] = 1
     """Passes over each round's responses."""
+
+    needs_reference: ClassVar[bool] = True
 
     def advantages(self, rewards: Tensor, log_ratios: Tensor) -> Tensor:
         """What each response is worth beside the others, [prompts, k].

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -44,6 +44,8 @@ class KTO(OfflineMethod):
     """Weight of the others."""
     data: Literal["pairs", "unpaired"] = "pairs"
     """What is learnt: the benchmark's pairs, chosen as good and rejected as not, or its unpaired rated replies."""
+
+    needs_reference: ClassVar[bool] = True
 
     def fit(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> None:
         frozen = Policy.open(task.sft, task.tuning, trainable=False)

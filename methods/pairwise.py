@@ -31,6 +31,8 @@ class OfflineMethod:
     max_grad_norm: Annotated[float, Gt(0)] = 1.0
     """Gradients are scaled down to this norm."""
 
+    needs_pairs: ClassVar[bool] = True
+
     def fit(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> None:
         """Train the policy."""
         raise TypeError(f"{type(self).__name__} must define fit(policy, task, ledger)")

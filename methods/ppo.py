@@ -6,7 +6,7 @@ estimate advantages with the critic's values; then several epochs of clipped upd
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -70,6 +70,9 @@ class PPO(OnlineMethod):
     """GAE's lambda: 1 is unbiased and noisy, 0 trusts the critic."""
     critic_warmup: Annotated[int, Ge(0)] = 1
     """First rounds in which only the critic learns, for its head starts at 0."""
+
+    needs_reference: ClassVar[bool] = True
+    needs_critic: ClassVar[bool] = True
 
     def train(self, task: TrainingTask) -> Checkpoint:
         policy = Policy.open(task.sft, task.tuning, trainable=True)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..results.records import Stopped
 from ..results.store import METRICS, STEPS, is_whole, seal
 
 EVERY = 120.0  # seconds between checkpoints
@@ -99,7 +100,7 @@ class StepCheckpoints:
         """Numbers of the steps to do, from `first` on, with a progress bar.
 
         After each step the state is saved if it is time, or if a person (Ctrl-C) or the system (SIGTERM) asked to
-        stop: then KeyboardInterrupt follows. Asked twice, it stops at once.
+        stop: then Stopped follows. Asked twice, it stops at once.
         """
         saved = time.monotonic()
         former = self._listen()
@@ -112,7 +113,7 @@ class StepCheckpoints:
                     self._save(done)
                     saved = time.monotonic()
                 if self.stop:
-                    raise KeyboardInterrupt(
+                    raise Stopped(
                         f"stopped after {unit} {done} of {self.total} of {label}, which is saved; the same command "
                         f"goes on from there"
                     )

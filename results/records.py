@@ -11,6 +11,10 @@ class InputError(Exception):
     """Something the user gave cannot be used: one sentence with what is wrong, where, and what to do (exit code 2)."""
 
 
+class Stopped(BaseException):
+    """A training ended early because it was asked to; one sentence with what is saved. No `Exception`, as Ctrl-C."""
+
+
 class GateError(Exception):
     """A gate was not reached and the user asked to stop there (exit code 1)."""
 

@@ -2,7 +2,7 @@
 
     <root>/cache/<stage>/<key>/              what a stage made, manifest.json written last
     <root>/cache/verdicts/<judge>.jsonl      a judge's answers, appended as they come; see evaluators/judge_cache.py
-    <root>/runs/<benchmark>/<run-id>/run.json  summary.json  report/
+    <root>/runs/<benchmark>/<run-id>/run.json  summary.json  report/  tracked.json
     <root>/runs/<benchmark>/<run-id>/<method>/seed-<n>/  manifest.json  cost.json  metrics.jsonl  generations.jsonl
                                                          scores.parquet  policy/  along/  along.parquet
 
@@ -11,12 +11,14 @@ and renamed; a stage without a valid manifest does not exist. A cell of a run (m
 files of its stages (copies where the file system has no links), so it can be copied away and costs no space.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +41,7 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
     "policy",
 )
 STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
+TRACKED = "tracked.json"  # in a run's folder: what was sent to trackers
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
 
 
@@ -68,6 +71,11 @@ def write_json(path: Path, value: Any) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
@@ -100,8 +108,24 @@ class Stage:
     @property
     def content(self) -> str:
         """Hash of what the stage made, its log and cost (which hold times) left out."""
-        files = json.loads((self.path / MANIFEST).read_text())["files"]
+        files = read_json(self.path / MANIFEST)["files"]
         return digest({name: sha for name, sha in files.items() if name not in (COST, METRICS)})
+
+
+@dataclass(frozen=True)
+class Made:
+    """A stage as its manifest tells of it: {"stage", "key", "inputs", "seconds", "created", "files"}."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def stage(self) -> Stage:
+        return Stage(self.path, self.manifest["key"], fresh=False)
+
+    @property
+    def cost(self) -> dict[str, float]:
+        return read_json(self.path / COST) if (self.path / COST).exists() else {}
 
 
 class Store:
@@ -115,11 +139,38 @@ class Store:
         """The folder of judges' answers, shared by all runs."""
         return self.root / "cache" / "verdicts"
 
+    def remember(self, run: "Run") -> None:
+        """Note where a run lies, which may be anywhere, so that `bench cache gc` keeps what it refers to."""
+        path = str(run.path.resolve())
+        self._register.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._register.with_name(".runs.lock")):
+            if Path(path) not in self.remembered():
+                with open(self._register, "a", encoding="utf-8") as stream:
+                    stream.write(json.dumps(path) + "\n")
+
+    def remembered(self) -> list[Path]:
+        """The folders of runs that used this cache, those that are gone among them."""
+        return [Path(path) for path in read_jsonl(self._register)] if self._register.exists() else []
+
+    def runs(self) -> list["Run"]:
+        """The runs below this root."""
+        return [Run(path.parent) for path in sorted(self.root.glob(f"runs/**/{RUN}"))]
+
+    @property
+    def _register(self) -> Path:
+        return self.root / "cache" / "runs.jsonl"
+
     def find(self, name: str, inputs: dict[str, Any]) -> Stage | None:
         """The stage made from these inputs, if it is on disk and every file still has its recorded hash."""
         key = digest({"stage": name, **inputs})
         folder = self.root / "cache" / name / key[:20]
         return Stage(folder, key, fresh=False) if is_whole(folder, key) else None
+
+    def made(self) -> Iterator[Made]:
+        """Every stage on disk that has a manifest; its files are not checked against it."""
+        for path in sorted(self.root.glob(f"cache/*/*/{MANIFEST}")):
+            with contextlib.suppress(OSError, ValueError):
+                yield Made(path.parent, read_json(path))
 
     def stage(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
         """Return the stage made from these inputs, calling `build(folder)` only if it is not there yet.
@@ -142,10 +193,12 @@ class Store:
             if not (partial / STEPS).is_dir():  # with step checkpoints a training goes on from them
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
+            started = time.monotonic()
             try:
                 build(partial)
+                seconds = round(time.monotonic() - started, 3)
                 shutil.rmtree(partial / STEPS, ignore_errors=True)
-                seal(partial, {"stage": name, "key": key, "inputs": inputs})
+                seal(partial, {"stage": name, "key": key, "inputs": inputs, "seconds": seconds})
                 partial.rename(folder)
             except BaseException:
                 if not (partial / STEPS).is_dir():
@@ -163,7 +216,7 @@ class Cell:
     path: Path
 
     def cost(self) -> dict[str, float]:
-        return json.loads((self.path / COST).read_text()) if (self.path / COST).exists() else {}
+        return read_json(self.path / COST) if (self.path / COST).exists() else {}
 
     def metrics(self) -> list[dict[str, Any]]:
         """Training log, one dict a step with at least `step`; empty for `sft`, which is trained once for all."""
@@ -193,13 +246,17 @@ class Run:
         self.path = Path(path)
 
     @property
+    def exists(self) -> bool:
+        return (self.path / RUN).exists()
+
+    @property
     def record(self) -> dict[str, Any]:
         """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods"}."""
-        return json.loads((self.path / RUN).read_text())
+        return read_json(self.path / RUN)
 
     @property
     def summary(self) -> dict[str, Any]:
-        return json.loads((self.path / SUMMARY).read_text())
+        return read_json(self.path / SUMMARY)
 
     @property
     def report_path(self) -> Path:
@@ -214,10 +271,10 @@ class Run:
         InputError if the folder belongs to a run with another contract, or holds something that is no run.
         """
         old: dict[str, Any] = {}
-        if (self.path / RUN).exists():
+        if self.exists:
             old = self.record
             if old["contract"] != record["contract"]:
-                differs = ", ".join(_differences(old["contract"], record["contract"])[:6])
+                differs = ", ".join([*differences(old["contract"], record["contract"])][:6])
                 raise InputError(
                     f"{self.path} belongs to run {old['run_id']} with another configuration (differs in {differs}); "
                     f"give another folder with --out, or leave --out away to get a folder of its own"
@@ -254,6 +311,13 @@ class Run:
                 partial.rename(cell)
         return Cell(method, seed, cell)
 
+    def scores(self) -> "pandas.DataFrame":
+        """The scores of all cells: columns method, seed, metric, prompt_id, value."""
+        import pandas
+
+        frames = [cell.scores().assign(method=cell.method, seed=cell.seed) for cell in self.cells()]
+        return pandas.concat(frames, ignore_index=True)[["method", "seed", "metric", "prompt_id", "value"]]
+
     def cells(self) -> Iterator[Cell]:
         """The cells on disk, `sft` first, then in the order of run.json, seeds ascending."""
         order = ["sft", *(name for name in self.record["methods"] if name != "sft")]
@@ -267,10 +331,18 @@ class Run:
 def find_runs(path: Path) -> list[Run]:
     """The runs at or below a folder; InputError if there is none."""
     path = Path(path)
-    found = [path] if (path / RUN).exists() else sorted(p.parent for p in path.glob(f"**/{RUN}"))
+    found = [path] if Run(path).exists else sorted(p.parent for p in path.glob(f"**/{RUN}"))
     if not found:
         raise InputError(f"{path} holds no run (no {RUN} at or below it); give the folder that `bench run` printed")
     return [Run(p) for p in found]
+
+
+def find_run(path: Path) -> Run:
+    """The one run at or below a folder; InputError if there is none, or more than one."""
+    runs = find_runs(path)
+    if len(runs) > 1:
+        raise InputError(f"{path} holds {len(runs)} runs; give the folder of one, for example {runs[0].path}")
+    return runs[0]
 
 
 def _files(folder: Path) -> list[str]:
@@ -292,7 +364,7 @@ def seal(folder: Path, record: dict[str, Any]) -> None:
 def is_whole(folder: Path, key: str | None = None) -> bool:
     """Whether a folder has a manifest (with this key) and every file in it the recorded hash."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = read_json(folder / MANIFEST)
         return manifest.get("key") == key and all(
             file_digest(folder / name) == expected for name, expected in manifest["files"].items()
         )
@@ -302,7 +374,7 @@ def is_whole(folder: Path, key: str | None = None) -> bool:
 
 def _is_same(cell: Path, other: Path) -> bool:
     try:
-        old, new = (json.loads((folder / MANIFEST).read_text()) for folder in (cell, other))
+        old, new = (read_json(folder / MANIFEST) for folder in (cell, other))
         return old["stages"] == new["stages"] and old["files"] == new["files"] and _files(cell) == _files(other)
     except (OSError, ValueError, KeyError):
         return False
@@ -317,9 +389,11 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Dotted names of the fields in which two JSON values differ."""
+def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The fields in which two JSON values differ: dotted name, and both values (None where one has no such field)."""
     if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted(set(old) | set(new))
-        return [d for n in names for d in _differences(old.get(n), new.get(n), f"{prefix}.{n}" if prefix else n)]
-    return [] if old == new else [prefix]
+        found = {}
+        for name in sorted(set(old) | set(new)):
+            found |= differences(old.get(name), new.get(name), f"{prefix}.{name}" if prefix else name)
+        return found
+    return {} if old == new else {prefix: (old, new)}

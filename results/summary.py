@@ -79,7 +79,7 @@ def summarize(
         "gates": gates,
         "warnings": [*warnings, *_cautions(grids, rows), *_failed(gates)],
     }
-    return _plain(found)
+    return plain(found)
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
@@ -386,12 +386,12 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Only what JSON has: numpy numbers become Python's, NaN and infinities None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not isfinite(value) else value

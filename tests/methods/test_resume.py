@@ -10,6 +10,7 @@ from torch import nn
 
 from alignment_bench.methods.base import Ledger
 from alignment_bench.methods.loop import fit
+from alignment_bench.results.records import Stopped
 from alignment_bench.results.store import METRICS, STEPS, read_jsonl
 
 NUMBERS = [0.5, -1.0, 2.0, 0.25, 1.5]
@@ -68,7 +69,7 @@ def whole(tmp_path):
 def test_asked_to_stop_it_ends_the_step_saves_and_goes_on_later(tmp_path, whole, capsys):
     """Step 5 of 10 (the fifth, in which 4 are done) is finished; the same weights and log in the end."""
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=r"stopped after step 5 of 10 of fit, which is saved; the same command"):
+    with pytest.raises(Stopped, match=r"stopped after step 5 of 10 of fit, which is saved; the same command"):
         train(tmp_path / "x", at_step=4, do=press, every=1e9)
     assert signal.getsignal(signal.SIGINT) is before
     assert "once more to stop at once" in capsys.readouterr().err
@@ -128,7 +129,7 @@ def test_two_trainings_in_one_folder(tmp_path):
         return model.weight.detach().clone()
 
     expected = both(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         both(tmp_path / "x", do=press)
     assert both(tmp_path / "x") == expected
     assert log(tmp_path / "x") == log(tmp_path / "whole")

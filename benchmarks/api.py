@@ -1,0 +1,163 @@
+"""The Python API: what the commands `run`, `show`, `compare` and `report` do, with results as pandas frames."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..results.records import InputError, nearest
+from ..results.run_differences import changes
+from ..results.store import Run, find_run
+from ..results.summary import verdict
+from .options import Options, chosen_spec
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Results:
+    """A run on disk as pandas frames; nothing here trains."""
+
+    def __init__(self, run: Run, failures: Mapping[str, str] | None = None):
+        self._run = run
+        self.failures = dict(failures or {})
+        """Cells that failed in the call that returned this, with the reason."""
+
+    def __repr__(self) -> str:
+        return f"Results of {self.path}\n" + "\n".join(self.verdict)
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self._run.path
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """summary.json."""
+        return self._run.summary
+
+    @property
+    def contract(self) -> dict[str, Any]:
+        """All that rows of one table share."""
+        return self._run.record["contract"]
+
+    @property
+    def verdict(self) -> list[str]:
+        """What the run says, in sentences."""
+        return verdict(self.summary)
+
+    @cached_property
+    def scores(self) -> "pandas.DataFrame":
+        """A row a value: method, seed, metric, prompt_id, value (NaN where the evaluator could not tell)."""
+        return self._run.scores()
+
+    @cached_property
+    def table(self) -> "pandas.DataFrame":
+        """A row for each method and metric: mean with its 95% interval low to high, and n values."""
+        import pandas
+
+        rows = [
+            {"method": method, "metric": metric, **{key: cell[key] for key in ("mean", "low", "high", "n")}}
+            for method, row in self.summary["methods"].items()
+            for metric, cell in row["metrics"].items()
+        ]
+        return pandas.DataFrame(rows)
+
+    @cached_property
+    def comparisons(self) -> "pandas.DataFrame":
+        """A row a comparison of two methods: a, b, metric, difference, low, high, p, p_adjusted, verdict, ..."""
+        import pandas
+
+        return pandas.DataFrame(self.summary["comparisons"])
+
+    @cached_property
+    def costs(self) -> "pandas.DataFrame":
+        """A row a cell that was trained: method, seed, seconds, flops, trained_tokens, ..."""
+        import pandas
+
+        cells = [{"method": cell.method, "seed": cell.seed, **cell.cost()} for cell in self._run.cells() if cell.cost()]
+        return pandas.DataFrame(cells)
+
+    @cached_property
+    def metrics(self) -> "pandas.DataFrame":
+        """A row a step of each training log: method, seed, step, examples, seconds, loss, ..."""
+        import pandas
+
+        cells = self._run.cells()
+        return pandas.DataFrame([{"method": c.method, "seed": c.seed, **row} for c in cells for row in c.metrics()])
+
+    @cached_property
+    def generations(self) -> "pandas.DataFrame":
+        """A row a response: method, seed, prompt_id, prompt (chat messages), response, length, finished, kl."""
+        import pandas
+
+        rows = [
+            {"method": cell.method, "seed": cell.seed, **dataclasses.asdict(generation)}
+            for cell in self._run.cells()
+            for generation in cell.generations()
+        ]
+        return pandas.DataFrame(rows)
+
+    def compare(self, other: "Results") -> "pandas.DataFrame":
+        """The other run minus this one, metric by metric, with 95% intervals; see `bench compare`."""
+        import pandas
+
+        return pandas.DataFrame([dataclasses.asdict(change) for change in changes(self._run, other._run)])
+
+    def report(self, out: str | Path | None = None) -> list[Path]:
+        """Write the report, by default into the run's folder; the paths of its files."""
+        from ..reports.render import render
+
+        return render([self._run], Path(out) if out else None)
+
+
+def load_run(path: str | Path) -> Results:
+    """The run in a folder. InputError if there is none, or more than one."""
+    return Results(find_run(Path(path)))
+
+
+def run(
+    benchmark: str = "quick",
+    methods: str | Sequence[str] = ("ppo", "dpo"),
+    *,
+    seeds: int = 1,
+    settings: Mapping[str, Any] | None = None,
+    root: str | Path = "results",
+    out: str | Path | None = None,
+    device: str = "auto",
+    gate: str = "warn",
+    **options: Any,
+) -> Results:
+    """Train methods from the same SFT checkpoint, score them and write a report, as `bench run` does.
+
+    benchmark: name or path. methods: NAME or NAME:FIELD=VALUE:..., in a list or by comma. settings: fields of the
+    benchmark by dotted name, {"methods.dpo.beta": 0.05}. options: those of `Options` (model, preferences, judge, ...).
+    What is on disk below root already is not done again. InputError for bad input, before anything trains.
+    """
+    from . import harness
+    from .live import watching
+
+    known = [field.name for field in dataclasses.fields(Options) if field.name != "settings"]
+    for name in options:
+        if name not in known:
+            raise InputError(f"run has no option {name!r}; {nearest(name, known)}")
+    names = tuple(methods.split(",")) if isinstance(methods, str) else tuple(methods)
+    given = Options(**options, settings=[f"{field}={json.dumps(value)}" for field, value in (settings or {}).items()])
+    spec = chosen_spec(benchmark, names, given)
+    with watching() as watcher:
+        outcome = harness.run(
+            harness.Request(
+                spec,
+                names,
+                seeds,
+                Path(root),
+                Path(out) if out else None,
+                device,
+                gate,
+                say=watcher.say,
+                watch=watcher.watch,
+            )
+        )
+    return Results(outcome.run, outcome.failures)

@@ -1,0 +1,67 @@
+"""`bench run --dry-run`: the plan as a table or as JSON."""
+
+import json
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from .terminal import console, count, duration, size, table
+
+if TYPE_CHECKING:
+    from .harness import Request
+    from .plan import Plan
+
+
+def print_plan(request: "Request", as_json: bool) -> None:
+    """Say what a run would do, and do nothing."""
+    from .plan import plan
+
+    found = plan(request)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+        return
+    to = console()
+    heads = ("stage", "state", "time", "memory", "tokens", "basis")
+    to.print(table(heads, _rows(found), title=f"{request.spec.name}: the plan", right=heads[2:5]))
+    for line in _totals(found):
+        to.print(line, soft_wrap=True)
+
+
+def _rows(found: "Plan") -> list[list[str]]:
+    """A row a stage; a cell's scores that are alike share one."""
+    rows = []
+    for _, group in groupby(found.steps, lambda s: (s.cell, s.state, s.estimate.basis) if s.is_score else s.label):
+        steps = list(group)
+        guess, later = steps[0].estimate, steps[0] in found.to_do
+        label = steps[0].label
+        if steps[0].is_score:
+            label = f"{steps[0].cell}, scores: {', '.join(s.what for s in steps)}"
+        known = [s.estimate.seconds for s in steps]
+        seconds = None if None in known else sum(known)
+        memory = size(guess.memory_mb * 2**20) if guess.memory_mb else ""
+        rows.append(
+            [label, steps[0].state, duration(seconds) if later else "", memory, count(guess.tokens), guess.basis]
+        )
+    return rows
+
+
+def _totals(found: "Plan") -> list[str]:
+    seconds, unknown = found.seconds
+    bounds = any(step.estimate.basis.startswith("at least") for step in found.to_do)
+    how = "at least" if bounds else "about"
+    lines = [f"{len(found.to_do)} of {len(found.steps)} stages to do, {how} {duration(seconds)}"]
+    if unknown:
+        lines[0] += f", and {len(unknown)} of which nothing is known yet (scores take little, a judge may take long)"
+    peak = max((step.estimate.memory_mb or 0 for step in found.to_do), default=0)
+    tokens = sum(step.estimate.tokens or 0 for step in found.to_do)
+    if peak:
+        lines.append(
+            f"most memory at a time: about {size(peak * 2**20)}; tokens trained on or sampled: {count(tokens)}"
+        )
+    if bounds:
+        lines.append(
+            "at least: FLOPs of the weights over the rate of a matrix product measured just now; attention, sampling "
+            "token by token and Python come on top"
+        )
+    if found.judging:
+        lines.append(f"judge: {found.judging}; verdicts on disk are not paid again")
+    return [*lines, "nothing was trained, asked or written; leave --dry-run away to begin"]

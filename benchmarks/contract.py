@@ -1,0 +1,95 @@
+"""What rows of one table must share, and what a reader of its numbers must know beside it."""
+
+import dataclasses
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from ..results.chat import PLAIN_TEMPLATE
+from ..results.checkpoint import Checkpoint
+from ..results.store import digest
+from .corpus import Corpus
+from .spec import BenchmarkSpec
+from .stages import TRAINING_CODE, Workshop, code_digest
+
+
+def contract(
+    spec: BenchmarkSpec,
+    base: Checkpoint,
+    tokenizer: Any,
+    corpus: Corpus,
+    shop: Workshop,
+    sft: Checkpoint,
+    reward_models: dict[str, Checkpoint],
+    own_reward_model: Checkpoint | None,
+) -> dict[str, Any]:
+    """All that rows of one table must share, the benchmark's settings of its methods included.
+
+    Which of them are run, seeds and evaluators come on top of it. own_reward_model: the user's, which evaluates.
+    """
+    return {
+        "benchmark": spec.name,
+        "model": spec.model,
+        "base": base.key,
+        "tokenizer": digest(tokenizer.get_vocab()),
+        "template": digest(tokenizer.chat_template),
+        "data": corpus.digest,
+        "splits": {**spec.splits.model_dump(), "seed": spec.split_seed},
+        "lengths": {"prompt": spec.max_prompt_tokens, "response": spec.max_response_tokens},
+        "tuning": dataclasses.asdict(shop.tuning),
+        "sft": {**spec.sft.model_dump(), "content": sft.key},
+        "reward_model": {
+            **spec.reward_model.model_dump(),
+            **{role: checkpoint.key for role, checkpoint in reward_models.items()},
+        },
+        **({"evaluated_by": own_reward_model.key} if own_reward_model else {}),
+        "budget": spec.budget,
+        "methods": spec.methods,
+        "method_defaults": spec.method_defaults,
+        "evaluation": spec.evaluation.model_dump(),
+        "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
+        "code": code_digest(*TRAINING_CODE),
+        "packages": shop.packages,
+    }
+
+
+def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: Corpus) -> list[str]:
+    """What a reader of the numbers must know of the data and the model."""
+    said = []
+    if tokenizer.chat_template == PLAIN_TEMPLATE:
+        said.append(f"{spec.model} has no chat template; the plain template of alignment-bench was used")
+    for label, method in methods.items():
+        if (count := getattr(method, "responses_per_answer", 1)) > 1:
+            said.append(f"{label} costs nothing to train but {count} responses and scores for every answer in use")
+        if getattr(method, "start", "sft") != "sft":
+            said.append(f"{label} is tuned from the {method.start} model, so it saw the preference data only")
+        if getattr(method, "data", "pairs") == "unpaired":
+            said.append(f"{label} learns from other data than the rest: {spec.unpaired}")
+    record = corpus.record
+    prompts = record["splits"]["heldout"]["prompts"]
+    if prompts < spec.evaluation.prompts:
+        said.append(f"only {prompts} held-out prompts are there, {spec.evaluation.prompts} were asked for")
+    dropped = sum(record["dropped"].values())
+    if 2 * dropped > record["read"]:
+        said.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not be like the whole")
+    return said
+
+
+def environment(shop: Workshop) -> dict[str, Any]:
+    """Where a run is made: packages, machine, device."""
+    return {
+        "packages": {
+            **shop.packages,
+            "alignment-bench": version("alignment-bench"),
+            "python": platform.python_version(),
+        },
+        "machine": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": shop.tuning.device,
+        "precision": shop.tuning.precision,
+    }

@@ -1,0 +1,187 @@
+"""What a stage is going to take: by what earlier ones took, else a lower bound from its FLOPs."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ..methods.base import Pair
+from ..results.checkpoint import Checkpoint, Tuning
+from ..results.store import GENERATIONS, SCORES, Made, Store
+
+TRAINED = 16  # bytes a trained weight: fp32 value, gradient, and Adam's two moments
+FROZEN = 4  # bytes a weight of a model that is only read, fp32
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds, MiB and tokens of one stage, each None where nothing is known; `basis` says where they come from."""
+
+    basis: str = ""
+    seconds: float | None = None
+    memory_mb: float | None = None
+    tokens: float | None = None
+
+
+class Earlier:
+    """The stages on disk that were made from the same base model with the same tuning, and what they took."""
+
+    def __init__(self, store: Store, base: Checkpoint, tuning: Tuning):
+        same = [m for m in store.made() if _ran_alike(m.manifest["inputs"], tuning)]
+        ours = [m for m in same if m.manifest["stage"] == "sft" and m.manifest["inputs"]["base"] == base.key]
+        sft = {m.stage.content for m in ours}
+        self.found: dict[str, list[Made]] = {}
+        answered: set[str] = set()
+        for made in same:
+            inputs = made.manifest["inputs"]
+            if inputs.get("base") == base.key or inputs.get("sft") in sft:
+                self.found.setdefault(made.manifest["stage"], []).append(made)
+                if made.manifest["stage"] == "generations":
+                    answered.add(made.stage.content)
+        self.found["scores"] = [m for m in store.made() if m.manifest["inputs"].get("responses") in answered]
+
+    def sft(self, examples: int) -> Estimate | None:
+        return _scaled(self.found.get("sft", []), lambda m: examples / m.manifest["inputs"]["settings"]["examples"])
+
+    def reward_model(self, examples: int) -> Estimate | None:
+        made = self.found.get("reward_model", [])
+        return _scaled(made, lambda m: examples / m.manifest["inputs"]["settings"]["examples"])
+
+    def reference(self) -> Estimate | None:
+        return _scaled(self.found.get("reference", []), lambda m: 1.0)
+
+    def training(self, name: str, settings: dict[str, Any], budget: int) -> Estimate | None:
+        """Of a method: those with the same settings if there are any, else those with others."""
+        made = [m for m in self.found.get("train", []) if m.manifest["inputs"]["method"] == name]
+        alike = [m for m in made if m.manifest["inputs"]["settings"] == settings]
+        found = _scaled(alike or made, lambda m: budget / m.manifest["inputs"]["budget"])
+        if found is None or alike:
+            return found
+        return Estimate(f"{found.basis}, other settings", found.seconds, found.memory_mb, found.tokens)
+
+    def generations(self, prompts: int, responses: int) -> Estimate | None:
+        made = [m for m in self.found.get("generations", []) if (m.manifest["inputs"]["choice"] or [1])[0] == responses]
+        return _scaled(made, lambda m: prompts / max(1, len((m.path / GENERATIONS).read_text().splitlines())))
+
+    def scores(self, evaluator: str, prompts: int) -> Estimate | None:
+        import pandas
+
+        def scale(made: Made) -> float:
+            return prompts / max(1, pandas.read_parquet(made.path / SCORES)["prompt_id"].nunique())
+
+        return _scaled([m for m in self.found["scores"] if m.manifest["inputs"]["evaluator"] == evaluator], scale)
+
+
+def _ran_alike(inputs: dict[str, Any], tuning: Tuning) -> bool:
+    theirs, ours = inputs.get("tuning"), asdict(tuning)
+    return isinstance(theirs, dict) and all(theirs.get(k) == ours[k] for k in ("device", "precision", "lora_rank"))
+
+
+def _scaled(made: Sequence[Made], scale: Callable[[Made], float]) -> Estimate | None:
+    """The median time and tokens of earlier stages, each scaled to this one's size, and their largest memory."""
+    rows = [(m, m.cost, scale(m)) for m in made]
+    seconds = [s * share for m, cost, share in rows if (s := cost.get("seconds", m.manifest.get("seconds")))]
+    if not seconds:
+        return None
+    memory = [cost["peak_memory_mb"] for _, cost, _ in rows if "peak_memory_mb" in cost]
+    tokens = [share * (c["trained_tokens"] + c["generated_tokens"]) for _, c, share in rows if "trained_tokens" in c]
+    return Estimate(
+        f"measured, {len(seconds)} earlier",
+        statistics.median(seconds),
+        max(memory, default=None),
+        statistics.median(tokens) if tokens else None,
+    )
+
+
+class Rough:
+    """A lower bound: 2 FLOPs a weight and token forward, 4 backward, over the rate of a matrix product measured here.
+
+    It leaves out attention, reading the weights anew for every token that is sampled, and Python. Memory is weights,
+    gradients, Adam's moments and the largest logits, on a CPU with what the process holds already; activations are
+    left out.
+    """
+
+    def __init__(self, base: Checkpoint, tuning: Tuning, pairs: Sequence[Pair], micro_tokens: int):
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(str(base.path))
+        with torch.device("meta"):
+            self.size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        text = config.get_text_config()
+        self.width, self.tuning = text.hidden_size, tuning
+        self.logits = 4 * micro_tokens * text.vocab_size
+        self.prompt = statistics.fmean(len(p.prompt.ids) for p in pairs)
+        self.reply = statistics.fmean((len(p.chosen) + len(p.rejected)) / 2 for p in pairs)
+
+    @cached_property
+    def rate(self) -> float:
+        """FLOPs a second of a product as wide as the model, the best of several."""
+        kind = torch.bfloat16 if self.tuning.precision == "bf16" else torch.float32
+        left = torch.randn(1024, self.width, device=self.tuning.device, dtype=kind)
+        right = torch.randn(self.width, 4 * self.width, device=self.tuning.device, dtype=kind)
+        best = float("inf")
+        for _ in range(5):
+            started = time.perf_counter()
+            float((left @ right)[0, 0])  # reading a number waits for the device
+            best = min(best, time.perf_counter() - started)
+        return 2.0 * left.numel() * right.shape[1] / best
+
+    def stage(
+        self, *, trained: float = 0, sampled: float = 0, read: float = 0, trainable: int = 0, frozen: int = 1
+    ) -> Estimate:
+        """trained: tokens with a backward pass; sampled and read: without; trainable and frozen: models in memory."""
+        backward = 2 if self.tuning.lora_rank else 4
+        flops = self.size * (trained * (2 + backward) + (sampled + read) * 2)
+        if self.tuning.lora_rank:  # one frozen model under all adapters
+            trainable, frozen = 0, 1
+        memory = self.size * (trainable * TRAINED + frozen * FROZEN) + self.logits
+        if self.tuning.device == "cpu":
+            memory += _resident()
+        basis = f"at least, by FLOPs at {self.rate / 1e9:,.0f} GFLOP/s"
+        return Estimate(basis, flops / self.rate, memory / MIB, trained + sampled)
+
+    def sft(self, examples: int) -> Estimate:
+        return self.stage(trained=examples * (self.prompt + self.reply), trainable=1, frozen=0)
+
+    def reward_model(self, examples: int) -> Estimate:
+        return self.stage(trained=2 * examples * (self.prompt + self.reply), trainable=1, frozen=0)
+
+    def reference(self, pairs: int) -> Estimate:
+        return self.stage(read=2 * pairs * (self.prompt + self.reply))
+
+    def training(self, method: Any, budget: int) -> Estimate:
+        """Of a method by what it says it needs; replies are taken to be as long as those of the pairs."""
+        sequence, critic = self.prompt + self.reply, getattr(method, "needs_critic", False)
+        if getattr(method, "responses_per_answer", 1) > 1:
+            return self.stage()
+        if not getattr(method, "needs_reward", False):
+            return self.stage(trained=2 * budget * sequence, trainable=1, frozen=1)
+        passes = getattr(method, "epochs", 1) * (2 if critic else 1)
+        # sampled once; read by the policy as it was, the reference, the reward model and the critic
+        return self.stage(
+            trained=budget * passes * sequence,
+            sampled=budget * self.reply,
+            read=budget * (3 + critic) * sequence,
+            trainable=1 + critic,
+            frozen=2,
+        )
+
+    def generations(self, prompts: int, responses: int) -> Estimate:
+        """Sampling, and two passes for the KL."""
+        sequence = self.prompt + self.reply
+        return self.stage(sampled=prompts * responses * self.reply, read=prompts * 2 * sequence, frozen=2)
+
+
+def _resident() -> float:
+    """Bytes that this process holds now; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/status") as stream:
+            line = next(line for line in stream if line.startswith("VmRSS"))
+        return 1024.0 * int(line.split()[1])
+    except (OSError, StopIteration, ValueError):
+        return 0.0

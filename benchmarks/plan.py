@@ -1,0 +1,181 @@
+"""`bench run --dry-run`: what a run would do, from what is on disk; nothing is trained, asked or written."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..results.checkpoint import Checkpoint
+from ..results.store import POLICY, Stage, Store
+from . import panel, stages
+from .along import TRAINING
+from .estimate import Earlier, Estimate, Rough
+from .harness import ROLES, Harness, Request
+from .stages import MODEL
+
+ON_DISK, TO_DO, ASKS = "on disk", "to do", "asks for what is missing"
+
+
+class NotMade(Exception):
+    """A stage is not on disk."""
+
+
+class Looking(Store):
+    """A store that finds stages and makes none."""
+
+    def stage(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
+        if found := self.find(name, inputs):
+            return found
+        raise NotMade(name)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run: what it is, whether it is on disk, and what it is going to take."""
+
+    cell: str
+    """Method and seed; empty for what all share."""
+    what: str
+    state: str
+    estimate: Estimate = field(default_factory=Estimate)
+    is_score: bool = False
+    """`what` is an evaluator."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.cell}, {self.what}" if self.cell else self.what
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run in their order, and what its judge can cost at most."""
+
+    steps: list[Step]
+    judging: str | None
+
+    @property
+    def to_do(self) -> list[Step]:
+        return [step for step in self.steps if step.state != ON_DISK]
+
+    @property
+    def seconds(self) -> tuple[float, list[str]]:
+        """The sum of what is known, and the steps of which nothing is."""
+        known = [step.estimate.seconds for step in self.to_do]
+        return sum(s for s in known if s is not None), [s.label for s in self.to_do if s.estimate.seconds is None]
+
+    def as_json(self) -> dict[str, Any]:
+        seconds, unknown = self.seconds
+        return {
+            "steps": [{"stage": s.label, "state": s.state, **dataclasses.asdict(s.estimate)} for s in self.steps],
+            "seconds": seconds,
+            "seconds_unknown": unknown,
+            "judging": self.judging,
+        }
+
+
+def plan(request: Request) -> Plan:
+    """What `run` would do. InputError for bad input, as there.
+
+    A stage whose key hangs on one that is not made yet counts as to do, though it may turn out to be on disk.
+    """
+    harness = Harness(dataclasses.replace(request, say=lambda line: None))
+    harness.shop = dataclasses.replace(harness.shop, store=Looking(request.root))
+    judging = panel.cost_of_judging(
+        harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods) * request.seeds
+    )
+    return Plan(list(_Planner(harness).steps()), judging)
+
+
+class _Planner:
+    def __init__(self, harness: Harness):
+        self.run = harness
+        spec, tuning = harness.spec, harness.shop.tuning
+        self.earlier = Earlier(harness.shop.store, harness.base, tuning)
+        self.rough = Rough(harness.base, tuning, harness.corpus.training, tuning.micro_tokens)
+        self.prompts = len(harness.asked)
+        self.spec = spec
+        self.shared: list[Stage | None] = []
+
+    def steps(self) -> Iterator[Step]:
+        run, spec, earlier, rough = self.run, self.spec, self.earlier, self.rough
+        sft = self._look(run.train_sft)
+        yield _step("", "SFT", sft, lambda: earlier.sft(spec.sft.examples) or rough.sft(spec.sft.examples))
+        if sft:
+            run.sft = Checkpoint(sft.path / MODEL, sft.content)
+        models = {}
+        for role in ROLES:
+            models[role] = self._look(lambda r=role: run.train_reward_model(r), sft)
+            examples = spec.reward_model.examples
+            yield _step(
+                "",
+                f"{role} reward model",
+                models[role],
+                lambda n=examples: earlier.reward_model(n) or rough.reward_model(n),
+            )
+        self.shared = [sft, *models.values()]
+        if all(self.shared):
+            run.share(models)
+        if any(getattr(m, "needs_reference", False) and getattr(m, "needs_pairs", False) for m in run.methods.values()):
+            reference = self._look(lambda: run.pairs.reference(), *self.shared)
+            pairs = len(run.corpus.training)
+            yield _step("", "reference log-probs", reference, lambda: earlier.reference() or rough.reference(pairs))
+        for seed in range(run.request.seeds):
+            yield from self._cells(seed)
+
+    def _cells(self, seed: int) -> Iterator[Step]:
+        run, budget = self.run, self.spec.budget
+        baseline = self._look(lambda: run.generate(None, seed), *self.shared)
+        yield self._answers(f"sft seed {seed}", baseline, 1)
+        yield from self._scores(f"sft seed {seed}", baseline, baseline, None)
+        for label, method in run.methods.items():
+            cell = f"{label} seed {seed}"
+            trained = self._look(lambda n=label, m=method: run.train(n, m, seed), *self.shared)
+            name, settings = run.names[label], stages.settings_of(method)
+            yield _step(
+                cell,
+                "training",
+                trained,
+                lambda n=name, s=settings, m=method: (
+                    self.earlier.training(n, s, budget) or self.rough.training(m, budget)
+                ),
+            )
+            policy = Checkpoint(trained.path / POLICY, trained.content) if trained else None
+            answers = self._look(lambda p=policy, m=method: run.generate(p, seed, m), trained)
+            yield self._answers(cell, answers, getattr(method, "responses_per_answer", 1))
+            yield from self._scores(cell, answers, baseline, policy)
+            if self.spec.evaluation.along:
+                yield Step(cell, "checkpoints along training", self._along(cell, trained, seed, answers, baseline))
+
+    def _answers(self, cell: str, made: Stage | None, each: int) -> Step:
+        def guess() -> Estimate:
+            return self.earlier.generations(self.prompts, each) or self.rough.generations(self.prompts, each)
+
+        return _step(cell, "responses", made, guess)
+
+    def _scores(self, cell: str, answers: Stage | None, baseline: Stage | None, policy: Any) -> Iterator[Step]:
+        run = self.run
+        for name in [*self.spec.evaluators, *([TRAINING] if "reward_model" in self.spec.evaluators else [])]:
+            if getattr(run.scored_by.evaluators.get(name), "keeps_answers", False):
+                yield Step(cell, name, ASKS, is_score=True)  # what is missing is known to the evaluator alone
+                continue
+            made = self._look(lambda n=name: run.score(n, answers, baseline, policy), answers, baseline)
+            step = _step(cell, name, made, lambda n=name: self.earlier.scores(n, self.prompts))
+            yield dataclasses.replace(step, is_score=True)
+
+    def _along(self, cell: str, trained: Stage | None, seed: int, answers: Stage | None, baseline: Stage | None) -> str:
+        found = self._look(lambda: self.run.along(cell, trained, seed, answers, baseline), trained, answers, baseline)
+        return TO_DO if found is None else ON_DISK
+
+    def _look(self, make: Callable[[], Any], *needs: Any) -> Any:
+        """What `make` finds on disk; None where it, or something it is made from, is not there."""
+        if any(need is None for need in needs):
+            return None
+        try:
+            return make()
+        except NotMade:
+            return None
+
+
+def _step(cell: str, what: str, made: Any, guess: Callable[[], Estimate | None]) -> Step:
+    return Step(cell, what, ON_DISK) if made is not None else Step(cell, what, TO_DO, guess() or Estimate())

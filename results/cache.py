@@ -1,0 +1,152 @@
+"""What of the cache a run refers to, and what may go: `bench cache`."""
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .store import MANIFEST, Made, Run, Store, read_json
+
+# made beside a training or a reward model, and placed in no cell: kept with what they were made from
+BESIDE = {"reference": ("sft", "pairs"), "reward_audit": ("model",)}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A folder of the cache: a stage, or what a stage left behind that broke off or was damaged."""
+
+    path: Path
+    kind: str
+    """Name of the stage; "broken off" or "damaged" for leftovers."""
+    created: datetime
+    kept: bool
+    """A run refers to it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(file.stat().st_size for file in _files(self.path))
+
+    @property
+    def frees(self) -> int:
+        """Bytes that deleting it frees: a file that a run's folder links to stays on the disk."""
+        return sum(file.stat().st_size for file in _files(self.path) if file.stat().st_nlink == 1)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What lies in a root's cache, and the runs that were asked what they refer to."""
+
+    items: list[Item]
+    runs: list[Path]
+    missing: list[Path]
+    """Registered runs whose folder is no longer there: nothing is kept for them."""
+    verdicts: int
+    """Bytes of judges' answers, which were paid for and are never deleted."""
+
+    def removable(self, older_than: timedelta, now: datetime | None = None) -> list[Item]:
+        """What no run refers to and is older: so a run that has not placed its first cell yet is left alone."""
+        before = (now or datetime.now(UTC)) - older_than
+        return [item for item in self.items if not item.kept and item.created < before]
+
+
+def look(store: Store) -> Cache:
+    """Read the cache and the runs; nothing is changed."""
+    made = list(store.made())
+    paths = {run.path.resolve() for run in store.runs()}
+    known = [path for path in store.remembered() if path.resolve() not in paths]
+    runs = [*sorted(paths), *(path for path in known if Run(path).exists)]
+    missing = [path for path in known if not Run(path).exists]
+    kept = _kept(made, [Run(path) for path in runs])
+    items = [Item(m.path, m.manifest["stage"], _created(m), m.path in kept) for m in made]
+    items += [Item(path, kind, _changed(path), False) for path, kind in _leftovers(store)]
+    verdicts = sum(file.stat().st_size for file in _files(store.verdicts)) if store.verdicts.is_dir() else 0
+    return Cache(items, runs, missing, verdicts)
+
+
+def remove(items: Iterable[Item]) -> tuple[int, list[Path]]:
+    """Delete folders of the cache; the bytes freed, and those left alone because a run is at work on them."""
+    freed, busy = 0, []
+    for item in items:
+        lock = FileLock(item.path.parent / f".{item.path.name.lstrip('.').split('.')[0]}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                frees = item.frees
+                aside = item.path.with_name(f".{item.path.name.lstrip('.')}.removed.partial")
+                item.path.rename(aside)  # at once: a stage is never half there
+                shutil.rmtree(aside)
+                freed += frees
+        except Timeout:
+            busy.append(item.path)
+    return freed, busy
+
+
+def _kept(made: Sequence[Made], runs: Sequence[Run]) -> set[Path]:
+    """The stages that runs refer to, and all that these were made from."""
+    by_name: dict[str, list[Made]] = {}
+    for stage in made:
+        for name in (stage.manifest["key"], stage.stage.content):
+            by_name.setdefault(name, []).append(stage)
+    names = {name for run in runs for name in _referred(run)}
+    kept: dict[Path, Made] = {}
+    waiting = list(names)
+    while waiting:
+        for stage in by_name.get(waiting.pop(), []):
+            if stage.path not in kept:
+                kept[stage.path] = stage
+                found = set(_texts(stage.manifest["inputs"])) - names
+                names |= found
+                waiting += found
+    beside = {
+        stage.path
+        for stage in made
+        if (needs := BESIDE.get(stage.manifest["stage"]))
+        and all(stage.manifest["inputs"].get(need) in names or _named(stage, need, by_name, kept) for need in needs)
+    }
+    return set(kept) | beside
+
+
+def _named(stage: Made, need: str, by_name: dict[str, list[Made]], kept: dict[Path, Made]) -> bool:
+    return any(found.path in kept for found in by_name.get(stage.manifest["inputs"].get(need), []))
+
+
+def _referred(run: Run) -> Iterator[str]:
+    """Keys of the stages in a run's cells, and every hash in its contract."""
+    yield from _texts(run.record.get("contract", {}))
+    for manifest in run.path.glob(f"*/seed-*/{MANIFEST}"):
+        yield from read_json(manifest).get("stages", {}).values()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+        yield value.partition("/")[0]  # a checkpoint along training is named <content>/<examples>
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _leftovers(store: Store) -> Iterator[tuple[Path, str]]:
+    for path in sorted(store.root.glob("cache/*/.*.partial")):
+        yield path, "broken off"
+    for path in sorted(store.root.glob("cache/*/*.damaged-*")):
+        yield path, "damaged"
+
+
+def _created(made: Made) -> datetime:
+    return datetime.fromisoformat(made.manifest["created"])
+
+
+def _changed(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())

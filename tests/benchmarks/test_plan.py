@@ -1,0 +1,116 @@
+"""`bench run --dry-run`: what is on disk and what is not, and estimates that follow from what was measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alignment_bench.benchmarks.estimate import MIB, Rough, _resident
+from alignment_bench.methods.base import Pair, Prompt
+from alignment_bench.methods.dpo import DPO
+from alignment_bench.methods.ppo import PPO
+from alignment_bench.results.checkpoint import Checkpoint
+from alignment_bench.results.store import Store, folder_digest
+
+SPEC = {
+    "name": "planned",
+    "preferences": "builtin/world",
+    "rows": 120,
+    "max_prompt_tokens": 150,
+    "max_response_tokens": 90,
+    "sft": {"examples": 8, "lr": 1e-3, "batch_size": 8},
+    "reward_model": {"examples": 8, "lr": 1e-3, "batch_size": 8},
+    "budget": 8,
+    "evaluation": {"prompts": 4},
+    "methods": {"dpo": {"lr": 1e-3, "batch_size": 8}, "orpo": {"lr": 1e-3, "batch_size": 8}},
+    "evaluators": {"reward_model": {}, "length": {}},
+}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, make_tiny):
+    folder = tmp_path_factory.mktemp("plan")
+    make_tiny(folder / "model", std=0.05)
+    return folder
+
+
+def planned(bench, work, *more, **changes):
+    (work / "planned.yaml").write_text(yaml.safe_dump({**SPEC, **changes}, sort_keys=False))
+    arguments = ["run", "-b", "planned.yaml", "--model", "model", "--dry-run", "--json", *more]
+    return json.loads(bench(*arguments, cwd=work).stdout)
+
+
+def test_a_plan_before_between_and_after(bench, work):
+    """Nothing is there, so all is to do and nothing is written; after the run all is there; then what was added."""
+    first = planned(bench, work, "-m", "dpo")
+    assert {s["state"] for s in first["steps"]} == {"to do"}
+    assert [s["stage"] for s in first["steps"]] == [
+        "SFT", "training reward model", "evaluation reward model", "reference log-probs",
+        "sft seed 0, responses", "sft seed 0, reward_model", "sft seed 0, length", "sft seed 0, training_reward_model",
+        "dpo seed 0, training", "dpo seed 0, responses",
+        "dpo seed 0, reward_model", "dpo seed 0, length", "dpo seed 0, training_reward_model",
+    ]  # fmt: skip
+    assert first["steps"][0]["basis"].startswith("at least, by FLOPs at")
+    assert "sft seed 0, length" in first["seconds_unknown"]
+    assert not (work / "results").exists()
+
+    bench("run", "-b", "planned.yaml", "--model", "model", "-m", "dpo", cwd=work)
+    before = folder_digest(work / "results")
+    after = planned(bench, work, "-m", "dpo")
+    assert {s["state"] for s in after["steps"]} == {"on disk"}
+    assert after["seconds"] == 0 and after["seconds_unknown"] == []
+
+    grown = planned(bench, work, "-m", "dpo,orpo", "--seeds", "2")
+    states = {s["stage"]: s["state"] for s in grown["steps"]}
+    assert states["dpo seed 0, training"] == "on disk" and states["dpo seed 1, training"] == "to do"
+    assert states["orpo seed 0, training"] == "to do" and states["sft seed 1, responses"] == "to do"
+    assert folder_digest(work / "results") == before
+
+    # another budget is another training; three times as much takes three times what the one on disk took
+    cost = json.loads(next(Path(work / "results/cache/train").glob("*/cost.json")).read_text())
+    larger = {s["stage"]: s for s in planned(bench, work, "-m", "dpo,orpo", budget=24)["steps"]}
+    dpo = larger["dpo seed 0, training"]
+    assert dpo["state"] == "to do" and dpo["basis"] == "measured, 1 earlier"
+    assert dpo["seconds"] == pytest.approx(3 * cost["seconds"])
+    assert dpo["tokens"] == pytest.approx(3 * (cost["trained_tokens"] + cost["generated_tokens"]))
+    assert dpo["memory_mb"] == cost["peak_memory_mb"]
+    assert larger["orpo seed 0, training"]["basis"].startswith("at least")
+    # responses and scores have no ledger; how long they took stands in their manifests
+    took = [m.manifest["seconds"] for m in Store(work / "results").made() if m.manifest["stage"] == "generations"]
+    assert len(took) == 2 and larger["dpo seed 0, responses"]["seconds"] == pytest.approx(sum(took) / 2)
+    assert larger["dpo seed 0, length"]["basis"] == "measured, 2 earlier"
+    changed = planned(bench, work, "-m", "dpo", methods={"dpo": {"lr": 2e-3, "batch_size": 8}})
+    assert changed["steps"][8]["basis"] == "measured, 1 earlier, other settings"
+
+
+def test_a_table_for_people(bench, work):
+    (work / "planned.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    done = bench("run", "-b", "planned.yaml", "--model", "model", "-m", "dpo", "--dry-run", "--root", "none", cwd=work)
+    assert "dpo seed 0, scores: reward_model, length, training_reward_model" in done.stdout
+    assert "13 of 13 stages to do, at least" in done.stdout and "nothing was trained, asked or written" in done.stdout
+    assert not (work / "none").exists()
+
+
+def test_bad_input_is_told_by_a_dry_run_too(bench, work):
+    (work / "planned.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    done = bench("run", "-b", "planned.yaml", "--model", "model", "-m", "dpo:betta=1", "--dry-run", cwd=work, code=2)
+    assert "did you mean 'beta'?" in done.stderr
+
+
+def test_flops_by_hand(work, full):
+    """The tiny model has 259 x 32 shared embeddings, and a layer of 2 x 32 x 32 + 2 x 32 x 16 + 3 x 32 x 64 + 2 x 32
+    weights, two of them, and a last norm of 32: 26880 in all."""
+    prompt = Prompt("p", (), tuple(range(10)))
+    rough = Rough(Checkpoint(work / "model", "k"), full, [Pair("a", prompt, (1,) * 4, (1,) * 8)], micro_tokens=100)
+    assert rough.size == 259 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32 == 26880
+    rough.rate = 1e9
+    # 5 examples of both sides, 10 + 6 tokens each, 6 FLOPs a weight and token
+    offline = rough.training(DPO(), 5)
+    assert offline.tokens == 160 and offline.seconds == pytest.approx(160 * 6 * 26880 / 1e9)
+    held = (16 + 4) * 26880 + 4 * 100 * 259  # trained and reference, and logits
+    assert offline.memory_mb == pytest.approx((held + _resident()) / MIB, rel=0.02)
+    # 5 responses of 6 tokens, read 4 times (old policy, reference, reward, critic), 2 epochs of policy and critic
+    online = rough.training(PPO(epochs=2), 5)
+    assert online.tokens == 5 * 16 * 4 + 5 * 6
+    assert online.seconds == pytest.approx((5 * 16 * 4 * 6 + (5 * 6 + 5 * 16 * 4) * 2) * 26880 / 1e9)

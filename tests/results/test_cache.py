@@ -1,0 +1,104 @@
+"""`bench cache`: what a run refers to stays, wherever the run lies; the rest goes, and only when it is old enough."""
+
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from filelock import FileLock
+
+from alignment_bench.results.cache import look, remove
+from alignment_bench.results.store import Run, Store, write_json
+
+LATER = datetime.now(UTC) + timedelta(days=2)
+DAY = timedelta(days=1)
+
+
+def make(store, name, **inputs):
+    return store.stage(name, inputs, lambda out: (out / f"{name}.bin").write_text(f"{name} {inputs}"))
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A run outside the root with one cell, and stages that it does and does not refer to."""
+    store = Store(tmp_path / "results")
+    sft = make(store, "sft", lr=1)
+    reward_model = make(store, "reward_model", sft=sft.content)
+    train = make(store, "train", sft=sft.content, pairs="p", reward=reward_model.content)
+    generations = make(store, "generations", policy=f"{train.content}/000016")
+    scores = make(store, "scores", responses=generations.content)
+    everything = make(store, "all_scores", parts=[scores.content])
+    beside = (
+        make(store, "reference", sft=sft.content, pairs="p"),
+        make(store, "reward_audit", model=reward_model.content),
+    )
+    unused = make(store, "train", sft=sft.content, pairs="q"), make(store, "reference", sft=sft.content, pairs="q")
+    run = Run(tmp_path / "elsewhere")
+    contract = {"sft": {"content": sft.content}, "reward_model": {"training": reward_model.content}}
+    record = {"run_id": "r", "created": "now", "commands": [], "contract": contract, "methods": {"dpo": {}}}
+    run.open(record)
+    run.place("dpo", 0, [generations, everything])
+    kept = {sft.path, reward_model.path, train.path, generations.path, scores.path, everything.path}
+    return store, run, kept | {stage.path for stage in beside}, {stage.path for stage in unused}
+
+
+def test_what_a_run_refers_to_is_kept(work):
+    """By the cell's keys; by the contract; by what these were made from; and what was made beside them."""
+    store, run, kept, unused = work
+    store.remember(run)
+    store.remember(run)
+    assert store.remembered() == [run.path]
+    found = look(store)
+    assert {i.path for i in found.items if i.kept} == kept
+    assert {i.path for i in found.removable(DAY, LATER)} == unused
+    assert found.removable(DAY) == []  # made just now: a run may be at work
+    freed, busy = remove(found.removable(DAY, LATER))
+    assert busy == [] and freed > 0
+    assert {m.path for m in store.made()} == kept and not any(path.exists() for path in unused)
+    assert list(run.cells())[0].path.joinpath("all_scores.bin").exists()
+
+
+def test_a_run_below_the_root_needs_no_register(work):
+    store, run, kept, _ = work
+    assert {i.path for i in look(store).items if i.kept} == set()  # nobody told where it lies
+    home = store.root / "runs" / "quick" / "r"
+    home.parent.mkdir(parents=True)
+    run.path.rename(home)
+    assert {i.path for i in look(store).items if i.kept} == kept
+
+
+def test_a_run_that_is_gone_is_named(work):
+    store, run, _, _ = work
+    store.remember(run)
+    run.path.rename(run.path.with_name("moved"))
+    found = look(store)
+    assert found.missing == [run.path] and found.runs == []
+
+
+def test_links_free_nothing_and_work_in_progress_is_left_alone(work):
+    store, run, _, unused = work
+    stage = sorted(unused)[0]
+    (item,) = [i for i in look(store).items if i.path == stage]
+    payload = next(stage.glob("*.bin"))
+    assert item.frees == item.size
+    os.link(payload, run.path / "link")
+    assert item.frees == item.size - payload.stat().st_size
+    with FileLock(stage.parent / f".{stage.name}.lock"):
+        assert remove([item]) == (0, [stage])
+    assert payload.exists()
+
+
+def test_leftovers_are_found_and_verdicts_never(work):
+    store, _, _, _ = work
+    (store.root / "cache" / "train" / ".0123.abc.partial").mkdir()
+    damaged = store.root / "cache" / "train" / "0123.damaged-2026"
+    damaged.mkdir()
+    write_json(damaged / "half.json", {})
+    (store.verdicts).mkdir()
+    (store.verdicts / "judge.jsonl").write_text("paid for")
+    found = look(store)
+    assert {(i.path.name, i.kind) for i in found.items if i.kind in ("broken off", "damaged")} == {
+        (".0123.abc.partial", "broken off"), ("0123.damaged-2026", "damaged"),
+    }  # fmt: skip
+    assert found.verdicts == 8
+    remove([i for i in found.items if not i.kept])
+    assert not damaged.exists() and (store.verdicts / "judge.jsonl").read_text() == "paid for"
