@@ -85,6 +85,14 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
+    engine: Annotated[str, typer.Option(help="Train cells one after another (local) or side by side (ray).")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster whose machines see --root; by default one started here.")
+    ] = None,
+    cell_cpus: Annotated[int, typer.Option(help="CPU cores of a cell on Ray.", min=1)] = 1,
+    cell_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
     root: Root = Path("results"),
     dry_run: Annotated[
@@ -103,6 +111,8 @@ def run(
         raise InputError("--method names no method; give for example --method ppo,dpo")
     if gate not in ("warn", "fail", "ignore"):
         raise InputError(f"--gate {gate} is not known; give warn, fail or ignore")
+    if engine not in ("local", "ray"):
+        raise InputError(f"--engine {engine} is not known; give local or ray")
     options = Options(
         model=model,
         preferences=preferences,
@@ -122,7 +132,19 @@ def run(
 
     from . import harness
 
-    request = harness.Request(spec, names, seeds, root, out, device, gate)
+    request = harness.Request(
+        spec,
+        names,
+        seeds,
+        root,
+        out,
+        device,
+        gate,
+        engine=engine,
+        ray_address=ray_address,
+        cell_cpus=cell_cpus,
+        cell_timeout=cell_timeout,
+    )
     if dry_run:
         print_plan(request, as_json)
         return

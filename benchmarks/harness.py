@@ -4,23 +4,24 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from ..methods.base import TrainingError
+from ..methods.resume import EVERY
 from ..reports.render import render
 from ..results.changes import differences_to_sft, ties
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.judge_audit import audit_judges
 from ..results.records import GateError, InputError, nearest
-from ..results.store import ALONG, POLICY, Cell, Run, Stage, Store, digest
+from ..results.store import ALONG, POLICY, Cell, Looking, NotMade, Run, Stage, Store, digest
 from ..results.summary import summarize
 from . import contract, gates, panel, reward_audit, scoring, stages, tracker
 from .along import score_along
 from .corpus import Corpus, load_corpus
+from .engine import Engine, reason, train_apart, train_on_ray
 from .judge_bill import bill, usage_of
 from .live import CELL, DONE, FAILED, WAITING
 from .models import find_model
@@ -47,6 +48,16 @@ class Request:
     """Folder of this run; None: <root>/runs/<benchmark>/<run-id>."""
     device: str = "auto"
     gate: Gate = "warn"
+    engine: Engine = "local"
+    """Where cells are trained: one after another here, or on a Ray cluster that sees the same files."""
+    ray_address: str | None = None
+    """Of the cluster; None starts one on this machine."""
+    cell_cpus: int = 1
+    """CPU cores of a cell on Ray."""
+    cell_timeout: float | None = None
+    """Seconds that a cell's training may take; each cell is then trained in a process of its own."""
+    checkpoint_every: float = EVERY
+    """Seconds between the checkpoints from which a training that was stopped goes on."""
     say: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr))
     watch: Callable[[str, str], None] = field(default=lambda label, state: None)
     """Told what is done now with a cell or a shared stage, by its label."""
@@ -89,7 +100,7 @@ class Harness:
         self.scored_by = panel.check_settings(spec, tuning)
         self.base = find_model(spec.model, "--model")
         packages = {name: version(name) for name in PACKAGES}
-        self.shop = Workshop(Store(request.root), tuning, packages)
+        self.shop = Workshop(Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
         self.tokenizer = self.base.tokenizer()
         self.corpus: Corpus = load_corpus(spec, self.tokenizer)
         self._check_context()
@@ -112,8 +123,10 @@ class Harness:
         for seed in range(self.request.seeds):
             for name in ("sft", *self.methods):
                 watch(f"{name}{CELL}{seed}", WAITING)
-        self._train_shared()
+        self.train_shared()
         run = self._open_run()
+        if self.request.engine == "ray":
+            self._train_on_ray()
         forward = tracker.Forwarder(self.spec.tracker, run, self.say)
         for seed in range(self.request.seeds):
             label = f"sft{CELL}{seed}"
@@ -124,9 +137,11 @@ class Harness:
             watch(label, DONE)
             for name, method in self.methods.items():
                 label = f"{name}{CELL}{seed}"
+                if label in self.failures:  # on Ray
+                    continue
                 try:
                     watch(label, "training")
-                    trained = self._timed(label, lambda n=name, m=method, s=seed: self.train(n, m, s))
+                    trained = self._timed(label, lambda n=name, m=method, s=seed: self._train_cell(n, m, s))
                     policy = Checkpoint(trained.path / POLICY, trained.content)
                     watch(label, "responses")
                     answers = self.generate(policy, seed, method)
@@ -135,17 +150,49 @@ class Harness:
                     cell = self._place(run, name, seed, made, answers, baseline, policy)
                     forward.cell(cell)
                     watch(label, DONE)
-                except (InputError, KeyboardInterrupt):
+                except InputError:
                     raise
                 except Exception as error:
-                    watch(label, FAILED)
-                    kind = "" if isinstance(error, TrainingError) else f"{type(error).__name__}: "
-                    self.failures[label] = f"{kind}{error}".strip().splitlines()[0]
-                    self.say(f"{label} failed: {self.failures[label]}; the other cells go on")
+                    self._failed(label, reason(error))
         summary = self._summarize(run)
         forward.summary(summary)
         render([run])
         return Outcome(run, summary, self.failures)
+
+    def _failed(self, label: str, why: str) -> None:
+        self.request.watch(label, FAILED)
+        self.failures[label] = why
+        self.say(f"{label} failed: {why}; the other cells go on")
+
+    def _train_on_ray(self) -> None:
+        """Train all cells on a cluster; this process then finds them on disk."""
+        request = self.request
+        cells = {(name, seed): f"{name}{CELL}{seed}" for seed in range(request.seeds) for name in self.methods}
+        self.pairs.reference()  # once, here, and not by each worker that needs it
+        self.say(f"training {len(cells)} cells on Ray")
+        resources = {"num_cpus": request.cell_cpus, "num_gpus": int(self.shop.tuning.device.startswith("cuda"))}
+        for cell, failed in train_on_ray(request, cells, resources, request.ray_address):
+            if failed:
+                self._failed(cells[cell], failed)
+
+    def _train_cell(self, name: str, method: Any, seed: int) -> Stage:
+        """Train a cell here; a method from elsewhere, or one with a time limit, in a process of its own."""
+        ours = type(method).__module__.startswith(f"{__package__.partition('.')[0]}.")
+        if (not ours or self.request.cell_timeout) and not self._is_trained(name, method, seed):
+            self.pairs.reference()
+            train_apart(self.request, (name, seed), self.request.cell_timeout)
+        return self.train(name, method, seed)
+
+    def _is_trained(self, name: str, method: Any, seed: int) -> bool:
+        shop = self.shop
+        self.shop = replace(shop, store=Looking(shop.store.root))
+        try:
+            self.train(name, method, seed)
+        except NotMade:
+            return False
+        finally:
+            self.shop = shop
+        return True
 
     def make_sft(self) -> Checkpoint:
         """The SFT checkpoint of this benchmark, trained or found on disk."""
@@ -153,7 +200,7 @@ class Harness:
         self._gate(gates.sft_gate(sft))
         return Checkpoint(sft.path / MODEL, sft.content)
 
-    def _train_shared(self) -> None:
+    def train_shared(self) -> None:
         self.sft = self.make_sft()
         made = {}
         for role in ROLES:

@@ -3,11 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..results.checkpoint import Checkpoint
-from ..results.store import POLICY, Stage, Store
+from ..results.store import POLICY, Looking, NotMade, Stage
 from . import panel, stages
 from .along import TRAINING
 from .estimate import Earlier, Estimate, Rough
@@ -15,19 +14,6 @@ from .harness import ROLES, Harness, Request
 from .stages import MODEL
 
 ON_DISK, TO_DO, ASKS = "on disk", "to do", "asks for what is missing"
-
-
-class NotMade(Exception):
-    """A stage is not on disk."""
-
-
-class Looking(Store):
-    """A store that finds stages and makes none."""
-
-    def stage(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
-        if found := self.find(name, inputs):
-            return found
-        raise NotMade(name)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,11 @@
-"""A third party's method (SLiC-HF) and evaluator (sentences a response)."""
+"""A third party's method (SLiC-HF), a method that goes wrong, and an evaluator (sentences a response)."""
 
+import os
+import signal
+import time
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from annotated_types import Gt
 
@@ -18,6 +22,32 @@ class SLiC(PairwiseMethod):
 
     def loss(self, logps):
         return (self.delta - logps.chosen.sum() + logps.rejected.sum()).clamp(min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faulty(SLiC):
+    """SLiC that goes wrong in its third step."""
+
+    how: Literal["raise", "hang", "exit", "kill", "die-once"] = "raise"
+    """What happens: an error, no end, an exit of the process, a signal; the last happens once in a folder."""
+    once: str = ""
+    """File that says that it has happened."""
+
+    def loss(self, logps):
+        counted = self.__dict__.setdefault("calls", [])
+        counted.append(1)
+        if len(counted) == 3:
+            if self.how == "raise":
+                raise ValueError("nothing fits")
+            if self.how == "hang":
+                time.sleep(3600)
+            if self.how == "exit":
+                os._exit(3)
+            if self.how == "kill" or not Path(self.once).exists():
+                if self.once:
+                    Path(self.once).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(logps)
 
 
 @dataclass(frozen=True)
