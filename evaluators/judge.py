@@ -52,7 +52,7 @@ class Judge:
     concurrency: Annotated[int, Gt(0)] = 8
     """Requests to the endpoint under way at once."""
     timeout: Annotated[float, Gt(0)] = 60.0
-    """Seconds to wait for one answer of the endpoint."""
+    """Seconds to wait for one whole answer of the endpoint."""
     price: tuple[Annotated[float, Ge(0)], Annotated[float, Ge(0)]] | None = None
     """US dollars for a million tokens into and out of the endpoint; none shows tokens without their price."""
     cache: Path | None = None
