@@ -149,10 +149,11 @@ class Harness:
         spec, corpus = self.spec, self.corpus
         self.sft = self.make_sft()
         self.reward_models: dict[str, Checkpoint] = {}
+        trained: dict[str, Stage] = {}
         for seed, (role, pairs) in enumerate(
             [("training", corpus.training), ("evaluation", corpus.evaluation)], start=1
         ):
-            made = self._timed(
+            made = trained[role] = self._timed(
                 f"{role} reward model",
                 lambda p=pairs, s=seed: stages.train_reward_model(
                     self.shop, self.sft, spec.reward_model, p, corpus.heldout, s
@@ -160,6 +161,7 @@ class Harness:
             )
             self.reward_models[role] = Checkpoint(made.path / MODEL, made.content)
             self._gate(gates.reward_model_gate(made, role, spec.gates.reward_model_accuracy))
+        gates.check_reward_models_apart(trained)
         self._check_reward_models()
         self.pairs = stages.pair_dataset(self.shop, self.sft, corpus.training)
         self.prompts = corpus.prompts(corpus.training, spec.max_response_tokens)
