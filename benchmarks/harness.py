@@ -23,14 +23,15 @@ from ..reports.render import render
 from ..results.changes import differences_to_sft, ties
 from ..results.chat import PLAIN_TEMPLATE
 from ..results.checkpoint import Checkpoint, Tuning
-from ..results.judge_audit import audit_judges
 from ..results.records import GateError, InputError, nearest
 from ..results.store import ALONG, POLICY, Cell, Run, Stage, Store, digest, folder_digest
 from ..results.summary import summarize
-from . import gates, reward_audit, scoring, stages
+from . import gates, judge_people, reward_audit, scoring, stages
 from .along import TRAINING, score_along
 from .corpus import Corpus, load_corpus
-from .judge_bill import bill, most, usage_of
+from .judge_bill import most
+from .judge_findings import identity, judge_findings
+from .judge_labels import LabelledComparison
 from .models import find_model
 from .plugins import available, build
 from .rows import method_row
@@ -95,6 +96,7 @@ class Harness:
         self.own_reward_model: Checkpoint | None = None  # the user's, which then evaluates
         self.evaluators_given: dict[str, Any] = {}  # as the settings have them, before the benchmark fills in its part
         self.judges: dict[str, Checkpoint] = {}  # the local judges' models; an endpoint has none
+        self.people_labels: list[LabelledComparison] = []  # of pairs on which the judge is compared with people
         self._check_evaluators(tuning)
         self.base = find_model(spec.model, "--model")
         packages = {name: version(name) for name in PACKAGES}
@@ -238,7 +240,8 @@ class Harness:
             )
             for part, (evaluator, needs) in self.evaluators.items()
         ]
-        return run.place(name, seed, [*trained, answers, stages.join_scores(self.shop, parts)])
+        made = [*trained, answers, stages.join_scores(self.shop, parts)]
+        return run.place(name, seed, made, evaluators=self._identities())
 
     def _along(self, label: str, trained: Stage, prompts, seed: int, answers: Stage, baseline: Stage) -> list[Stage]:
         """The scores of the checkpoints along training, where the method saved any."""
@@ -305,6 +308,7 @@ class Harness:
                 self.own_reward_model = find_model(settings["model"], "--reward-model")
             if name == "judge":
                 self.judges = {m: find_model(m, "--judge") for m in made.models if not m.startswith("openai:")}
+                self.people_labels = judge_people.read(made, self.say)
 
     def _check_context(self) -> None:
         from transformers import AutoConfig
@@ -339,9 +343,16 @@ class Harness:
                     }
                     for label, method in self.methods.items()
                 },
-            }
+            },
+            evaluators=self._identities(),
+            scored=[(name, seed) for name in ("sft", *self.methods) for seed in range(self.request.seeds)],
         )
         return run
+
+    def _identities(self) -> dict[str, Any]:
+        """By name what determines the scores of each evaluator, beside what the contract says."""
+        given = self.spec.evaluators
+        return {n: identity(given[n], self.judges) if n == "judge" else given[n] for n in given}
 
     def _contract(self) -> dict[str, Any]:
         """All that rows of one table must share, the benchmark's settings of its methods included.
@@ -428,11 +439,8 @@ class Harness:
         found: dict[str, Any] = {"changes": differences_to_sft(scores), "ties": ties(scores), "stamps": self.stamps}
         found["reward_models"] = self._audit_reward_models()
         if "judge" in self.spec.evaluators:
-            lengths = {(c.method, c.seed, g.prompt_id): g.length for c in run.cells() for g in c.generations()}
             judge = self.evaluators["judge"][0]
-            found["judges"] = {"audit": audit_judges(scores, lengths), "usage": usage_of(judge)}
-            for name, usage in judge.usage().items():
-                self.say(f"judge {name}: {bill(judge, usage)}")
+            found["judges"] = judge_findings(run, judge, scores, self.people_labels, self.say)
         return found
 
     def _audit_reward_models(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ as each answer arrives, under the hash of the question. Failures and malformed a
 again the next time.
 """
 
+import copy
 import json
 import os
 import threading
@@ -81,6 +82,12 @@ class RememberingAsker:
         self._used |= {key: self._known[key] for key in keys if key in self._known}
         return [self._known[key].verdict if key in self._known else None for key in keys]
 
+    def offline(self) -> "RememberingAsker":
+        """The same answers with a count of use of its own; a question that has none gets None and is not asked."""
+        reader = copy.copy(self)
+        reader._open, reader._asker, reader._used, reader._asked = _Nobody, None, {}, 0
+        return reader
+
     def unknown(self, prompts: list[str]) -> list[str]:
         """The questions, each once, that would have to be asked."""
         return [prompt for prompt in dict.fromkeys(prompts) if _key(prompt, 0) not in self._known]
@@ -102,6 +109,11 @@ class RememberingAsker:
         with open(self._path, "ab+") as stream:
             torn = stream.tell() and (stream.seek(-1, os.SEEK_END), stream.read(1) != b"\n")[1]
             stream.write(b"\n" * bool(torn) + json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+class _Nobody:
+    def ask(self, prompts: list[str], keep: Keep | None = None) -> list[Verdict | None]:
+        return [None] * len(prompts)
 
 
 def _key(prompt: str, repeat: int) -> str:

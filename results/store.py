@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,6 +163,10 @@ class Cell:
         """Training log, one dict a step with at least `step`; empty for `sft`, which is trained once for all."""
         return read_jsonl(self.path / METRICS) if (self.path / METRICS).exists() else []
 
+    def evaluators(self) -> dict[str, Any]:
+        """By name what determined the scores of each evaluator; empty for a cell that does not record it."""
+        return json.loads((self.path / MANIFEST).read_text()).get("evaluators", {})
+
     def generations(self) -> list[Generation]:
         return read_generations(self.path / GENERATIONS)
 
@@ -202,10 +206,17 @@ class Run:
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_json(self.path / SUMMARY, summary)
 
-    def open(self, record: dict[str, Any]) -> None:
+    def open(
+        self,
+        record: dict[str, Any],
+        evaluators: Mapping[str, Any] | None = None,
+        scored: Collection[tuple[str, int]] = (),
+    ) -> None:
         """Create run.json, or join the run that is already there if its contract is the same.
 
-        InputError if the folder belongs to a run with another contract, or holds something that is no run.
+        evaluators: by name what determines the scores of each, as for `place`. scored: the cells (method, seed) that
+        are going to be scored by them. InputError if the folder belongs to a run with another contract, holds something
+        that is no run, or holds further cells that another evaluator of the same name has scored.
         """
         old: dict[str, Any] = {}
         if (self.path / RUN).exists():
@@ -216,6 +227,7 @@ class Run:
                     f"{self.path} belongs to run {old['run_id']} with another configuration (differs in {differs}); "
                     f"give another folder with --out, or leave --out away to get a folder of its own"
                 )
+            self._check_evaluators(evaluators or {}, scored)
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path} is not empty and holds no run.json; give a new or empty folder with --out")
         merged = {
@@ -226,15 +238,36 @@ class Run:
         }
         write_json(self.path / RUN, merged)
 
-    def place(self, method: str, seed: int, stages: Sequence[Stage]) -> Cell:
-        """Show the files of these stages as the cell of (method, seed); later stages win where names meet."""
+    def _check_evaluators(self, evaluators: Mapping[str, Any], scored: Collection[tuple[str, int]]) -> None:
+        """One column of the table must come from one evaluator, whichever calls its cells come from."""
+        evaluators = json.loads(json.dumps(dict(evaluators)))  # as a manifest gives them back
+        for cell in self.cells():
+            if (cell.method, cell.seed) in scored:
+                continue
+            old = cell.evaluators()
+            for name in sorted(set(old) & set(evaluators)):
+                if differs := _differences(old[name], evaluators[name]):
+                    raise InputError(
+                        f"{self.path}: {cell.method} seed {cell.seed} was scored by another {name} (differs in "
+                        f"{', '.join(differs)}), and one table cannot hold both; name all of the run's methods and "
+                        f"seeds to have them scored anew, or give another folder with --out"
+                    )
+
+    def place(
+        self, method: str, seed: int, stages: Sequence[Stage], evaluators: Mapping[str, Any] | None = None
+    ) -> Cell:
+        """Show the files of these stages as the cell of (method, seed); later stages win where names meet.
+
+        evaluators: by name what determines the scores of each, JSON-able; see `open`.
+        """
         cell = self.path / method / f"seed-{seed}"
         cell.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{cell.name}.", suffix=".partial", dir=cell.parent))
         for stage in stages:
             for name in _files(stage.path):
                 _link(stage.path / name, partial / name)
-        _seal(partial, {"method": method, "seed": seed, "stages": {s.path.parent.name: s.key for s in stages}})
+        made_of = {s.path.parent.name: s.key for s in stages}
+        _seal(partial, {"method": method, "seed": seed, "stages": made_of, "evaluators": dict(evaluators or {})})
         if _is_same(cell, partial):
             shutil.rmtree(partial)
         else:
@@ -295,7 +328,8 @@ def _is_whole(folder: Path, key: str) -> bool:
 def _is_same(cell: Path, other: Path) -> bool:
     try:
         old, new = (json.loads((folder / MANIFEST).read_text()) for folder in (cell, other))
-        return old["stages"] == new["stages"] and old["files"] == new["files"] and _files(cell) == _files(other)
+        same = all(old[part] == new[part] for part in ("stages", "evaluators", "files"))
+        return same and _files(cell) == _files(other)
     except (OSError, ValueError, KeyError):
         return False
 

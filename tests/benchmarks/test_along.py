@@ -1,13 +1,18 @@
-"""Checkpoints along training, and a judge asked until decided, on a whole tiny run."""
+"""Checkpoints along training, and judges of a run (until decided, their bill, people's labels), on a whole tiny run."""
+
+import json
 
 import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
+from alignment_bench.benchmarks import judge_people
 from alignment_bench.benchmarks.export import export
 from alignment_bench.benchmarks.harness import Request
 from alignment_bench.benchmarks.harness import run as run_harness
 from alignment_bench.benchmarks.spec import load_spec
+from alignment_bench.evaluators import judge
+from alignment_bench.evaluators.judge_cache import Answer, RememberingAsker
 from alignment_bench.results.outputs import read_outputs
 from alignment_bench.results.records import InputError
 from alignment_bench.results.sequential import UNTIL_DECIDED
@@ -28,6 +33,7 @@ SPEC = {
     },
     "evaluators": {"reward_model": {}, "gold": {"reward": "alignment_bench.benchmarks.world:true_reward"}},
 }
+ENDPOINT = {"model": "openai:none", "url": "http://localhost:1/v1"}
 
 
 @pytest.fixture(scope="module")
@@ -87,34 +93,93 @@ def test_export_of_the_run_and_of_answers_to_other_questions(outcome, tmp_path):
         export(outcome.run, "arena", tmp_path, max_new_tokens=250, **ask)
 
 
-def test_a_judge_asked_until_decided_makes_its_own_metric(outcome, tmp_path, monkeypatch):
+class Always:
+    """A judge behind an endpoint that prefers the first response of each pair asked about, for 100 tokens and 1."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def ask(self, prompts, keep=None):
+        self.asked += len(prompts)
+        answers = ["A", "B"] * (len(prompts) // 2)
+        for place, answer in enumerate(answers):
+            keep(place, Answer(answer, 100, 1))
+        return answers
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Every judge is one such, with a memory of its own."""
+    judges = {}
+
+    def opened(settings, model):
+        scripted, asker = judges.setdefault(model, (one := Always(), RememberingAsker(lambda: one, None, None)))
+        return asker
+
+    monkeypatch.setattr(judge, "open_asker", opened)
+    monkeypatch.setattr(judge_people, "open_asker", opened)
+    return judges
+
+
+def test_a_judge_asked_until_decided_makes_its_own_metric(outcome, always):
     """The same run scored again, with a judge that always prefers the policy's response."""
-    from alignment_bench.evaluators import judge
-    from alignment_bench.evaluators.judge_cache import Usage
-
-    class Always:
-        asked = 0
-
-        def ask(self, prompts):
-            Always.asked += len(prompts)
-            return ["A", "B"] * (len(prompts) // 2)
-
-        def usage(self):
-            return Usage(0, 0, 0, 0)
-
-    monkeypatch.setattr(judge, "open_asker", lambda settings, model: Always())
-    request = _request(
-        outcome, {"judge": {"model": "openai:none", "url": "http://localhost:1/v1", "until_decided": 0.6}}
-    )
-    found = run_harness(request)
+    found = run_harness(_request(outcome, {"judge": ENDPOINT | {"until_decided": 0.6}}))
     cell = found.summary["methods"]["dpo"]["metrics"][UNTIL_DECIDED]
     assert "win_rate.judge" not in found.summary["methods"]["dpo"]["metrics"]
-    assert cell["mean"] > 0.5 and Always.asked > 0
+    assert cell["mean"] > 0.5 and always["openai:none"][0].asked > 0
     pairs = [(c["a"], c["b"]) for c in found.summary["comparisons"] if c["metric"] == UNTIL_DECIDED]
     assert pairs == [("dpo", "sft")]
 
 
-def _request(outcome, evaluators):
+def test_the_bill_of_a_run_is_that_of_all_its_calls(outcome, always):
+    """dpo is judged in one call, ppo in the next; the summary then has the verdicts on both, whoever asked for them."""
+    first = run_harness(_request(outcome, {"judge": ENDPOINT}))
+    asked = always["openai:none"][0].asked
+    used = first.summary["judges"]["usage"]["none"]
+    assert used == {"verdicts": asked, "tokens_in": 100 * asked, "tokens_out": asked, "dollars": None}
+    second = run_harness(_request(outcome, {"judge": ENDPOINT | {"price": (1.0, 2.0)}}, methods=("ppo",)))
+    total = always["openai:none"][0].asked
+    assert total > asked
+    assert second.summary["judges"]["usage"]["none"] == {
+        "verdicts": total, "tokens_in": 100 * total, "tokens_out": total, "dollars": pytest.approx(total * 102e-6)
+    }  # fmt: skip
+
+
+def test_another_judge_never_shares_a_column(outcome, always):
+    """Judged by one, a method keeps that judge until all methods of the run are judged by the other."""
+    run_harness(_request(outcome, {"judge": ENDPOINT}, methods=("ppo", "dpo")))
+    other = {"judge": ENDPOINT | {"model": "openai:other"}}
+    with pytest.raises(InputError, match=r"ppo seed 0 was scored by another judge \(differs in model\)"):
+        run_harness(_request(outcome, other))
+    assert "openai:other" not in always  # refused before anything is paid
+    found = run_harness(_request(outcome, other, methods=("ppo", "dpo")))
+    assert list(found.summary["judges"]["usage"]) == ["other"]
+    run_harness(_request(outcome, {"length": {}}))  # no judge at all is no other judge
+
+
+def test_agreement_with_people_is_in_the_summary(outcome, always, tmp_path, capsys):
+    """The judge says "a" of every pair; two of three people's majorities do."""
+    labels = [("p", ["a", "a", "b"]), ("q", ["b", "b", "b"]), ("r", ["a"])]
+    rows = [
+        {"id": i, "prompt": p, "response_a": "x", "response_b": "y", "human": human, "subset": p}
+        for i, (p, human) in enumerate(labels)
+    ]
+    (tmp_path / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ENDPOINT | {"labels": str(tmp_path / "people.jsonl")}
+    found = run_harness(_request(outcome, {"judge": settings}, methods=("ppo", "dpo"))).summary["judges"]["people"]
+    row = found["judges"]["none"]
+    assert row["accuracy"]["mean"] == pytest.approx(2 / 3) and row["coverage"] == 1.0 and row["flip"]["mean"] == 0.0
+    assert found["people"]["pairs"] == 3 and found["people"]["labels"] == 7 and "panel" not in found
+    assert {name: part["accuracy"]["mean"] for name, part in row["subsets"].items()} == {"p": 1.0, "q": 0.0, "r": 1.0}
+    said = capsys.readouterr().err
+    assert "people.jsonl: 6 questions, about" in said.partition("SFT:")[0]  # what it takes, before anything is made
+    assert "gives the majority's label in 0.67 of 3 pairs" in said
+    settings["labels"] = str(tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match="none.jsonl"):
+        run_harness(_request(outcome, {"judge": settings}))
+
+
+def _request(outcome, evaluators, methods=("dpo",)):
     root = outcome.run.path.parents[2]
     spec = load_spec(str(root.parent / "along.yaml"))
-    return Request(spec.model_copy(update={"evaluators": evaluators}), ("dpo",), 1, root)
+    return Request(spec.model_copy(update={"evaluators": evaluators}), methods, 1, root)

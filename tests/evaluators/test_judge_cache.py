@@ -49,6 +49,16 @@ def test_an_answered_question_is_never_asked_again(tmp_path):
     assert again.unknown(["one", "three", "three"]) == ["three"]
 
 
+def test_offline_reads_and_counts_but_asks_nothing(tmp_path):
+    scripted = Scripted(lambda q: "A", tokens=(5, 1))
+    asker = remembering(scripted, tmp_path)
+    asker.ask(["one", "two"])
+    reader = asker.offline()
+    assert reader.ask(["one", "three"]) == ["A", None] and scripted.asked == ["one", "two"]
+    assert (reader.usage().verdicts, reader.usage().tokens_in) == (1, 5)
+    assert asker.usage() == Usage(verdicts=2, asked=2, tokens_in=10, tokens_out=2)
+
+
 def test_another_judge_has_answers_of_its_own(tmp_path):
     remembering(Scripted(lambda q: "A"), tmp_path, {"model": "m"}).ask(["one"])
     other = Scripted(lambda q: "B")
