@@ -3,8 +3,9 @@
 import json
 
 import pytest
+import torch
 import yaml
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_bench.benchmarks import judge_people
 from alignment_bench.benchmarks.export import export
@@ -13,6 +14,10 @@ from alignment_bench.benchmarks.harness import run as run_harness
 from alignment_bench.benchmarks.spec import load_spec
 from alignment_bench.evaluators import judge
 from alignment_bench.evaluators.judge_cache import Answer, RememberingAsker
+from alignment_bench.methods.base import Prompt
+from alignment_bench.methods.policy import Policy
+from alignment_bench.methods.rollout import sample, to_generations
+from alignment_bench.results.checkpoint import Checkpoint, Tuning
 from alignment_bench.results.outputs import read_outputs
 from alignment_bench.results.records import InputError
 from alignment_bench.results.sequential import UNTIL_DECIDED
@@ -91,6 +96,38 @@ def test_export_of_the_run_and_of_answers_to_other_questions(outcome, tmp_path):
     assert [a.id for a in answers] == ["x1", "x2"] and all(0 < a.tokens <= 8 for a in answers)
     with pytest.raises(InputError, match="lower --max-new-tokens"):
         export(outcome.run, "arena", tmp_path, max_new_tokens=250, **ask)
+
+
+def test_checkpoints_and_export_of_adapters(tmp_path, make_tiny):
+    """With LoRA both are adapters on the SFT checkpoint: they differ from each other, are scored, and answer."""
+    model = str(make_tiny(tmp_path / "model", std=0.05))
+    changes = {"model": model, "tuning": {"lora_rank": 4}, "budget": 16, "evaluation": {"prompts": 4, "along": 1}}
+    methods = {**SPEC["methods"], "ppo": {**SPEC["methods"]["ppo"], "critic_warmup": 0}}  # learns from round one
+    (tmp_path / "lora.yaml").write_text(yaml.safe_dump({**SPEC, **changes, "methods": methods}))
+    made = run_harness(Request(load_spec(str(tmp_path / "lora.yaml")), ("ppo", "dpo"), 1, tmp_path / "results"))
+    assert made.failures == {}
+    text = "[user]Hello</s>[assistant]"
+    for cell in (c for c in made.run.cells() if c.method != "sft"):
+        folders = [cell.path / "along" / "000000008", cell.path / "policy"]
+        assert all((folder / "adapter_config.json").exists() for folder in folders)
+        models = [AutoModelForCausalLM.from_pretrained(folder) for folder in folders]
+        ids = AutoTokenizer.from_pretrained(folders[1])(text, return_tensors="pt")
+        halfway, final = (model(**ids).logits for model in models)
+        assert not torch.allclose(halfway, final, atol=1e-6)
+        table = cell.along()
+        assert sorted(table["examples"].unique()) == [0, 8, 16]
+        kl = table[table["metric"] == "kl"].groupby("examples")["value"].mean()
+        assert kl[0] == 0 and kl[8] > 0 and kl[16] > 0 and kl[8] != kl[16]
+    (tmp_path / "question.jsonl").write_text('{"uid": "x1", "prompt": "Hello"}\n')
+    files = export(made.run, "arena", tmp_path, questions=tmp_path / "question.jsonl", max_new_tokens=8, device="cpu")
+    assert [p.name for p in files] == ["along-ppo-seed0.jsonl", "along-dpo-seed0.jsonl"]
+    for file, method in zip(files, ("ppo", "dpo"), strict=True):
+        policy = Checkpoint(made.run.path / method / "seed-0" / "policy", "")
+        network = Policy.open(policy, Tuning(4, precision="fp32", device="cpu"), trainable=False)
+        prompt = Prompt("x1", ({"role": "user", "content": "Hello"},), tuple(ids["input_ids"][0].tolist()))
+        [expected] = to_generations(network, sample(network, [prompt], max_new_tokens=8, seed=0))
+        assert [a.output for a in read_outputs(file, "arena")] == [expected.response]
+        network.network.close()
 
 
 class Always:
