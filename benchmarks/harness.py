@@ -431,8 +431,7 @@ class Harness:
             warnings=[*failed, *self._notes()],
         )
         summary |= self._beyond_scores(run, scores)
-        run.write_summary(summary)
-        return summary
+        return run.write_summary(summary)
 
     def _beyond_scores(self, run: Run, scores: Any) -> dict[str, Any]:
         """What the summary says beside the scores: other changes, and the audit of judges."""

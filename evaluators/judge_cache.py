@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from ..results.integrity import writing
 from ..results.store import digest
 
 Verdict = Literal["A", "B"]
@@ -105,7 +106,11 @@ class RememberingAsker:
 
     def _append(self, row: dict[str, Any]) -> None:
         """One line in one write, so that a crash, or another process at the same file, tears at most a line."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._append_line(row)
+
+    def _append_line(self, row: dict[str, Any]) -> None:
         with open(self._path, "ab+") as stream:
             torn = stream.tell() and (stream.seek(-1, os.SEEK_END), stream.read(1) != b"\n")[1]
             stream.write(b"\n" * bool(torn) + json.dumps(row, ensure_ascii=False).encode() + b"\n")

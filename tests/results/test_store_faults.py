@@ -1,0 +1,249 @@
+"""Faults: killed at every step of a write, damaged files, a disk that refuses, several writers; each counted N of N."""
+
+import builtins
+import io
+import itertools
+import os
+import shutil
+import signal
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from alignment_bench.evaluators.judge_cache import Answer, RememberingAsker
+from alignment_bench.results.integrity import read_record
+from alignment_bench.results.records import InputError
+from alignment_bench.results.store import Run, Store, write_jsonl
+
+WEIGHTS = torch.arange(2000.0)
+
+
+def build_training(out: Path) -> None:
+    """What a training leaves: weights in a subfolder, a log, costs."""
+    (out / "policy").mkdir()
+    save_file({"w": WEIGHTS}, out / "policy" / "model.safetensors")
+    (out / "policy" / "config.json").write_text('{"layers": 2}')
+    write_jsonl(out / "metrics.jsonl", [{"step": i} for i in range(5)])
+    (out / "cost.json").write_text('{"examples": 16}')
+
+
+def build_answers(out: Path) -> None:
+    write_jsonl(out / "generations.jsonl", [{"prompt_id": "p", "prompt": [], "response": "x", "length": 1,
+                                             "finished": True, "kl": None}])  # fmt: skip
+
+
+RECORD = {"run_id": "r", "benchmark": "b", "created": "now", "commands": ["c"], "contract": {"x": 1},
+          "environment": {}, "data": {}, "methods": {"dpo": {"name": "dpo"}}}  # fmt: skip
+SUMMARY = {"run_id": "r", "methods": {"dpo": {"seeds": 1}}, "warnings": ["w" * 500]}
+
+
+def whole_run(root: Path, built: list[str] | None = None, evaluators: dict | None = None) -> Run:
+    """Two stages, a cell that shows them, run.json and summary.json: everything that a run writes through the store."""
+
+    def noting(name, build):
+        def noted(out):
+            if built is not None:
+                built.append(name)
+            build(out)
+
+        return noted
+
+    store, run = Store(root), Run(root / "runs" / "b" / "r")
+    run.open(RECORD)
+    trained = store.stage("train", {"seed": 0}, noting("train", build_training))
+    answers = store.stage("generations", {"of": trained.key}, noting("generations", build_answers))
+    run.place("dpo", 0, [trained, answers], evaluators)
+    run.write_summary(SUMMARY)
+    return run
+
+
+def state(root: Path) -> dict[str, str]:
+    """What a run and a cache come to, without dates, leftovers of killed processes and locks."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if not path.is_file() or any(part.startswith(".") for part in name.split("/")) or ".damaged-" in name:
+            continue
+        if path.suffix == ".json" and path.name in ("manifest.json", "run.json", "summary.json"):
+            record = read_record(path)
+            found[name] = {k: v for k, v in record.items() if k not in ("created", "sha256", "commands")}
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+# --- killed
+
+
+class Torn:
+    """A file whose every write reaches the disk at once, and may be the last: half of the bytes are there then."""
+
+    def __init__(self, stream, strike):
+        self._stream, self._strike = stream, strike
+
+    def write(self, data):
+        half = len(data) // 2
+        self._stream.write(data[:half])
+        self._stream.flush()
+        self._strike()
+        self._stream.write(data[half:])
+        self._stream.flush()
+        return len(data)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._stream.close()
+
+    def __iter__(self):
+        return iter(self._stream)
+
+
+def struck(strike, original, *args, **kwargs):
+    strike()
+    return original(*args, **kwargs)
+
+
+def patched(strike) -> None:
+    """Call strike() before every rename, link, folder, removal and flush, and in the middle of every write."""
+    open_file = io.open
+
+    def opened(file, mode="r", *args, **kwargs):
+        stream = open_file(file, mode, *args, **kwargs)
+        if set("wax+") & set(mode):
+            strike()
+            return Torn(stream, strike)
+        return stream
+
+    builtins.open = io.open = opened
+    for module, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (os, "link"), (os, "mkdir"), (os, "rmdir"),
+                         (os, "unlink"), (shutil, "rmtree")):  # fmt: skip
+        setattr(module, name, partial(struck, strike, getattr(module, name)))
+
+
+def in_child(work) -> int:
+    """Run work() in a fork of this process; its exit code, negative where a signal ended it."""
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            work()
+            code = 0
+        except InputError:
+            code = 2
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def killed_at(number: int, work) -> int:
+    def child():
+        steps = itertools.count(1)
+
+        def strike():
+            if next(steps) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        patched(strike)
+        work()
+
+    return in_child(child)
+
+
+def until_it_survives(work, check) -> int:
+    """Kill work at its first step, its second, ... until it gets through, check(n) after each; the number of kills."""
+    for number in itertools.count(1):
+        code = killed_at(number, partial(work, number))
+        if code == 0:
+            return number - 1
+        assert code == -signal.SIGKILL, f"step {number}: exit code {code}"
+        check(number)
+
+
+def test_killed_at_every_step_of_a_first_run(tmp_path):
+    """What was sealed is found and not made again; what was not is made again; the end is that of a quiet run."""
+    expected = state(whole_run(tmp_path / "quiet").path.parents[2])
+    made_again = set()
+
+    def check(number):
+        root = tmp_path / f"killed{number}"
+        sealed = [f.parent.parent.name for f in root.glob("cache/*/[!.]*/manifest.json")]
+        for record in (root / "runs/b/r/run.json", root / "runs/b/r/summary.json"):
+            assert not record.exists() or read_record(record)
+        if (root / "runs/b/r/run.json").exists():
+            for cell in Run(root / "runs/b/r").cells():
+                cell.check()
+        whole_run(root, built := [])
+        assert not set(built) & set(sealed) and state(root) == expected
+        made_again.add(tuple(built))
+        shutil.rmtree(root)
+
+    killed = until_it_survives(lambda n: whole_run(tmp_path / f"killed{n}"), check)
+    print(f"killed and whole again: {killed} of {killed}")
+    assert killed > 60 and made_again == {("train", "generations"), ("generations",), ()}
+
+
+def test_killed_at_every_step_of_a_change(tmp_path):
+    """A finished run is scored by another evaluator: at every moment it holds the old cell or the new one, whole."""
+    old = whole_run(tmp_path / "old", evaluators={"judge": "x"})
+    new = state(whole_run(tmp_path / "new", evaluators={"judge": "y"}).path)
+    before, seen = state(old.path), set()
+
+    def work(number):
+        whole_run(tmp_path / f"k{number}", evaluators={"judge": "y"})
+
+    def check(number):
+        run = Run(tmp_path / f"k{number}" / "runs/b/r")
+        [cell] = run.cells()
+        cell.check()
+        assert state(run.path) in (before, new) and run.summary
+        seen.add(cell.evaluators()["judge"])
+        work(number)
+        assert state(run.path) == new
+
+    for number in range(1, 200):
+        shutil.copytree(tmp_path / "old", tmp_path / f"k{number}")
+        code = killed_at(number, partial(work, number))
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        check(number)
+        shutil.rmtree(tmp_path / f"k{number}")
+    print(f"killed and whole again: {number - 1} of {number - 1}")
+    assert number > 20 and seen == {"x", "y"}
+
+
+def test_killed_at_every_step_of_judging(tmp_path):
+    """Verdicts are kept one by one: what was answered is not asked again, and a torn line costs its own question."""
+    questions = [str(i) for i in range(12)]
+
+    class Counting:
+        def __init__(self, log):
+            self.log = log
+
+        def ask(self, prompts, keep):
+            for place, prompt in enumerate(prompts):
+                os.write(self.log, f"{prompt}\n".encode())
+                keep(place, Answer("A" if int(prompt) % 2 else "B", 10, 1))
+            return ["A" if int(p) % 2 else "B" for p in prompts]
+
+    def ask(number):
+        log = os.open(tmp_path / f"asked{number}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        asker = RememberingAsker(lambda: Counting(log), tmp_path / f"v{number}", {"model": "m"})
+        return asker.ask(questions), asker.usage().tokens_in
+
+    def check(number):
+        assert ask(number) == (["B", "A"] * 6, 120)
+        asked = (tmp_path / f"asked{number}").read_text().split()
+        assert set(asked) == set(questions) and len(asked) <= len(questions) + 1  # at most the one under way twice
+
+    killed = until_it_survives(ask, check)
+    print(f"killed and whole again: {killed} of {killed}")
+    assert killed > 24
