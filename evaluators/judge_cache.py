@@ -7,6 +7,7 @@ again the next time.
 
 import copy
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from ..results.integrity import writing
 from ..results.store import digest
 
 Verdict = Literal["A", "B"]
+CHECK, FIELDS = "check", {"question", "answer", "in", "out"}  # of a line
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class RememberingAsker:
             self._known[key] = answer
             if self._path:
                 row = {"question": key, "answer": answer.verdict, "in": answer.tokens_in, "out": answer.tokens_out}
-                self._append(row)
+                self._append({**row, CHECK: _check(row)})
 
     def _append(self, row: dict[str, Any]) -> None:
         """One line in one write, so that a crash, or another process at the same file, tears at most a line."""
@@ -125,14 +127,27 @@ def _key(prompt: str, repeat: int) -> str:
     return digest([prompt, repeat])
 
 
+def _check(row: Mapping[str, Any]) -> str:
+    return digest(row)[:8]
+
+
 def _read(path: Path) -> dict[str, Answer]:
-    """The answers of a file; lines that are torn or hold no verdict are passed over and asked again."""
-    found = {}
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+    """The answers of a file; lines that are torn, damaged or hold no verdict are told and asked again."""
+    found, lines = {}, path.read_bytes().splitlines() if path.exists() else []
+    passed_over = 0
+    for number, line in enumerate(lines):
         try:
             row = json.loads(line)
-            if row["answer"] in ("A", "B"):
-                found[row["question"]] = Answer(row["answer"], int(row["in"]), int(row["out"]))
-        except (ValueError, KeyError, TypeError):
-            continue
+            if not number and "judge" in row:
+                continue
+            check = row.pop(CHECK, None)  # older versions wrote none
+            if set(row) != FIELDS or row["answer"] not in ("A", "B") or check not in (None, _check(row)):
+                raise ValueError
+            found[row["question"]] = Answer(row["answer"], int(row["in"]), int(row["out"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            passed_over += 1
+    if passed_over:
+        logging.getLogger(__name__).warning(
+            "%s: %d of %d lines are damaged; their questions are asked again", path, passed_over, len(lines)
+        )
     return found
