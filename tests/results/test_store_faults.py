@@ -1,6 +1,7 @@
 """Faults: killed at every step of a write, damaged files, a disk that refuses, several writers; each counted N of N."""
 
 import builtins
+import errno
 import io
 import itertools
 import os
@@ -8,6 +9,9 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import tempfile
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +25,17 @@ from alignment_bench.results.records import InputError
 from alignment_bench.results.store import Run, Store, write_jsonl
 
 WEIGHTS = torch.arange(2000.0)
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    """In memory where the system has such a folder: flushing to a disk thousands of times takes a minute."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
 
 
 def build_training(out: Path) -> None:
@@ -113,8 +128,12 @@ def struck(strike, original, *args, **kwargs):
     return original(*args, **kwargs)
 
 
-def patched(strike) -> None:
-    """Call strike() before every rename, link, folder, removal and flush, and in the middle of every write."""
+ROOM = ((os, "fsync"), (os, "link"), (os, "mkdir"))  # beside opening and writing, what may need room
+ALL = (*ROOM, (os, "rename"), (os, "replace"), (os, "rmdir"), (os, "unlink"), (shutil, "rmtree"))
+
+
+def patched(strike, calls=ALL) -> None:
+    """Call strike() before each of the calls and each opening of a file to be written, and in the middle of a write."""
     open_file = io.open
 
     def opened(file, mode="r", *args, **kwargs):
@@ -125,13 +144,15 @@ def patched(strike) -> None:
         return stream
 
     builtins.open = io.open = opened
-    for module, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (os, "link"), (os, "mkdir"), (os, "rmdir"),
-                         (os, "unlink"), (shutil, "rmtree")):  # fmt: skip
+    for module, name in calls:
         setattr(module, name, partial(struck, strike, getattr(module, name)))
 
 
-def in_child(work) -> int:
-    """Run work() in a fork of this process; its exit code, negative where a signal ended it."""
+def in_child(work, told: int | None = None) -> int:
+    """Run work() in a fork of this process; its exit code, negative where a signal ended it, 2 for an InputError.
+
+    told: a file descriptor that gets the error's text.
+    """
     pid = os.fork()
     if pid == 0:
         code = 70
@@ -139,11 +160,29 @@ def in_child(work) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             work()
             code = 0
-        except InputError:
-            code = 2
+        except BaseException as error:
+            code = 2 if isinstance(error, InputError) else 70
+            if told is not None:
+                os.write(told, repr(error).encode())
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def told_by(work) -> tuple[int, str]:
+    """Exit code and error of work() in a process of its own."""
+    reading, writing = os.pipe()
+    code = in_child(work, writing)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as stream:
+        return code, stream.read()
+
+
+def refused(work) -> str:
+    """What the InputError says that work() ends with, in a process of its own."""
+    code, said = told_by(work)
+    assert code == 2, said
+    return said
 
 
 def killed_at(number: int, work) -> int:
@@ -385,3 +424,140 @@ def test_a_damaged_verdict_is_asked_again_and_counted(tmp_path):
         assert asked in ([], ["0"], ["0", "1"])  # its newline gone, a line takes the next one with it
         harmless += asked == []
     print(f"flipped bits of a verdict: {8 * (end - start) - harmless} asked again, {harmless} without effect")
+
+
+# --- a disk that refuses
+
+
+def test_a_disk_that_is_full_at_any_step(tmp_path):
+    """One sentence with the place and the reason; what was sealed stays, and the same again goes on from there."""
+    expected, count = state(whole_run(tmp_path / "quiet").path.parents[2]), 0
+    for step in itertools.count(1):
+        root, steps = tmp_path / f"r{step}", itertools.count(1)
+
+        def strike(step=step, steps=steps):
+            if next(steps) >= step:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def work(root=root, strike=strike):
+            patched(strike, ROOM)
+            whole_run(root)
+
+        code, said = told_by(work)
+        if code == 0:
+            break
+        count += 1
+        assert code == 2 and str(root) in said and os.strerror(errno.ENOSPC) in said, f"step {step}: {said}"
+        sealed = [f.parent.parent.name for f in root.glob("cache/*/[!.]*/manifest.json")]
+        whole_run(root, built := [])
+        assert not set(built) & set(sealed) and state(root) == expected
+    print(f"full at a step, told and gone on from: {count} of {count}")
+    assert count > 40
+
+
+@contextmanager
+def mounted(folder: Path, size: str):
+    """A small file system of its own in a folder; skips where this user may mount none."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this user may mount no file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk(tmp_path):
+    """A real one, from room for nothing to room for all but the last file; then it gets room."""
+    expected = state(whole_run(tmp_path / "quiet").path.parents[2])
+    sizes = range(4, 44, 4)  # KiB; tmpfs gives whole pages
+    for size in sizes:
+        with mounted(root := tmp_path / f"disk{size}", f"{size}k"):
+            said = refused(partial(whole_run, root))
+            assert str(root) in said and "No space left on device" in said
+            subprocess.run(["mount", "-o", "remount,size=1m", str(root)], check=True)
+            whole_run(root)
+            assert state(root) == expected
+        count = len(sizes)
+    print(f"disks full, told and gone on from: {count} of {count}")
+
+
+def test_a_disk_that_is_read_only(tmp_path):
+    with mounted(root := tmp_path / "disk", "1m"):
+        run = whole_run(root)
+        before = state(root)
+        subprocess.run(["mount", "-o", "remount,ro", str(root)], check=True)
+        said = refused(partial(whole_run, root, evaluators={"judge": "y"}))
+        assert str(root) in said and "Read-only file system" in said
+        said = refused(lambda: Store(root).stage("train", {"seed": 1}, build_training))
+        assert str(root / "cache" / "train") in said
+        assert state(root) == before and [c.check() for c in run.cells()] == [None]  # it can still be read
+
+
+def test_no_permission():
+    """The user nobody in a folder of another one (root may write anywhere)."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name) / "root"
+        run = whole_run(root)
+        before = state(root)
+        for folder in (Path(name), root, *(p for p in root.rglob("*") if p.is_dir())):
+            folder.chmod(0o555)
+
+        def as_nobody(work):
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            work()
+
+        said = refused(partial(as_nobody, partial(whole_run, root, evaluators={"judge": "y"})))
+        assert str(run.path) in said and "Permission denied" in said
+        said = refused(partial(as_nobody, lambda: Store(root).stage("train", {"seed": 1}, build_training)))
+        assert str(root / "cache" / "train") in said and "Permission denied" in said
+        said = refused(partial(as_nobody, lambda: Store(root).stage("new", {}, build_training)))
+        assert str(root / "cache") in said
+        for folder in (Path(name), root, *(p for p in root.rglob("*") if p.is_dir())):
+            folder.chmod(0o755)
+        assert state(root) == before
+        whole_run(root, evaluators={"judge": "y"})  # with permission it goes on
+
+
+# --- several writers
+
+
+def test_four_writers_into_one_cache(tmp_path):
+    """Each makes 400 of 1,000 stages and answers 400 of 1,000 questions, so most are wanted by two; all are there."""
+
+    class Judge:
+        def ask(self, prompts, keep):
+            for place, prompt in enumerate(prompts):
+                keep(place, Answer("A" if int(prompt) % 2 else "B"))
+            return ["A" if int(p) % 2 else "B" for p in prompts]
+
+    def writer(number):
+        store, asker = Store(tmp_path), RememberingAsker(Judge, tmp_path / "verdicts", {"model": "m"})
+        wanted = [(250 * number + i) % 1000 for i in range(400)]
+        random.Random(number).shuffle(wanted)
+        for key in wanted:
+            store.stage("s", {"key": key}, lambda out, key=key: (out / "x.txt").write_text(f"{key} " * 50) and None)
+            asker.ask([str(key)])
+
+    pids = []
+    for number in range(4):
+        if (pid := os.fork()) == 0:
+            code = 70
+            try:
+                writer(number)
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 4
+    store = Store(tmp_path)
+    found = [store.find("s", {"key": key}) for key in range(1000)]
+    readable = sum(s is not None and (s.path / "x.txt").read_text() == f"{k} " * 50 for k, s in enumerate(found))
+    assert not list(tmp_path.glob("cache/s/*.damaged-*")) and not list(tmp_path.glob("cache/s/.*.partial"))
+    answers = RememberingAsker(lambda: pytest.fail("asked"), tmp_path / "verdicts", {"model": "m"})
+    verdicts = answers.ask([str(key) for key in range(1000)])
+    right = sum(v == ("A" if key % 2 else "B") for key, v in enumerate(verdicts))
+    print(f"four writers: {readable} of 1000 stages and {right} of 1000 verdicts readable")
+    assert readable == right == 1000
