@@ -24,7 +24,18 @@ from ..results.changes import differences_to_sft, ties
 from ..results.chat import PLAIN_TEMPLATE
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.records import GateError, InputError, nearest
-from ..results.store import ALONG, POLICY, Cell, Run, Stage, Store, digest, folder_digest
+from ..results.store import (
+    ALONG,
+    POLICY,
+    Cell,
+    Run,
+    Stage,
+    Store,
+    check_names,
+    digest,
+    folder_digest,
+    run_folder,
+)
 from ..results.summary import summarize
 from . import gates, judge_people, reward_audit, scoring, stages
 from .along import TRAINING, score_along
@@ -87,6 +98,7 @@ class Harness:
         rows = [method_row(spec, item) for item in request.methods]
         self.names = {label: name for label, name, _ in rows}
         self.methods = {label: method for label, _, method in rows}
+        check_names(self.methods)
         for name in spec.methods:
             if name not in available("methods"):
                 raise InputError(
@@ -325,7 +337,7 @@ class Harness:
     def _open_run(self) -> Run:
         contract = self._contract()
         run_id = digest(contract)[:12]
-        run = Run(self.request.out or self.request.root / "runs" / self.spec.name / run_id)
+        run = Run(self.request.out or run_folder(self.request.root, self.spec.name, run_id))
         run.open(
             {
                 "run_id": run_id,

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Lt
 
+from ..results.model_files import check_model_files
 from ..results.records import Generation, InputError, Message, Score, nearest
 from ..results.sequential import asking_order
 from ..results.store import folder_digest
@@ -259,6 +260,8 @@ def open_asker(judge: Judge, model: str) -> RememberingAsker:
     def load() -> Asker:
         from .judge_local import LocalAsker
 
+        if Path(model).is_dir():
+            check_model_files(Path(model), f"judge {model}")
         return LocalAsker(model, judge.device)
 
     if not (judge.cache and Path(model).is_dir()):

@@ -20,6 +20,7 @@ from .records import InputError
 MANIFEST = "manifest.json"
 CHECK = "sha256"
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+DISK |= {errno.ENAMETOOLONG, errno.ENOTDIR}
 
 
 class DamageError(InputError, ValueError):

@@ -17,6 +17,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -253,6 +254,7 @@ class Run:
         that is no run, or holds further cells that another evaluator of the same name has scored.
         """
         old: dict[str, Any] = {}
+        check_names([*record["methods"], *(method for method, _ in scored)])
         if (self.path / RUN).exists():
             old = self.record
             if old["contract"] != record["contract"]:
@@ -261,6 +263,7 @@ class Run:
                     f"{self.path} belongs to run {old['run_id']} with another configuration (differs in {differs}); "
                     f"give another folder with --out, or leave --out away to get a folder of its own"
                 )
+            check_names([*old["methods"], *record["methods"]])
             self._check_evaluators(evaluators or {}, scored)
         elif self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir()))):
             raise InputError(f"{self.path} is not empty and holds no run.json; give a new or empty folder with --out")
@@ -325,6 +328,34 @@ class Run:
             found = [(int(p.name.removeprefix("seed-")), p) for p in (self.path / method).glob("seed-*")]
             for seed, path in sorted(found):
                 yield Cell(method, seed, path)
+
+
+def run_folder(root: Path, benchmark: str, run_id: str) -> Path:
+    """Where a run lies by default; InputError for a benchmark's name that is no folder's, see `check_names`."""
+    parent = Path(root) / "runs"
+    check_names([*(p.name for p in parent.glob("*") if p.name.lower() == benchmark.lower()), benchmark])
+    return parent / benchmark / run_id
+
+
+def check_names(names: Iterable[str]) -> None:
+    """InputError for a name that may not be a folder's here, or that differs from another in upper and lower case only.
+
+    Letters, digits and . _ : = + -, a letter or digit first, up to 200: no path, nothing that a file system trims, cuts
+    or takes for something else.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:=+-]{0,199}", name):
+            shown = repr(name if len(name) <= 60 else f"{name[:60]}...")
+            raise InputError(
+                f"the name {shown} cannot be a folder's; take up to 200 letters, digits and . _ : = + -, a letter or "
+                f"digit first"
+            )
+        if seen.setdefault(name.lower(), name) != name:
+            raise InputError(
+                f"the names {seen[name.lower()]!r} and {name!r} differ in upper and lower case only, which some disks "
+                f"cannot tell apart; rename one"
+            )
 
 
 def find_runs(path: Path) -> list[Run]:
