@@ -117,10 +117,10 @@ class OpenAIAsker:
     def _verdict(
         self, post: Post, stop: threading.Event, key: str, prompt: str, place: int, keep: Keep | None
     ) -> Verdict | None:
-        """The verdict on one question, kept at once; None for an answer that is none."""
+        """The verdict on one question, kept at once; None for an answer that is none, of which the cost is kept."""
         text, *tokens = self._answer(post, stop, key, prompt)
         verdict = parse_verdict(text)
-        if verdict and keep:
+        if keep and (verdict or any(tokens)):
             keep(place, Answer(verdict, *tokens))
         return verdict
 

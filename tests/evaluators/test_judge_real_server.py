@@ -51,14 +51,14 @@ def test_verdicts_are_what_the_server_says(server, tmp_path, monkeypatch):
         body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 16}
         reply = httpx.post(f"{server}/chat/completions", json=body, timeout=60).raise_for_status().json()
         said.append(parse_verdict(reply["choices"][0]["message"]["content"]))
-        counts += [(reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"])] if said[-1] else []
+        counts.append((reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"]))
     assert {"A", "B"} & set(said)  # else the comparison below would show nothing
     judge = Judge("openai:smollm2", url=server, prompt="pairwise", cache=tmp_path)
     ours, theirs = ([generation(i, pair[side]) for i, pair in enumerate(PAIRS)] for side in (0, 1))
     rates = [s.value for s in judge.score(ours, theirs) if s.metric == "win_rate.judge"]
     assert rates == [combine(*said[i : i + 2]) for i in (0, 2)]
     used = judge.usage()["smollm2"]
-    assert (used.asked, used.verdicts) == (4, len(counts))
+    assert (used.asked, used.verdicts) == (4, sum(v is not None for v in said))
     assert (used.tokens_in, used.tokens_out) == tuple(map(sum, zip(*counts, strict=True)))
 
 
