@@ -19,6 +19,7 @@ from .records import InputError
 
 MANIFEST = "manifest.json"
 CHECK = "sha256"
+# What a disk may answer, by the system's numbers.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 DISK |= {errno.ENAMETOOLONG, errno.ENOTDIR}
 
