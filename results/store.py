@@ -36,6 +36,7 @@ from .integrity import (
     digest,
     file_digest,
     file_names,
+    is_whole,
     read_record,
     seal,
     write_record,
@@ -55,7 +56,8 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
     "scores.parquet",
     "policy",
 )
-REPLACED = ".replaced"
+STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
+REPLACED = ".replaced"  # end of the name of a cell while another takes its place
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
 
 
@@ -139,13 +141,21 @@ class Store:
                     aside = parent / f"{key[:20]}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
                     folder.rename(aside)
                     logging.getLogger(__name__).warning("%s is kept as %s and made again", folder, aside.name)
-                partial = Path(tempfile.mkdtemp(prefix=f".{key[:20]}.", suffix=".partial", dir=parent))
+                partial = parent / f".{key[:20]}.partial"
+                if is_whole(partial, key):  # a process died when only the name was left to be given
+                    partial.rename(folder)
+                    return Stage(folder, key, fresh=False)
+                if not (partial / STEPS).is_dir():  # with step checkpoints a training goes on from them
+                    shutil.rmtree(partial, ignore_errors=True)
+                    partial.mkdir()
                 try:
                     build(partial)
+                    shutil.rmtree(partial / STEPS, ignore_errors=True)
                     seal(partial, {"stage": name, "key": key, "inputs": inputs})
                     partial.rename(folder)
                 except BaseException:
-                    shutil.rmtree(partial, ignore_errors=True)
+                    if not (partial / STEPS).is_dir():
+                        shutil.rmtree(partial, ignore_errors=True)
                     raise
         return Stage(folder, key, fresh=True)
 
@@ -312,6 +322,7 @@ class Run:
                 seal(partial, {"method": method, "seed": seed, "stages": made_of, "evaluators": dict(evaluators or {})})
                 if not _is_same(cell, partial):
                     if cell.exists():
+                        shutil.rmtree(_aside(cell), ignore_errors=True)
                         cell.rename(_aside(cell))
                     partial.rename(cell)
                     shutil.rmtree(_aside(cell), ignore_errors=True)  # links: the files themselves stay in the cache

@@ -216,7 +216,7 @@ def test_killed_at_every_step_of_a_first_run(tmp_path):
 
     def check(number):
         root = tmp_path / f"killed{number}"
-        sealed = [f.parent.parent.name for f in root.glob("cache/*/[!.]*/manifest.json")]
+        sealed = [f.parent.parent.name for f in root.glob("cache/*/*/manifest.json")]
         for record in (root / "runs/b/r/run.json", root / "runs/b/r/summary.json"):
             assert not record.exists() or read_record(record)
         if (root / "runs/b/r/run.json").exists():
@@ -249,6 +249,8 @@ def test_killed_at_every_step_of_a_change(tmp_path):
         seen.add(cell.evaluators()["judge"])
         work(number)
         assert state(run.path) == new
+        whole_run(tmp_path / f"k{number}", evaluators={"judge": "x"})  # and changes once more
+        assert state(run.path) == before
 
     for number in range(1, 200):
         shutil.copytree(tmp_path / "old", tmp_path / f"k{number}")
