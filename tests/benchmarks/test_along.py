@@ -1,6 +1,7 @@
 """Checkpoints along training, and judges of a run (until decided, their bill, people's labels), on a whole tiny run."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from alignment_bench.results.checkpoint import Checkpoint, Tuning
 from alignment_bench.results.outputs import read_outputs
 from alignment_bench.results.records import InputError
 from alignment_bench.results.sequential import UNTIL_DECIDED
+from alignment_bench.results.store import Run
 
 SPEC = {
     "name": "along",
@@ -96,6 +98,17 @@ def test_export_of_the_run_and_of_answers_to_other_questions(outcome, tmp_path):
     assert [a.id for a in answers] == ["x1", "x2"] and all(0 < a.tokens <= 8 for a in answers)
     with pytest.raises(InputError, match="lower --max-new-tokens"):
         export(outcome.run, "arena", tmp_path, max_new_tokens=250, **ask)
+
+
+def test_a_damaged_policy_is_not_exported(outcome, tmp_path):
+    run = Run(shutil.copytree(outcome.run.path, tmp_path / "run"))
+    (tmp_path / "question.jsonl").write_text('{"uid": "x1", "prompt": "Hello"}\n')
+    weights = run.path / "dpo" / "seed-0" / "policy" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(InputError, match="model.safetensors is damaged"):
+        export(run, "arena", tmp_path, questions=tmp_path / "question.jsonl", max_new_tokens=8, device="cpu")
 
 
 def test_checkpoints_and_export_of_adapters(tmp_path, make_tiny):
