@@ -86,7 +86,7 @@ def state(root: Path) -> dict[str, str]:
             continue
         if path.suffix == ".json" and path.name in ("manifest.json", "run.json", "summary.json"):
             record = read_record(path)
-            found[name] = {k: v for k, v in record.items() if k not in ("created", "sha256", "commands")}
+            found[name] = {k: v for k, v in record.items() if k not in ("created", "seconds", "sha256", "commands")}
         else:
             found[name] = path.read_bytes()
     return found
