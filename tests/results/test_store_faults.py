@@ -1,4 +1,4 @@
-"""Faults: killed at every step of a write, damaged files, a disk that refuses, several writers; each counted N of N."""
+"""Faults: killed at every step of a write, a disk that refuses, several writers; each counted N of N."""
 
 import builtins
 import errno
@@ -6,7 +6,6 @@ import io
 import itertools
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -16,81 +15,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from alignment_bench.evaluators.judge_cache import Answer, RememberingAsker
-from alignment_bench.results.integrity import DamageError, read_record
+from alignment_bench.results.integrity import read_record
 from alignment_bench.results.records import InputError
-from alignment_bench.results.store import Run, Store, write_jsonl
-
-WEIGHTS = torch.arange(2000.0)
-
-
-@pytest.fixture
-def tmp_path(tmp_path):
-    """In memory where the system has such a folder: flushing to a disk thousands of times takes a minute."""
-    shared = Path("/dev/shm")
-    if not os.access(shared, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=shared) as folder:
-        yield Path(folder)
-
-
-def build_training(out: Path) -> None:
-    """What a training leaves: weights in a subfolder, a log, costs."""
-    (out / "policy").mkdir()
-    save_file({"w": WEIGHTS}, out / "policy" / "model.safetensors")
-    (out / "policy" / "config.json").write_text('{"layers": 2}')
-    write_jsonl(out / "metrics.jsonl", [{"step": i} for i in range(5)])
-    (out / "cost.json").write_text('{"examples": 16}')
-
-
-def build_answers(out: Path) -> None:
-    write_jsonl(out / "generations.jsonl", [{"prompt_id": "p", "prompt": [], "response": "x", "length": 1,
-                                             "finished": True, "kl": None}])  # fmt: skip
-
-
-RECORD = {"run_id": "r", "benchmark": "b", "created": "now", "commands": ["c"], "contract": {"x": 1},
-          "environment": {}, "data": {}, "methods": {"dpo": {"name": "dpo"}}}  # fmt: skip
-SUMMARY = {"run_id": "r", "methods": {"dpo": {"seeds": 1}}, "warnings": ["w" * 500]}
-
-
-def whole_run(root: Path, built: list[str] | None = None, evaluators: dict | None = None) -> Run:
-    """Two stages, a cell that shows them, run.json and summary.json: everything that a run writes through the store."""
-
-    def noting(name, build):
-        def noted(out):
-            if built is not None:
-                built.append(name)
-            build(out)
-
-        return noted
-
-    store, run = Store(root), Run(root / "runs" / "b" / "r")
-    run.open(RECORD, evaluators, [("dpo", 0)])
-    trained = store.stage("train", {"seed": 0}, noting("train", build_training))
-    answers = store.stage("generations", {"of": trained.key}, noting("generations", build_answers))
-    run.place("dpo", 0, [trained, answers], evaluators)
-    run.write_summary(SUMMARY)
-    return run
-
-
-def state(root: Path) -> dict[str, str]:
-    """What a run and a cache come to, without dates, leftovers of killed processes and locks."""
-    found = {}
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if not path.is_file() or any(part.startswith(".") for part in name.split("/")) or ".damaged-" in name:
-            continue
-        if path.suffix == ".json" and path.name in ("manifest.json", "run.json", "summary.json"):
-            record = read_record(path)
-            found[name] = {k: v for k, v in record.items() if k not in ("created", "seconds", "sha256", "commands")}
-        else:
-            found[name] = path.read_bytes()
-    return found
-
+from alignment_bench.results.store import Run, Store
 
 # --- killed
 
@@ -209,7 +138,7 @@ def until_it_survives(work, check) -> int:
         check(number)
 
 
-def test_killed_at_every_step_of_a_first_run(tmp_path):
+def test_killed_at_every_step_of_a_first_run(tmp_path, whole_run, state):
     """What was sealed is found and not made again; what was not is made again; the end is that of a quiet run."""
     expected = state(whole_run(tmp_path / "quiet").path.parents[2])
     made_again = set()
@@ -232,7 +161,7 @@ def test_killed_at_every_step_of_a_first_run(tmp_path):
     assert killed > 60 and made_again == {("train", "generations"), ("generations",), ()}
 
 
-def test_killed_at_every_step_of_a_change(tmp_path):
+def test_killed_at_every_step_of_a_change(tmp_path, whole_run, state):
     """A finished run is scored by another evaluator: at every moment it holds the old cell or the new one, whole."""
     old = whole_run(tmp_path / "old", evaluators={"judge": "x"})
     new = state(whole_run(tmp_path / "new", evaluators={"judge": "y"}).path)
@@ -293,145 +222,10 @@ def test_killed_at_every_step_of_judging(tmp_path):
     assert killed > 24
 
 
-# --- damaged
-
-HARMS = ["flip first", "flip last", *(f"flip {i}" for i in range(6)), "cut 0", "cut 50", "cut 99", "delete"]
-
-
-def damage(path: Path, harm: str, seed: int) -> None:
-    """Harm a file in place, so that hard links of it are harmed as well."""
-    kind, _, where = harm.partition(" ")
-    if kind == "delete":
-        path.unlink()
-        return
-    data = bytearray(path.read_bytes())
-    if kind == "cut":
-        data = data[: len(data) * int(where) // 100]
-    else:
-        bits = 8 * len(data)
-        place = {"first": 0, "last": bits - 1}.get(where)
-        place = random.Random(f"{seed} {harm}").randrange(bits) if place is None else place
-        data[place // 8] ^= 1 << place % 8
-    with open(path, "r+b") as stream:
-        stream.truncate(0)
-        stream.write(data)
-
-
-def files_of(root: Path, below: str) -> list[str]:
-    names = (p.relative_to(root).as_posix() for p in (root / below).rglob("*") if p.is_file())
-    return sorted(n for n in names if not any(part.startswith(".") for part in n.split("/")))
-
-
-def test_every_damaged_file_of_the_cache_is_named_kept_and_made_again(tmp_path, caplog):
-    expected, found, count = state(whole_run(tmp_path / "good").path.parents[2]), 0, 0
-    for name in files_of(tmp_path / "good", "cache"):
-        for harm in HARMS:
-            count += 1
-            shutil.copytree(tmp_path / "good", root := tmp_path / "bad")
-            damage(root / name, harm, count)
-            harmed = (root / name).read_bytes() if harm != "delete" else None
-            caplog.clear()
-            whole_run(root, built := [])
-            assert built == [name.split("/")[1]]
-            [aside] = root.glob("cache/*/*.damaged-*")
-            kept = aside / name.split("/", 3)[3]
-            assert (kept.read_bytes() if kept.exists() else None) == harmed
-            assert f"{root / name} is " in caplog.text and f"is kept as {aside.name} and made again" in caplog.text
-            found += state(root) == expected
-            shutil.rmtree(root)
-    print(f"damaged files of the cache, named and made again: {found} of {count}")
-    assert found == count >= 72
-
-
-def test_every_damaged_file_of_a_run_is_named(tmp_path):
-    """Cells are then placed again from the cache, the summary is written again; a run without its record is refused."""
-    expected, found, count = state(whole_run(tmp_path / "good").path.parents[2]), 0, 0
-    for name in files_of(tmp_path / "good", "runs"):
-        for harm in HARMS:
-            count += 1
-            shutil.copytree(tmp_path / "good", root := tmp_path / "bad")
-            damage(root / name, harm, count)
-            run = Run(root / "runs/b/r")
-
-            def read(run=run):
-                assert run.record and run.summary
-                for cell in run.cells():
-                    cell.check()
-
-            with pytest.raises(OSError if harm == "delete" else InputError, match=re.escape(f"{root / name} is ")):
-                read()
-            if name.endswith("run.json"):
-                with pytest.raises(InputError, match="run.json"):
-                    whole_run(root)
-                found += 1
-            else:
-                whole_run(root, built := [])
-                found += built == [] and state(root) == expected
-            shutil.rmtree(root)
-    print(f"damaged files of a run, named: {found} of {count}")
-    assert found == count >= 84
-
-
-def test_damage_that_cache_and_cell_share_is_mended_in_both(tmp_path):
-    """A cell's files are hard links to the cache, so one flipped bit is in both."""
-    good = state(whole_run(tmp_path / "root").path.parents[2])
-    names = [n for n in files_of(tmp_path / "root", "runs") if "seed-0" in n and "manifest" not in n]
-    for number, name in enumerate(names):
-        damage(tmp_path / "root" / name, "flip 0", number)
-        with pytest.raises(InputError, match=re.escape(name)):
-            next(Run(tmp_path / "root/runs/b/r").cells()).check()
-        whole_run(tmp_path / "root", built := [])
-        assert len(built) == 1 and state(tmp_path / "root") == good
-    assert len(names) == 5
-
-
-def test_a_reader_of_a_cell_names_what_is_damaged(tmp_path):
-    run = whole_run(tmp_path)
-    [cell] = run.cells()
-    for name in ("generations.jsonl", "metrics.jsonl", "cost.json"):
-        read = getattr(cell, name.partition(".")[0])
-        assert read()
-        damage(cell.path / name, "flip 0", 0)
-        with pytest.raises(DamageError, match=f"{name} is damaged.*give bench run for dpo once more"):
-            read()
-    assert cell.along() is None  # never had any
-
-
-def test_a_damaged_verdict_is_asked_again_and_counted(tmp_path):
-    """Any flipped bit in a line of verdicts costs that question alone, and is told; none is ever turned round."""
-    questions, asked = [str(i) for i in range(4)], []
-
-    class Judge:
-        def ask(self, prompts, keep):
-            asked.extend(prompts)
-            for place, prompt in enumerate(prompts):
-                keep(place, Answer("A" if int(prompt) % 2 else "B", 10, 1))
-            return ["A" if int(p) % 2 else "B" for p in prompts]
-
-    def ask():
-        asker = RememberingAsker(Judge, tmp_path, {"model": "m"})
-        return asker.ask(questions), asker.usage().tokens_in
-
-    assert ask() == (["B", "A", "B", "A"], 40)
-    [path] = tmp_path.glob("*.jsonl")
-    whole = path.read_bytes()
-    start = whole.index(b"\n") + 1
-    end, harmless = whole.index(b"\n", start) + 1, 0
-    for bit in range(8 * start, 8 * end):
-        data = bytearray(whole)
-        data[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(data)
-        asked.clear()
-        assert ask() == (["B", "A", "B", "A"], 40)
-        assert asked in ([], ["0"], ["0", "1"])  # its newline gone, a line takes the next one with it
-        harmless += asked == []
-    print(f"flipped bits of a verdict: {8 * (end - start) - harmless} asked again, {harmless} without effect")
-
-
 # --- a disk that refuses
 
 
-def test_a_disk_that_is_full_at_any_step(tmp_path):
+def test_a_disk_that_is_full_at_any_step(tmp_path, whole_run, state):
     """One sentence with the place and the reason; what was sealed stays, and the same again goes on from there."""
     expected, count = state(whole_run(tmp_path / "quiet").path.parents[2]), 0
     for step in itertools.count(1):
@@ -470,7 +264,7 @@ def mounted(folder: Path, size: str):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk(tmp_path):
+def test_a_full_disk(tmp_path, whole_run, state):
     """A real one, from room for nothing to room for all but the last file; then it gets room."""
     expected = state(whole_run(tmp_path / "quiet").path.parents[2])
     sizes = range(4, 44, 4)  # KiB; tmpfs gives whole pages
@@ -485,7 +279,7 @@ def test_a_full_disk(tmp_path):
     print(f"disks full, told and gone on from: {count} of {count}")
 
 
-def test_a_disk_that_is_read_only(tmp_path):
+def test_a_disk_that_is_read_only(tmp_path, whole_run, state, build_training):
     with mounted(root := tmp_path / "disk", "1m"):
         run = whole_run(root)
         before = state(root)
@@ -497,7 +291,7 @@ def test_a_disk_that_is_read_only(tmp_path):
         assert state(root) == before and [c.check() for c in run.cells()] == [None]  # it can still be read
 
 
-def test_no_permission():
+def test_no_permission(whole_run, state, build_training):
     """The user nobody in a folder of another one (root may write anywhere)."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "root"
