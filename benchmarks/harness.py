@@ -34,7 +34,7 @@ from ..results.store import (
     check_names,
     digest,
     folder_digest,
-    run_folder,
+    runs_folder,
 )
 from ..results.summary import summarize
 from . import gates, judge_people, reward_audit, scoring, stages
@@ -99,6 +99,7 @@ class Harness:
         self.names = {label: name for label, name, _ in rows}
         self.methods = {label: method for label, _, method in rows}
         check_names(self.methods)
+        self.runs = runs_folder(request.root, spec.name)
         for name in spec.methods:
             if name not in available("methods"):
                 raise InputError(
@@ -337,7 +338,7 @@ class Harness:
     def _open_run(self) -> Run:
         contract = self._contract()
         run_id = digest(contract)[:12]
-        run = Run(self.request.out or run_folder(self.request.root, self.spec.name, run_id))
+        run = Run(self.request.out or self.runs / run_id)
         run.open(
             {
                 "run_id": run_id,

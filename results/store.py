@@ -341,26 +341,26 @@ class Run:
                 yield Cell(method, seed, path)
 
 
-def run_folder(root: Path, benchmark: str, run_id: str) -> Path:
-    """Where a run lies by default; InputError for a benchmark's name that is no folder's, see `check_names`."""
+def runs_folder(root: Path, benchmark: str) -> Path:
+    """Where a benchmark's runs lie by default; InputError for a name that is no folder's, see `check_names`."""
     parent = Path(root) / "runs"
     check_names([*(p.name for p in parent.glob("*") if p.name.lower() == benchmark.lower()), benchmark])
-    return parent / benchmark / run_id
+    return parent / benchmark
 
 
 def check_names(names: Iterable[str]) -> None:
     """InputError for a name that may not be a folder's here, or that differs from another in upper and lower case only.
 
-    Letters, digits and . _ : = + -, a letter or digit first, up to 200: no path, nothing that a file system trims, cuts
-    or takes for something else.
+    No path, no control character, nothing that a file system hides, trims or cuts.
     """
     seen: dict[str, str] = {}
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:=+-]{0,199}", name):
+        path = {os.sep, os.altsep} & set(name)
+        if path or not re.fullmatch(r"[^\s./\x00-\x1f][^/\x00-\x1f]*", name) or name != name.strip() or len(name) > 200:
             shown = repr(name if len(name) <= 60 else f"{name[:60]}...")
             raise InputError(
-                f"the name {shown} cannot be a folder's; take up to 200 letters, digits and . _ : = + -, a letter or "
-                f"digit first"
+                f"the name {shown} cannot be a folder's; take up to 200 letters, digits and signs such as _ and =, "
+                f"a letter or digit first"
             )
         if seen.setdefault(name.lower(), name) != name:
             raise InputError(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from alignment_bench.preferences.labels import label_path
 from alignment_bench.results.records import InputError
-from alignment_bench.results.store import Run, check_names, run_folder
+from alignment_bench.results.store import Run, check_names, runs_folder
 
 SPEC = {
     "name": "tiny", "preferences": "builtin/world", "rows": 60, "max_prompt_tokens": 150, "max_response_tokens": 90,
@@ -122,7 +122,7 @@ def test_yaml_tags_run_nothing(bench, tmp_path, tag):
     assert not mark.exists()
 
 
-BAD_NAMES = ["../up", "/abs", "a/b", "a\\b", "nul\0", "x" * 300, "", ".", "..", ".hidden", "a b", "ü", "con\n", "-x"]
+BAD_NAMES = ["../up", "/abs", "a/b", "nul\0", "x" * 300, "", ".", "..", ".hidden", " a", "a ", "con\n"]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -135,23 +135,22 @@ def test_names_that_are_no_names(bench, tmp_path, name):
         Run(tmp_path / "run").open(record)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**SPEC, "name": name, "model": "builtin/base_model"}))
     done = bench("run", "-b", "tiny.yaml", "-m", "dpo", cwd=tmp_path, code=2)
-    assert "name: string should match pattern" in done.stderr
-    if name not in ("a b", "ü"):
-        with pytest.raises(InputError, match="the labeller's name"):
-            label_path(tmp_path, name if name != "con\n" else "con\nx")
+    assert done.stderr.startswith("bench: ") and "name: string should match pattern" in done.stderr
+    with pytest.raises(InputError, match="the labeller's name"):
+        label_path(tmp_path, f"{name}/x" if name.strip() in ("a", "con") else name)  # white space around it is trimmed
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
 def test_names_that_differ_in_case_only(tmp_path):
     record = {"run_id": "r", "created": "", "commands": [], "contract": {}, "methods": {"dpo": {}}}
-    run = Run(run_folder(tmp_path, "quick", "r"))
+    run = Run(runs_folder(tmp_path, "quick") / "r")
     run.open(record)
     with pytest.raises(InputError, match="'dpo' and 'DPO' differ in upper and lower case only"):
         run.open({**record, "methods": {"DPO": {}}})
     assert list(run.record["methods"]) == ["dpo"]
     with pytest.raises(InputError, match="'quick' and 'Quick' differ"):
-        run_folder(tmp_path, "Quick", "r")
-    assert run_folder(tmp_path, "quick", "s") == tmp_path / "runs" / "quick" / "s"
+        runs_folder(tmp_path, "Quick")
+    assert runs_folder(tmp_path, "quick") == tmp_path / "runs" / "quick"
     (tmp_path / "labels").mkdir()
     label_path(tmp_path, "Ann").write_text("")
     with pytest.raises(InputError, match="'ann' differs from 'Ann', who is there already"):
