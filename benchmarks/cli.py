@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ..results.integrity import DISK
 from ..results.records import GateError, InputError, Stopped
 from . import cli_preferences, cli_show
 from .cli_audit import audit_judge, read_price
@@ -310,9 +311,12 @@ def main() -> NoReturn:
     except GateError as error:
         _end(str(error), 1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK:
             raise
-        _end(f"the disk is full ({error.filename or 'no room for a file'}); make room, and give the command again", 2)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = error.filename or "no room for a file"
+            _end(f"the disk is full ({what}); make room, and give the command again", 2)
+        _end(f"{error.filename or 'a file'}: {error.strerror}; mend that, and give the command again", 2)
     except Exception as error:
         if not hasattr(error, "format_message"):  # Typer's own have it: an unknown option, a missing argument
             raise

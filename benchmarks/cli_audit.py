@@ -46,29 +46,24 @@ def audit_judge(
 
 
 def audit(names: list[str], rows: list, settings: dict[str, Any], device: str, root: Path, say) -> dict[str, Any]:
-    """{"people": ..., "judges": {name: ...}, "panel": ...}; the panel's agreement only with two judges or more."""
-    from .judge_labels import against_people, among_people, by_subset, known_alpha, published_labels
+    """The judges beside people and beside each other; see `judge_people.compare`."""
+    from .judge_labels import published_labels
+    from .judge_people import compare
 
-    judges, labels = {}, {}
+    labels = {}
     for name in dict.fromkeys(names):
         if name.startswith(COLUMN):
-            labels[name], own = published_labels(rows, name.removeprefix(COLUMN)), {}
+            labels[name] = published_labels(rows, name.removeprefix(COLUMN)), {}
         else:
-            labels[name], own = _ask(name, rows, settings, device, root, say)
-        judges[name] = {**against_people(rows, labels[name]), **own, "subsets": by_subset(rows, labels[name])}
-    found = {"people": among_people(rows), "judges": judges}
-    if len(labels) > 1:
-        answered = [[label for label in given if label] for given in zip(*labels.values(), strict=True)]
-        found["panel"] = {"alpha": known_alpha(answered)}
-    return found
+            labels[name] = _ask(name, rows, settings, device, root, say)
+    return compare(rows, labels)
 
 
 def _ask(name: str, rows: list, settings: dict[str, Any], device: str, root: Path, say) -> tuple[list, dict[str, Any]]:
     """A judge's labels, and what it shows of itself: flips, taste for the first place, self-consistency, its bill."""
-    from ..evaluators.judge import OPENAI, both_orders, combine, open_asker, read_template
-    from ..results.agreement import clustered_share
-    from .judge_bill import bill, estimate, usage_of
-    from .judge_labels import outcome_label
+    from ..evaluators.judge import OPENAI
+    from .judge_bill import bill, usage_of
+    from .judge_people import label
     from .models import find_model
     from .panel import judge_settings
     from .plugins import build
@@ -79,30 +74,10 @@ def _ask(name: str, rows: list, settings: dict[str, Any], device: str, root: Pat
     judge = build(
         "evaluators", "judge", judge_settings({"model": name, **given}, local, device, root), "bench audit-judge"
     )
-    asker, template = open_asker(judge, judge.models[0]), read_template(judge.prompt)
-    questions = [q for row in rows for q in both_orders(template, row.prompt, row.a, row.b)]
-    again = questions[0 : 2 * judge.repeats : 2]
-    if endpoint and (new := asker.unknown(questions)):
-        say(f"judge {name}: {estimate(judge, [*new, *again])} ({len(questions) - len(new)} verdicts are on disk)")
-    verdicts = asker.ask(questions)
-    prompts = [str(row.prompt) for row in rows]
-    second = asker.ask(again, repeat=1)
-    repeated = [(x == y, p) for x, y, p in zip(verdicts[::2], second, prompts, strict=False) if x and y]
-    say(f"judge {name}: {bill(judge, asker.usage())}")
-    outcomes = [combine(x, y) for x, y in zip(verdicts[::2], verdicts[1::2], strict=True)]
-    flips = [(outcome == 0.5, p) for outcome, p in zip(outcomes, prompts, strict=True) if outcome is not None]
-    firsts = [v == "A" for v in verdicts if v]
-    own = {
-        "flip": clustered_share(*_columns(flips)),
-        "chose_first": sum(firsts) / len(firsts) if firsts else None,
-        "self_consistency": clustered_share(*_columns(repeated)),
-        "usage": next(iter(usage_of(judge).values())),
-    }
-    return [outcome_label(outcome) for outcome in outcomes], own
-
-
-def _columns(rows: list[tuple[bool, str]]) -> tuple[list[bool], list[str]]:
-    return [value for value, _ in rows], [cluster for _, cluster in rows]
+    labels, own = label(judge, judge.models[0], rows, say)
+    [used] = (usage := judge.usage()).values()
+    say(f"judge {name}: {bill(judge, used)}")
+    return labels, {**own, "usage": next(iter(usage_of(judge, usage).values()))}
 
 
 def read_price(text: str | None) -> tuple[float, float] | None:

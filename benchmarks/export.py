@@ -54,6 +54,7 @@ def export(
 
 
 def _answer(cell: Cell, asked: list[Answer], tuning: Tuning, limit: int, temperature: float) -> list[Generation]:
+    cell.check()
     policy = Policy.open(Checkpoint(cell.path / POLICY, ""), tuning, trainable=False)
     try:
         prompts = list(_prompts(policy, asked, limit))

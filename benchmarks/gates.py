@@ -1,10 +1,12 @@
 """The gates between stages: what SFT and the reward models must reach, with its interval."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from ..results.records import InputError
 from ..results.statistics import interval
-from ..results.store import Stage
+from ..results.store import MANIFEST, Stage
 
 
 def sft_gate(stage: Stage) -> dict[str, Any]:
@@ -25,6 +27,21 @@ def reward_model_gate(stage: Stage, role: str, threshold: float) -> dict[str, An
     mean, low, high = _mean_interval(values, bounds=(0.0, 1.0))
     text = f"{role} reward model: held-out accuracy {mean:.3f} [{low:.3f}, {high:.3f}], wanted {threshold:.2f}"
     return _gate(f"reward_model.{role}", mean, low, high, threshold, mean >= threshold, text)
+
+
+def check_reward_models_apart(trained: Mapping[str, Stage]) -> None:
+    """The reward model that trains and the one that evaluates must share neither seed nor pairs, by their manifests.
+
+    trained: the two stages by role. InputError names what they share: errors in common would then count as agreement.
+    """
+    inputs = [json.loads((stage.path / MANIFEST).read_text())["inputs"] for stage in trained.values()]
+    for what, name in (("seed", "the seed"), ("train", "the training pairs")):
+        first, second = (given[what] for given in inputs)
+        if first == second:
+            raise InputError(
+                f"{' and '.join(trained)} reward models share {name} ({str(first)[:12]}); give each its own, "
+                f"for what they get wrong together cannot be seen"
+            )
 
 
 def _gate(name: str, value: float, low: float, high: float, threshold: float, passed: bool, text: str) -> dict:

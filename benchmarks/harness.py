@@ -14,15 +14,26 @@ from ..methods.resume import EVERY
 from ..reports.render import render
 from ..results.changes import differences_to_sft, ties
 from ..results.checkpoint import Checkpoint, Tuning
-from ..results.judge_audit import audit_judges
 from ..results.records import GateError, InputError, nearest
-from ..results.store import ALONG, POLICY, Cell, Looking, NotMade, Run, Stage, Store, digest
+from ..results.store import (
+    ALONG,
+    POLICY,
+    Cell,
+    Looking,
+    NotMade,
+    Run,
+    Stage,
+    Store,
+    check_names,
+    digest,
+    runs_folder,
+)
 from ..results.summary import summarize
-from . import contract, gates, panel, reward_audit, scoring, stages, tracker
+from . import contract, gates, judge_people, panel, reward_audit, scoring, stages, tracker
 from .along import score_along
 from .corpus import Corpus, load_corpus
 from .engine import Engine, reason, train_apart, train_on_ray
-from .judge_bill import bill, usage_of
+from .judge_findings import identity, judge_findings
 from .live import CELL, DONE, FAILED, WAITING
 from .models import find_model
 from .plugins import available
@@ -92,12 +103,16 @@ class Harness:
         rows = [method_row(spec, item) for item in request.methods]
         self.names = {label: name for label, name, _ in rows}
         self.methods = {label: method for label, _, method in rows}
+        check_names(self.methods)
+        self.runs = runs_folder(request.root, spec.name)
         for name in spec.methods:
             if name not in available("methods"):
                 near = nearest(name, available("methods"))
                 raise InputError(f"{spec.place('methods', name)}: methods.{name} is no method; {near}")
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
         self.scored_by = panel.check_settings(spec, tuning)
+        judge = self.scored_by.evaluators.get("judge")
+        self.people_labels = judge_people.read(judge, self.say) if judge else []
         self.base = find_model(spec.model, "--model")
         packages = {name: version(name) for name in PACKAGES}
         self.shop = Workshop(Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
@@ -206,6 +221,7 @@ class Harness:
         for role in ROLES:
             made[role] = self._timed(f"{role} reward model", lambda r=role: self.train_reward_model(r))
             self._gate(gates.reward_model_gate(made[role], role, self.spec.gates.reward_model_accuracy))
+        gates.check_reward_models_apart(made)
         self.share(made)
 
     def share(self, reward_models: dict[str, Stage]) -> None:
@@ -280,7 +296,8 @@ class Harness:
     ) -> Cell:
         """Score a policy (None: SFT) by every evaluator and show the cell in the run's folder."""
         parts = [self.score(name, answers, baseline, policy) for name in self.panel.evaluators]
-        return run.place(name, seed, [*trained, answers, stages.join_scores(self.shop, parts)])
+        made = [*trained, answers, stages.join_scores(self.shop, parts)]
+        return run.place(name, seed, made, evaluators=self._identities())
 
     def along(self, label: str, trained: Stage, seed: int, answers: Stage, baseline: Stage) -> list[Stage]:
         """The scores of the checkpoints along training, where the method saved any."""
@@ -324,7 +341,7 @@ class Harness:
             self.scored_by.own_reward_model,
         )
         run_id = digest(agreed)[:12]
-        run = Run(self.request.out or self.request.root / "runs" / self.spec.name / run_id)
+        run = Run(self.request.out or self.runs / run_id)
         run.open(
             {
                 "run_id": run_id,
@@ -342,10 +359,17 @@ class Harness:
                     }
                     for label, method in self.methods.items()
                 },
-            }
+            },
+            evaluators=self._identities(),
+            scored=[(name, seed) for name in ("sft", *self.methods) for seed in range(self.request.seeds)],
         )
         self.shop.store.remember(run)
         return run
+
+    def _identities(self) -> dict[str, Any]:
+        """By name what determines the scores of each evaluator, beside what the contract says."""
+        given = self.spec.evaluators
+        return {n: identity(given[n], self.scored_by.judges) if n == "judge" else given[n] for n in given}
 
     def _summarize(self, run: Run) -> dict[str, Any]:
         import pandas
@@ -370,8 +394,7 @@ class Harness:
             warnings=[*failed, *self.notes],
         )
         summary |= self._beyond_scores(run, scores)
-        run.write_summary(summary)
-        return summary
+        return run.write_summary(summary)
 
     def _beyond_scores(self, run: Run, scores: Any) -> dict[str, Any]:
         """What the summary says beside the scores: other changes, and the audit of judges."""
@@ -382,11 +405,8 @@ class Harness:
             "reward_models": self.panel.audit_reward_models(self.tokenizer, self.external),
         }
         if "judge" in self.spec.evaluators:
-            lengths = {(c.method, c.seed, g.prompt_id): g.length for c in run.cells() for g in c.generations()}
             judge = self.panel.evaluators["judge"][0]
-            found["judges"] = {"audit": audit_judges(scores, lengths), "usage": usage_of(judge)}
-            for name, usage in judge.usage().items():
-                self.say(f"judge {name}: {bill(judge, usage)}")
+            found["judges"] = judge_findings(run, judge, scores, self.people_labels, self.say)
         return found
 
     def _gate(self, gate: dict[str, Any]) -> None:

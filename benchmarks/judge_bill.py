@@ -1,7 +1,7 @@
 """What a judge is going to cost, and what it cost."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..evaluators.judge import OPENAI, Judge, member_name
@@ -42,11 +42,11 @@ def bill(judge: Judge, usage: Usage) -> str:
     return f"{text}, which took {usage.tokens_in:,} tokens in and {usage.tokens_out:,} out{dollars}"
 
 
-def usage_of(judge: Judge) -> dict[str, dict[str, Any]]:
+def usage_of(judge: Judge, used: Mapping[str, Usage]) -> dict[str, dict[str, Any]]:
     """For summary.json: verdicts and tokens by member, paid now or before, and dollars where a price is known."""
     found = {}
     for model in judge.models:
-        usage = judge.usage()[member_name(model)]
+        usage = used[member_name(model)]
         found[member_name(model)] = {
             "verdicts": usage.verdicts,
             "tokens_in": usage.tokens_in,

@@ -3,13 +3,17 @@
 from pathlib import Path
 
 from ..results.checkpoint import Checkpoint
+from ..results.model_files import check_model_files
 from ..results.records import InputError
 from ..results.store import folder_digest
 from .spec import BUILTIN
 
 
 def find_model(name: str, option: str) -> Checkpoint:
-    """A model by built-in name, local folder or hub id, keyed by its content. InputError names the option it is of."""
+    """A model by built-in name, local folder or hub id, keyed by its content.
+
+    InputError names the option it is of, also for a model that brings code or pickles; see `check_model_files`.
+    """
     if name.startswith(BUILTIN):
         folder = Path(__file__).parent / name.removeprefix(BUILTIN)
         if not (folder / "config.json").exists():
@@ -20,6 +24,7 @@ def find_model(name: str, option: str) -> Checkpoint:
             raise InputError(f"{option} {name}: no config.json there; give a folder in Hugging Face layout or a hub id")
     else:
         folder = _download(name, option)
+    check_model_files(folder, f"{option} {name}")
     return Checkpoint(folder.resolve(), folder_digest(folder))
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import combinations
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Lt
 
+from ..results.model_files import check_model_files
 from ..results.records import Generation, InputError, Message, Score, nearest
 from ..results.sequential import asking_order
 from ..results.store import folder_digest
@@ -52,9 +53,12 @@ class Judge:
     concurrency: Annotated[int, Gt(0)] = 8
     """Requests to the endpoint under way at once."""
     timeout: Annotated[float, Gt(0)] = 60.0
-    """Seconds to wait for one answer of the endpoint."""
+    """Seconds to wait for one whole answer of the endpoint."""
     price: tuple[Annotated[float, Ge(0)], Annotated[float, Ge(0)]] | None = None
     """US dollars for a million tokens into and out of the endpoint; none shows tokens without their price."""
+    labels: Path | None = None
+    """File of pairs that people labelled, as for bench audit-judge; the report then shows how far the judge agrees with
+    them. None has no such file."""
     cache: Path | None = None
     """Folder of the verdicts; filled in by the benchmark, none keeps nothing."""
 
@@ -78,17 +82,25 @@ class Judge:
         return (self.model,) if isinstance(self.model, str) else tuple(self.model)
 
     def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterator[Score]:
+        return self._score(responses, baseline, partial(open_asker, self))
+
+    def _score(
+        self,
+        responses: Sequence[Generation],
+        baseline: Sequence[Generation],
+        asker_of: Callable[[str], Asker],
+    ) -> Iterator[Score]:
         pairs = list(zip(responses, baseline, strict=True))
         if self.limit is not None:
             kept = set(asking_order(ours.prompt_id for ours in responses)[: self.limit])
             pairs = [pair for pair in pairs if pair[0].prompt_id in kept]
         template, found = read_template(self.prompt), {}
         if self.until_decided is not None:
-            judge = partial(compare, open_asker(self, self.models[0]), template)
+            judge = partial(compare, asker_of(self.models[0]), template)
             yield from judge_until_decided(judge, pairs, self.until_decided)
             return
         for model in self.models:
-            asker = open_asker(self, model)
+            asker = asker_of(model)
             found[member_name(model)] = list(compare(asker, template, pairs))
             found[member_name(model)] += ask_again(asker, template, pairs, self.repeats)
         yield from pool(found) if len(found) > 1 else next(iter(found.values()))
@@ -96,6 +108,14 @@ class Judge:
     def usage(self) -> dict[str, Usage]:
         """What this process used and asked so far, by member."""
         return {member_name(model): open_asker(self, model).usage() for model in self.models}
+
+    def bill(self, judged: Iterable[tuple[Sequence[Generation], Sequence[Generation]]]) -> dict[str, Usage]:
+        """What the verdicts on disk about these responses and their baselines took, by member; nothing is asked."""
+        readers = {model: open_asker(self, model).offline() for model in self.models}
+        for responses, baseline in judged:
+            for _ in self._score(responses, baseline, readers.__getitem__):
+                pass
+        return {member_name(model): reader.usage() for model, reader in readers.items()}
 
     def dollars(self, tokens_in: int, tokens_out: int) -> float | None:
         """The price of tokens; None where no price is known."""
@@ -240,6 +260,8 @@ def open_asker(judge: Judge, model: str) -> RememberingAsker:
     def load() -> Asker:
         from .judge_local import LocalAsker
 
+        if Path(model).is_dir():
+            check_model_files(Path(model), f"judge {model}")
         return LocalAsker(model, judge.device)
 
     if not (judge.cache and Path(model).is_dir()):

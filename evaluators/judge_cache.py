@@ -5,7 +5,9 @@ as each answer arrives, under the hash of the question. Failures and malformed a
 again the next time.
 """
 
+import copy
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -13,21 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from ..results.integrity import writing
 from ..results.store import digest
 
 Verdict = Literal["A", "B"]
+CHECK, FIELDS = "check", {"question", "answer", "in", "out"}  # of a line
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A verdict, and the tokens that the endpoint says it cost (0 where it does not say, or nothing was paid)."""
+    """A verdict (None: a malformed answer) and the tokens that the endpoint says it cost, 0 where it does not say."""
 
-    verdict: Verdict
+    verdict: Verdict | None
     tokens_in: int = 0
     tokens_out: int = 0
 
 
-Keep = Callable[[int, Answer], None]  # called with the place of a question as soon as it has its verdict
+Keep = Callable[[int, Answer], None]  # called with the place of a question as soon as it has an answer
 
 
 class Asker(Protocol):
@@ -40,7 +44,8 @@ class Asker(Protocol):
 class Usage:
     """What a judge's verdicts took: those this process used, and how many of the questions it had to ask for them.
 
-    The tokens are those of all verdicts used, whether paid now or in an earlier run.
+    The tokens are those of all verdicts used and of malformed answers to the same questions, whether paid now or in an
+    earlier run.
     """
 
     verdicts: int
@@ -58,8 +63,8 @@ class RememberingAsker:
     def __init__(self, open_asker: Callable[[], Asker], folder: Path | None, identity: Mapping[str, Any] | None):
         self._open, self._asker = open_asker, None
         self._path = folder / f"{digest(identity)[:20]}.jsonl" if folder and identity else None
-        self._known = _read(self._path) if self._path else {}
-        self._used: dict[str, Answer] = {}
+        self._known, self._malformed = _read(self._path) if self._path else ({}, {})
+        self._wanted: set[str] = set()
         self._asked = 0
         self._lock = threading.Lock()
         if self._path and not self._path.exists():
@@ -78,44 +83,82 @@ class RememberingAsker:
             for (key, _), verdict in zip(new, verdicts, strict=True):
                 if verdict is not None and key not in self._known:  # an asker that calls no `keep`
                     self._keep(key, Answer(verdict))
-        self._used |= {key: self._known[key] for key in keys if key in self._known}
+        self._wanted |= set(keys)
         return [self._known[key].verdict if key in self._known else None for key in keys]
+
+    def offline(self) -> "RememberingAsker":
+        """The same answers with a count of use of its own; a question that has none gets None and is not asked."""
+        reader = copy.copy(self)
+        reader._open, reader._asker, reader._wanted, reader._asked = _Nobody, None, set(), 0
+        return reader
 
     def unknown(self, prompts: list[str]) -> list[str]:
         """The questions, each once, that would have to be asked."""
         return [prompt for prompt in dict.fromkeys(prompts) if _key(prompt, 0) not in self._known]
 
     def usage(self) -> Usage:
-        used = self._used.values()
-        return Usage(len(used), self._asked, sum(a.tokens_in for a in used), sum(a.tokens_out for a in used))
+        used = [self._known[key] for key in self._wanted if key in self._known]
+        paid = [*used, *(answer for key in self._wanted for answer in self._malformed.get(key, ()))]
+        return Usage(len(used), self._asked, sum(a.tokens_in for a in paid), sum(a.tokens_out for a in paid))
 
     def _keep(self, key: str, answer: Answer) -> None:
         with self._lock:
-            self._known[key] = answer
+            if answer.verdict:
+                self._known[key] = answer
+            else:
+                self._malformed.setdefault(key, []).append(answer)
             if self._path:
                 row = {"question": key, "answer": answer.verdict, "in": answer.tokens_in, "out": answer.tokens_out}
-                self._append(row)
+                self._append({**row, CHECK: _check(row)})
 
     def _append(self, row: dict[str, Any]) -> None:
         """One line in one write, so that a crash, or another process at the same file, tears at most a line."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._append_line(row)
+
+    def _append_line(self, row: dict[str, Any]) -> None:
         with open(self._path, "ab+") as stream:
             torn = stream.tell() and (stream.seek(-1, os.SEEK_END), stream.read(1) != b"\n")[1]
             stream.write(b"\n" * bool(torn) + json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+class _Nobody:
+    def ask(self, prompts: list[str], keep: Keep | None = None) -> list[Verdict | None]:
+        return [None] * len(prompts)
 
 
 def _key(prompt: str, repeat: int) -> str:
     return digest([prompt, repeat])
 
 
-def _read(path: Path) -> dict[str, Answer]:
-    """The answers of a file; lines that are torn or hold no verdict are passed over and asked again."""
-    found = {}
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+def _check(row: Mapping[str, Any]) -> str:
+    return digest(row)[:8]
+
+
+def _read(path: Path) -> tuple[dict[str, Answer], dict[str, list[Answer]]]:
+    """Verdicts and malformed answers of a file by question; lines that are torn or damaged are told and left out."""
+    found: dict[str, Answer] = {}
+    malformed: dict[str, list[Answer]] = {}
+    damaged, lines = 0, path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines):
         try:
             row = json.loads(line)
-            if row["answer"] in ("A", "B"):
-                found[row["question"]] = Answer(row["answer"], int(row["in"]), int(row["out"]))
-        except (ValueError, KeyError, TypeError):
+            if not number and "judge" in row:
+                continue
+            check = row.pop(CHECK, None)  # older versions wrote none
+            if set(row) != FIELDS or row["answer"] not in ("A", "B", None) or check not in (None, _check(row)):
+                raise ValueError
+            answer = Answer(row["answer"], int(row["in"]), int(row["out"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            damaged += 1
             continue
-    return found
+        if answer.verdict:
+            found[row["question"]] = answer
+        else:
+            malformed.setdefault(row["question"], []).append(answer)
+    if damaged:
+        logging.getLogger(__name__).warning(
+            "%s: %d of %d lines are damaged; their questions are asked again", path, damaged, len(lines)
+        )
+    return found, malformed

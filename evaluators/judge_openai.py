@@ -3,10 +3,14 @@
 import logging
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+import anyio
 import httpx
 import tenacity
+from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
 
 from ..results.records import InputError
@@ -18,6 +22,7 @@ ATTEMPTS = 6  # requests for one question; the waits between them add up to half
 GIVE_UP = 20  # questions in a row without an answer after which the endpoint counts as broken
 LONGEST_ANSWER = 16  # tokens; a verdict is one letter, and a longer answer is invalid anyhow
 LONGEST_WAIT = 60.0  # seconds, also where the endpoint asks for more
+Post = Callable[[str], httpx.Response]  # sends one question
 
 
 class _Failed(Exception):
@@ -39,6 +44,7 @@ class _Unreachable(_Transient):
 class OpenAIAsker:
     """Asks at temperature 0; 408, 409, 429, 5xx, timeouts and lost connections are tried again with growing waits.
 
+    timeout: seconds for one request, up to the last byte of its answer; an endpoint that drips for ever is cut off.
     A question that gets no proper answer is None. InputError where asking on is pointless: no connection, a refused
     key, an unknown model or path, or GIVE_UP questions in a row (or all of them) without an answer.
     `first_wait`: seconds before the second attempt, doubled each time. The key comes from the environment variable
@@ -61,13 +67,16 @@ class OpenAIAsker:
         stop = threading.Event()
         answers: list[Verdict | None] = []
         missing, in_a_row = 0, 0
+        # httpx limits the wait for each piece of an answer, and only its asynchronous client can be cut off altogether
+        limits = httpx.Timeout(self.timeout, connect=self.timeout / 2)
         with (
-            httpx.Client(headers=headers, timeout=self.timeout) as client,
+            start_blocking_portal() as portal,
+            portal.wrap_async_context_manager(httpx.AsyncClient(headers=headers, timeout=limits)) as client,
             ThreadPoolExecutor(self.concurrency) as pool,
         ):
+            post = partial(portal.call, self._post, client)
             futures = [
-                pool.submit(self._verdict, client, stop, key, prompt, place, keep)
-                for place, prompt in enumerate(prompts)
+                pool.submit(self._verdict, post, stop, key, prompt, place, keep) for place, prompt in enumerate(prompts)
             ]
             try:
                 for future in tqdm(futures, desc="judge", unit="question", disable=None):
@@ -106,16 +115,16 @@ class OpenAIAsker:
         return key
 
     def _verdict(
-        self, client: httpx.Client, stop: threading.Event, key: str, prompt: str, place: int, keep: Keep | None
+        self, post: Post, stop: threading.Event, key: str, prompt: str, place: int, keep: Keep | None
     ) -> Verdict | None:
-        """The verdict on one question, kept at once; None for an answer that is none."""
-        text, *tokens = self._answer(client, stop, key, prompt)
+        """The verdict on one question, kept at once; None for an answer that is none, of which the cost is kept."""
+        text, *tokens = self._answer(post, stop, key, prompt)
         verdict = parse_verdict(text)
-        if verdict and keep:
+        if keep and (verdict or any(tokens)):
             keep(place, Answer(verdict, *tokens))
         return verdict
 
-    def _answer(self, client: httpx.Client, stop: threading.Event, key: str, prompt: str) -> tuple[str, int, int]:
+    def _answer(self, post: Post, stop: threading.Event, key: str, prompt: str) -> tuple[str, int, int]:
         """The text of the model's answer and the tokens in and out; _Failed or InputError without one."""
         backoff = tenacity.wait_exponential(multiplier=self.first_wait, max=LONGEST_WAIT)
 
@@ -129,7 +138,7 @@ class OpenAIAsker:
             sleep=tenacity.sleep_using_event(stop),
             reraise=True,
         )
-        return retrying(self._request, client, key, prompt)
+        return retrying(self._request, post, key, prompt)
 
     def _body(self, prompt: str) -> dict[str, object]:
         return {
@@ -139,12 +148,16 @@ class OpenAIAsker:
             "max_tokens": LONGEST_ANSWER,
         }
 
-    def _request(self, client: httpx.Client, key: str, prompt: str) -> tuple[str, int, int]:
+    async def _post(self, client: httpx.AsyncClient, prompt: str) -> httpx.Response:
+        with anyio.fail_after(self.timeout):
+            return await client.post(f"{self.url}/chat/completions", json=self._body(prompt))
+
+    def _request(self, post: Post, key: str, prompt: str) -> tuple[str, int, int]:
         try:
-            reply = client.post(f"{self.url}/chat/completions", json=self._body(prompt))
+            reply = post(prompt)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise _Unreachable(type(error).__name__) from None
-        except httpx.TimeoutException:
+        except (httpx.TimeoutException, TimeoutError):
             raise _Transient(f"gave no answer within {self.timeout:g} seconds") from None
         except httpx.RequestError as error:
             raise _Transient(f"broke the connection ({type(error).__name__})") from None

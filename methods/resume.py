@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..results.integrity import is_whole, seal
 from ..results.records import Stopped
-from ..results.store import METRICS, STEPS, is_whole, seal
+from ..results.store import METRICS, STEPS
 
 EVERY = 120.0  # seconds between checkpoints
 KEPT = 2  # checkpoints on disk: should the newest be damaged, there is one before it

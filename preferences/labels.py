@@ -127,8 +127,15 @@ def check_name(name: str) -> str:
 
 
 def label_path(directory: Path, labeler_id: str) -> Path:
-    """The file of a labeller's answers."""
-    return Path(directory) / LABELS / f"{check_name(labeler_id)}.jsonl"
+    """The file of a labeller's answers; InputError where one of that name in other upper or lower case is there."""
+    name, folder = check_name(labeler_id), Path(directory) / LABELS
+    for path in folder.glob("*.jsonl"):
+        if path.stem.casefold() == name.casefold() and unicodedata.normalize("NFC", path.stem) != name:
+            raise InputError(
+                f"the labeller's name {name!r} differs from {path.stem!r}, who is there already, in upper and lower "
+                f"case only, which some disks cannot tell apart; take that one or another"
+            )
+    return folder / f"{name}.jsonl"
 
 
 def read_items(directory: Path) -> list[Item]:

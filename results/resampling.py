@@ -5,6 +5,7 @@ is about these trained policies (could the choice of prompts alone explain the d
 only the prompts' part of the interval from resampling, the seeds' part from Student's distribution.
 """
 
+from functools import lru_cache
 from math import hypot, nan, sqrt
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import stats
 from .statistics import Interval, analyse, interval, t_squared
 
 DRAWS = 2000
+BATCH = 1_000  # swaps of all prompts in memory as numbers at once
 FEWEST = 20
 
 
@@ -25,16 +27,21 @@ def permutation_p(differences: np.ndarray, draws: int = 9_999) -> float:
     totals = _by_prompt(np.asarray(differences, dtype=float))
     if len(totals) < 2:
         return nan
-    found = stats.permutation_test(
-        (totals,),
-        lambda x, axis: x.sum(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=draws,
-        batch=1_000,
-        rng=np.random.default_rng(0),
-    )
-    return float(found.pvalue)
+    if 2 ** len(totals) <= draws:
+        found = stats.permutation_test(
+            (totals,),
+            lambda x, axis: x.sum(axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=draws,
+        )
+        return float(found.pvalue)
+    # scipy's test with its very draws, which are the same for every comparison of as many prompts: it makes them anew
+    swapped, observed = _swaps(len(totals), draws), totals.sum()
+    sums = np.concatenate([observed - 2 * (part @ totals) for part in np.array_split(swapped, max(draws // BATCH, 1))])
+    tied = abs(observed) * 100 * np.finfo(float).eps  # sums that differ by rounding alone
+    tails = (sums <= observed + tied).sum(), (sums >= observed - tied).sum()
+    return float(min(1.0, 2 * (min(tails) + 1) / (draws + 1)))
 
 
 def bootstrap_interval(values: np.ndarray, level: float = 0.95, draws: int = DRAWS) -> Interval:
@@ -53,8 +60,7 @@ def bootstrap_interval(values: np.ndarray, level: float = 0.95, draws: int = DRA
     totals = _by_prompt(values - grid.mean)
     totals = totals - totals.mean()
     n = len(totals)
-    rng = np.random.default_rng(0)
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=draws)
+    counts = _counts(n, draws)
     means = counts @ totals / n
     errors = np.sqrt(np.maximum(counts @ totals**2 / n - means**2, 0) / (n - 1))
     studentized = means[errors > 0] / errors[errors > 0]
@@ -63,6 +69,21 @@ def bootstrap_interval(values: np.ndarray, level: float = 0.95, draws: int = DRA
     seeds = t_squared(grid.seeds, alpha) * a if grid.seeds > 1 else 0.0
     low, high = (sqrt(hypot(seeds, q**2 * sqrt(b * (b + 2 * a)))) for q in ends)
     return Interval(grid.mean, grid.mean - low, grid.mean + high, grid.n)
+
+
+@lru_cache(maxsize=4)
+def _swaps(prompts: int, draws: int) -> np.ndarray:
+    """Which prompts are swapped [draws, prompts], as bytes of 0 and 1; drawn in batches as scipy draws them."""
+    rng, pairs = np.random.default_rng(0), np.tile(np.arange(2), (min(BATCH, draws), prompts, 1))
+    drawn = [rng.permuted(pairs, axis=-1)[: draws - k, :, 0].astype(np.int8) for k in range(0, draws, BATCH)]
+    return np.concatenate(drawn)
+
+
+@lru_cache(maxsize=4)
+def _counts(prompts: int, draws: int) -> np.ndarray:
+    """How often each prompt is drawn [draws, prompts]."""
+    rng = np.random.default_rng(0)
+    return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=draws).astype(float)
 
 
 def _by_prompt(values: np.ndarray) -> np.ndarray:

@@ -7,19 +7,21 @@
                                                          scores.parquet  policy/  along/  along.parquet
 
 A stage's key is the hash of its settings and of its inputs' keys. Its files are made in a temporary sibling, flushed
-and renamed; a stage without a valid manifest does not exist. A cell of a run (method, seed) holds hard links to the
-files of its stages (copies where the file system has no links), so it can be copied away and costs no space.
+and renamed; a stage without a valid manifest does not exist; a damaged one is named, kept aside and made again (see
+integrity.py). A cell of a run (method, seed) holds hard links to the files of its stages (copies where the file system
+has no links), so it can be copied away and costs no space.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,12 +29,27 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from .integrity import (
+    MANIFEST,
+    DamageError,
+    check_file,
+    check_folder,
+    digest,
+    file_digest,
+    file_names,
+    is_whole,
+    read_record,
+    seal,
+    write_record,
+    writing,
+)
+from .integrity import write_json as write_json  # writers of other folders look for it here
 from .records import Generation, InputError
 
 if TYPE_CHECKING:
     import pandas
 
-MANIFEST, RUN, SUMMARY = "manifest.json", "run.json", "summary.json"
+RUN, SUMMARY = "run.json", "summary.json"
 COST, METRICS, GENERATIONS, SCORES, POLICY = (
     "cost.json",
     "metrics.jsonl",
@@ -42,35 +59,13 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
 )
 STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
 TRACKED = "tracked.json"  # in a run's folder: what was sent to trackers
+REPLACED = ".replaced"  # end of the name of a cell while another takes its place
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON-able value, independent of the order of keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path) -> str:
     """SHA-256 over the names and bytes of the files below a folder."""
-    return digest({name: file_digest(folder / name) for name in _files(folder)})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a crash leaves either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=2, ensure_ascii=False, allow_nan=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    return digest({name: file_digest(folder / name) for name in file_names(folder)})
 
 
 def read_json(path: Path) -> Any:
@@ -108,7 +103,7 @@ class Stage:
     @property
     def content(self) -> str:
         """Hash of what the stage made, its log and cost (which hold times) left out."""
-        files = read_json(self.path / MANIFEST)["files"]
+        files = read_record(self.path / MANIFEST)["files"]
         return digest({name: sha for name, sha in files.items() if name not in (COST, METRICS)})
 
 
@@ -164,7 +159,14 @@ class Store:
         """The stage made from these inputs, if it is on disk and every file still has its recorded hash."""
         key = digest({"stage": name, **inputs})
         folder = self.root / "cache" / name / key[:20]
-        return Stage(folder, key, fresh=False) if is_whole(folder, key) else None
+        if not folder.exists():
+            return None
+        try:
+            check_folder(folder, key)
+        except DamageError as damage:
+            logging.getLogger(__name__).warning("%s", damage)
+            return None
+        return Stage(folder, key, fresh=False)
 
     def made(self) -> Iterator[Made]:
         """Every stage on disk that has a manifest; its files are not checked against it."""
@@ -179,31 +181,34 @@ class Store:
         """
         key = digest({"stage": name, **inputs})
         parent = self.root / "cache" / name
-        try:
+        folder = parent / key[:20]
+        with writing(parent):
             parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write to {parent} ({error.strerror}); give another folder with --out") from None
-        with FileLock(parent / f".{key[:20]}.lock"):
-            if found := self.find(name, inputs):
-                return found
-            folder = parent / key[:20]
-            if folder.exists():  # damaged: kept aside, for nothing on disk is ever lost
-                folder.rename(parent / f"{key[:20]}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
-            partial = parent / f".{key[:20]}.partial"
-            if not (partial / STEPS).is_dir():  # with step checkpoints a training goes on from them
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-            started = time.monotonic()
-            try:
-                build(partial)
-                seconds = round(time.monotonic() - started, 3)
-                shutil.rmtree(partial / STEPS, ignore_errors=True)
-                seal(partial, {"stage": name, "key": key, "inputs": inputs, "seconds": seconds})
-                partial.rename(folder)
-            except BaseException:
-                if not (partial / STEPS).is_dir():
+            with FileLock(parent / f".{key[:20]}.lock"):
+                if found := self.find(name, inputs):
+                    return found
+                if folder.exists():  # damaged: kept aside, for nothing on disk is ever lost
+                    aside = parent / f"{key[:20]}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+                    folder.rename(aside)
+                    logging.getLogger(__name__).warning("%s is kept as %s and made again", folder, aside.name)
+                partial = parent / f".{key[:20]}.partial"
+                if is_whole(partial, key):  # a process died when only the name was left to be given
+                    partial.rename(folder)
+                    return Stage(folder, key, fresh=False)
+                if not (partial / STEPS).is_dir():  # with step checkpoints a training goes on from them
                     shutil.rmtree(partial, ignore_errors=True)
-                raise
+                    partial.mkdir()
+                started = time.monotonic()
+                try:
+                    build(partial)
+                    seconds = round(time.monotonic() - started, 3)
+                    shutil.rmtree(partial / STEPS, ignore_errors=True)
+                    seal(partial, {"stage": name, "key": key, "inputs": inputs, "seconds": seconds})
+                    partial.rename(folder)
+                except BaseException:
+                    if not (partial / STEPS).is_dir():
+                        shutil.rmtree(partial, ignore_errors=True)
+                    raise
         return Stage(folder, key, fresh=True)
 
 
@@ -228,28 +233,63 @@ class Cell:
     seed: int
     path: Path
 
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """{"method", "seed", "stages", "evaluators", "created", "files"}; InputError where it is damaged."""
+        with self._told():
+            return read_record(self.path / MANIFEST)
+
+    def check(self) -> None:
+        """InputError that names the first file which is missing or is not what was written."""
+        manifest = self.manifest
+        with self._told():
+            for name in manifest["files"]:
+                check_file(self.path, name, manifest)
+
+    def evaluators(self) -> dict[str, Any]:
+        """By name what determined the scores of each evaluator; empty for a cell that does not record it."""
+        return self.manifest.get("evaluators", {})
+
     def cost(self) -> dict[str, float]:
-        return read_json(self.path / COST) if (self.path / COST).exists() else {}
+        return json.loads(path.read_text()) if (path := self._file(COST)) else {}
 
     def metrics(self) -> list[dict[str, Any]]:
         """Training log, one dict a step with at least `step`; empty for `sft`, which is trained once for all."""
-        return read_jsonl(self.path / METRICS) if (self.path / METRICS).exists() else []
+        return read_jsonl(path) if (path := self._file(METRICS)) else []
 
     def generations(self) -> list[Generation]:
-        return read_generations(self.path / GENERATIONS)
+        return read_generations(self._file(GENERATIONS))
 
     def scores(self) -> "pandas.DataFrame":
         """Columns metric, prompt_id, value (NaN where the evaluator could not tell)."""
         import pandas
 
-        return pandas.read_parquet(self.path / SCORES)
+        return pandas.read_parquet(self._file(SCORES))
 
     def along(self) -> "pandas.DataFrame | None":
         """Columns examples, metric, prompt_id, value of the checkpoints along training, SFT at 0; None without any."""
         import pandas
 
-        path = self.path / ALONG_SCORES
-        return pandas.read_parquet(path) if path.exists() else None
+        path = self._file(ALONG_SCORES)
+        return pandas.read_parquet(path) if path else None
+
+    def _file(self, name: str) -> Path | None:
+        """A file of the cell, or None if it never had one; InputError where it is not what was written."""
+        if name not in (manifest := self.manifest)["files"]:
+            return None
+        with self._told():
+            check_file(self.path, name, manifest)
+        return self.path / name
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except DamageError as damage:
+            raise type(damage)(
+                f"{damage}; give bench run for {self.method} once more, which takes what is whole from the cache and "
+                f"makes the rest again"
+            ) from None
 
 
 class Run:
@@ -265,25 +305,35 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods"}."""
-        return read_json(self.path / RUN)
+        return _read(self.path / RUN)
 
     @property
     def summary(self) -> dict[str, Any]:
-        return read_json(self.path / SUMMARY)
+        return _read(self.path / SUMMARY)
 
     @property
     def report_path(self) -> Path:
         return self.path / "report"
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
-        write_json(self.path / SUMMARY, summary)
+    def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Write summary.json; returns what it holds."""
+        with writing(self.path):
+            return write_record(self.path / SUMMARY, summary)
 
-    def open(self, record: dict[str, Any]) -> None:
+    def open(
+        self,
+        record: dict[str, Any],
+        evaluators: Mapping[str, Any] | None = None,
+        scored: Collection[tuple[str, int]] = (),
+    ) -> None:
         """Create run.json, or join the run that is already there if its contract is the same.
 
-        InputError if the folder belongs to a run with another contract, or holds something that is no run.
+        evaluators: by name what determines the scores of each, as for `place`. scored: the cells (method, seed) that
+        are going to be scored by them. InputError if the folder belongs to a run with another contract, holds something
+        that is no run, or holds further cells that another evaluator of the same name has scored.
         """
         old: dict[str, Any] = {}
+        check_names([*record["methods"], *(method for method, _ in scored)])
         if self.exists:
             old = self.record
             if old["contract"] != record["contract"]:
@@ -292,7 +342,9 @@ class Run:
                     f"{self.path} belongs to run {old['run_id']} with another configuration (differs in {differs}); "
                     f"give another folder with --out, or leave --out away to get a folder of its own"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            check_names([*old["methods"], *record["methods"]])
+            self._check_evaluators(evaluators or {}, scored)
+        elif self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir()))):
             raise InputError(f"{self.path} is not empty and holds no run.json; give a new or empty folder with --out")
         merged = {
             **record,
@@ -300,28 +352,51 @@ class Run:
             "commands": [*old.get("commands", []), *record["commands"]],
             "methods": {**old.get("methods", {}), **record["methods"]},
         }
-        write_json(self.path / RUN, merged)
+        with writing(self.path):
+            write_record(self.path / RUN, merged)
 
-    def place(self, method: str, seed: int, stages: Sequence[Stage]) -> Cell:
-        """Show the files of these stages as the cell of (method, seed); later stages win where names meet."""
+    def _check_evaluators(self, evaluators: Mapping[str, Any], scored: Collection[tuple[str, int]]) -> None:
+        """One column of the table must come from one evaluator, whichever calls its cells come from."""
+        evaluators = json.loads(json.dumps(dict(evaluators)))  # as a manifest gives them back
+        for cell in self.cells():
+            if (cell.method, cell.seed) in scored:
+                continue
+            cell.check()
+            old = cell.evaluators()
+            for name in sorted(set(old) & set(evaluators)):
+                if differs := [*differences(old[name], evaluators[name])]:
+                    raise InputError(
+                        f"{self.path}: {cell.method} seed {cell.seed} was scored by another {name} (differs in "
+                        f"{', '.join(differs)}), and one table cannot hold both; name all of the run's methods and "
+                        f"seeds to have them scored anew, or give another folder with --out"
+                    )
+
+    def place(
+        self, method: str, seed: int, stages: Sequence[Stage], evaluators: Mapping[str, Any] | None = None
+    ) -> Cell:
+        """Show the files of these stages as the cell of (method, seed); later stages win where names meet.
+
+        evaluators: by name what determines the scores of each, JSON-able; see `open`.
+        """
         cell = self.path / method / f"seed-{seed}"
-        cell.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{cell.name}.", suffix=".partial", dir=cell.parent))
-        for stage in stages:
-            for name in _files(stage.path):
-                _link(stage.path / name, partial / name)
-        seal(partial, {"method": method, "seed": seed, "stages": {s.path.parent.name: s.key for s in stages}})
-        if _is_same(cell, partial):
-            shutil.rmtree(partial)
-        else:
-            if cell.exists():
-                aside = cell.with_name(f".{cell.name}.replaced")
-                shutil.rmtree(aside, ignore_errors=True)
-                cell.rename(aside)
-                partial.rename(cell)
-                shutil.rmtree(aside)  # links only: the files themselves stay in the cache
-            else:
-                partial.rename(cell)
+        with writing(cell):
+            cell.parent.mkdir(parents=True, exist_ok=True)
+            _restore(cell)
+            partial = Path(tempfile.mkdtemp(prefix=f".{cell.name}.", suffix=".partial", dir=cell.parent))
+            try:
+                for stage in stages:
+                    for name in file_names(stage.path):
+                        _link(stage.path / name, partial / name)
+                made_of = {s.path.parent.name: s.key for s in stages}
+                seal(partial, {"method": method, "seed": seed, "stages": made_of, "evaluators": dict(evaluators or {})})
+                if not _is_same(cell, partial):
+                    if cell.exists():
+                        shutil.rmtree(_aside(cell), ignore_errors=True)
+                        cell.rename(_aside(cell))
+                    partial.rename(cell)
+                    shutil.rmtree(_aside(cell), ignore_errors=True)  # links: the files themselves stay in the cache
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
         return Cell(method, seed, cell)
 
     def scores(self) -> "pandas.DataFrame":
@@ -335,10 +410,39 @@ class Run:
         """The cells on disk, `sft` first, then in the order of run.json, seeds ascending."""
         order = ["sft", *(name for name in self.record["methods"] if name != "sft")]
         for method in order:
+            for aside in (self.path / method).glob(_aside(Path("seed-*")).name):
+                _restore(aside.with_name(aside.name.removeprefix(".").removesuffix(REPLACED)))
             found = [(int(p.name.removeprefix("seed-")), p) for p in (self.path / method).glob("seed-*")]
             for seed, path in sorted(found):
-                if (path / MANIFEST).exists():
-                    yield Cell(method, seed, path)
+                yield Cell(method, seed, path)
+
+
+def runs_folder(root: Path, benchmark: str) -> Path:
+    """Where a benchmark's runs lie by default; InputError for a name that is no folder's, see `check_names`."""
+    parent = Path(root) / "runs"
+    check_names([*(p.name for p in parent.glob("*") if p.name.lower() == benchmark.lower()), benchmark])
+    return parent / benchmark
+
+
+def check_names(names: Iterable[str]) -> None:
+    """InputError for a name that may not be a folder's here, or that differs from another in upper and lower case only.
+
+    No path, no control character, nothing that a file system hides, trims or cuts.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        path = {os.sep, os.altsep} & set(name)
+        if path or not re.fullmatch(r"[^\s./\x00-\x1f][^/\x00-\x1f]*", name) or name != name.strip() or len(name) > 200:
+            shown = repr(name if len(name) <= 60 else f"{name[:60]}...")
+            raise InputError(
+                f"the name {shown} cannot be a folder's; take up to 200 letters, digits and signs such as _ and =, "
+                f"a letter or digit first"
+            )
+        if seen.setdefault(name.lower(), name) != name:
+            raise InputError(
+                f"the names {seen[name.lower()]!r} and {name!r} differ in upper and lower case only, which some disks "
+                f"cannot tell apart; rename one"
+            )
 
 
 def find_runs(path: Path) -> list[Run]:
@@ -358,39 +462,44 @@ def find_run(path: Path) -> Run:
     return runs[0]
 
 
-def _files(folder: Path) -> list[str]:
-    """Relative names of the files of a stage, its manifest and hidden files left out, sorted."""
-    names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(n for n in names if n != MANIFEST and not any(part.startswith(".") for part in n.split("/")))
+def _is_foreign(path: Path) -> bool:
+    """Whether a file in a folder without run.json is not ours; a killed process leaves an unfinished one behind."""
+    return path.name != f".{RUN}.partial"
 
 
-def seal(folder: Path, record: dict[str, Any]) -> None:
-    """Bring a folder's files to the disk and write its manifest with their hashes, last."""
-    files = {}
-    for name in _files(folder):
-        with open(folder / name, "rb") as stream:
-            files[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-            os.fsync(stream.fileno())
-    write_json(folder / MANIFEST, {**record, "created": datetime.now(UTC).isoformat(), "files": files})
+def _aside(cell: Path) -> Path:
+    """Where a cell lies while another takes its place."""
+    return cell.with_name(f".{cell.name}{REPLACED}")
 
 
-def is_whole(folder: Path, key: str | None = None) -> bool:
-    """Whether a folder has a manifest (with this key) and every file in it the recorded hash."""
+def _restore(cell: Path) -> None:
+    """Bring back a cell that was moved away by a process which then died; a new one that is there already stays."""
+    if _aside(cell).exists() and not cell.exists():
+        _aside(cell).rename(cell)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        manifest = read_json(folder / MANIFEST)
-        return manifest.get("key") == key and all(
-            file_digest(folder / name) == expected for name, expected in manifest["files"].items()
-        )
-    except (OSError, ValueError, KeyError):
-        return False
+        return read_record(path)
+    except DamageError as damage:
+        raise type(damage)(
+            f"{damage}; give the bench run command again with --out and an empty folder, which makes the run anew from "
+            f"the cache"
+        ) from None
 
 
 def _is_same(cell: Path, other: Path) -> bool:
+    """Whether a cell has the stages, evaluators and files of another that is whole, and is whole itself."""
     try:
-        old, new = (read_json(folder / MANIFEST) for folder in (cell, other))
-        return old["stages"] == new["stages"] and old["files"] == new["files"] and _files(cell) == _files(other)
-    except (OSError, ValueError, KeyError):
+        old, new = (read_record(folder / MANIFEST) for folder in (cell, other))
+        same = all(old.get(part) == new[part] for part in ("stages", "evaluators", "files"))
+        return same and all(_is_same_file(cell / name, other / name) for name in new["files"])
+    except (OSError, DamageError):
         return False
+
+
+def _is_same_file(a: Path, b: Path) -> bool:
+    return os.path.samefile(a, b) or file_digest(a) == file_digest(b)
 
 
 def _link(source: Path, target: Path) -> None:

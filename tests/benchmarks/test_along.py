@@ -1,16 +1,28 @@
-"""Checkpoints along training, and a judge asked until decided, on a whole tiny run."""
+"""Checkpoints along training, and judges of a run (until decided, their bill, people's labels), on a whole tiny run."""
+
+import json
+import shutil
 
 import pytest
+import torch
 import yaml
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alignment_bench.benchmarks import judge_people
 from alignment_bench.benchmarks.export import export
 from alignment_bench.benchmarks.harness import Request
 from alignment_bench.benchmarks.harness import run as run_harness
 from alignment_bench.benchmarks.spec import load_spec
+from alignment_bench.evaluators import judge
+from alignment_bench.evaluators.judge_cache import Answer, RememberingAsker
+from alignment_bench.methods.base import Prompt
+from alignment_bench.methods.policy import Policy
+from alignment_bench.methods.rollout import sample, to_generations
+from alignment_bench.results.checkpoint import Checkpoint, Tuning
 from alignment_bench.results.outputs import read_outputs
 from alignment_bench.results.records import InputError
 from alignment_bench.results.sequential import UNTIL_DECIDED
+from alignment_bench.results.store import Run
 
 SPEC = {
     "name": "along",
@@ -28,6 +40,7 @@ SPEC = {
     },
     "evaluators": {"reward_model": {}, "gold": {"reward": "alignment_bench.benchmarks.world:true_reward"}},
 }
+ENDPOINT = {"model": "openai:none", "url": "http://localhost:1/v1"}
 
 
 @pytest.fixture(scope="module")
@@ -87,34 +100,136 @@ def test_export_of_the_run_and_of_answers_to_other_questions(outcome, tmp_path):
         export(outcome.run, "arena", tmp_path, max_new_tokens=250, **ask)
 
 
-def test_a_judge_asked_until_decided_makes_its_own_metric(outcome, tmp_path, monkeypatch):
+def test_a_damaged_policy_is_not_exported(outcome, tmp_path):
+    run = Run(shutil.copytree(outcome.run.path, tmp_path / "run"))
+    (tmp_path / "question.jsonl").write_text('{"uid": "x1", "prompt": "Hello"}\n')
+    weights = run.path / "dpo" / "seed-0" / "policy" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(InputError, match="model.safetensors is damaged"):
+        export(run, "arena", tmp_path, questions=tmp_path / "question.jsonl", max_new_tokens=8, device="cpu")
+
+
+def test_checkpoints_and_export_of_adapters(tmp_path, make_tiny):
+    """With LoRA both are adapters on the SFT checkpoint: they differ from each other, are scored, and answer."""
+    model = str(make_tiny(tmp_path / "model", std=0.05))
+    changes = {"model": model, "tuning": {"lora_rank": 4}, "budget": 16, "evaluation": {"prompts": 4, "along": 1}}
+    methods = {**SPEC["methods"], "ppo": {**SPEC["methods"]["ppo"], "critic_warmup": 0}}  # learns from round one
+    (tmp_path / "lora.yaml").write_text(yaml.safe_dump({**SPEC, **changes, "methods": methods}))
+    made = run_harness(Request(load_spec(str(tmp_path / "lora.yaml")), ("ppo", "dpo"), 1, tmp_path / "results"))
+    assert made.failures == {}
+    text = "[user]Hello</s>[assistant]"
+    for cell in (c for c in made.run.cells() if c.method != "sft"):
+        folders = [cell.path / "along" / "000000008", cell.path / "policy"]
+        assert all((folder / "adapter_config.json").exists() for folder in folders)
+        models = [AutoModelForCausalLM.from_pretrained(folder) for folder in folders]
+        ids = AutoTokenizer.from_pretrained(folders[1])(text, return_tensors="pt")
+        halfway, final = (model(**ids).logits for model in models)
+        assert not torch.allclose(halfway, final, atol=1e-6)
+        table = cell.along()
+        assert sorted(table["examples"].unique()) == [0, 8, 16]
+        kl = table[table["metric"] == "kl"].groupby("examples")["value"].mean()
+        assert kl[0] == 0 and kl[8] > 0 and kl[16] > 0 and kl[8] != kl[16]
+    (tmp_path / "question.jsonl").write_text('{"uid": "x1", "prompt": "Hello"}\n')
+    files = export(made.run, "arena", tmp_path, questions=tmp_path / "question.jsonl", max_new_tokens=8, device="cpu")
+    assert [p.name for p in files] == ["along-ppo-seed0.jsonl", "along-dpo-seed0.jsonl"]
+    for file, method in zip(files, ("ppo", "dpo"), strict=True):
+        policy = Checkpoint(made.run.path / method / "seed-0" / "policy", "")
+        network = Policy.open(policy, Tuning(4, precision="fp32", device="cpu"), trainable=False)
+        prompt = Prompt("x1", ({"role": "user", "content": "Hello"},), tuple(ids["input_ids"][0].tolist()))
+        [expected] = to_generations(network, sample(network, [prompt], max_new_tokens=8, seed=0))
+        assert [a.output for a in read_outputs(file, "arena")] == [expected.response]
+        network.network.close()
+
+
+class Always:
+    """A judge behind an endpoint that prefers the first response of each pair asked about, for 100 tokens and 1."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def ask(self, prompts, keep=None):
+        self.asked += len(prompts)
+        answers = ["A", "B"] * (len(prompts) // 2)
+        for place, answer in enumerate(answers):
+            keep(place, Answer(answer, 100, 1))
+        return answers
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Every judge is one such, with a memory of its own."""
+    judges = {}
+
+    def opened(settings, model):
+        scripted, asker = judges.setdefault(model, (one := Always(), RememberingAsker(lambda: one, None, None)))
+        return asker
+
+    monkeypatch.setattr(judge, "open_asker", opened)
+    monkeypatch.setattr(judge_people, "open_asker", opened)
+    return judges
+
+
+def test_a_judge_asked_until_decided_makes_its_own_metric(outcome, always):
     """The same run scored again, with a judge that always prefers the policy's response."""
-    from alignment_bench.evaluators import judge
-    from alignment_bench.evaluators.judge_cache import Usage
-
-    class Always:
-        asked = 0
-
-        def ask(self, prompts):
-            Always.asked += len(prompts)
-            return ["A", "B"] * (len(prompts) // 2)
-
-        def usage(self):
-            return Usage(0, 0, 0, 0)
-
-    monkeypatch.setattr(judge, "open_asker", lambda settings, model: Always())
-    request = _request(
-        outcome, {"judge": {"model": "openai:none", "url": "http://localhost:1/v1", "until_decided": 0.6}}
-    )
-    found = run_harness(request)
+    found = run_harness(_request(outcome, {"judge": ENDPOINT | {"until_decided": 0.6}}))
     cell = found.summary["methods"]["dpo"]["metrics"][UNTIL_DECIDED]
     assert "win_rate.judge" not in found.summary["methods"]["dpo"]["metrics"]
-    assert cell["mean"] > 0.5 and Always.asked > 0
+    assert cell["mean"] > 0.5 and always["openai:none"][0].asked > 0
     pairs = [(c["a"], c["b"]) for c in found.summary["comparisons"] if c["metric"] == UNTIL_DECIDED]
     assert pairs == [("dpo", "sft")]
 
 
-def _request(outcome, evaluators):
+def test_the_bill_of_a_run_is_that_of_all_its_calls(outcome, always):
+    """dpo is judged in one call, ppo in the next; the summary then has the verdicts on both, whoever asked for them."""
+    first = run_harness(_request(outcome, {"judge": ENDPOINT}))
+    asked = always["openai:none"][0].asked
+    used = first.summary["judges"]["usage"]["none"]
+    assert used == {"verdicts": asked, "tokens_in": 100 * asked, "tokens_out": asked, "dollars": None}
+    second = run_harness(_request(outcome, {"judge": ENDPOINT | {"price": (1.0, 2.0)}}, methods=("ppo",)))
+    total = always["openai:none"][0].asked
+    assert total > asked
+    assert second.summary["judges"]["usage"]["none"] == {
+        "verdicts": total, "tokens_in": 100 * total, "tokens_out": total, "dollars": pytest.approx(total * 102e-6)
+    }  # fmt: skip
+
+
+def test_another_judge_never_shares_a_column(outcome, always):
+    """Judged by one, a method keeps that judge until all methods of the run are judged by the other."""
+    run_harness(_request(outcome, {"judge": ENDPOINT}, methods=("ppo", "dpo")))
+    other = {"judge": ENDPOINT | {"model": "openai:other"}}
+    with pytest.raises(InputError, match=r"ppo seed 0 was scored by another judge \(differs in model\)"):
+        run_harness(_request(outcome, other))
+    assert "openai:other" not in always  # refused before anything is paid
+    found = run_harness(_request(outcome, other, methods=("ppo", "dpo")))
+    assert list(found.summary["judges"]["usage"]) == ["other"]
+    run_harness(_request(outcome, {"length": {}}))  # no judge at all is no other judge
+
+
+def test_agreement_with_people_is_in_the_summary(outcome, always, tmp_path, capsys):
+    """The judge says "a" of every pair; two of three people's majorities do."""
+    labels = [("p", ["a", "a", "b"]), ("q", ["b", "b", "b"]), ("r", ["a"])]
+    rows = [
+        {"id": i, "prompt": p, "response_a": "x", "response_b": "y", "human": human, "subset": p}
+        for i, (p, human) in enumerate(labels)
+    ]
+    (tmp_path / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ENDPOINT | {"labels": str(tmp_path / "people.jsonl")}
+    found = run_harness(_request(outcome, {"judge": settings}, methods=("ppo", "dpo"))).summary["judges"]["people"]
+    row = found["judges"]["none"]
+    assert row["accuracy"]["mean"] == pytest.approx(2 / 3) and row["coverage"] == 1.0 and row["flip"]["mean"] == 0.0
+    assert found["people"]["pairs"] == 3 and found["people"]["labels"] == 7 and "panel" not in found
+    assert {name: part["accuracy"]["mean"] for name, part in row["subsets"].items()} == {"p": 1.0, "q": 0.0, "r": 1.0}
+    said = capsys.readouterr().err
+    assert "people.jsonl: 6 questions, about" in said.partition("SFT:")[0]  # what it takes, before anything is made
+    assert "gives the majority's label in 0.67 of 3 pairs" in said
+    settings["labels"] = str(tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match="none.jsonl"):
+        run_harness(_request(outcome, {"judge": settings}))
+
+
+def _request(outcome, evaluators, methods=("dpo",)):
     root = outcome.run.path.parents[2]
     spec = load_spec(str(root.parent / "along.yaml"))
-    return Request(spec.model_copy(update={"evaluators": evaluators}), ("dpo",), 1, root)
+    return Request(spec.model_copy(update={"evaluators": evaluators}), methods, 1, root)

@@ -34,6 +34,11 @@ def test_export_refuses(run, tmp_path):
     assert "holds no trained policy" in refused("export", run, "--format", "arena")
 
 
+def test_a_place_that_cannot_be_written_is_told(bench, run, tmp_path):
+    done = bench("report", run, "--out", "/dev/null/page", cwd=tmp_path, code=2)
+    assert done.stderr == "bench: /dev/null/page: Not a directory; mend that, and give the command again\n"
+
+
 def test_judging_until_decided_needs_a_judge(tmp_path):
     spec = yaml.safe_load((SUITES / "quick.yaml").read_text())
     del spec["evaluators"]["judge"]

@@ -10,7 +10,7 @@ SPEC = {
     "preferences": "builtin/world",
     "rows": 100,
     "max_prompt_tokens": 150,
-    "max_response_tokens": 90,
+    "max_response_tokens": 40,
     "sft": {"examples": 8, "lr": 1e-3, "batch_size": 8},
     "reward_model": {"examples": 8, "lr": 1e-3, "batch_size": 8},
     "budget": 8,

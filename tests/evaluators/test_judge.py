@@ -2,7 +2,9 @@
 
 import json
 import random
+import socketserver
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -417,6 +419,35 @@ def test_a_timeout_is_tried_again(endpoint):
     url, _ = endpoint(reply)
     assert asker_for(url, timeout=0.3).ask(["q"]) == ["A"]
     release.set()
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_an_endpoint_that_drips_for_ever_is_cut_off(monkeypatch, part):
+    """Each byte comes well within the timeout, the whole never does; the second request is answered."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    done, asked = threading.Event(), []
+    whole = json.dumps(completion("A")[1]).encode()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            while self.rfile.readline().strip():
+                pass
+            asked.append(time.monotonic())
+            if len(asked) > 1:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(whole), whole))
+                return
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"Content-Length: 9999\r\n\r\n" if part == "body" else b"X-A: "))
+            while not done.wait(0.05):
+                self.wfile.write(b"a")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        assert asker_for(url, timeout=0.5).ask(["q"]) == ["A"]
+        done.set()
+        server.shutdown()
+    assert 0.45 < asked[1] - asked[0] < 3
 
 
 BROKEN = [

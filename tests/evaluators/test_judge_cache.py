@@ -49,6 +49,16 @@ def test_an_answered_question_is_never_asked_again(tmp_path):
     assert again.unknown(["one", "three", "three"]) == ["three"]
 
 
+def test_offline_reads_and_counts_but_asks_nothing(tmp_path):
+    scripted = Scripted(lambda q: "A", tokens=(5, 1))
+    asker = remembering(scripted, tmp_path)
+    asker.ask(["one", "two"])
+    reader = asker.offline()
+    assert reader.ask(["one", "three"]) == ["A", None] and scripted.asked == ["one", "two"]
+    assert (reader.usage().verdicts, reader.usage().tokens_in) == (1, 5)
+    assert asker.usage() == Usage(verdicts=2, asked=2, tokens_in=10, tokens_out=2)
+
+
 def test_another_judge_has_answers_of_its_own(tmp_path):
     remembering(Scripted(lambda q: "A"), tmp_path, {"model": "m"}).ask(["one"])
     other = Scripted(lambda q: "B")
@@ -59,6 +69,25 @@ def test_another_judge_has_answers_of_its_own(tmp_path):
 def test_failures_are_asked_again(tmp_path):
     assert remembering(Scripted(lambda q: None), tmp_path).ask(["one"]) == [None]
     assert remembering(Scripted(lambda q: "B"), tmp_path).ask(["one"]) == ["B"]
+
+
+def test_malformed_answers_are_paid_but_no_answers(tmp_path):
+    """Two of 7 + 16 tokens, then a verdict of 7 + 1: all three are in the bill, now and when it is read again."""
+
+    class Endpoint:
+        replies = iter([None, None, "A"])
+
+        def ask(self, prompts, keep):
+            verdict = next(self.replies)
+            keep(0, Answer(verdict, 7, 1 if verdict else 16))
+            return [verdict]
+
+    for expected in (None, None, "A"):
+        asker = remembering(Endpoint(), tmp_path)
+        assert asker.ask(["one"]) == [expected]
+    assert asker.usage() == Usage(verdicts=1, asked=1, tokens_in=21, tokens_out=33)
+    again = remembering(Scripted(lambda q: pytest.fail("asked")), tmp_path)
+    assert again.ask(["one"]) == ["A"] and again.usage() == Usage(1, 0, 21, 33)
 
 
 def test_what_was_answered_before_a_crash_is_kept(tmp_path):

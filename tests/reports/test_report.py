@@ -10,6 +10,7 @@ import pytest
 
 from alignment_bench.reports import figures
 from alignment_bench.reports.render import render
+from alignment_bench.results.integrity import write_record
 from alignment_bench.results.records import Generation
 from alignment_bench.results.store import Run, Store, write_json, write_jsonl
 
@@ -343,7 +344,7 @@ def test_text_from_data_is_inert(tmp_path, page):
     spoiled["data"] |= {"notes": [everything], "source": everything, "dropped": {everything: 1}}
     spoiled["contract"][everything] = everything
     spoiled["methods"][labels[0]] = {"name": everything, "params": {everything: everything}, "description": everything}
-    write_json(run.path / "run.json", spoiled)
+    write_record(run.path / "run.json", spoiled)
     found = run.summary
     found["warnings"] = [everything]
     found["gates"][0] |= {"name": everything, "text": everything, "passed": False}

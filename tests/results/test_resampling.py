@@ -17,6 +17,18 @@ def test_permutation_by_hand():
     assert np.isnan(permutation_p(np.array([[1.0], [2.0]])))
 
 
+@pytest.mark.parametrize(("prompts", "draws"), [(14, 9_999), (60, 499), (60, 1_000), (60, 2_500)])
+def test_random_swaps_are_those_of_scipy(prompts, draws):
+    """The same draws, so the same p to the last digit: on Gaussian scores, and on win rates, whose sums often tie."""
+    rng = np.random.default_rng(prompts + draws)
+    for totals in (rng.normal(0.2, 1, prompts), rng.choice([-0.5, 0.0, 0.5], prompts, p=[0.3, 0.2, 0.5])):
+        found = stats.permutation_test(
+            (totals,), lambda x, axis: x.sum(axis=axis), permutation_type="samples", vectorized=True,
+            n_resamples=draws, batch=1_000, rng=np.random.default_rng(0),
+        )  # fmt: skip
+        assert permutation_p(totals[None], draws) == found.pvalue
+
+
 def test_permutation_agrees_with_the_paired_t_test_on_gaussian_scores():
     values = np.random.default_rng(2).normal(0.12, 1, (1, 250))
     assert permutation_p(values) == pytest.approx(stats.ttest_1samp(values[0], 0).pvalue, abs=0.01)

@@ -106,6 +106,24 @@ def test_a_run_grows_under_one_contract_and_refuses_another(tmp_path):
         Run(tmp_path / "other").open(record({}))
 
 
+def test_one_column_has_one_evaluator(tmp_path):
+    """Cells remember what scored them; another evaluator of that name may join only by scoring all of them anew."""
+    store, run = Store(tmp_path), Run(tmp_path / "r")
+    one, two = {"judge": {"model": ["x"], "url": "u"}, "length": {}}, {"judge": {"model": ("y",), "url": "u"}}
+    run.open(record({}, ["dpo", "ppo"]), one, [("dpo", 0)])
+    made = store.stage("s", {}, text("1"))
+    for method in ("sft", "dpo", "ppo"):
+        run.place(method, 0, [made], one)
+    run.open(record({}, ["dpo"]), one, [("dpo", 0)])
+    run.open(record({}, ["dpo"]), {"judge": {"model": ("x",), "url": "u"}, "gold": {}}, [("dpo", 0)])
+    before = folder_digest(run.path)
+    with pytest.raises(InputError, match=r"ppo seed 0 was scored by another judge \(differs in model\)"):
+        run.open(record({}, ["dpo"]), two, [("sft", 0), ("dpo", 0)])
+    assert folder_digest(run.path) == before
+    run.open(record({}, ["dpo", "ppo"]), two, [("sft", 0), ("dpo", 0), ("ppo", 0)])
+    assert run.place("ppo", 0, [made], two).evaluators() == {"judge": {"model": ["y"], "url": "u"}}
+
+
 def test_cells_show_the_files_of_their_stages(tmp_path):
     store, run = Store(tmp_path), Run(tmp_path / "runs" / "b" / "r")
     run.open(record({}, ["dpo"]))

@@ -1,0 +1,158 @@
+"""What others made runs no code here: pickles, YAML tags, code beside a model; and names that are paths are refused."""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from alignment_bench.preferences.labels import label_path
+from alignment_bench.results.records import InputError
+from alignment_bench.results.store import Run, check_names, runs_folder
+
+SPEC = {
+    "name": "tiny", "preferences": "builtin/world", "rows": 60, "max_prompt_tokens": 150, "max_response_tokens": 90,
+    "sft": {"examples": 8, "lr": 1e-3}, "reward_model": {"examples": 8, "lr": 1e-3}, "budget": 8,
+}  # fmt: skip
+
+
+class Payload:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture
+def model(tmp_path, make_tiny) -> Path:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SPEC))
+    return make_tiny(tmp_path / "model")
+
+
+def pickled(model: Path, name: str, mark: Path) -> Path:
+    """The model with a payload for its weights."""
+    folder = Path(shutil.copytree(model, model.with_name(f"pickled-{name}")))
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps(Payload(mark)))
+    return folder
+
+
+def coded(model: Path, file: str, mark: Path) -> Path:
+    """The model with settings that name code of its own, which leaves a file behind when it is imported."""
+    folder = Path(shutil.copytree(model, model.with_name(f"coded-{file}")))
+    settings = json.loads((folder / file).read_text())
+    if file == "config.json":
+        settings |= {"model_type": "mine", "architectures": ["Mine"]}
+        settings["auto_map"] = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Mine",
+                                "AutoModelForSequenceClassification": "mine.Mine"}  # fmt: skip
+    else:
+        settings |= {"tokenizer_class": "MyTokenizer", "auto_map": {"AutoTokenizer": ["mine.MyTokenizer", None]}}
+    (folder / file).write_text(json.dumps(settings))
+    (folder / "mine.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nConfig = Mine = MyTokenizer = None\n")
+    return folder
+
+
+OPTIONS = ("--model", "--judge", "--reward-model")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.ckpt", "model.pkl"])
+def test_pickled_weights_are_refused(bench, model, tmp_path, name):
+    folder = pickled(model, name, mark := tmp_path / "executed")
+    for option in OPTIONS:
+        given = ["--model", model, option, folder] if option != "--model" else [option, folder]
+        done = bench("run", "-b", "tiny.yaml", "-m", "dpo", *given, cwd=tmp_path, code=2)
+        [said] = done.stderr.strip().splitlines()
+        assert f"{option} {folder}: its weights are pickled ({name})" in said
+    assert not mark.exists() and not (tmp_path / "results").exists()
+    pickle.loads((folder / name).read_bytes())
+    assert mark.exists()  # it would have been
+
+
+def test_a_pickle_beside_safetensors_is_never_opened(bench, model, tmp_path):
+    (model / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    (model / "training_args.bin").write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    from alignment_bench.results.checkpoint import Tuning, load_model
+
+    loaded = load_model(model, "lm", Tuning(precision="fp32", device="cpu"))
+    stored = load_file(model / "model.safetensors")["model.norm.weight"]
+    assert torch.equal(loaded.model.norm.weight, stored) and not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_model_is_refused(bench, model, tmp_path, monkeypatch, file):
+    """Even where somebody at the keyboard would say yes, as transformers asks."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder = coded(model, file, mark := tmp_path / "executed")
+    for option in OPTIONS:
+        given = ["--model", model, option, folder] if option != "--model" else [option, folder]
+        done = bench("run", "-b", "tiny.yaml", "-m", "dpo", *given, cwd=tmp_path, code=2)
+        [said] = done.stderr.strip().splitlines()
+        assert f"{option} {folder}: {file} asks to run code that comes with the model" in said
+    assert not mark.exists()
+
+
+def test_code_for_an_architecture_that_transformers_has_is_not_used(model, tmp_path):
+    from alignment_bench.benchmarks.models import find_model
+    from alignment_bench.results.checkpoint import Tuning, load_model
+
+    config = json.loads((model / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "mine.Mine"}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "mine.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'executed')!r})\n")
+    found = find_model(str(model), "--model")
+    assert type(load_model(found.path, "lm", Tuning(precision="fp32", device="cpu"))).__name__ == "LlamaForCausalLM"
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir [MARK]", "!!python/name:os.mkdir", "!mine {a: 1}"])
+def test_yaml_tags_run_nothing(bench, tmp_path, tag):
+    mark = tmp_path / "executed"
+    (tmp_path / "tiny.yaml").write_text(f"name: tiny\ndescription: {tag.replace('MARK', str(mark))}\n")
+    done = bench("run", "-b", "tiny.yaml", "-m", "dpo", cwd=tmp_path, code=2)
+    assert "tiny.yaml, line 2: not valid YAML (could not determine a constructor for the tag" in done.stderr
+    bench("run", "-b", "quick", "-m", "dpo:beta=!!python/name:os.mkdir", cwd=tmp_path, code=2)
+    assert not mark.exists()
+
+
+BAD_NAMES = ["../up", "/abs", "a/b", "nul\0", "x" * 300, "", ".", "..", ".hidden", " a", "a ", "con\n"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_that_are_no_names(bench, tmp_path, name):
+    """Of a method (a plugin may call itself anything), a benchmark, and a labeller (spaces and letters of any kind)."""
+    with pytest.raises(InputError, match="cannot be a folder's"):
+        check_names([name])
+    record = {"run_id": "r", "created": "", "commands": [], "contract": {}, "methods": {name: {}}}
+    with pytest.raises(InputError, match="cannot be a folder's"):
+        Run(tmp_path / "run").open(record)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**SPEC, "name": name, "model": "builtin/base_model"}))
+    done = bench("run", "-b", "tiny.yaml", "-m", "dpo", cwd=tmp_path, code=2)
+    assert done.stderr.startswith("bench: ") and "name: string should match pattern" in done.stderr
+    with pytest.raises(InputError, match="the labeller's name"):
+        label_path(tmp_path, f"{name}/x" if name.strip() in ("a", "con") else name)  # white space around it is trimmed
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_names_that_differ_in_case_only(tmp_path):
+    record = {"run_id": "r", "created": "", "commands": [], "contract": {}, "methods": {"dpo": {}}}
+    run = Run(runs_folder(tmp_path, "quick") / "r")
+    run.open(record)
+    with pytest.raises(InputError, match="'dpo' and 'DPO' differ in upper and lower case only"):
+        run.open({**record, "methods": {"DPO": {}}})
+    assert list(run.record["methods"]) == ["dpo"]
+    with pytest.raises(InputError, match="'quick' and 'Quick' differ"):
+        runs_folder(tmp_path, "Quick")
+    assert runs_folder(tmp_path, "quick") == tmp_path / "runs" / "quick"
+    (tmp_path / "labels").mkdir()
+    label_path(tmp_path, "Ann").write_text("")
+    with pytest.raises(InputError, match="'ann' differs from 'Ann', who is there already"):
+        label_path(tmp_path, "ann")
+    assert label_path(tmp_path, "Ann").exists()
