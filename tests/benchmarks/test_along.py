@@ -18,6 +18,7 @@ from alignment_bench.evaluators.judge_cache import Answer, RememberingAsker
 from alignment_bench.methods.base import Prompt
 from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.rollout import sample, to_generations
+from alignment_bench.results.chat import encode_prompt
 from alignment_bench.results.checkpoint import Checkpoint, Tuning
 from alignment_bench.results.outputs import read_outputs
 from alignment_bench.results.records import InputError
@@ -119,13 +120,13 @@ def test_checkpoints_and_export_of_adapters(tmp_path, make_tiny):
     (tmp_path / "lora.yaml").write_text(yaml.safe_dump({**SPEC, **changes, "methods": methods}))
     made = run_harness(Request(load_spec(str(tmp_path / "lora.yaml")), ("ppo", "dpo"), 1, tmp_path / "results"))
     assert made.failures == {}
-    text = "[user]Hello</s>[assistant]"
+    hello = ({"role": "user", "content": "Hello"},)
     for cell in (c for c in made.run.cells() if c.method != "sft"):
         folders = [cell.path / "along" / "000000008", cell.path / "policy"]
         assert all((folder / "adapter_config.json").exists() for folder in folders)
         models = [AutoModelForCausalLM.from_pretrained(folder) for folder in folders]
-        ids = AutoTokenizer.from_pretrained(folders[1])(text, return_tensors="pt")
-        halfway, final = (model(**ids).logits for model in models)
+        ids = encode_prompt(AutoTokenizer.from_pretrained(folders[1]), hello)
+        halfway, final = (model(input_ids=torch.tensor([ids])).logits for model in models)
         assert not torch.allclose(halfway, final, atol=1e-6)
         table = cell.along()
         assert sorted(table["examples"].unique()) == [0, 8, 16]
@@ -137,7 +138,7 @@ def test_checkpoints_and_export_of_adapters(tmp_path, make_tiny):
     for file, method in zip(files, ("ppo", "dpo"), strict=True):
         policy = Checkpoint(made.run.path / method / "seed-0" / "policy", "")
         network = Policy.open(policy, Tuning(4, precision="fp32", device="cpu"), trainable=False)
-        prompt = Prompt("x1", ({"role": "user", "content": "Hello"},), tuple(ids["input_ids"][0].tolist()))
+        prompt = Prompt("x1", hello, tuple(ids))
         [expected] = to_generations(network, sample(network, [prompt], max_new_tokens=8, seed=0))
         assert [a.output for a in read_outputs(file, "arena")] == [expected.response]
         network.network.close()
