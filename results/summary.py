@@ -14,14 +14,13 @@ from .overoptimization import overoptimization
 from .resampling import bootstrap_interval, permutation_p
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm, interval, minimum_detectable
-from .verdict import NO_DIFFERENCE, SFT, by_preference, failed_gates
+from .verdict import LEVEL, NO_DIFFERENCE, SFT, by_preference, failed_gates, few_seeds
 from .verdict import verdict as verdict
 
 if TYPE_CHECKING:
     import pandas
 
-LEVEL = 0.05
-MINIMUM_SEEDS = 3
+
 MINIMUM_PROMPTS = 30
 MINIMUM_COVERAGE = 0.9
 OF_THE_JUDGE = "judge."  # what judges say of themselves: no value for identical responses, and they are no gap
@@ -182,19 +181,7 @@ def _detectable(grids: Mapping[tuple[str, str], pandas.DataFrame], row: Mapping[
 
 def _cautions(grids: Mapping[tuple[str, str], pandas.DataFrame], rows: Mapping[str, Any]) -> list[str]:
     """What makes the intervals or the scores weaker than they look."""
-    cautions = []
-    trained = {name: row["seeds"] for name, row in rows.items() if name != SFT and row["seeds"]}
-    if single := [name for name, seeds in trained.items() if seeds == 1]:
-        cautions.append(
-            f"{', '.join(single)}: fewer than {MINIMUM_SEEDS} seeds; "
-            "intervals with one seed leave out the variation between training runs, so the verdict is about the "
-            "policies that were trained here, not about the methods"
-        )
-    if double := [name for name, seeds in trained.items() if 1 < seeds < MINIMUM_SEEDS]:
-        cautions.append(
-            f"{', '.join(double)}: fewer than {MINIMUM_SEEDS} seeds; "
-            "two training runs tell little about the variation between runs, so the intervals are wide"
-        )
+    cautions = few_seeds(rows)
     prompts: dict[str, int] = {}
     for (_, metric), grid in grids.items():
         count = int(grid.notna().any().sum())

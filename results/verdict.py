@@ -19,6 +19,8 @@ BY = {
     "judge_until_decided": "the judge, asked until decided",
 }
 NO_DIFFERENCE = "no significant difference"
+MINIMUM_SEEDS = 3
+LEVEL = 0.05  # below which an adjusted p shows a difference
 UNEQUAL = 1.5  # times the cost of another method from which on a difference in cost is said
 FLIPS = 0.1  # share of verdicts that flip when answers are swapped, above which the judge is doubted
 
@@ -31,8 +33,10 @@ class Findings:
     certainty: list[str]
     """What is shown, with intervals and p, by the evaluator that is trusted most and then by the others."""
     cost: list[str]
+    confounds: list[str]
+    """What else than the method may explain the figures: few seeds, unequal compute."""
     watch: list[str]
-    """What may mislead: over-optimization, length, unequal compute, evaluators that contradict each other."""
+    """What may mislead: over-optimization, evaluators that contradict each other, length, a doubtful judge."""
     not_shown: list[str]
 
 
@@ -61,15 +65,33 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         _recommendation(summary, metrics),
         certainty + _rating_sentences(summary, metrics),
         _cost_sentences(summary),
+        [*few_seeds(summary["methods"]), *_unequal_compute(summary)],
         [
             *(f"{found['text']}." for found in summary.get("overoptimization", {}).values()),
             *_contradictions(summary, metrics),
             *_length_sentences(summary, metrics),
-            *_unequal_compute(summary),
             *_doubtful_judges(summary),
         ],
-        undecided + _limits(summary, metrics),
+        undecided + _limits(summary),
     )
+
+
+def few_seeds(methods: Mapping[str, Any]) -> list[str]:
+    """Where too few training runs stand behind a method to tell how much they vary."""
+    said = []
+    trained = {name: row["seeds"] for name, row in methods.items() if name != SFT and row["seeds"]}
+    if single := [name for name, seeds in trained.items() if seeds == 1]:
+        said.append(
+            f"{', '.join(single)}: fewer than {MINIMUM_SEEDS} seeds; "
+            "intervals with one seed leave out the variation between training runs, so the verdict is about the "
+            "policies that were trained here, not about the methods"
+        )
+    if double := [name for name, seeds in trained.items() if 1 < seeds < MINIMUM_SEEDS]:
+        said.append(
+            f"{', '.join(double)}: fewer than {MINIMUM_SEEDS} seeds; "
+            "two training runs tell little about the variation between runs, so the intervals are wide"
+        )
+    return said
 
 
 def _headline(summary: Mapping[str, Any]) -> list[str]:
@@ -162,7 +184,7 @@ def _doubtful_judges(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _limits(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:
+def _limits(summary: Mapping[str, Any]) -> list[str]:
     """What no run of this kind shows, and what this one was not asked."""
     said = []
     if any(row["seeds"] == 1 for name, row in summary["methods"].items() if name != SFT):
@@ -174,7 +196,8 @@ def _limits(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:
             "known true reward."
         )
     said.append("Other models, data, budgets and settings than those of the contract below.")
-    if not any("judge" in metric for metric in metrics):
+    measured = {metric for row in summary["methods"].values() for metric in row["metrics"]}
+    if not any(metric.startswith("win_rate.judge") for metric in measured):
         said.append("What a judge says: none was asked.")
     said.append("What people prefer: every score here comes from a model or a formula.")
     if not summary.get("overoptimization"):

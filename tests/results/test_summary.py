@@ -229,12 +229,15 @@ def test_findings_sort_what_is_shown_from_what_is_not():
     assert found.cost == [
         "a: 1 min 30 s, 6.00 GFLOP, 2,000 reward queries.", "b: 30 s, 2.00 GFLOP.", "a takes 3.0 times as long as b.",
     ]  # fmt: skip
+    assert found.confounds[0].startswith("a, b: fewer than 3 seeds; intervals with one seed")
+    assert found.confounds[1:] == [
+        "The budget is equal in examples, not in compute: a spends 3.0 times the FLOPs of b, so a part of what "
+        "separates them may be bought."
+    ]
     assert found.watch == [
         "Evaluators contradict each other: a is better by the true reward; sft is better by the judge.",
-        "The budget is equal in examples, not in compute: a spends 3.0 times the FLOPs of b, so a part of what "
-        "separates them may be bought.",
         "The judge changes its verdict on 25% of the pairs when the two answers are swapped.",
-    ]  # fmt: skip
+    ]
     assert found.not_shown[0].startswith("No significant difference between b and SFT: it wins 50%")
     assert any("with one seed" in said for said in found.not_shown)
     assert not any("none was asked" in said for said in found.not_shown)
