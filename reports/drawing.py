@@ -98,7 +98,7 @@ def finish_panel(drawing: Any, key: str, title: str, text: str) -> Panel:
     """Write a drawing as SVG markup that can stand in an HTML page beside others: own ids, no prolog, page colours."""
     import matplotlib
 
-    key = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
+    key = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")[:80]
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})

@@ -65,7 +65,7 @@ def win_rates(methods: Mapping[str, Any], looks: Looks, names: Mapping[str, str]
             f"{m} {100 * c['mean']:.1f}% ({100 * limits(c)[0]:.1f} to {100 * limits(c)[1]:.1f})"
             for m, c in cells.items()
         )
-        panels.append(finish_panel(canvas, f"win-{metric}", name, f"{name}: {text}"))
+        panels.append(finish_panel(canvas, metric, name, f"{name}: {text}"))
     return Figure(
         "Win rate against SFT",
         "Share of held-out prompts on which the method's response beats the SFT response (a tie counts half). "

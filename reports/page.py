@@ -16,8 +16,10 @@ from .wording import JUDGE_MEASURES, flat, is_headline, ordered, split, title
 NO_FINDINGS = Findings("No verdict: this run has not been summarized.", [], [], [], [], [])
 
 
-def page(material: Material, looks: Mapping[str, drawing.Style] | None = None) -> dict[str, Any]:
-    """What the templates of HTML and Markdown show. looks: those of a page with several runs."""
+def page(
+    material: Material, looks: Mapping[str, drawing.Style] | None = None, with_figures: bool = True
+) -> dict[str, Any]:
+    """What the templates of HTML and Markdown show; looks: those of a page with several runs, which has no figures."""
     record, summary, methods = material.record, material.summary, material.methods
     looks = looks or drawing.styles(material.names)
     said = findings(summary) if summary else NO_FINDINGS
@@ -44,7 +46,7 @@ def page(material: Material, looks: Mapping[str, drawing.Style] | None = None) -
         "groups": columns,
         "cells": {m: {c.key: cell(summary, m, c.key) for g in columns for c in g.columns} for m in shown},
         "matrices": matrices(summary, shown),
-        "figures": drawn(material, looks),
+        "figures": drawn(material, looks) if with_figures else {},
         "signs": pathology.signs(summary, material.logs) if summary else {},
         "pathologies": pathology.PATHOLOGIES,
         "comparisons": by_metric(summary.get("comparisons", []), methods),

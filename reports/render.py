@@ -17,6 +17,7 @@ from ..results import quantities
 from ..results.records import InputError, nearest
 from ..results.store import Run, write_json
 from . import drawing, tables, wording
+from .contracts import differences
 from .page import page
 from .reading import Material, read
 
@@ -29,16 +30,49 @@ def render(runs: Sequence[Run], out: Path | None = None, formats: Sequence[str] 
     """Write the report of each run and return the paths; InputError for an unknown format.
 
     html: `index.html`; md: `report.md`; latex: `tables.tex`; csv, parquet: a file a table in `tables/`; json:
-    `report.json`; svg, pdf: every drawing in `figures/`. Without `out` a report lies in the run's own folder; with
-    `out` and several runs each gets a folder of its own below, named by its run id.
+    `report.json`; svg, pdf: every drawing in `figures/`. Without `out` a report lies in the run's own folder. Several
+    runs have, beside a report each, an overview that says what differs between their contracts: with `out` it lies
+    there and the reports in folders below, named by their run ids; without, in `report/` of the folder they share.
     """
     for name in formats:
         if name not in FORMATS:
             raise InputError(f"--format {name} is not known; {nearest(name, FORMATS)}")
+    materials = [read(run) for run in runs]
+    folders = _folders(runs, out)
     written: list[Path] = []
-    for run, folder in zip(runs, _folders(runs, out), strict=True):
-        written += _write_report(read(run), folder, formats)
+    if len(runs) > 1:
+        written += _write_overview(materials, folders, _overview_folder(runs, out), formats)
+    for material, folder in zip(materials, folders, strict=True):
+        written += _write_report(material, folder, formats)
     return written
+
+
+def _overview_folder(runs: Sequence[Run], out: Path | None) -> Path:
+    if out is not None:
+        return Path(out)
+    shared = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
+    if shared == Path(shared.anchor):
+        raise InputError("these runs share no folder for their overview; give one with --out")
+    return shared / "report"
+
+
+def _write_overview(
+    materials: Sequence[Material], folders: Sequence[Path], folder: Path, formats: Sequence[str]
+) -> list[Path]:
+    """One page for several runs: what differs, then each run's verdict and leaderboard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    looks = drawing.styles([name for material in materials for name in material.names])
+    runs = [
+        {
+            "label": f"{material.record.get('benchmark', 'run')} {material.record.get('run_id', '')}".strip(),
+            "link": Path(os.path.relpath(place / "index.html", folder)).as_posix(),
+            "page": page(material, looks, with_figures=False),
+        }
+        for material, place in zip(materials, folders, strict=True)
+    ]
+    shown = {"runs": runs, "differs": differences([material.record for material in materials])}
+    pages = (("html", "overview.html.j2", "index.html"), ("md", "overview.md.j2", "report.md"))
+    return [_write(folder / file, _fill(template, shown)) for name, template, file in pages if name in formats]
 
 
 def _folders(runs: Sequence[Run], out: Path | None) -> list[Path]:

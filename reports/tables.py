@@ -78,7 +78,7 @@ def latex(material: Material) -> str:
         for start in range(1, len(heads), WIDEST):
             part = [0, *range(start, min(start + WIDEST, len(heads)))]
             frame = pandas.DataFrame([[row[i] for i in part] for row in rows], columns=[heads[i] for i in part])
-            caption = f"{group.title}. Means with 95% intervals." if "ost" not in group.title else f"{group.title}."
+            caption = f"{group.title}. Means with 95\\% intervals." if "ost" not in group.title else f"{group.title}."
             parts.append(_table(frame, caption))
     rows = [
         [evaluator(name), row["a"], row["b"], f"{value(row['mean'], 'win_rate')} {bracket(row, 'win_rate')}".strip()]

@@ -258,6 +258,12 @@ def make_run():
 
 
 @pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """One made-up run that no test changes."""
+    return fake_run(tmp_path_factory.mktemp("made_up"))
+
+
+@pytest.fixture(scope="session")
 def parse():
     """Page(source): elements with their attributes, and text."""
     return Page

@@ -7,11 +7,12 @@ import json
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from alignment_bench.reports.render import render
-from alignment_bench.results.store import write_json
+from alignment_bench.results.store import Run, write_json
 
 PAYLOADS = [
     "<script>window.pwned=1</script>",
@@ -262,15 +263,15 @@ def test_it_prints(page):
 
 
 def test_thousands_of_samples_stay_quick(browser, page):
-    """20,000 prompts: found by a word, sorted by lead and drawn within a second each."""
+    """5,000 prompts are sorted by lead and drawn within a second."""
     source = page.content()
     data = json.loads(re.search(r'id="samples-data">(.*?)</script>', source)[1])
-    data["rows"] = [
-        {**data["rows"][n % 60], "id": f"p-{n}", "prompt": [["user", f"question {n}"]]} for n in range(20_000)
-    ]
-    for method in data["rows"][:60]:
-        for answer in method["answers"]:
+    for row in data["rows"]:
+        for answer in row["answers"]:
             answer["text"] = answer["text"][-100:]
+    data["rows"] = [
+        {**data["rows"][n % 60], "id": f"p-{n}", "prompt": [["user", f"question {n}"]]} for n in range(5_000)
+    ]
     fresh = browser.new_context().new_page()
     section = re.search(r'<section id="samples".*?</section>', source, flags=re.DOTALL)[0]
     section = re.sub(r"(<select[^>]*>).*?</select>", r'\1<option value="all"><option value="wins"></select>', section)
@@ -288,3 +289,26 @@ def test_thousands_of_samples_stay_quick(browser, page):
     assert fresh.locator("#sample-status").text_content().startswith("1 to 10 of ")
     assert took < 1000
     fresh.context.close()
+
+
+def test_an_overview_of_hostile_runs(browser, tmp_path, written, problems):
+    """Two runs with contracts that differ: a table each that sorts alone, links to the reports, nothing runs."""
+    attacked = Run(written[0].parent.parent)
+    runs = []
+    for name, budget in (("one", 1), ("two", 2)):
+        runs.append(Run(tmp_path / "runs" / name))
+        record = attacked.record | {"run_id": f"{name} {PAYLOADS[1]}"}
+        record["contract"] = record["contract"] | {"budget": budget}
+        write_json(runs[-1].path / "run.json", record)
+        runs[-1].write_summary({**attacked.summary, "head_to_head": {}})
+    overview = render(runs, tmp_path / "out", formats=("html",))[0]
+    page = open_page(browser, overview, problems)
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("#verdict").get_by_text("the budgets differ").is_visible()
+    assert page.locator("table.leaderboard").count() == 2
+    first, second = (page.locator(f"#t-leaderboard-{n}") for n in (1, 2))
+    first.locator("th[data-column='1'] button").click()
+    assert first.locator("[aria-sort]").count() == 1 and second.locator("[aria-sort]").count() == 0
+    for link in page.get_by_role("link", name="The whole report").all():
+        assert (overview.parent / unquote(link.get_attribute("href"))).is_file()
+    page.context.close()

@@ -18,11 +18,6 @@ PROMPTS = [f"quick-{n}" for n in range(60)]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, make_run):
-    return make_run(tmp_path_factory.mktemp("report"))
-
-
-@pytest.fixture(scope="module")
 def written(run):
     page, markdown = render([run])
     assert (page, markdown) == (run.path / "report" / "index.html", run.path / "report" / "report.md")
@@ -233,14 +228,3 @@ def test_markdown_holds_the_findings(written):
     assert "| ppo | 71.0% [64.9, 77.1] | 78.0% [72.8, 83.2] | 67.0% [59.6, 74.4], 88.3% answered |" in tables[0]
     assert "| orpo | 9.3 s | 11.0 TFLOP |" in markdown
     assert "| dpo | 64.0% [59.0, 69.0], p = 0.003 | 43.0% [38.0, 48.0], p = 0.003 | – |" in markdown
-
-
-def test_several_runs_go_into_folders_of_their_own(tmp_path):
-    runs = [Run(tmp_path / name) for name in ("a", "b", "c")]
-    for run, run_id in zip(runs, ("one", "../two", "one"), strict=True):
-        write_json(run.path / "run.json", {"run_id": run_id})
-    written = render(runs, tmp_path / "out")
-    assert len({p.parent for p in written}) == 3
-    assert all(p.exists() and p.parent.parent == tmp_path / "out" for p in written)
-    assert not list((tmp_path / "out").rglob("*.partial"))
-    assert render(runs[:1], tmp_path / "single")[0] == tmp_path / "single" / "index.html"
