@@ -70,8 +70,9 @@ def styles(methods: Iterable[str]) -> dict[str, Style]:
 def new_canvas(height: float) -> tuple[Any, Any]:
     """A matplotlib figure and its axes, `height` in inches."""
     from matplotlib.figure import Figure as Drawing
+    from matplotlib.layout_engine import TightLayoutEngine
 
-    drawing = Drawing(figsize=(WIDTH, height), layout="constrained")
+    drawing = Drawing(figsize=(WIDTH, height), layout=TightLayoutEngine(pad=0.4))
     axes = drawing.subplots()
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -118,10 +119,13 @@ def save(panel: Panel, path: Path) -> None:
     import matplotlib
 
     axes = panel.drawing.axes[0]
-    axes.set_title(literal(panel.title), loc="left", size=SIZE + 1, color=INK)
-    handles, labels = axes.get_legend_handles_labels()
-    if handles and axes.get_legend() is None:
-        axes.legend(handles, labels, frameon=False, labelcolor=INK, fontsize=SIZE - 1)
+    if not axes.get_title("left"):
+        axes.set_title(literal(panel.title), loc="left", size=SIZE + 1, color=INK)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles and axes.get_legend() is None:
+            axes.legend(handles, labels, frameon=False, labelcolor=INK, fontsize=SIZE - 1)
+        panel.drawing.draw_without_rendering()
+        panel.drawing.set_layout_engine("none")  # the second file keeps the places that were found for the first
     settings = {"svg.fonttype": "none", "svg.hashsalt": panel.key, "pdf.fonttype": 42}
     made = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
     with matplotlib.rc_context(settings):

@@ -90,7 +90,7 @@ def _folders(runs: Sequence[Run], out: Path | None) -> list[Path]:
 
 def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    shown = page(material)
+    shown = page(material, with_figures=not {"html", "svg", "pdf"}.isdisjoint(formats))
     written: list[Path] = []
     for name, template, file in (("html", "report.html.j2", "index.html"), ("md", "report.md.j2", "report.md")):
         if name in formats:

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pandas
 import pytest
 
+from alignment_bench.reports import curves, drawing
 from alignment_bench.reports.contracts import MEANING, differences
 from alignment_bench.reports.reading import Material
 from alignment_bench.reports.render import FORMATS, render
@@ -19,8 +20,9 @@ from alignment_bench.results.store import Run, write_json
 
 @pytest.fixture(scope="module")
 def written(run, tmp_path_factory):
+    """All formats without drawings; those have a test of their own, for each takes long to write."""
     out = tmp_path_factory.mktemp("formats")
-    paths = render([run], out, FORMATS)
+    paths = render([run], out, [name for name in FORMATS if name not in ("html", "svg", "pdf")])
     assert len(set(paths)) == len(paths) and all(path.is_file() for path in paths)
     assert not list(out.rglob("*.partial"))
     return out
@@ -98,16 +100,27 @@ def test_latex_compiles(written, tmp_path):
     assert (tmp_path / "paper.pdf").stat().st_size > 0
 
 
-def test_every_drawing_of_the_page_is_a_file(written):
-    drawn = (written / "index.html").read_text(encoding="utf-8").count("<svg")
-    svgs, pdfs = (sorted((written / "figures").glob(f"*.{ending}")) for ending in ("svg", "pdf"))
-    assert len(svgs) == len(pdfs) == drawn
-    for path in svgs:
+def test_every_drawing_of_the_page_is_a_file(run, tmp_path):
+    bare = Run(tmp_path / "bare")  # without cells there are no training curves, which saves time
+    write_json(bare.path / "run.json", run.record)
+    bare.write_summary(run.summary)
+    page, *figures = render([bare], tmp_path / "out", ("html", "svg", "pdf"))
+    drawn = page.read_text(encoding="utf-8").count("<svg")
+    assert len(figures) == 2 * drawn == 2 * 13  # 3 win rates, 3 costs, 2 frontiers, gold-proxy, 2 lengths, RM, judge
+    for path in figures[:drawn]:
         assert "var(--" not in path.read_text(encoding="utf-8")
         ElementTree.parse(path)
-    assert all(path.read_bytes().startswith(b"%PDF") for path in pdfs)
-    curve = (written / "figures" / "curve-kl.svg").read_text(encoding="utf-8")
-    assert ">ppo<" in curve and "KL to SFT (nats)" in curve  # a file has its own legend and title
+    assert all(path.suffix == ".pdf" and path.read_bytes().startswith(b"%PDF") for path in figures[drawn:])
+    assert "Win rate against SFT (true reward)" in (tmp_path / "out/figures/win-rate-gold.svg").read_text("utf-8")
+
+
+def test_a_file_has_its_own_title_and_legend(tmp_path):
+    logs = {m: [[{"examples": n, "kl": n / size} for n in range(9)]] for m, size in (("$dpo$", 2), ("ppo", 1))}
+    (panel,) = curves.training(logs, drawing.styles(logs)).panels
+    assert ">ppo<" not in panel.svg and "KL to SFT (nats)" not in panel.svg.partition(">")[2]
+    drawing.save(panel, tmp_path / "kl.svg")
+    text = (tmp_path / "kl.svg").read_text(encoding="utf-8")
+    assert ">ppo<" in text and ">$dpo$<" in text and "KL to SFT (nats)" in text
 
 
 def test_an_unknown_format_is_told_with_the_nearest(run, tmp_path):
