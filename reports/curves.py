@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..results.quantities import known
-from .drawing import DASHED, INK, Figure, Panel, Style, finish_panel, new_canvas
+from .drawing import DASHED, INK, Figure, Panel, Style, finish_panel, literal, new_canvas
 
 BINS = 40  # a curve is drawn through at most this many points
 
@@ -95,15 +95,9 @@ def _curve(metric: str, title: str, axis: str, logs: Logs, looks: Mapping[str, S
             low, high = numpy.nanmin(lines, axis=0), numpy.nanmax(lines, axis=0)
             axes.fill_between(middle, low, high, color=look.colour, alpha=0.2, linewidth=0)
         axes.plot(
-            middle,
-            mean,
-            color=look.colour,
-            linewidth=1.8,
-            marker=look.marker,
-            markersize=5.5,
-            markevery=[-1],
-            label=method,
-        )
+            middle, mean, color=look.colour, linewidth=1.8, marker=look.marker, markersize=5.5, markevery=[-1],
+            label=literal(method),
+        )  # fmt: skip
         spoken.append(f"{method} from {mean[0]:.3g} to {mean[-1]:.3g}")
     if metric.endswith("displacement"):
         axes.axhline(0, color=INK, linewidth=1, linestyle=DASHED)

@@ -208,13 +208,13 @@ def test_a_run_with_nothing_but_its_record(tmp_path, make_run, parse):
     assert "No results" in markdown
 
 
-def test_values_that_are_no_numbers_are_shown_as_missing(tmp_path, make_run, parse):
-    run = make_run(tmp_path)
-    found = run.summary
+def test_values_that_are_no_numbers_are_shown_as_missing(tmp_path, run, parse):
+    found, bare = run.summary, Run(tmp_path / "bare")
+    write_json(bare.path / "run.json", run.record)
     found["methods"]["dpo"]["metrics"]["win_rate.gold"] = {"mean": None, "low": None, "high": None, "n": 0}
     found["comparisons"][0] |= {"difference": None, "low": None, "high": None, "p": None, "p_adjusted": None}
-    run.write_summary(found)
-    text = parse(render([run])[0].read_text(encoding="utf-8")).text
+    bare.write_summary(found)
+    text = parse(render([bare])[0].read_text(encoding="utf-8")).text
     assert "None" not in text and "nan" not in text.lower().split()
 
 
