@@ -5,7 +5,6 @@ One report serves all tests: a made-up run whose every text carries fifteen scri
 
 import json
 import re
-import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -56,18 +55,6 @@ def written(tmp_path_factory, make_run):
     found["overoptimization"] = {"ppo": {"text": EVERYTHING, "points": [], "fits": {}}}
     run.write_summary(found)
     return render([run])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no Chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
