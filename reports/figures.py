@@ -35,6 +35,8 @@ SPENT = {
     ),
 }
 
+CROWD = 6  # methods; with more of them marks get smaller and intervals fainter, for they cost about the same
+
 
 def win_rates(methods: Mapping[str, Any], looks: Looks, names: Mapping[str, str]) -> Figure | None:
     """Win rate against SFT with its interval, a panel an evaluator; None if nothing was scored.
@@ -237,8 +239,8 @@ def _cost_panel(
         axes.step([xs[0], *xs, end], [0.5, *ys, ys[-1]], where="post", color=INK, linewidth=1, alpha=0.55)
     for method, (value, cell) in points.items():
         look = looks[method]
-        axes.plot([value] * 2, limits(cell), color=look.colour, linewidth=1.4)
-        axes.plot([value], [cell["mean"]], look.marker, color=look.colour, markersize=9)
+        axes.plot([value] * 2, limits(cell), color=look.colour, linewidth=1.4, alpha=0.4 if len(points) > CROWD else 1)
+        axes.plot([value], [cell["mean"]], look.marker, color=look.colour, markersize=9 if len(points) <= CROWD else 7)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel(axis)
     axes.yaxis.set_major_formatter(_percent)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..results import pathology
-from ..results.verdict import Findings, findings
+from ..results.findings import Findings, findings
 from . import curves, drawing, figures
 from .along import reward_along
 from .leaderboard import cell, groups, matrices

@@ -50,14 +50,15 @@ def signs(summary: Mapping[str, Any], logs: Logs) -> dict[str, dict[str, Sign]]:
 
 
 def flags(summary: Mapping[str, Any], logs: Logs) -> list[str]:
-    """A sentence for each flag: "ppo: length drifted (responses are 38% longer than SFT's)."""
-    titles = {p.name: p.flag for p in PATHOLOGIES}
-    return [
-        f"{method}: {titles[name]} ({sign.text})."
-        for method, row in signs(summary, logs).items()
-        for name, sign in row.items()
-        if sign.state == "flag"
-    ]
+    """A sentence for each kind of flag: "Length drifted: ppo (responses are 38% longer than SFT's)."""
+    found = signs(summary, logs)
+    said = []
+    for kind in PATHOLOGIES:
+        rows = {method: row[kind.name] for method, row in found.items() if row[kind.name].state == "flag"}
+        if rows:
+            listed = ", ".join(f"{method} ({sign.text})" for method, sign in rows.items())
+            said.append(f"{kind.flag[0].upper()}{kind.flag[1:]}: {listed}.")
+    return said
 
 
 def _displacement(summary: Mapping[str, Any], method: str, logs: Sequence[Sequence[Mapping[str, Any]]]) -> Sign:
@@ -67,7 +68,7 @@ def _displacement(summary: Mapping[str, Any], method: str, logs: Sequence[Sequen
     if not ends:
         return Sign("unknown", "not logged")
     mean = sum(ends) / len(ends)
-    text = f"chosen replies moved by {_signed(mean)} nats against SFT"
+    text = f"{_signed(mean)} nats against SFT"
     return Sign("flag" if mean < -LOST else "clear", text)
 
 

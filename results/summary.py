@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .analysis import head_to_head, length_control, ratings, until_decided
+from .findings import few_seeds
 from .overoptimization import overoptimization
 from .resampling import bootstrap_interval, permutation_p
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm, interval, minimum_detectable
-from .verdict import LEVEL, NO_DIFFERENCE, SFT, by_preference, failed_gates, few_seeds
+from .verdict import LEVEL, NO_DIFFERENCE, SFT, by_preference, failed_gates
 from .verdict import verdict as verdict
 
 if TYPE_CHECKING:

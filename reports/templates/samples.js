@@ -133,7 +133,7 @@
     const row = data.rows[place];
     const by = Number(controls.by.value);
     const last = row.prompt.length ? row.prompt[row.prompt.length - 1][1] : '(empty prompt)';
-    const badges = make('span', { class: 'badges' });
+    const badges = make('span', { class: trained.length > 3 ? 'badges many' : 'badges' });
     for (const method of trained) {
       const won = row.answers[method].scores[by]?.[1] ?? null;
       const look = data.methods[method];

@@ -72,7 +72,7 @@ def test_the_verdict_says_what_a_reader_asks_first(written, parse):
             "What it costs",
             "ppo takes 14.4 times as long as orpo.",  # 134.2 s of 9.34 s
             "What to watch",
-            "chosen replies became less likely (chosen replies moved by −2.00 nats against SFT)",  # 120 steps / 60
+            "Chosen replies became less likely: ppo (−2.00 nats against SFT), dpo (",  # 120 steps / 60
             "The judge changes its verdict on 22% of the pairs",
             "What was not shown",
             "No significant difference between ppo and dpo",

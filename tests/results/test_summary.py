@@ -7,7 +7,7 @@ import pytest
 
 from alignment_bench.results.statistics import interval
 from alignment_bench.results.summary import summarize, table
-from alignment_bench.results.verdict import NO_DIFFERENCE, _choice, findings, verdict
+from alignment_bench.results.verdict import NO_DIFFERENCE, _choice, verdict
 
 
 def scores(method, metric, *seeds):
@@ -214,30 +214,3 @@ def test_the_opening_sentence_names_a_method_only_if_one_stands_out():
         ("a", "sft", "a"), ("b", "sft", "b"), ("c", "sft", "c"), ("a", "b", None), ("a", "c", "a"), ("b", "c", None)
     )
     assert _choice(three).startswith("a and b beat SFT")
-
-
-def test_findings_sort_what_is_shown_from_what_is_not():
-    judge = "win_rate.judge"
-    rows = scores("a", GOLD, STRONG) + scores("b", GOLD, EVEN) + scores("a", judge, [1 - v for v in STRONG])
-    costs = {"a": [{"seconds": 90.0, "flops": 6e9, "reward_queries": 2000.0}], "b": [{"seconds": 30.0, "flops": 2e9}]}
-    made = make(rows, costs) | {"judges": {"audit": {"judge": {"flip": {"mean": 0.25}}}}}
-    found = findings(made)
-    assert found.recommendation == "Use a: it alone is shown to beat SFT by the true reward."
-    assert [said.partition(":")[0] for said in found.certainty] == [
-        "a beats SFT", "a is better than b", "By the judge", "Elo points over SFT by the true reward",
-    ]  # fmt: skip
-    assert found.cost == [
-        "a: 1 min 30 s, 6.00 GFLOP, 2,000 reward queries.", "b: 30 s, 2.00 GFLOP.", "a takes 3.0 times as long as b.",
-    ]  # fmt: skip
-    assert found.confounds[0].startswith("a, b: fewer than 3 seeds; intervals with one seed")
-    assert found.confounds[1:] == [
-        "The budget is equal in examples, not in compute: a spends 3.0 times the FLOPs of b, so a part of what "
-        "separates them may be bought."
-    ]
-    assert found.watch == [
-        "Evaluators contradict each other: a is better by the true reward; sft is better by the judge.",
-        "The judge changes its verdict on 25% of the pairs when the two answers are swapped.",
-    ]
-    assert found.not_shown[0].startswith("No significant difference between b and SFT: it wins 50%")
-    assert any("with one seed" in said for said in found.not_shown)
-    assert not any("none was asked" in said for said in found.not_shown)
