@@ -23,6 +23,9 @@ INK, RULE = "#1c2126", "#dde2e7"  # of text and grid in files; the page puts its
 WIDTH = 5.2  # inches at 72 units an inch: 374 units, so about one CSS pixel a unit on a phone
 SIZE = 11  # of letters, in the same units
 DASHED = (0, (4, 3))
+PLACES = re.compile(
+    r'\b(?:d|x|y|width|height|transform)="[^"]*"'
+)  # attributes with places, two digits of which will do
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def finish_panel(drawing: Any, key: str, title: str, text: str) -> Panel:
     opening = f'<svg viewBox="{view}" role="img" aria-label="{html.escape(text)}">'
     svg = re.sub(r"^<svg[^>]*>", lambda _: opening, svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", svg).replace("xlink:href", "href")
+    svg = PLACES.sub(lambda attribute: re.sub(r"(\.\d\d)\d+", r"\1", attribute[0]), svg)
     svg = svg.replace(INK, "var(--ink)").replace(RULE, "var(--rule)")
     return Panel(key, title, re.sub(r"\s*\n\s*", "\n", svg), text, drawing)
 

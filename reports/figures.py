@@ -267,7 +267,9 @@ def length(summary: Mapping[str, Any], methods: Mapping[str, Any], looks: Looks)
         panels.append(finish_panel(canvas, "length", "Mean length (tokens)", f"Mean length: {text}"))
     for name, rows in (summary.get("length_controlled") or {}).items():
         metric = f"win_rate.{name}"
-        rows = {m: c for m, c in rows.items() if m in methods and known(c.get("mean"))}
+        rows = {
+            m: c for m, c in rows.items() if known(c.get("mean")) and metric in methods.get(m, {}).get("metrics", {})
+        }
         if not rows:
             continue
         canvas, axes = rows_canvas(list(rows))

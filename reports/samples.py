@@ -4,16 +4,16 @@ They go into the page as one block of JSON that the page's script shows a few at
 and not by what they show: all of them, or every k-th where all would make the page too large.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..results.records import Generation
 from .drawing import Style
 from .reading import Trained
 from .wording import evaluator, natural, ordered
 
-LIMIT = 1_000_000  # characters of prompts and responses in one page
+LIMIT = 1_000_000  # characters of JSON in one page
 
 
 def samples(cells: Sequence[Trained], looks: Mapping[str, Style], limit: int = LIMIT) -> dict[str, Any]:
@@ -27,8 +27,6 @@ def samples(cells: Sequence[Trained], looks: Mapping[str, Style], limit: int = L
         if cell.generations:
             first.setdefault(cell.method, cell)
     ids = natural(list(set.intersection(*(set(c.generations) for c in first.values())))) if first else []
-    size = sum(_size(cell.generations[i]) for cell in first.values() for i in ids)
-    every = max(1, math.ceil(size / limit))
     metrics = ordered({m for cell in first.values() for m in cell.scores})
     names = [
         name
@@ -44,8 +42,10 @@ def samples(cells: Sequence[Trained], looks: Mapping[str, Style], limit: int = L
             ],
             "answers": [_answer(cell, prompt_id, names) for cell in first.values()],
         }
-        for prompt_id in ids[::every]
+        for prompt_id in ids
     ]
+    every = max(1, math.ceil(len(json.dumps(rows)) / limit))
+    rows = rows[::every]
     return {
         "methods": [
             {"name": name, "seed": cell.seed, "colour": looks[name].colour, "glyph": looks[name].glyph}
@@ -58,10 +58,6 @@ def samples(cells: Sequence[Trained], looks: Mapping[str, Style], limit: int = L
         "shown": len(rows),
         "every": every,
     }
-
-
-def _size(generation: Generation) -> int:
-    return len(generation.response) + sum(len(message["content"]) for message in generation.prompt)
 
 
 def _answer(cell: Trained, prompt_id: str, names: Sequence[str]) -> dict[str, Any]:

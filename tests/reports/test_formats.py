@@ -172,3 +172,11 @@ def test_without_out_the_overview_lies_where_the_runs_lie(tmp_path, parse):
     text = parse(overview.read_text(encoding="utf-8")).text
     assert "the same contract" in text and "do not compare" not in text
     assert render(runs[:1], tmp_path / "single")[0] == tmp_path / "single" / "index.html"
+
+
+def test_the_command_takes_formats_by_comma(bench, tmp_path):
+    (run,) = bare_runs(tmp_path, 1)
+    done = bench("report", run.path, "--out", tmp_path / "out", "--format", "md, json", cwd=tmp_path)
+    assert done.stdout.split() == [str(tmp_path / "out" / name) for name in ("report.md", "report.json")]
+    wrong = bench("report", run.path, "--format", "pfd", cwd=tmp_path, code=2)
+    assert "did you mean 'pdf'" in wrong.stderr

@@ -106,6 +106,28 @@ def test_the_pareto_front_by_hand():
     assert figures.pareto({**points, "sft": (0.0, 0.95)}) == ["sft"]
 
 
+def test_gold_against_proxy_goes_through_every_checkpoint():
+    """By the checkpoints along training where there are any, else by the end alone; nothing without a proxy."""
+    looks = drawing.styles(["x"])
+
+    def cell(mean):
+        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}
+
+    points = [{"reward": {"reward.training": cell(n), "reward.gold": cell(n * (3 - n))}} for n in (1, 2, 3)]
+    along = figures.gold_against_proxy({"overoptimization": {"x": {"points": points}}}, looks)
+    (panel,) = along.panels
+    assert panel.text == "x ends at the training reward model +3.00, the true reward +0.00"
+    assert "Small marks: checkpoints" in along.caption
+    drawn = panel.drawing.axes[0].lines
+    assert list(drawn[1].get_xdata()) == [0, 1, 2, 3] and list(drawn[1].get_ydata()) == [0, 2, 2, 0]
+    row = {"x": {"difference": 0.5, "low": 0.4, "high": 0.6}}
+    changes = {"reward.reward_model.training": row, "reward.reward_model": row}
+    ends = figures.gold_against_proxy({"changes": changes}, looks)
+    assert ends.panels[0].text.endswith("the evaluation reward model +0.50")
+    assert "No checkpoints" in ends.caption
+    assert figures.gold_against_proxy({"changes": {"reward.gold": row}}, looks) is None
+
+
 def test_ids_are_unique_and_references_meet_one(page):
     ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
@@ -159,12 +181,7 @@ def test_samples_hold_every_prompt_and_score(written, run):
 def test_too_many_samples_are_picked_by_place(run):
     material = read(run)
     looks = drawing.styles(material.names)
-    size = sum(
-        len(g.response) + len(g.prompt[0]["content"])
-        for c in material.cells
-        if c.seed == 0
-        for g in c.generations.values()
-    )
+    size = len(json.dumps(samples(material.cells, looks)["rows"]))
     found = samples(material.cells, looks, limit=size // 5 + 1)
     assert (found["every"], found["shown"], found["prompts"]) == (5, 12, 60)
     assert [row["id"] for row in found["rows"]] == PROMPTS[::5]
