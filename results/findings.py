@@ -61,7 +61,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         recommendation(summary, metrics),
         certainty,
         _cost_sentences(summary, best(main)[1] if many else None),
-        [*few_seeds(summary["methods"]), *_unequal_compute(summary)],
+        [*few_seeds(summary["methods"]), *_unequal_examples(summary), *_unequal_compute(summary)],
         [
             *_overoptimized(summary, many),
             *_contradictions(summary, metrics),
@@ -182,15 +182,25 @@ def _cost_sentences(summary: Mapping[str, Any], chosen: Sequence[str] | None) ->
     return said
 
 
+def _unequal_examples(summary: Mapping[str, Any]) -> list[str]:
+    """Where methods did not learn from equally many examples; one that trains nothing is left out."""
+    seen: dict[float, list[str]] = {}
+    for name, count in _costs_of(summary, "examples").items():
+        seen.setdefault(count, []).append(name)
+    if len(seen) < 2:
+        return []
+    parts = [f"{listed(names)} from {count:,.0f}" for count, names in seen.items()]
+    return [f"The budgets differ: {'; '.join(parts)} examples."]
+
+
 def _unequal_compute(summary: Mapping[str, Any]) -> list[str]:
     spent = _costs_of(summary, "flops")
     if len(spent) < 2 or max(spent.values()) < UNEQUAL * min(spent.values()):
         return []
     most, least = max(spent, key=spent.get), min(spent, key=spent.get)
-    return [
-        f"The budget is equal in examples, not in compute: {most} spends {spent[most] / spent[least]:.1f} times the "
-        f"FLOPs of {least}, so a part of what separates them may be bought."
-    ]
+    equal = "" if _unequal_examples(summary) else "The budget is equal in examples, not in compute: "
+    times = f"{spent[most] / spent[least]:.1f} times the FLOPs"
+    return [f"{equal}{most} spends {times} of {least}, so a part of what separates them may be bought."]
 
 
 def _contradictions(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:

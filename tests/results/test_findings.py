@@ -77,3 +77,14 @@ def test_few_seeds_are_named_by_how_few():
     rows = {"sft": {"seeds": 1}, "a": {"seeds": 1}, "b": {"seeds": 2}, "c": {"seeds": 3}, "d": {"seeds": 0}}
     one, two = few_seeds(rows)
     assert one.startswith("a: fewer than 3 seeds; intervals with one seed") and two.startswith("b: fewer than 3 seeds")
+
+
+def test_budgets_that_differ_are_a_confound():
+    rows = scores("a", GOLD, STRONG) + scores("b", GOLD, EVEN) + scores("none", GOLD, EVEN)
+    costs = {"a": [{"examples": 9600.0, "flops": 8.0}], "b": [{"examples": 4800.0, "flops": 4.0}], "none": []}
+    assert findings(make(rows, costs)).confounds[1:] == [
+        "The budgets differ: a from 9,600; b from 4,800 examples.",
+        "a spends 2.0 times the FLOPs of b, so a part of what separates them may be bought.",
+    ]
+    equal = {name: [{**cost[0], "examples": 4800.0}] for name, cost in costs.items() if cost}
+    assert findings(make(rows, equal)).confounds[1].startswith("The budget is equal in examples, not in compute: a")
