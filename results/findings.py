@@ -57,6 +57,8 @@ def findings(summary: Mapping[str, Any]) -> Findings:
     else:
         certainty = [said for said in comparison_sentences(summary, metrics) if said not in undecided]
         certainty += rating_sentences(summary, metrics)
+    if main and not any(is_decided(c) for c in main):
+        certainty = [f"No difference is shown by {judged_by(metrics[0])}.", *certainty]
     return Findings(
         recommendation(summary, metrics),
         certainty,

@@ -88,3 +88,9 @@ def test_budgets_that_differ_are_a_confound():
     ]
     equal = {name: [{**cost[0], "examples": 4800.0}] for name, cost in costs.items() if cost}
     assert findings(make(rows, equal)).confounds[1].startswith("The budget is equal in examples, not in compute: a")
+
+
+def test_nothing_shown_is_said():
+    found = findings(make(scores("a", GOLD, EVEN)))
+    assert found.certainty == ["No difference is shown by the true reward."]
+    assert found.not_shown[0].startswith("No significant difference between a and SFT")
