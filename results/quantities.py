@@ -53,8 +53,9 @@ def scaled(
         return MISSING
     if value < exact:
         return f"{value:,.0f}{units[0]}"
-    place = min(int(math.log(value, step)), len(units) - 1)
-    rest = value / step**place
+    place, rest = 0, value
+    while round(rest) >= step and place + 1 < len(units):
+        place, rest = place + 1, rest / step
     return f"{rest:.{2 if rest < 10 else 1 if rest < 100 else 0}f}{units[place]}"
 
 
