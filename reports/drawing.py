@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..results.quantities import known
+from ..results.store import digest
 
 # Okabe and Ito (2008), "Color Universal Design"; yellow last, for it is faint on white. SFT is always grey.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -23,6 +24,7 @@ INK, RULE = "#1c2126", "#dde2e7"  # of text and grid in files; the page puts its
 WIDTH = 5.2  # inches at 72 units an inch: 374 units, so about one CSS pixel a unit on a phone
 SIZE = 11  # of letters, in the same units
 DASHED = (0, (4, 3))
+LONGEST = 60  # characters of a file's name; longer ones are cut and told apart by a hash
 PLACES = re.compile(
     r'\b(?:d|x|y|width|height|transform)="[^"]*"'
 )  # attributes with places, two digits of which will do
@@ -102,7 +104,8 @@ def finish_panel(drawing: Any, key: str, title: str, text: str) -> Panel:
     """Write a drawing as SVG markup that can stand in an HTML page beside others: own ids, no prolog, page colours."""
     import matplotlib
 
-    key = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")[:80]
+    name = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
+    key = name if len(name) <= LONGEST else f"{name[:LONGEST]}-{digest(key)[:8]}"
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})

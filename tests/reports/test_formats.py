@@ -123,6 +123,12 @@ def test_a_file_has_its_own_title_and_legend(tmp_path):
     assert ">ppo<" in text and ">$dpo$<" in text and "KL to SFT (nats)" in text
 
 
+def test_names_of_files_are_short_and_differ():
+    keys = [f"judge-{'a very long name / ' * 9}{n}" for n in (1, 2)]
+    names = [drawing.finish_panel(drawing.new_canvas(1)[0], key, "t", "t").key for key in keys]
+    assert names[0] != names[1] and all(re.fullmatch(r"[a-z0-9-]{1,80}", name) for name in names)
+
+
 def test_an_unknown_format_is_told_with_the_nearest(run, tmp_path):
     with pytest.raises(InputError, match="--format latx is not known; did you mean 'latex'"):
         render([run], tmp_path, ("latx",))
