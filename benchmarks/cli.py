@@ -167,15 +167,20 @@ app.command("audit-judge")(audit_judge)
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or a folder that holds runs.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="By comma: html, md, latex, csv, parquet, json, svg, pdf; or all.")
+    ] = "html,md",
 ) -> None:
-    """Write the HTML and Markdown report of runs from what is on disk; trains nothing.
+    """Write the report of runs from what is on disk; trains nothing. Several runs get an overview of what differs.
 
-    Example: bench report results/runs/quick
+    Example: bench report results/runs/quick --out report --format html,latex,pdf
     """
-    from ..reports.render import render
+    from ..reports.render import FORMATS, render
     from ..results.store import find_runs
 
-    for path in render([r for folder in runs for r in find_runs(folder)], out):
+    chosen = FORMATS if formats == "all" else tuple(name.strip() for name in formats.split(",") if name.strip())
+    written = render([r for folder in runs for r in find_runs(folder)], out, chosen)
+    for path in dict.fromkeys(p.parent if p.parent.name in ("figures", "tables") else p for p in written):
         print(path)
 
 

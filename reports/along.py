@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..results.overoptimization import NAMES, value
-from .figures import Figure, Style, finish_panel, new_canvas
+from .drawing import Figure, Style, finish_panel, literal, new_canvas
 
 CURVE_POINTS = 60
 
@@ -33,7 +33,9 @@ def reward_along(found: Mapping[str, Any], looks: Mapping[str, Style]) -> Figure
                 axes.plot([d], [cell["mean"]], look.marker, color=look.colour, markersize=6)
             if fitted := row["fits"].get(metric):
                 curve = numpy.linspace(fitted["end"] / CURVE_POINTS, fitted["end"], CURVE_POINTS)
-                axes.plot(curve, [value(fitted, d) for d in curve], color=look.colour, linewidth=1.6)
+                axes.plot(
+                    curve, [value(fitted, d) for d in curve], color=look.colour, linewidth=1.6, label=literal(method)
+                )
             spoken.append(f"{method} ends at {points[-1]['reward'][metric]['mean']:+.2f}")
         axes.set_xlabel("Square root of the KL to SFT (nats)")
         title = name[0].upper() + name[1:]
@@ -43,7 +45,7 @@ def reward_along(found: Mapping[str, Any], looks: Mapping[str, Style]) -> Figure
     if not panels:
         return None
     return Figure(
-        "Reward along training",
+        "Reward along training, against distance from SFT",
         "Mark: a checkpoint's mean reward less SFT's, with its 95% interval; line: the better fitting of the two forms "
         "of Gao et al. (2022), d (alpha - beta d) and d (alpha - beta log d), d the square root of the KL. Where the "
         "true reward turns down while the training reward model's still rises, a method is over-optimized.",

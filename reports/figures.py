@@ -1,120 +1,73 @@
-"""The figures of a report, drawn by matplotlib as small SVG panels that go into the page as text.
+"""The figures of results: win rates, reward against KL, gold against proxy, quality against cost, length, judges."""
 
-Every panel is a drawing of its own, about as wide as a phone, so that the page can lay several side by side on a desk
-and one under the other on a phone with the letters still readable. Text and grid take the page's colours (CSS
-variables), so the same drawing serves light, dark and print; each method keeps one colour and one marker everywhere.
-"""
-
-import html
-import io
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Okabe and Ito (2008), "Color Universal Design"; yellow last, for it is faint on white. SFT is always grey.
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-SFT_COLOUR = "#7f8790"
-MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼"}  # matplotlib's marker: the same shape as a character
-INK, RULE = "#010203", "#040506"  # stand-ins in the drawing for the page's own colours
-WIDTH = 5.2  # inches at 72 units an inch: 374 units, so about one CSS pixel a unit on a phone
-SIZE = 11  # of letters, in the same units
-BINS = 40  # a training curve is drawn through at most this many points
+from ..results.overoptimization import GOLD, NAMES, PROXY, STAND_IN
+from ..results.quantities import known
+from ..results.verdict import SFT, by_preference
+from .drawing import (
+    DASHED,
+    INK,
+    SIZE,
+    Figure,
+    Style,
+    finish_panel,
+    label_points,
+    limits,
+    new_canvas,
+    rows_canvas,
+)
+from .wording import JUDGE_MEASURES, evaluator, title
 
-# Metrics of a training log that are drawn first, and how they are called; all others follow in a second figure.
-CURVES = {
-    "loss": "Loss",
-    "accuracy": "Preference accuracy",
-    "margin": "Margin, chosen over rejected",
-    "reward": "Reward (training reward model)",
-    "kl": "KL to SFT (nats)",
-    "entropy": "Entropy (nats per token)",
-    "chosen_logps": "Log-probability, chosen",
-    "rejected_logps": "Log-probability, rejected",
+Looks = Mapping[str, Style]
+# What summary["changes"] calls the rewards that stand in a plot of gold against proxy.
+AT_THE_END = {"reward.reward_model.training": PROXY, GOLD: GOLD, STAND_IN: STAND_IN}
+# Kind of cost -> (in a word, on the axis, keys of summary["methods"][m]["cost"] that add up to it).
+SPENT = {
+    "flops": ("compute", "Training compute (FLOP)", ("flops",)),
+    "seconds": ("time", "Training time (seconds)", ("seconds",)),
+    "tokens": (
+        "tokens",
+        "Tokens trained on, generated and scored",
+        ("trained_tokens", "generated_tokens", "scored_tokens"),
+    ),
 }
-AXES = {"examples": "Examples (pairs, or sampled responses)", "step": "Optimizer step"}
-NOT_CURVES = {"step", "examples", "epoch", "seconds", "seed", "lr"}
+
+CROWD = 6  # methods; with more of them marks get smaller and intervals fainter, for they cost about the same
 
 
-@dataclass(frozen=True)
-class Style:
-    """How one method looks in every figure: colour, matplotlib marker and the marker as a character."""
-
-    colour: str
-    marker: str
-    glyph: str
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One drawing: `svg` is finished markup, `text` says in words what it shows."""
-
-    title: str
-    svg: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Panels that belong together, with what a reader must know to read them."""
-
-    title: str
-    caption: str
-    panels: Sequence[Panel]
-
-
-def styles(methods: Iterable[str]) -> dict[str, Style]:
-    """One fixed look per method by its place in the run; `sft` is grey and takes no place."""
-    marks = list(MARKERS.items())
-    found = {"sft": Style(SFT_COLOUR, *marks[0])}
-    for place, name in enumerate(dict.fromkeys(m for m in methods if m != "sft")):
-        # Markers advance by one more on each round of the colours: 35 methods before a pair comes twice.
-        mark = marks[(place + place // len(OKABE_ITO)) % len(marks)]
-        found[name] = Style(OKABE_ITO[place % len(OKABE_ITO)], *mark)
-    return found
-
-
-def win_rates(methods: Mapping[str, Any], looks: Mapping[str, Style], names: Mapping[str, str]) -> Figure | None:
+def win_rates(methods: Mapping[str, Any], looks: Looks, names: Mapping[str, str]) -> Figure | None:
     """Win rate against SFT with its interval, a panel an evaluator; None if nothing was scored.
 
     methods: summary["methods"]. names: metric -> title of its panel, in order of appearance.
     """
     found = {}
-    for metric, title in names.items():
-        cells = {m: row["metrics"][metric] for m, row in methods.items() if m != "sft" and metric in row["metrics"]}
-        cells = {m: c for m, c in cells.items() if _finite(c.get("mean"))}
+    for metric, name in names.items():
+        cells = {m: row["metrics"][metric] for m, row in methods.items() if m != SFT and metric in row["metrics"]}
+        cells = {m: c for m, c in cells.items() if known(c.get("mean"))}
         if metric.startswith("win_rate.") and cells:
-            found[metric] = title, cells
+            found[metric] = name, cells
     if not found:
         return None
-    ends = [v for _, cells in found.values() for c in cells.values() for v in _interval(c)]
+    ends = [v for _, cells in found.values() for c in cells.values() for v in limits(c)]
     low = max(0.0, math.floor(min([*ends, 0.4]) * 10) / 10)
     high = min(1.0, math.ceil(max([*ends, 0.6]) * 10) / 10)
     panels = []
-    for metric, (title, cells) in found.items():
-        canvas, axes = new_canvas(0.62 + 0.36 * len(cells))
-        axes.axvline(0.5, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    for metric, (name, cells) in found.items():
+        canvas, axes = rows_canvas(list(cells))
+        axes.axvline(0.5, color=INK, linewidth=1, linestyle=DASHED)
         for place, (method, cell) in enumerate(cells.items()):
-            start, end = _interval(cell)
-            look = looks[method]
-            axes.plot([start, end], [place, place], color=look.colour, linewidth=2.2, solid_capstyle="round")
-            axes.plot([cell["mean"]], [place], look.marker, color=look.colour, markersize=7.5)
-            axes.annotate(
-                f"{100 * cell['mean']:.1f}%", (1, place), xycoords=("axes fraction", "data"), xytext=(8, 0),
-                textcoords="offset points", va="center", color=INK, size=SIZE, annotation_clip=False,
-            )  # fmt: skip
-        axes.set_yticks(range(len(cells)), [_literal(m) for m in cells])
-        axes.set_ylim(len(cells) - 0.4, -0.6)
+            _dot(axes, place, cell, looks[method])
+            _beside(axes, place, f"{100 * cell['mean']:.1f}%")
         axes.set_xlim(low, high)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_formatter(_percent)
         text = "; ".join(
-            f"{m} {100 * c['mean']:.1f}% ({100 * _interval(c)[0]:.1f} to {100 * _interval(c)[1]:.1f})"
+            f"{m} {100 * c['mean']:.1f}% ({100 * limits(c)[0]:.1f} to {100 * limits(c)[1]:.1f})"
             for m, c in cells.items()
         )
-        panels.append(finish_panel(canvas, f"win-{metric}", title, f"{title}: {text}"))
+        panels.append(finish_panel(canvas, metric, name, f"{name}: {text}"))
     return Figure(
         "Win rate against SFT",
         "Share of held-out prompts on which the method's response beats the SFT response (a tie counts half). "
@@ -134,12 +87,12 @@ def frontier(
     seeds: method -> per seed {metric: mean over prompts}. SFT stands at a KL of zero by definition.
     """
     panels = []
-    for metric, title in names.items():
+    for metric, name in names.items():
         means, drawn = {}, []
         for method, row in methods.items():
             kl = {"mean": 0.0} if method == "sft" else row["metrics"].get("kl", {})
             reward = row["metrics"].get(metric, {})
-            if _finite(kl.get("mean")) and _finite(reward.get("mean")):
+            if known(kl.get("mean")) and known(reward.get("mean")):
                 means[method] = kl, reward
         if not metric.startswith("reward.") or not set(means) - {"sft"}:
             continue
@@ -148,18 +101,18 @@ def frontier(
             look = looks[method]
             for seed in seeds.get(method, ()):
                 x = 0.0 if method == "sft" else seed.get("kl")
-                if _finite(x) and _finite(seed.get(metric)):
+                if known(x) and known(seed.get(metric)):
                     axes.plot([x], [seed[metric]], look.marker, color=look.colour, markersize=4.5, alpha=0.5)
             centre = kl["mean"], reward["mean"]
-            axes.plot(_interval(kl), [centre[1]] * 2, color=look.colour, linewidth=1.4)
-            axes.plot([centre[0]] * 2, _interval(reward), color=look.colour, linewidth=1.4)
+            axes.plot(limits(kl), [centre[1]] * 2, color=look.colour, linewidth=1.4)
+            axes.plot([centre[0]] * 2, limits(reward), color=look.colour, linewidth=1.4)
             axes.plot(*[[c] for c in centre], look.marker, color=look.colour, markersize=9)
             drawn.append((method, *centre))
         axes.set_xlabel("KL to SFT (nats per response)")
         axes.margins(x=0.16, y=0.14)
-        _label(axes, drawn)
+        label_points(axes, drawn)
         text = "; ".join(f"{m}: KL {kl['mean']:.2f}, reward {r['mean']:.2f}" for m, (kl, r) in means.items())
-        panels.append(finish_panel(canvas, f"frontier-{metric}", title, f"{title} against KL to SFT. {text}"))
+        panels.append(finish_panel(canvas, f"frontier-{metric}", name, f"{name} against KL to SFT. {text}"))
     if not panels:
         return None
     return Figure(
@@ -171,165 +124,217 @@ def frontier(
     )
 
 
-def curves(logs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], looks: Mapping[str, Style]) -> list[Figure]:
-    """Training curves, a panel a metric: the main metrics, then all others that were logged.
+def gold_against_proxy(summary: Mapping[str, Any], looks: Looks) -> Figure | None:
+    """The reward that was not trained on against the one that was, both over SFT's, from SFT to the end of training.
 
-    logs: method -> per seed the rows of its training log. Line: mean over seeds; band: from the lowest to the highest.
+    With checkpoints along training every one is a point, else the end alone; None where one of the two is not there.
     """
-    logged = {k for rows in logs.values() for log in rows for row in log for k, v in row.items() if _finite(v)}
-    main = [k for k in CURVES if k in logged]
-    rest = sorted(logged - set(CURVES) - NOT_CURVES)
-    axis = "examples" if all("examples" in row for rows in logs.values() for log in rows for row in log) else "step"
-    caption = (
-        "Line: mean over seeds; band: from the lowest to the highest seed; long logs are averaged over at most "
-        f"{BINS} stretches. Losses of different methods are on different scales and do not compare."
-    )
-    figures = []
-    for title, metrics in (("Training", main), ("Further training metrics", rest)):
-        if metrics:
-            panels = [_curve(metric, axis, logs, looks) for metric in metrics]
-            figures.append(Figure(title, caption, panels))
-    return figures
-
-
-def costs(
-    methods: Mapping[str, Any], looks: Mapping[str, Style], names: Mapping[str, tuple[str, Any]]
-) -> Figure | None:
-    """Cost per method as bars, a panel a kind of cost.
-
-    names: key of summary["methods"][m]["cost"] -> (title, function that writes a value with its unit).
-    """
-    panels = []
-    for key, (title, write) in names.items():
-        values = {m: row.get("cost", {}).get(key) for m, row in methods.items() if m != "sft"}
-        values = {m: v for m, v in values.items() if _finite(v)}
-        if len(values) < 2 or not any(values.values()):
+    paths = _paths(summary)
+    if not paths:
+        return None
+    gold = GOLD if any(GOLD in point for points in paths.values() for point in points) else STAND_IN
+    canvas, axes = new_canvas(3.5)
+    axes.axhline(0, color=INK, linewidth=1, linestyle=DASHED)
+    ends, spoken = [], []
+    for method, points in paths.items():
+        cells = [(p[PROXY], p[gold]) for p in points if PROXY in p and gold in p]
+        cells = [(x, y) for x, y in cells if known(x["mean"]) and known(y["mean"])]
+        if not cells:
             continue
-        canvas, axes = new_canvas(0.3 + 0.34 * len(values))
-        axes.barh(range(len(values)), list(values.values()), 0.62, color=[looks[m].colour for m in values])
-        for place, value in enumerate(values.values()):
-            axes.annotate(
-                write(value),
-                (value, place),
-                xytext=(5, 0),
-                textcoords="offset points",
-                va="center",
-                color=INK,
-                size=SIZE,
-            )
-        axes.set_yticks(range(len(values)), [_literal(m) for m in values])
-        axes.set_ylim(len(values) - 0.5, -0.5)
-        axes.set_xlim(0, 1.3 * max(values.values()))
-        axes.grid(visible=False)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xticks([])
-        axes.spines["bottom"].set_visible(False)
-        text = "; ".join(f"{m} {write(v)}" for m, v in values.items())
-        panels.append(finish_panel(canvas, f"cost-{key}", title, f"{title}: {text}"))
+        look = looks[method]
+        xs, ys = ([0.0, *(pair[i]["mean"] for pair in cells)] for i in (0, 1))
+        axes.plot(xs, ys, color=look.colour, linewidth=1.6, alpha=0.8)
+        axes.plot(xs[1:-1], ys[1:-1], look.marker, color=look.colour, markersize=4.5)
+        last_x, last_y = cells[-1]
+        axes.plot(limits(last_x), [ys[-1]] * 2, color=look.colour, linewidth=1.4)
+        axes.plot([xs[-1]] * 2, limits(last_y), color=look.colour, linewidth=1.4)
+        axes.plot([xs[-1]], [ys[-1]], look.marker, color=look.colour, markersize=9)
+        ends.append((method, xs[-1], ys[-1]))
+        spoken.append(f"{method} ends at {NAMES[PROXY]} {xs[-1]:+.2f}, {NAMES[gold]} {ys[-1]:+.2f}")
+    if not ends:
+        return None
+    axes.set_xlabel("Training reward model, over SFT")
+    axes.margins(x=0.1, y=0.14)
+    label_points(axes, ends)
+    name = f"{NAMES[gold].removeprefix('the ').capitalize()}, over SFT"
+    along = any(len(points) > 1 for points in paths.values())
+    between = "Small marks: checkpoints along training. " if along else "No checkpoints along training were scored. "
+    return Figure(
+        "Gold against proxy along training",
+        f"Each line runs from SFT (0, 0) to the end of training. {between}A line that bends down to the right gains "
+        "reward that is not there: what is trained on rises, what is meant falls.",
+        [finish_panel(canvas, "gold-against-proxy", name, "; ".join(spoken))],
+    )
+
+
+def _paths(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Method -> its points in order of training: metric -> {"mean", "low", "high"}, over SFT's."""
+    along = summary.get("overoptimization") or {}
+    if along:
+        return {method: [point["reward"] for point in row["points"]] for method, row in along.items()}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for metric, name in AT_THE_END.items():
+        for method, row in ((summary.get("changes") or {}).get(metric) or {}).items():
+            end = found.setdefault(method, [{}])[0]
+            end[name] = {"mean": row["difference"], "low": row["low"], "high": row["high"]}
+    return {method: points for method, points in found.items() if PROXY in points[0]}
+
+
+def quality_against_cost(methods: Mapping[str, Any], looks: Looks) -> Figure | None:
+    """The win rate that is trusted most against compute, time and tokens, with the Pareto front; a panel a cost."""
+    rates = {m for row in methods.values() for m in row["metrics"] if m.startswith("win_rate.") and m.count(".") == 1}
+    quality = next(iter(by_preference(rates)), None)
+    panels = []
+    for kind, (word, axis, keys) in SPENT.items():
+        points = {}
+        for method, row in methods.items():
+            spent = [row.get("cost", {}).get(key) for key in keys]
+            cell = row["metrics"].get(quality, {})
+            if method != SFT and known(cell.get("mean")) and any(known(v) for v in spent):
+                points[method] = sum(v for v in spent if known(v)), cell
+        if len(points) < 2 or not any(spent for spent, _ in points.values()):
+            continue
+        panels.append(_cost_panel(kind, word, axis, quality, points, looks))
     if not panels:
         return None
     return Figure(
-        "Cost", "Mean per seed, training only; what the methods share (SFT, reward models) is left out.", panels
+        "Quality against cost",
+        f"{title(quality)} with its 95% interval, against what one seed's training spends; what the methods share "
+        "(SFT, reward models) is left out. Line: the Pareto front, those that none beats for less; its "
+        "steps are as uncertain as the means. Dashed: SFT, which costs nothing more.",
+        panels,
     )
 
 
-def _curve(metric: str, axis: str, logs: Mapping[str, Any], looks: Mapping[str, Style]) -> Panel:
-    import numpy
+def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names of the points (cost, quality) that no other one beats in both, cheapest first; of equal ones the first."""
+    front: list[str] = []
+    for name, (_, quality) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if not front or quality > points[front[-1]][1]:
+            front.append(name)
+    return front
 
-    title = CURVES.get(metric, metric.replace("_", " ").capitalize())
-    canvas, axes = new_canvas(2.5)
-    spoken = []
-    for method, rows in logs.items():
-        points = [
-            [(r.get(axis), r[metric]) for r in log if _finite(r.get(metric)) and _finite(r.get(axis))] for log in rows
-        ]
-        points = [numpy.array(p, float) for p in points if p]
-        if not points:
-            continue
+
+def _cost_panel(
+    kind: str, word: str, axis: str, quality: str, points: Mapping[str, tuple[float, Any]], looks: Looks
+) -> Any:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    spent = [value for value, _ in points.values()]
+    canvas, axes = new_canvas(3.2)
+    if min(spent) > 0 and max(spent) > 5 * min(spent):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.margins(x=0.16, y=0.14)
+    else:
+        axes.set_xlim(0, 1.2 * max(spent))
+        axes.margins(y=0.14)
+    axes.axhline(0.5, color=INK, linewidth=1, linestyle=DASHED)
+    front = pareto({SFT: (0.0, 0.5), **{m: (value, cell["mean"]) for m, (value, cell) in points.items()}})
+    steps = [(points[m][0], points[m][1]["mean"]) for m in front if m != SFT]
+    if steps:
+        end = axes.get_xlim()[1] if axes.get_xscale() == "linear" else max(spent) * (max(spent) / min(spent)) ** 0.16
+        xs, ys = [x for x, _ in steps], [y for _, y in steps]
+        axes.step([xs[0], *xs, end], [0.5, *ys, ys[-1]], where="post", color=INK, linewidth=1, alpha=0.55)
+    for method, (value, cell) in points.items():
         look = looks[method]
-        steps = numpy.unique(numpy.concatenate([p[:, 0] for p in points]))
-        groups = numpy.array_split(steps, min(BINS, len(steps)))
-        middle = [g.mean() for g in groups]
-        lines = numpy.full((len(points), len(groups)), numpy.nan)
-        for seed, p in enumerate(points):
-            for place, group in enumerate(groups):
-                inside = (p[:, 0] >= group[0]) & (p[:, 0] <= group[-1])
-                if inside.any():
-                    lines[seed, place] = p[inside, 1].mean()
-        mean = numpy.nanmean(lines, axis=0)
-        if len(points) > 1:
-            low, high = numpy.nanmin(lines, axis=0), numpy.nanmax(lines, axis=0)
-            axes.fill_between(middle, low, high, color=look.colour, alpha=0.2, linewidth=0)
-        axes.plot(middle, mean, color=look.colour, linewidth=1.8, marker=look.marker, markersize=5.5, markevery=[-1])
-        spoken.append(f"{method} from {mean[0]:.3g} to {mean[-1]:.3g}")
-    axes.set_xlabel(AXES[axis])
-    axes.margins(x=0.03)
-    return finish_panel(canvas, f"curve-{metric}", title, f"{title} during training: {'; '.join(spoken)}")
+        axes.plot([value] * 2, limits(cell), color=look.colour, linewidth=1.4, alpha=0.4 if len(points) > CROWD else 1)
+        axes.plot([value], [cell["mean"]], look.marker, color=look.colour, markersize=9 if len(points) <= CROWD else 7)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_xlabel(axis)
+    axes.yaxis.set_major_formatter(_percent)
+    label_points(axes, [(m, value, cell["mean"]) for m, (value, cell) in points.items()])
+    text = "; ".join(f"{m} {value:.3g} for {cell['mean']:.1%}" for m, (value, cell) in points.items())
+    on = ", ".join(m for m in front if m != SFT) or "no method, SFT is as good"
+    return finish_panel(
+        canvas, f"cost-{kind}", f"Win rate against {word}", f"{axis}: {text}. On the Pareto front: {on}"
+    )
 
 
-def new_canvas(height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure as Drawing
-
-    drawing = Drawing(figsize=(WIDTH, height), layout="constrained")
-    axes = drawing.subplots()
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(INK)
-    axes.grid(color=RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=SIZE, length=3)
-    axes.xaxis.label.set(color=INK, size=SIZE)
-    return drawing, axes
-
-
-def _label(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write each method's name beside its mean, moved down where two names would lie on each other."""
-    axes.figure.draw_without_rendering()
-    scale = 72 / axes.figure.dpi
-    taken: list[tuple[float, float]] = []
-    for name, x, y in sorted(points, key=lambda p: -p[2]):
-        px, py = axes.transData.transform((x, y)) * scale
-        end = axes.bbox.x1 * scale
-        left = px + 9 + 6 * len(name) > end + 6
-        place = py + 8
-        while any(abs(place - other) < 12 and abs(px - where) < 70 for where, other in taken):
-            place -= 3
-        taken.append((px, place))
-        axes.annotate(
-            _literal(name), (x, y), xytext=(-8 if left else 8, place - py), textcoords="offset points",
-            ha="right" if left else "left", va="center", color=INK, size=SIZE,
-        )  # fmt: skip
-
-
-def finish_panel(drawing: Any, key: str, title: str, text: str) -> Panel:
-    """Write a drawing as SVG markup that can stand in an HTML page beside others: own ids, no prolog, page colours."""
-    import matplotlib
-
-    key = re.sub(r"[^a-z0-9]+", "-", key.lower())
-    stream = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": key}
-    with matplotlib.rc_context(settings):
-        drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    view = re.search(r'viewBox="([-0-9. ]+)"', svg)[1]
-    opening = f'<svg viewBox="{view}" role="img" aria-label="{html.escape(text)}">'
-    svg = re.sub(r"^<svg[^>]*>", lambda _: opening, svg)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", svg).replace("xlink:href", "href")
-    svg = svg.replace(INK, "var(--ink)").replace(RULE, "var(--rule)")
-    return Panel(title, re.sub(r"\s*\n\s*", "\n", svg), text)
+def length(summary: Mapping[str, Any], methods: Mapping[str, Any], looks: Looks) -> Figure | None:
+    """Mean length of the responses, and win rates as they are beside what they were at equal length."""
+    panels = []
+    cells = {m: row["metrics"].get("length", {}) for m, row in methods.items()}
+    cells = {m: c for m, c in cells.items() if known(c.get("mean"))}
+    if cells:
+        canvas, axes = rows_canvas(list(cells))
+        for place, (method, cell) in enumerate(cells.items()):
+            _dot(axes, place, cell, looks[method])
+            _beside(axes, place, f"{cell['mean']:.1f}")
+        axes.set_xlim(left=0)
+        text = "; ".join(f"{m} {c['mean']:.1f} tokens" for m, c in cells.items())
+        panels.append(finish_panel(canvas, "length", "Mean length (tokens)", f"Mean length: {text}"))
+    for name, rows in (summary.get("length_controlled") or {}).items():
+        metric = f"win_rate.{name}"
+        rows = {
+            m: c for m, c in rows.items() if known(c.get("mean")) and metric in methods.get(m, {}).get("metrics", {})
+        }
+        if not rows:
+            continue
+        canvas, axes = rows_canvas(list(rows))
+        axes.axvline(0.5, color=INK, linewidth=1, linestyle=DASHED)
+        spoken = []
+        for place, (method, cell) in enumerate(rows.items()):
+            raw = methods[method]["metrics"][metric]["mean"]
+            _dot(axes, place, cell, looks[method])
+            axes.plot(
+                [raw], [place], looks[method].marker, color=looks[method].colour, markersize=7.5, fillstyle="none"
+            )
+            spoken.append(f"{method} {raw:.1%}, at equal length {cell['mean']:.1%}")
+        axes.xaxis.set_major_formatter(_percent)
+        axes.margins(x=0.08)
+        heading = f"Win rate by {evaluator(name)}, at equal length"
+        panels.append(finish_panel(canvas, f"length-{name}", heading, f"{heading}: {'; '.join(spoken)}"))
+    if not panels:
+        return None
+    return Figure(
+        "Length",
+        "Mean length of the responses with 95% intervals; then win rates against SFT by the regression of AlpacaEval "
+        "2: filled, what they would be if both responses were equally long; hollow, as they are.",
+        panels,
+    )
 
 
-def _literal(text: str) -> str:
-    """Text that matplotlib does not take for mathematics, whatever dollar signs it has."""
-    return text.replace("$", r"\$")
+def judges(audit: Mapping[str, Any]) -> Figure | None:
+    """What the audit of judges measured, a panel a judge; audit: summary["judges"]["audit"]."""
+    panels = []
+    for name, measures in audit.items():
+        cells = {JUDGE_MEASURES[k]: c for k, c in measures.items() if k in JUDGE_MEASURES and known(c.get("mean"))}
+        if not cells:
+            continue
+        canvas, axes = rows_canvas(list(cells))
+        axes.axvline(0.5, color=INK, linewidth=1, linestyle=DASHED)
+        for place, cell in enumerate(cells.values()):
+            _dot(axes, place, cell, Style(INK, "o", "●"))
+            _beside(axes, place, f"{100 * cell['mean']:.0f}%")
+        axes.set_xlim(-0.02, 1.02)
+        axes.xaxis.set_major_formatter(_percent)
+        text = "; ".join(f"{measure} {100 * cell['mean']:.0f}%" for measure, cell in cells.items())
+        panels.append(finish_panel(canvas, f"judge-{name}", name, f"{name}: {text}"))
+    if not panels:
+        return None
+    return Figure(
+        "Audit of the judges",
+        "Shares with 95% intervals over prompts. A judge that flips often, or prefers longer responses far more than "
+        "half of the time, measures itself; agreement is with the other evaluators, where both prefer one response.",
+        panels,
+    )
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _dot(axes: Any, place: int, cell: Mapping[str, Any], look: Style) -> None:
+    """A mean with its interval in a row."""
+    axes.plot(limits(cell), [place, place], color=look.colour, linewidth=2.2, solid_capstyle="round")
+    axes.plot([cell["mean"]], [place], look.marker, color=look.colour, markersize=7.5)
 
 
-def _interval(cell: Mapping[str, Any]) -> tuple[float, float]:
-    """Ends of the interval, both the mean itself where there is none."""
-    return tuple(cell[end] if _finite(cell.get(end)) else cell["mean"] for end in ("low", "high"))
+def _beside(axes: Any, place: int, text: str) -> None:
+    """Text to the right of a row."""
+    axes.annotate(
+        text, (1, place), xycoords=("axes fraction", "data"), xytext=(8, 0),
+        textcoords="offset points", va="center", color=INK, size=SIZE, annotation_clip=False,
+    )  # fmt: skip
+
+
+def _percent(value: float, _: Any) -> str:
+    return f"{100 * value:.3g}%"

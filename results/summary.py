@@ -1,38 +1,30 @@
-"""summary.json: what a run found, from its scores and costs; and the sentences and the table that say it to people."""
+"""summary.json: what a run found, from its scores and costs; and the table of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .analysis import length_control, ratings, until_decided
+from .analysis import head_to_head, length_control, ratings, until_decided
+from .findings import few_seeds
 from .overoptimization import overoptimization
 from .resampling import bootstrap_interval, permutation_p
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm, interval, minimum_detectable
+from .verdict import LEVEL, NO_DIFFERENCE, SFT, by_preference, failed_gates
+from .verdict import verdict as verdict
 
 if TYPE_CHECKING:
     import pandas
 
-SFT = "sft"
-# the order in which the verdict trusts them
-PREFERRED = ("win_rate.gold", "win_rate.reward_model", "win_rate.judge", UNTIL_DECIDED)
-BY = {
-    "gold": "the true reward",
-    "reward_model": "the evaluation reward model",
-    "judge": "the judge",
-    "judge_until_decided": "the judge, asked until decided",
-}
-LEVEL = 0.05
-MINIMUM_SEEDS = 3
+
 MINIMUM_PROMPTS = 30
 MINIMUM_COVERAGE = 0.9
 OF_THE_JUDGE = "judge."  # what judges say of themselves: no value for identical responses, and they are no gap
-NO_DIFFERENCE = "no significant difference"
 
 
 def summarize(
@@ -73,40 +65,14 @@ def summarize(
         "contract": contract,
         "methods": rows,
         "comparisons": _comparisons(grids, methods),
+        "head_to_head": head_to_head(grids, methods),
         "ratings": ratings(grids, methods),
         "length_controlled": length_control(grids, methods),
         "overoptimization": overoptimization(along) if along is not None else {},
         "gates": gates,
-        "warnings": [*warnings, *_cautions(grids, rows), *_failed(gates)],
+        "warnings": [*warnings, *_cautions(grids, rows), *failed_gates(gates)],
     }
     return plain(found)
-
-
-def verdict(summary: Mapping[str, Any]) -> list[str]:
-    """What the run says, in sentences: who beats SFT, who differs from whom, at what cost, and what to beware of.
-
-    The first headline metric of `PREFERRED` that was measured gets sentences with numbers, the others one line each.
-    """
-    comparisons = summary["comparisons"]
-    metrics = _by_preference({c["metric"] for c in comparisons if c["metric"].count(".") == 1})
-    said = []
-    if metrics:
-        main = [c for c in comparisons if c["metric"] == metrics[0]]
-        said.append(_choice(main))
-        said += [_against_sft(c, summary["methods"]) for c in main if c["b"] == SFT]
-        said += [_pair(c) for c in main if c["b"] != SFT]
-    for metric in metrics[1:]:
-        rows = [c for c in comparisons if c["metric"] == metric]
-        said.append(f"By {_judged_by(metric)}: " + "; ".join(_short(c) for c in rows) + ".")
-    if not metrics:
-        said.append("No method was compared with SFT.")
-    said += _length_sentences(summary, metrics)
-    said += _rating_sentences(summary, metrics)
-    said += [f"{found['text']}." for found in summary.get("overoptimization", {}).values()]
-    costs = [f"{m} {_number(s)} s" for m, row in summary["methods"].items() if (s := row["cost"].get("seconds"))]
-    if costs:
-        said.append(f"Training time for one seed: {', '.join(costs)}.")
-    return said + _failed(summary["gates"])
 
 
 def table(summary: Mapping[str, Any]) -> pandas.DataFrame:
@@ -158,7 +124,7 @@ def _mean_costs(costs: list[dict[str, float]]) -> dict[str, float]:
 def _comparisons(grids: Mapping[tuple[str, str], pandas.DataFrame], methods: list[str]) -> list[dict[str, Any]]:
     """Every method against SFT, then every pair, on each win rate, with Holm's correction within a metric."""
     found = []
-    for metric in _by_preference({metric for _, metric in grids if metric.startswith("win_rate.")}):
+    for metric in by_preference({metric for _, metric in grids if metric.startswith("win_rate.")}):
         scored = [m for m in methods if m != SFT and (m, metric) in grids]
         rows = [_compare(grids, metric, a, SFT) for a in scored]
         if metric != UNTIL_DECIDED:  # judged on different prompts, and stopped by what they showed
@@ -216,19 +182,7 @@ def _detectable(grids: Mapping[tuple[str, str], pandas.DataFrame], row: Mapping[
 
 def _cautions(grids: Mapping[tuple[str, str], pandas.DataFrame], rows: Mapping[str, Any]) -> list[str]:
     """What makes the intervals or the scores weaker than they look."""
-    cautions = []
-    trained = {name: row["seeds"] for name, row in rows.items() if name != SFT and row["seeds"]}
-    if single := [name for name, seeds in trained.items() if seeds == 1]:
-        cautions.append(
-            f"{', '.join(single)}: fewer than {MINIMUM_SEEDS} seeds; "
-            "intervals with one seed leave out the variation between training runs, so the verdict is about the "
-            "policies that were trained here, not about the methods"
-        )
-    if double := [name for name, seeds in trained.items() if 1 < seeds < MINIMUM_SEEDS]:
-        cautions.append(
-            f"{', '.join(double)}: fewer than {MINIMUM_SEEDS} seeds; "
-            "two training runs tell little about the variation between runs, so the intervals are wide"
-        )
+    cautions = few_seeds(rows)
     prompts: dict[str, int] = {}
     for (_, metric), grid in grids.items():
         count = int(grid.notna().any().sum())
@@ -246,126 +200,6 @@ def _cautions(grids: Mapping[tuple[str, str], pandas.DataFrame], rows: Mapping[s
                 share = f"{cell['coverage']:.0%} of its responses"
                 cautions.append(f"{name}: {metric} has a value for only {share}; the rest may differ")
     return cautions
-
-
-def _failed(gates: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [f"Gate {gate['name']} not passed: {gate['text']}." for gate in gates if not gate["passed"]]
-
-
-def _by_preference(metrics: Iterable[str]) -> list[str]:
-    return sorted(metrics, key=lambda m: (PREFERRED.index(m) if m in PREFERRED else len(PREFERRED), m))
-
-
-def _choice(rows: list[Mapping[str, Any]]) -> str:
-    """The opening sentence: which method to use, or why none stands out."""
-    metric = rows[0]["metric"]
-    better = [row["a"] for row in rows if row["b"] == SFT and row["verdict"] == f"{row['a']} is better"]
-    lost = {row["b"] if row["verdict"] == f"{row['a']} is better" else row["a"] for row in rows if _is_decided(row)}
-    best = [name for name in better if name not in lost]
-    by = f"by {_judged_by(metric)}"
-    if not better:
-        return f"No method is shown to beat SFT {by}; keep SFT, or give the comparison more prompts and seeds."
-    if len(best) == 1 and len(better) == 1:
-        return f"Use {best[0]}: it alone is shown to beat SFT {by}."
-    if len(best) == 1:
-        beaten = [n for n in better if n != best[0] and _beats(rows, best[0], n)]
-        rest = [n for n in better if n != best[0] and n not in beaten]
-        than = f" and to be better than {_and(beaten)}" if beaten else ""
-        undecided = f"; against {_and(rest)} the difference is not significant" if rest else ""
-        return f"Use {best[0]}: it is shown to beat SFT{than} {by}{undecided}."
-    return f"{_and(best)} beat SFT {by}, and none of them is shown to be the best: choose among them by cost."
-
-
-def _is_decided(row: Mapping[str, Any]) -> bool:
-    return row["verdict"] != NO_DIFFERENCE
-
-
-def _beats(rows: list[Mapping[str, Any]], winner: str, loser: str) -> bool:
-    pair = next(row for row in rows if {row["a"], row["b"]} == {winner, loser})
-    return pair["verdict"] == f"{winner} is better"
-
-
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _judged_by(metric: str) -> str:
-    name = metric.removeprefix("win_rate.")
-    return BY.get(name, name)
-
-
-def _length_sentences(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:
-    """Where length control changes which side of one half a win rate is shown to be on."""
-    said = []
-    for metric in metrics:
-        for method, cell in summary.get("length_controlled", {}).get(metric.removeprefix("win_rate."), {}).items():
-            raw = summary["methods"][method]["metrics"][metric]
-            if None not in (raw["low"], cell["low"]) and raw["low"] > 0.5 >= cell["low"]:
-                said.append(
-                    f"By {_judged_by(metric)}, {method}'s win rate of {raw['mean']:.0%} is {cell['mean']:.0%} "
-                    f"({_range(cell)}) at equal length: part of it is a preference for longer or shorter responses."
-                )
-    return said
-
-
-def _rating_sentences(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:
-    """One line: the ratings by the evaluator that the verdict trusts most."""
-    for metric in metrics:
-        row = summary.get("ratings", {}).get(metric.removeprefix("win_rate."), {})
-        known = {m: cell for m, cell in row.items() if m != SFT and None not in (cell["mean"], cell["low"])}
-        if known:
-            order = sorted(known.items(), key=lambda item: -item[1]["mean"])
-            listed = ", ".join(f"{m} {c['mean']:+.0f} ({c['low']:+.0f} to {c['high']:+.0f})" for m, c in order)
-            return [f"Elo points over SFT by {_judged_by(metric)}: {listed}."]
-    return []
-
-
-def _against_sft(row: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
-    cell, seeds = methods[row["a"]]["metrics"][row["metric"]], methods[row["a"]]["seeds"]
-    opening = {f"{row['a']} is better": f"{row['a']} beats SFT", f"{SFT} is better": f"{row['a']} is worse than SFT"}
-    said = opening.get(row["verdict"], f"No significant difference between {row['a']} and SFT")
-    by = _judged_by(row["metric"])
-    rate = f"it wins {cell['mean']:.0%} by {by} ({_range(cell)})" if cell["mean"] is not None else "no values"
-    shown = _would_show(row) if row["verdict"] == NO_DIFFERENCE else ""
-    return f"{said}: {rate}, {seeds} seed{'' if seeds == 1 else 's'}{_p(row)}{shown}."
-
-
-def _pair(row: Mapping[str, Any]) -> str:
-    a, b = row["a"], row["b"]
-    if row["difference"] is None:
-        return f"{a} and {b} have no seed and prompt in common to be compared on."
-    sign, better, worse = (1, a, b) if row["difference"] >= 0 else (-1, b, a)
-    limits = [None if x is None else sign * x for x in (row["low"], row["high"])][::sign]
-    span = _range({"low": limits[0], "high": limits[1]})
-    points = round(100 * sign * row["difference"])
-    ahead = f"{better}'s win rate is {points} point{'' if points == 1 else 's'} higher ({span}){_p(row)}"
-    if row["verdict"] == NO_DIFFERENCE:
-        return f"No significant difference between {a} and {b}: {ahead}{_would_show(row)}."
-    return f"{better} is better than {worse}: {ahead}."
-
-
-def _short(row: Mapping[str, Any]) -> str:
-    a, b = (row[side] if row[side] != SFT else "SFT" for side in ("a", "b"))
-    if row["verdict"] == NO_DIFFERENCE:
-        return f"{NO_DIFFERENCE} between {a} and {b}"
-    return f"{a} is better than {b}" if row["difference"] > 0 else f"{b} is better than {a}"
-
-
-def _range(cell: Mapping[str, Any]) -> str:
-    if cell["low"] is None or cell["high"] is None:
-        return "too few prompts for an interval"
-    return f"95% interval {100 * cell['low']:.0f} to {100 * cell['high']:.0f}"
-
-
-def _p(row: Mapping[str, Any]) -> str:
-    p = row["p_adjusted"]
-    return "" if p is None else f", adjusted p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-
-
-def _would_show(row: Mapping[str, Any]) -> str:
-    """How large a difference would have been found, so that "no significant difference" is not read as "equal"."""
-    size = row.get("detectable")
-    return "" if size is None else f"; this run would show {100 * size:.0f} points or more with 80% power"
 
 
 def _two(value: float, sign: str = "") -> str:

@@ -1,8 +1,9 @@
-"""Tiny models and data that every test may use, and the command line in this process."""
+"""Tiny models and data that every test may use, the command line in this process, and a browser."""
 
 import contextlib
 import io
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,3 +111,16 @@ def bench():
         return Done(returncode, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for tests that look at a page; a module each, for its event loop must not be there in other tests."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium on this machine")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -191,18 +190,6 @@ def test_a_killed_server_loses_no_answer_and_a_second_one_is_refused(folder):
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=20)
     assert len((folder / "labels" / "people.jsonl").read_text().splitlines()) == 2
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no Chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 HOSTILE = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script></main><style>body{display:none}</style>"  # noqa: E501

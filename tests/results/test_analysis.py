@@ -4,7 +4,7 @@ import numpy as np
 import pandas
 import pytest
 
-from alignment_bench.results.analysis import length_control, ratings, until_decided
+from alignment_bench.results.analysis import head_to_head, length_control, ratings, until_decided
 from alignment_bench.results.sequential import UNTIL_DECIDED, asking_order, confidence_sequence, p_value
 from alignment_bench.results.summary import summarize, verdict
 
@@ -112,3 +112,20 @@ def test_words_for_what_the_run_could_have_shown_and_for_length():
     assert row["detectable"] == pytest.approx(0.103, abs=0.003)
     assert row["p_permutation"] == 1.0 and row["bootstrap"]["low"] < 0 < row["bootstrap"]["high"]
     assert any(s.startswith("Elo points over SFT by the judge: a +") for s in said)
+
+
+def test_head_to_head_uses_the_seeds_that_a_pair_shares():
+    # a beats b on prompts 1 and 2 of seed 0 and on all of seed 1, ties on prompt 0 of seed 0: (0.5 + 5) / 6.
+    # c has seed 0 only: it beats SFT once, ties once, loses once. The judge gives no rewards: only SFT is met.
+    rows = {
+        ("a", "reward.gold"): [[1.0, 2.0, 3.0], [2.0, 2.0, 2.0]], ("b", "reward.gold"): [[1.0, 1.0, 1.0]] * 2,
+        ("sft", "reward.gold"): [[0.0, 0.0, 5.0]] * 2, ("c", "reward.gold"): [[1.0, 0.0, 4.0]],
+        ("a", "win_rate.gold"): [[1.0, 1.0, 0.0]], ("a", "win_rate.judge"): [[1.0, 0.5, np.nan]],
+    }  # fmt: skip
+    found = head_to_head({key: frame(values) for key, values in rows.items()}, ["sft", "a", "b", "c"])
+    met = {(row["a"], row["b"]): row for row in found["gold"]}
+    assert len(met) == 6
+    assert (met["a", "b"]["mean"], met["a", "b"]["n"]) == (pytest.approx(5.5 / 6), 6)
+    assert (met["sft", "c"]["mean"], met["sft", "c"]["n"]) == (0.5, 3)
+    assert met["sft", "c"]["p_adjusted"] == 1
+    assert [(r["a"], r["b"], r["mean"], r["n"]) for r in found["judge"]] == [("a", "sft", 0.75, 2)]

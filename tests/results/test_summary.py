@@ -6,7 +6,8 @@ import pandas
 import pytest
 
 from alignment_bench.results.statistics import interval
-from alignment_bench.results.summary import NO_DIFFERENCE, _choice, summarize, table, verdict
+from alignment_bench.results.summary import summarize, table
+from alignment_bench.results.verdict import NO_DIFFERENCE, _choice, verdict
 
 
 def scores(method, metric, *seeds):
@@ -52,8 +53,8 @@ def run():
 
 def test_keys_and_order(run):
     assert list(run) == [
-        "run_id", "run_dir", "benchmark", "contract", "methods", "comparisons", "ratings", "length_controlled",
-        "overoptimization", "gates", "warnings",
+        "run_id", "run_dir", "benchmark", "contract", "methods", "comparisons", "head_to_head", "ratings",
+        "length_controlled", "overoptimization", "gates", "warnings",
     ]  # fmt: skip
     assert list(run["methods"]) == ["sft", "dpo", "orpo"]
     assert list(run["methods"]["dpo"]["metrics"]) == ["kl", GOLD]
@@ -160,7 +161,7 @@ def test_verdict(run):
     assert dpo.startswith("dpo beats SFT: it wins 80% by the true reward (95% interval 65 to 90), 3 seeds, adjusted p")
     assert orpo.startswith("No significant difference between orpo and SFT: it wins 50% by the true reward")
     assert pair.startswith("dpo is better than orpo: dpo's win rate is 30 points higher (95% interval ")
-    assert cost == "Training time for one seed: dpo 21 s, orpo 5 s."
+    assert cost == "Training time for one seed: dpo 21 s, orpo 5.0 s."
 
 
 def test_verdict_leads_with_gold_and_names_the_worse_one():

@@ -1,0 +1,168 @@
+"""How every figure is drawn: one look per method, a canvas about as wide as a phone, and SVG that suits the page.
+
+Every panel is a drawing of its own, so that the page can lay several side by side on a desk and one under the other on
+a phone with the letters still readable. In the page, text and grid take the page's colours (CSS variables), so the same
+drawing serves light, dark and print; as a file a panel has its title, a legend and the colours of print.
+"""
+
+import html
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..results.quantities import known
+from ..results.store import digest
+
+# Okabe and Ito (2008), "Color Universal Design"; yellow last, for it is faint on white. SFT is always grey.
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+SFT_COLOUR = "#7f8790"
+MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼"}  # matplotlib's marker: the same shape as a character
+INK, RULE = "#1c2126", "#dde2e7"  # of text and grid in files; the page puts its own colours in their place
+WIDTH = 5.2  # inches at 72 units an inch: 374 units, so about one CSS pixel a unit on a phone
+SIZE = 11  # of letters, in the same units
+DASHED = (0, (4, 3))
+LONGEST = 60  # characters of a file's name; longer ones are cut and told apart by a hash
+PLACES = re.compile(
+    r'\b(?:d|x|y|width|height|transform)="[^"]*"'
+)  # attributes with places, two digits of which will do
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one method looks in every figure: colour, matplotlib marker and the marker as a character."""
+
+    colour: str
+    marker: str
+    glyph: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing: `svg` is finished markup for the page, `text` says in words what it shows."""
+
+    key: str
+    """Name of its file."""
+    title: str
+    svg: str
+    text: str
+    drawing: Any
+    """The matplotlib figure, for files."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels that belong together, with what a reader must know to read them."""
+
+    title: str
+    caption: str
+    panels: Sequence[Panel]
+
+
+def styles(methods: Iterable[str]) -> dict[str, Style]:
+    """One fixed look per method by its place in the run; `sft` is grey and takes no place."""
+    marks = list(MARKERS.items())
+    found = {"sft": Style(SFT_COLOUR, *marks[0])}
+    for place, name in enumerate(dict.fromkeys(m for m in methods if m != "sft")):
+        # Markers advance by one more on each round of the colours: 35 methods before a pair comes twice.
+        mark = marks[(place + place // len(OKABE_ITO)) % len(marks)]
+        found[name] = Style(OKABE_ITO[place % len(OKABE_ITO)], *mark)
+    return found
+
+
+def new_canvas(height: float) -> tuple[Any, Any]:
+    """A matplotlib figure and its axes, `height` in inches."""
+    from matplotlib.figure import Figure as Drawing
+    from matplotlib.layout_engine import TightLayoutEngine
+
+    drawing = Drawing(figsize=(WIDTH, height), layout=TightLayoutEngine(pad=0.4))
+    axes = drawing.subplots()
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(INK)
+    axes.grid(color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=SIZE, length=3)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=INK, size=SIZE)
+    return drawing, axes
+
+
+def rows_canvas(names: Sequence[str]) -> tuple[Any, Any]:
+    """A canvas with a row a name, from the top."""
+    drawing, axes = new_canvas(0.62 + 0.36 * len(names))
+    axes.set_yticks(range(len(names)), [literal(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    return drawing, axes
+
+
+def finish_panel(drawing: Any, key: str, title: str, text: str) -> Panel:
+    """Write a drawing as SVG markup that can stand in an HTML page beside others: own ids, no prolog, page colours."""
+    import matplotlib
+
+    name = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
+    key = name if len(name) <= LONGEST else f"{name[:LONGEST]}-{digest(key)[:8]}"
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+        drawing.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    view = re.search(r'viewBox="([-0-9. ]+)"', svg)[1]
+    opening = f'<svg viewBox="{view}" role="img" aria-label="{html.escape(text)}">'
+    svg = re.sub(r"^<svg[^>]*>", lambda _: opening, svg)
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", svg).replace("xlink:href", "href")
+    svg = PLACES.sub(lambda attribute: re.sub(r"(\.\d\d)\d+", r"\1", attribute[0]), svg)
+    svg = svg.replace(INK, "var(--ink)").replace(RULE, "var(--rule)")
+    return Panel(key, title, re.sub(r"\s*\n\s*", "\n", svg), text, drawing)
+
+
+def save(panel: Panel, path: Path) -> None:
+    """Write a panel as a file of its own, SVG or PDF by the ending: with title, legend and a white ground."""
+    import matplotlib
+
+    axes = panel.drawing.axes[0]
+    if not axes.get_title("left"):
+        axes.set_title(literal(panel.title), loc="left", size=SIZE + 1, color=INK)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles and axes.get_legend() is None:
+            axes.legend(handles, labels, frameon=False, labelcolor=INK, fontsize=SIZE - 1)
+        panel.drawing.draw_without_rendering()
+        panel.drawing.set_layout_engine("none")  # the second file keeps the places that were found for the first
+    settings = {"svg.fonttype": "none", "svg.hashsalt": panel.key, "pdf.fonttype": 42}
+    made = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
+    with matplotlib.rc_context(settings):
+        panel.drawing.savefig(path, format=path.suffix[1:], metadata=made)
+
+
+def label_points(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write each method's name beside its point, moved down where two names would lie on each other."""
+    axes.figure.draw_without_rendering()
+    scale = 72 / axes.figure.dpi
+    taken: list[tuple[float, float]] = []
+    for name, x, y in sorted(points, key=lambda p: -p[2]):
+        px, py = axes.transData.transform((x, y)) * scale
+        end = axes.bbox.x1 * scale
+        left = px + 9 + 6 * len(name) > end + 6
+        place = py + 8
+        while any(abs(place - other) < 12 and abs(px - where) < 70 for where, other in taken):
+            place -= 3
+        taken.append((px, place))
+        axes.annotate(
+            literal(name), (x, y), xytext=(-8 if left else 8, place - py), textcoords="offset points",
+            ha="right" if left else "left", va="center", color=INK, size=SIZE,
+        )  # fmt: skip
+
+
+def literal(text: str) -> str:
+    """Text that matplotlib does not take for mathematics, whatever dollar signs it has."""
+    return text.replace("$", r"\$")
+
+
+def limits(cell: Mapping[str, Any]) -> tuple[float, float]:
+    """Ends of the interval, both the mean itself where there is none."""
+    return tuple(cell[end] if known(cell.get(end)) else cell["mean"] for end in ("low", "high"))

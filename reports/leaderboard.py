@@ -1,0 +1,128 @@
+"""The leaderboard and the matrix of methods against each other, as plain cells for every format of a report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..results.quantities import COSTS, MISSING, cost, known, p_value, share
+from ..results.verdict import LEVEL
+from .wording import FAMILIES, bracket, cost_title, evaluator, ordered, title, value
+
+AT_FIRST = ("seconds", "flops")  # costs that the page shows before anything is chosen
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; `key` is its place in summary.json: a metric, "cost.NAME" or "rating.EVALUATOR"."""
+
+    key: str
+    head: str
+    title: str
+    """The head where no group stands above it."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Columns that are shown and hidden together."""
+
+    title: str
+    columns: Sequence[Column]
+    shown: bool = True
+
+
+@dataclass(frozen=True)
+class Value:
+    """What stands in a cell; `number` sorts it, None where nothing was measured."""
+
+    text: str = MISSING
+    interval: str = ""
+    note: str = ""
+    number: float | None = None
+
+
+def groups(summary: Mapping[str, Any]) -> list[Group]:
+    """Columns of the leaderboard: headline metrics by family, ratings, costs, then everything else."""
+    methods = summary.get("methods", {})
+    metrics = ordered({m for row in methods.values() for m in row.get("metrics", {})})
+    headline = [m for m in metrics if m.split(".")[0] in FAMILIES and m.count(".") < 2]
+    families: dict[str, list[Column]] = {}
+    for metric in headline:
+        head, _, tail = metric.partition(".")
+        families.setdefault(head, []).append(Column(metric, evaluator(tail) if tail else "", title(metric)))
+    found = [Group(FAMILIES[head][0], columns, head != "eos_rate") for head, columns in families.items()]
+    if ratings := summary.get("ratings"):
+        names = [name.removeprefix("win_rate.") for name in ordered(f"win_rate.{name}" for name in ratings)]
+        columns = [Column(f"rating.{n}", evaluator(n), f"Bradley-Terry rating ({evaluator(n)})") for n in names]
+        found.append(Group("Bradley-Terry rating (Elo)", columns))
+    keys = {key for row in methods.values() for key in row.get("cost") or {}}
+    ranked = [key for key in COSTS if key in keys] + sorted(keys - set(COSTS))
+    for name, part, shown in (
+        ("Cost", [key for key in ranked if key in AT_FIRST], True),
+        ("Further costs", [key for key in ranked if key not in AT_FIRST], False),
+    ):
+        if part:
+            found.append(Group(name, [Column(f"cost.{key}", cost_title(key), cost_title(key)) for key in part], shown))
+    if others := [Column(m, title(m), title(m)) for m in metrics if m not in headline]:
+        found.append(Group("Further measures", others, shown=False))
+    return found
+
+
+def cell(summary: Mapping[str, Any], method: str, key: str) -> Value:
+    """What a method has in a column."""
+    row = summary["methods"][method]
+    kind, _, name = key.partition(".")
+    if kind == "cost":
+        amount = (row.get("cost") or {}).get(name)
+        return Value(cost(amount, name), number=amount) if known(amount) else Value()
+    if kind == "rating":
+        found = (summary["ratings"][name].get(method)) or {}
+        if not known(found.get("mean")):
+            return Value()
+        low, high = found.get("low"), found.get("high")
+        interval = f"[{_points(low)}, {_points(high)}]" if known(low) and known(high) and low != high else ""
+        return Value(_points(found["mean"]), interval, number=found["mean"])
+    found = row.get("metrics", {}).get(key) or {}
+    if not known(found.get("mean")):
+        return Value()
+    coverage = found.get("coverage")
+    note = f"{share(coverage)} answered" if known(coverage) and coverage < 1 else ""
+    return Value(value(found["mean"], key), bracket(found, key), note, found["mean"])
+
+
+def matrices(summary: Mapping[str, Any], shown: Sequence[str]) -> list[dict[str, Any]]:
+    """A matrix an evaluator: how often the method of the row wins against the one of the column, and how sure that is.
+
+    `rows`: (method, [None on the diagonal or where nothing is known, else {"text", "interval", "p", "verdict"}]).
+    """
+    found = []
+    met = summary.get("head_to_head") or {}
+    for metric in ordered(f"win_rate.{name}" for name in met):
+        name = metric.removeprefix("win_rate.")
+        pairs = {(row["a"], row["b"]): row for row in met[name] if known(row["mean"])}
+        if not pairs:
+            continue
+        rows = [(a, [_met(pairs, a, b) for b in shown]) for a in shown]
+        found.append({"evaluator": evaluator(name), "names": list(shown), "rows": rows})
+    return found
+
+
+def _met(pairs: Mapping[tuple[str, str], Mapping[str, Any]], a: str, b: str) -> dict[str, str] | None:
+    """The outcome from the row's side; a pair lies in `pairs` in one direction only."""
+    row = pairs.get((a, b))
+    if row is None and (b, a) in pairs:
+        turned = pairs[b, a]
+        low, high = (1 - turned[end] if known(turned[end]) else None for end in ("high", "low"))
+        row = {**turned, "mean": 1 - turned["mean"], "low": low, "high": high}
+    if row is None:
+        return None
+    shown = known(row["p_adjusted"]) and row["p_adjusted"] < LEVEL
+    return {
+        "text": share(row["mean"]),
+        "interval": bracket(row, "win_rate"),
+        "p": p_value(row["p_adjusted"]),
+        "verdict": "open" if not shown else "wins" if row["mean"] > 0.5 else "loses",
+    }
+
+
+def _points(amount: float | None) -> str:
+    return f"{amount:+.0f}".replace("-", "−") if amount else "0"

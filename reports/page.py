@@ -1,0 +1,116 @@
+"""Everything that the templates show of one run."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..results import pathology
+from ..results.findings import Findings, findings
+from . import curves, drawing, figures
+from .along import reward_along
+from .leaderboard import cell, groups, matrices
+from .reading import Material
+from .reliability import reliability
+from .samples import samples
+from .wording import JUDGE_MEASURES, flat, is_headline, ordered, split, title
+
+NO_FINDINGS = Findings("No verdict: this run has not been summarized.", [], [], [], [], [])
+
+
+def page(
+    material: Material, looks: Mapping[str, drawing.Style] | None = None, with_figures: bool = True
+) -> dict[str, Any]:
+    """What the templates of HTML and Markdown show; looks: those of a page with several runs, which has no figures."""
+    record, summary, methods = material.record, material.summary, material.methods
+    looks = looks or drawing.styles(material.names)
+    said = findings(summary) if summary else NO_FINDINGS
+    gates = summary.get("gates", [])
+    failed = [gate for gate in gates if not gate.get("passed")]
+    chosen = samples(material.cells, looks)
+    environment = dict(record.get("environment") or {})
+    columns = groups(summary)
+    shown = [m for m in looks if m in methods]
+    return {
+        "record": record,
+        "summary": summary,
+        "missing": material.missing,
+        "findings": said,
+        "recommendation": split(said.recommendation),
+        "failed": failed,
+        "stamps": summary.get("stamps") or [],
+        "flags": pathology.flags(summary, material.logs) if summary else [],
+        "warnings": [w for w in _others(summary.get("warnings", []), failed) if w not in said.confounds],
+        "methods": methods,
+        "looks": looks,
+        "shown": shown,
+        "facts": _facts(record, methods, chosen["prompts"]),
+        "groups": columns,
+        "cells": {m: {c.key: cell(summary, m, c.key) for g in columns for c in g.columns} for m in shown},
+        "matrices": matrices(summary, shown),
+        "figures": drawn(material, looks) if with_figures else {},
+        "signs": pathology.signs(summary, material.logs) if summary else {},
+        "pathologies": pathology.PATHOLOGIES,
+        "comparisons": by_metric(summary.get("comparisons", []), methods),
+        "gates": gates,
+        "samples": chosen,
+        "judge_measures": list(JUDGE_MEASURES.items()),
+        "data": record.get("data") or {},
+        "contract": flat(record.get("contract") or {}),
+        "packages": environment.pop("packages", None) or {},
+        "environment": flat(environment),
+        "seeds": material.seeds,
+    }
+
+
+def drawn(material: Material, looks: Mapping[str, drawing.Style]) -> dict[str, list[drawing.Figure]]:
+    """The figures by the part of the page that they stand in."""
+    summary, methods, logs = material.summary, material.methods, material.logs
+    names = {m: title(m) for m in ordered({m for row in methods.values() for m in row["metrics"]}) if is_headline(m)}
+    means: dict[str, list[dict[str, float | None]]] = {}
+    for made in material.cells:
+        means.setdefault(made.method, []).append({m: _mean(v.values()) for m, v in made.scores.items()})
+    parts = {
+        "results": [
+            figures.win_rates(methods, looks, names),
+            figures.quality_against_cost(methods, looks),
+            figures.frontier(methods, means, looks, names),
+            figures.gold_against_proxy(summary, looks),
+            reward_along(summary.get("overoptimization") or {}, looks),
+            figures.length(summary, methods, looks),
+            curves.training(logs, looks),
+        ],
+        "signals": [curves.signals(logs, looks)],
+        "further": [curves.further(logs, looks)],
+        "reward_models": [reliability(summary.get("reward_models") or {})],
+        "judges": [figures.judges((summary.get("judges") or {}).get("audit") or {})],
+    }
+    return {part: [figure for figure in found if figure] for part, found in parts.items()}
+
+
+def by_metric(rows: Sequence[Mapping[str, Any]], methods: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Comparisons by metric, in the order of the leaderboard."""
+    metrics = ordered({m for row in methods.values() for m in row["metrics"]} | {r["metric"] for r in rows})
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda r: metrics.index(r["metric"])):
+        found.setdefault(row["metric"], []).append(row)
+    return found
+
+
+def _others(sentences: Sequence[str], failed: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Warnings without those that repeat a failed gate, which has a place of its own."""
+    return [said for said in sentences if not any(gate.get("text") and gate["text"] in said for gate in failed)]
+
+
+def _facts(record: Mapping[str, Any], methods: Mapping[str, Any], prompts: int) -> list[str]:
+    """The line below the title: what was compared, on how much, when."""
+    trained = [m for m in methods if m != "sft"]
+    seeds = max((methods[m].get("seeds") or 0 for m in trained), default=0)
+    facts = [", ".join(trained)] if trained else []
+    facts += [f"{seeds} seed{'s' * (seeds != 1)}"] if seeds else []
+    facts += [f"{prompts:,} held-out prompts"] if prompts else []
+    facts += [str(record["created"])[:16].replace("T", " ")] if record.get("created") else []
+    return [*facts, f"run {record.get('run_id', 'without an id')}"]
+
+
+def _mean(values: Any) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None

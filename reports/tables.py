@@ -1,0 +1,115 @@
+"""The tables of a run as data: CSV, Parquet and LaTeX."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..results.quantities import p_value
+from .leaderboard import cell, groups
+from .reading import Material
+from .wording import bracket, evaluator, title, value
+
+if TYPE_CHECKING:
+    import pandas
+
+# Spreadsheets take a cell that begins so for a formula (OWASP, CSV injection).
+FORMULA = re.compile(r"^[=+\-@\t\r]")
+WIDEST = 5  # columns of a LaTeX table beside the method
+
+
+def frames(material: Material) -> "dict[str, pandas.DataFrame]":
+    """Every table by name, numbers as they are in summary.json: one row a value, so that all methods fit."""
+    import pandas
+
+    summary = material.summary
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("results", "costs", "ratings")}
+    for method, row in material.methods.items():
+        for metric, found in row["metrics"].items():
+            rows["results"].append({"method": method, "seeds": row.get("seeds"), "metric": metric, **found})
+        rows["costs"] += [{"method": method, "cost": k, "mean": v} for k, v in (row.get("cost") or {}).items()]
+    for name, found in (summary.get("ratings") or {}).items():
+        rows["ratings"] += [{"evaluator": name, "method": method, **row} for method, row in found.items()]
+    rows["comparisons"] = [
+        {key: value for key, value in row.items() if not isinstance(value, dict)}
+        for row in summary.get("comparisons", [])
+    ]
+    rows["head_to_head"] = [
+        {"evaluator": name, **row} for name, found in (summary.get("head_to_head") or {}).items() for row in found
+    ]
+    rows["changes"] = [
+        {"metric": metric, "method": method, **row}
+        for metric, found in (summary.get("changes") or {}).items()
+        for method, row in found.items()
+    ]
+    return {name: pandas.DataFrame(found) for name, found in rows.items() if found}
+
+
+def write(material: Material, folder: Path, format: str) -> list[Path]:
+    """Write every table as FOLDER/NAME.csv or .parquet; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, frame in frames(material).items():
+        path = folder / f"{name}.{format}"
+        if format == "csv":
+            frame.map(neutral).rename(columns=neutral).to_csv(path, index=False)
+        else:
+            frame.to_parquet(path, index=False)
+        written.append(path)
+    return written
+
+
+def neutral(found: Any) -> Any:
+    """Text that no spreadsheet takes for a formula: an apostrophe in front where it begins like one; numbers as is."""
+    return f"'{found}" if isinstance(found, str) and FORMULA.match(found) else found
+
+
+def latex(material: Material) -> str:
+    """Tables of the leaderboard, a family of columns each, and of the comparisons; they need the package booktabs."""
+    import pandas
+
+    summary = material.summary
+    parts = ["% Tables of alignment-bench. In the preamble: \\usepackage{booktabs}\n"]
+    for group in groups(summary):
+        heads = ["Method", *(column.head or group.title for column in group.columns)]
+        rows = [
+            [method, *(_joined(cell(summary, method, column.key)) for column in group.columns)]
+            for method in material.methods
+        ]
+        for start in range(1, len(heads), WIDEST):
+            part = [0, *range(start, min(start + WIDEST, len(heads)))]
+            frame = pandas.DataFrame([[row[i] for i in part] for row in rows], columns=[heads[i] for i in part])
+            caption = f"{group.title}. Means with 95\\% intervals." if "ost" not in group.title else f"{group.title}."
+            parts.append(_table(frame, caption))
+    rows = [
+        [evaluator(name), row["a"], row["b"], f"{value(row['mean'], 'win_rate')} {bracket(row, 'win_rate')}".strip()]
+        + [p_value(row["p_adjusted"])]
+        for name, found in (summary.get("head_to_head") or {}).items()
+        for row in found
+    ]
+    if rows:
+        heads = ["By", "Method", "Against", "Wins", "Adjusted p"]
+        parts.append(_table(pandas.DataFrame(rows, columns=heads), "Head to head, ties half."))
+    rows = [
+        [title(row["metric"]), f"{row['a']} − {row['b']}", value(row["difference"], row["metric"], True)]
+        + [bracket(row, row["metric"]), p_value(row.get("p_adjusted")), row.get("verdict", "")]
+        for row in summary.get("comparisons", [])
+    ]
+    if rows:
+        heads = ["Metric", "Comparison", "Difference", "95% interval", "Adjusted p", "Verdict"]
+        parts.append(_table(pandas.DataFrame(rows, columns=heads), "Differences, paired by prompt."))
+    return "\n".join(parts)
+
+
+def _joined(found: Any) -> str:
+    return f"{found.text} {found.interval}".strip()
+
+
+def _table(frame: "pandas.DataFrame", caption: str) -> str:
+    """One table with booktabs' rules; text escaped, the minus sign as mathematics, for pdfTeX has no glyph for it."""
+    text = (
+        frame.style.hide(axis="index")
+        .format(escape="latex")
+        .format_index(escape="latex", axis=1)
+        .to_latex(hrules=True, position="t", position_float="centering", caption=caption)
+    )
+    return text.replace("−", "$-$")

@@ -1,0 +1,189 @@
+"""Every format but the page: tables that read back, LaTeX that compiles, figures as files, and runs that differ."""
+
+import json
+import re
+import shutil
+import subprocess
+from xml.etree import ElementTree
+
+import pandas
+import pytest
+
+from alignment_bench.reports import curves, drawing
+from alignment_bench.reports.contracts import MEANING, differences
+from alignment_bench.reports.reading import Material
+from alignment_bench.reports.render import FORMATS, render
+from alignment_bench.reports.tables import latex, neutral, write
+from alignment_bench.results.integrity import write_record
+from alignment_bench.results.records import InputError
+from alignment_bench.results.store import Run
+
+
+@pytest.fixture(scope="module")
+def written(run, tmp_path_factory):
+    """All formats without drawings; those have a test of their own, for each takes long to write."""
+    out = tmp_path_factory.mktemp("formats")
+    paths = render([run], out, [name for name in FORMATS if name not in ("html", "svg", "pdf")])
+    assert len(set(paths)) == len(paths) and all(path.is_file() for path in paths)
+    assert not list(out.rglob("*.partial"))
+    return out
+
+
+def test_tables_read_back_with_the_numbers_of_the_summary(written, run):
+    for read, ending in ((pandas.read_csv, "csv"), (pandas.read_parquet, "parquet")):
+        results = read(written / "tables" / f"results.{ending}").set_index(["method", "metric"])
+        for method, row in run.summary["methods"].items():
+            for metric, cell in row["metrics"].items():
+                assert tuple(results.loc[(method, metric), ["mean", "low", "high"]]) == pytest.approx(
+                    (cell["mean"], cell["low"], cell["high"])
+                )
+        pairs = read(written / "tables" / f"comparisons.{ending}")
+        assert list(pairs["p_adjusted"]) == [row["p_adjusted"] for row in run.summary["comparisons"]]
+        costs = read(written / "tables" / f"costs.{ending}").set_index(["method", "cost"])
+        assert costs.loc[("ppo", "flops"), "mean"] == 3.21e13
+    assert json.loads((written / "report.json").read_text()) == {"run": run.record, "summary": run.summary}
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("=HYPERLINK(1)", "'=HYPERLINK(1)"), ("+1", "'+1"), ("-2+3", "'-2+3"), ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"), ("\r=1", "'\r=1"), ("dpo", "dpo"), ("a=b", "a=b"), ("", ""), (-0.3, -0.3), (None, None),
+    ],
+)  # fmt: skip
+def test_cells_that_look_like_formulas_are_neutralised(cell, expected):
+    assert neutral(cell) == expected
+
+
+def material(name, **metrics):
+    methods = {
+        "sft": {"seeds": 1, "metrics": {}, "cost": {}},
+        name: {"seeds": 1, "metrics": metrics, "cost": {"seconds": 12.0}},
+    }
+    return Material({"run_id": "x"}, {"methods": methods, "comparisons": []}, [])
+
+
+def test_a_csv_keeps_negative_numbers_and_tames_names(tmp_path):
+    made = material("=cmd|' /C calc'!A0", **{"reward.gold": {"mean": -0.3, "low": -0.5, "high": -0.1, "n": 5}})
+    write(made, tmp_path, "csv")
+    text = (tmp_path / "results.csv").read_text()
+    assert "'=cmd|" in text and ",-0.3,-0.5,-0.1," in text
+    assert pandas.read_csv(tmp_path / "results.csv")["mean"].tolist() == [-0.3]
+    assert not re.search(r"(?m)(^|,)=", text)
+
+
+HOSTILE = r"50%_$\alpha$ & {x} #1 ~^ \input{/etc/passwd} <b>"
+
+
+def test_latex_is_booktabs_and_escapes_names():
+    text = latex(material(HOSTILE, **{"win_rate.gold": {"mean": 0.6, "low": 0.5, "high": 0.7, "n": 9}}))
+    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 2
+    assert r"60.0\% [50.0, 70.0]" in text and "12 s" in text
+    assert r"\input" not in text and r"50\%\_\$" in text
+    for line in text.splitlines()[1:]:
+        assert not re.search(r"(?<!\\)[%#$](?!-\$|\Z)", line.replace("$-$", "")), line
+    for table in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL):
+        rows = [line for line in table[1].splitlines() if line.endswith(r"\\")]
+        assert all(len(re.findall(r"(?<!\\)&", row)) == len(table[0]) - 1 for row in rows) and len(rows) == 3
+
+
+def test_latex_compiles(written, tmp_path):
+    if shutil.which("pdflatex") is None:
+        pytest.skip("there is no pdflatex on this machine")
+    hostile = latex(material(HOSTILE, **{"reward.gold": {"mean": -0.6, "low": -0.9, "high": 0.7, "n": 9}}))
+    body = (written / "tables.tex").read_text() + hostile
+    source = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\n\\end{document}\n"
+    (tmp_path / "paper.tex").write_text(source, encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"], cwd=tmp_path, capture_output=True
+    )
+    assert done.returncode == 0, done.stdout[-800:]
+    assert (tmp_path / "paper.pdf").stat().st_size > 0
+
+
+def test_every_drawing_of_the_page_is_a_file(run, tmp_path):
+    bare = Run(tmp_path / "bare")  # without cells there are no training curves, which saves time
+    write_record(bare.path / "run.json", run.record)
+    bare.write_summary({**run.summary, "length_controlled": {}, "reward_models": {}})
+    page, *figures = render([bare], tmp_path / "out", ("html", "svg", "pdf"))
+    drawn = page.read_text(encoding="utf-8").count("<svg")
+    assert len(figures) == 2 * drawn == 2 * 11  # 3 win rates, 3 costs, 2 frontiers, gold-proxy, length, judge
+    for path in figures[:drawn]:
+        assert "var(--" not in path.read_text(encoding="utf-8")
+        ElementTree.parse(path)
+    assert all(path.suffix == ".pdf" and path.read_bytes().startswith(b"%PDF") for path in figures[drawn:])
+    assert "Win rate against SFT (true reward)" in (tmp_path / "out/figures/win-rate-gold.svg").read_text("utf-8")
+
+
+def test_a_file_has_its_own_title_and_legend(tmp_path):
+    logs = {m: [[{"examples": n, "kl": n / size} for n in range(9)]] for m, size in (("$dpo$", 2), ("ppo", 1))}
+    (panel,) = curves.training(logs, drawing.styles(logs)).panels
+    assert ">ppo<" not in panel.svg and "KL to SFT (nats)" not in panel.svg.partition(">")[2]
+    drawing.save(panel, tmp_path / "kl.svg")
+    text = (tmp_path / "kl.svg").read_text(encoding="utf-8")
+    assert ">ppo<" in text and ">$dpo$<" in text and "KL to SFT (nats)" in text
+
+
+def test_names_of_files_are_short_and_differ():
+    keys = [f"judge-{'a very long name / ' * 9}{n}" for n in (1, 2)]
+    names = [drawing.finish_panel(drawing.new_canvas(1)[0], key, "t", "t").key for key in keys]
+    assert names[0] != names[1] and all(re.fullmatch(r"[a-z0-9-]{1,80}", name) for name in names)
+
+
+def test_an_unknown_format_is_told_with_the_nearest(run, tmp_path):
+    with pytest.raises(InputError, match="--format latx is not known; did you mean 'latex'"):
+        render([run], tmp_path, ("latx",))
+    assert list(tmp_path.iterdir()) == []
+
+
+def contract(**changed):
+    return {"contract": {"model": "m", "base": "aa", "budget": 100, "sft": {"lr": 0.1, "content": "x"}} | changed}
+
+
+def test_what_differs_is_said_in_words_and_fields():
+    found = differences([contract(), contract(budget=200, sft={"lr": 0.1, "content": "y"}), contract()])
+    assert found.contracts == 2
+    assert found.sentences == [MEANING["sft"], MEANING["budget"]]
+    assert found.fields == [("budget", ["100", "200", "100"]), ("sft.content", ["x", "y", "x"])]
+    same = differences([contract(), contract()])
+    assert (same.contracts, same.sentences, same.fields) == (1, [], [])
+    assert differences([contract(), contract(novel=1)]).sentences == ["novel differs"]
+    assert differences([contract(), contract(novel=1)]).fields == [("novel", ["–", "1"])]
+
+
+def bare_runs(folder, *budgets):
+    runs = [Run(folder / f"run-{place}") for place in range(len(budgets))]
+    for run, budget, run_id in zip(runs, budgets, ("one", "../two", "one"), strict=False):
+        write_record(run.path / "run.json", {"run_id": run_id, **contract(budget=budget)})
+    return runs
+
+
+def test_several_runs_have_an_overview_and_folders_of_their_own(tmp_path, parse):
+    runs = bare_runs(tmp_path, 1, 2, 2)
+    overview, markdown, *written = render(runs, tmp_path / "out")
+    assert (overview, markdown) == (tmp_path / "out" / "index.html", tmp_path / "out" / "report.md")
+    assert len({p.parent for p in written}) == 3 and len(written) == 6
+    assert all(p.exists() and p.parent.parent == tmp_path / "out" for p in written)
+    page = parse(overview.read_text(encoding="utf-8"))
+    assert "2 different contracts" in page.text and "the budgets differ" in page.text
+    links = [attrs["href"] for tag, attrs in page.elements if tag == "a"]
+    assert [(overview.parent / link).resolve() for link in links] == [p.resolve() for p in written[::2]]
+    assert "| budget | 1 | 2 | 2 |" in markdown.read_text(encoding="utf-8")
+
+
+def test_without_out_the_overview_lies_where_the_runs_lie(tmp_path, parse):
+    runs = bare_runs(tmp_path / "quick", 1, 1)
+    overview, *written = render(runs, formats=("html",))
+    assert overview == tmp_path / "quick" / "report" / "index.html"
+    assert written == [run.path / "report" / "index.html" for run in runs]
+    text = parse(overview.read_text(encoding="utf-8")).text
+    assert "the same contract" in text and "do not compare" not in text
+    assert render(runs[:1], tmp_path / "single")[0] == tmp_path / "single" / "index.html"
+
+
+def test_the_command_takes_formats_by_comma(bench, tmp_path):
+    (run,) = bare_runs(tmp_path, 1)
+    done = bench("report", run.path, "--out", tmp_path / "out", "--format", "md, json", cwd=tmp_path)
+    assert done.stdout.split() == [str(tmp_path / "out" / name) for name in ("report.md", "report.json")]
+    wrong = bench("report", run.path, "--format", "pfd", cwd=tmp_path, code=2)
+    assert "did you mean 'pdf'" in wrong.stderr
