@@ -122,8 +122,8 @@ class Results:
 
 
 def load_run(path: str | Path) -> Results:
-    """The run in a folder. InputError if there is none, or more than one."""
-    return Results(find_run(Path(path)))
+    """The run in a folder. InputError if there is none or more than one, or it is not finished."""
+    return Results(find_run(Path(path), finished=True))
 
 
 def run(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo"), **options: Any) -> Results:

@@ -48,7 +48,7 @@ def show(
     """
     from ..results.store import find_run
 
-    found = find_run(run)
+    found = find_run(run, finished=True)
     if as_json:
         print(json.dumps(found.summary, indent=2))
         return
@@ -114,7 +114,7 @@ def compare(
     from ..results.store import find_run
     from ..results.summary import plain
 
-    first, second = find_run(a), find_run(b)
+    first, second = (find_run(path, finished=True) for path in (a, b))
     differ, found, careful = settings(first, second), changes(first, second), cautions(first, second)
     if as_json:
         value = {**differ, "cautions": careful, "changes": [dataclasses.asdict(c) for c in found]}
