@@ -332,7 +332,7 @@ def find_runs(path: Path) -> list[Run]:
 
 
 def find_run(path: Path, finished: bool = False) -> Run:
-    """The one run at or below a folder; InputError if there is none or more than one, or it is not finished as asked."""
+    """The one run at or below a folder; InputError if there is none, more than one, or one that is not finished."""
     runs = find_runs(path)
     if len(runs) > 1:
         raise InputError(f"{path} holds {len(runs)} runs; give the folder of one, for example {runs[0].path}")
