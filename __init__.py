@@ -1,6 +1,6 @@
 """A comparative benchmark suite for alignment methods: same SFT checkpoint, same pairs, same budget, one verdict.
 
-from alignment_bench import run, load_run
+from alignment_bench import load_run, plan, run
 
 results = run("quick", ["ppo", "dpo"], seeds=3)
 results.verdict, results.table, results.scores
@@ -8,7 +8,7 @@ results.verdict, results.table, results.scores
 
 from typing import Any
 
-__all__ = ["load_run", "run"]
+__all__ = ["load_run", "plan", "run"]
 
 
 def __getattr__(name: str) -> Any:

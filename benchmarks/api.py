@@ -1,4 +1,4 @@
-"""The Python API: what the commands `run`, `show`, `compare` and `report` do, with results as pandas frames."""
+"""The Python API: what the commands run, show, compare, report and export do, with results as pandas frames."""
 
 import dataclasses
 import json
@@ -15,6 +15,8 @@ from .options import Options, chosen_spec
 
 if TYPE_CHECKING:
     import pandas
+
+    from .harness import Request
 
 
 class Results:
@@ -106,6 +108,12 @@ class Results:
 
         return pandas.DataFrame([dataclasses.asdict(change) for change in changes(self._run, other._run)])
 
+    def export(self, format: str, out: str | Path | None = None) -> list[Path]:
+        """Write the answers as files of AlpacaEval (alpaca_eval) or Arena-Hard-Auto (arena); see `bench export`."""
+        from .export import export
+
+        return export(self._run, format, Path(out) if out else self.path / "export")
+
     def report(self, out: str | Path | None = None) -> list[Path]:
         """Write the report, by default into the run's folder; the paths of its files."""
         from ..reports.render import render
@@ -114,13 +122,45 @@ class Results:
 
 
 def load_run(path: str | Path) -> Results:
-    """The run in a folder. InputError if there is none, or more than one."""
-    return Results(find_run(Path(path)))
+    """The run in a folder. InputError if there is none or more than one, or it is not finished."""
+    return Results(find_run(Path(path), finished=True))
 
 
-def run(
-    benchmark: str = "quick",
-    methods: str | Sequence[str] = ("ppo", "dpo"),
+def run(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo"), **options: Any) -> Results:
+    """Train methods from the same SFT checkpoint, score them and write a report, as `bench run` does.
+
+    benchmark: name or path. methods: NAME or NAME:FIELD=VALUE:..., in a list or by comma. options: `seeds`, `root`,
+    `out`, `device`, `gate` as the command has them; `settings`, fields of the benchmark by dotted name,
+    {"methods.dpo.beta": 0.05}; and those of `Options` (model, preferences, judge, tracker, ...). What is on disk below
+    root already is not done again. InputError for bad input, before anything trains.
+    """
+    from .live import watching
+    from .terminal import quiet
+
+    quiet()
+    from . import harness
+
+    request = _request(benchmark, methods, **options)
+    with watching() as watcher:
+        outcome = harness.run(dataclasses.replace(request, say=watcher.say, watch=watcher.watch))
+    return Results(outcome.run, outcome.failures)
+
+
+def plan(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo"), **options: Any) -> "pandas.DataFrame":
+    """What `run` would do with the same arguments, a row a stage: stage, state, basis, seconds, memory_mb, tokens."""
+    import pandas
+
+    from .terminal import quiet
+
+    quiet()
+    from . import plan as planning
+
+    return pandas.DataFrame(planning.plan(_request(benchmark, methods, **options)).as_json()["steps"])
+
+
+def _request(
+    benchmark: str,
+    methods: str | Sequence[str],
     *,
     seeds: int = 1,
     settings: Mapping[str, Any] | None = None,
@@ -129,35 +169,14 @@ def run(
     device: str = "auto",
     gate: str = "warn",
     **options: Any,
-) -> Results:
-    """Train methods from the same SFT checkpoint, score them and write a report, as `bench run` does.
+) -> "Request":
+    from .harness import Request
 
-    benchmark: name or path. methods: NAME or NAME:FIELD=VALUE:..., in a list or by comma. settings: fields of the
-    benchmark by dotted name, {"methods.dpo.beta": 0.05}. options: those of `Options` (model, preferences, judge, ...).
-    What is on disk below root already is not done again. InputError for bad input, before anything trains.
-    """
-    from . import harness
-    from .live import watching
-
-    known = [field.name for field in dataclasses.fields(Options) if field.name != "settings"]
+    known = [field.name for field in dataclasses.fields(Options)]
     for name in options:
         if name not in known:
             raise InputError(f"run has no option {name!r}; {nearest(name, known)}")
     names = tuple(methods.split(",")) if isinstance(methods, str) else tuple(methods)
     given = Options(**options, settings=[f"{field}={json.dumps(value)}" for field, value in (settings or {}).items()])
     spec = chosen_spec(benchmark, names, given)
-    with watching() as watcher:
-        outcome = harness.run(
-            harness.Request(
-                spec,
-                names,
-                seeds,
-                Path(root),
-                Path(out) if out else None,
-                device,
-                gate,
-                say=watcher.say,
-                watch=watcher.watch,
-            )
-        )
-    return Results(outcome.run, outcome.failures)
+    return Request(spec, names, seeds, Path(root), Path(out) if out else None, device, gate)

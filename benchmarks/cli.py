@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from .cli_doctor import doctor
 from .cli_plan import print_plan
 from .cli_speed import speed
 from .live import watching
+from .terminal import quiet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -286,18 +286,6 @@ def _check_methods(names: tuple[str, ...]) -> None:
     for name in (item.partition(":")[0] for item in names):
         if name not in available("methods") and name != "sft":
             raise InputError(f"there is no method {name!r}; {nearest(name, available('methods'))}")
-
-
-def quiet() -> None:
-    """Keep libraries from writing between our lines."""
-    import warnings
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", module="(torch|peft|transformers|huggingface_hub).*")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _end(message: str, code: int) -> NoReturn:

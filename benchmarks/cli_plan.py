@@ -46,8 +46,7 @@ def _rows(found: "Plan") -> list[list[str]]:
 
 def _totals(found: "Plan") -> list[str]:
     seconds, unknown = found.seconds
-    bounds = any(step.estimate.basis.startswith("at least") for step in found.to_do)
-    how = "at least" if bounds else "about"
+    how = "at least" if found.is_bound else "about"
     lines = [f"{len(found.to_do)} of {len(found.steps)} stages to do, {how} {duration(seconds)}"]
     if unknown:
         lines[0] += f", and {len(unknown)} of which nothing is known yet (scores take little, a judge may take long)"
@@ -55,12 +54,12 @@ def _totals(found: "Plan") -> list[str]:
     tokens = sum(step.estimate.tokens or 0 for step in found.to_do)
     if peak:
         lines.append(
-            f"most memory at a time: about {size(peak * 2**20)}; tokens trained on or sampled: {count(tokens)}"
+            f"most memory at a time: {how} {size(peak * 2**20)}; tokens trained on or sampled: {count(tokens)}"
         )
-    if bounds:
+    if found.is_bound:
         lines.append(
-            "at least: FLOPs of the weights over the rate of a matrix product measured just now; attention, sampling "
-            "token by token and Python come on top"
+            "at least: FLOPs of the weights over the rate of a matrix product measured just now, "
+            f"{found.rate / 1e9:,.0f} GFLOP/s; attention, sampling token by token and Python come on top"
         )
     if found.judging:
         lines.append(f"judge: {found.judging}; verdicts on disk are not paid again")

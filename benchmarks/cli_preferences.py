@@ -43,7 +43,7 @@ def collect(
 
     Example: bench collect --model my-sft --prompts prompts.jsonl -k 4 --temperature 0.7,1.0 --out collected
     """
-    from .cli import quiet
+    from .terminal import quiet
 
     quiet()
     from ..evaluators.reward_model import RewardModel
@@ -146,7 +146,7 @@ def label(
     if labeller != "simulated" and not model:
         raise InputError(f"--labeller {labeller} needs a model; give it with --model")
     _check_biases(bias or [], labeller)
-    from .cli import quiet
+    from .terminal import quiet
 
     quiet()
     from ..evaluators.judge import OPENAI, Judge

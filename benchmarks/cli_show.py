@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .terminal import console, interval_plot, sparkline, table
+from .terminal import console, interval_plot, narrower, sparkline, table
 
 IN_TERMINAL = ("reward.gold", "kl", "length", "seconds")  # beside the win rates; the report has every figure
 CURVES = ("loss", "reward", "kl", "accuracy", "entropy")  # of a training log, where it has them
@@ -48,7 +48,7 @@ def show(
     """
     from ..results.store import find_run
 
-    found = find_run(run)
+    found = find_run(run, finished=True)
     if as_json:
         print(json.dumps(found.summary, indent=2))
         return
@@ -56,26 +56,31 @@ def show(
     to = console()
     to.print(f"{summary['benchmark']}, run {summary['run_id']}, made {found.record['created']}", soft_wrap=True)
     to.print(f"{found.path}\n", soft_wrap=True)
-    for line in win_rates(summary):
+    width = 41 if to.width >= 100 else 25  # of a drawing
+    for line in win_rates(summary, width):
         to.print(line)
-    curves = [row for cell in found.cells() for row in _curves(f"{cell.method} seed {cell.seed}", cell.metrics())]
+    curves = [
+        row for cell in found.cells() for row in _curves(f"{cell.method} seed {cell.seed}", cell.metrics(), width)
+    ]
     if curves:
-        to.print(table(("training", "signal", "first to last step", "from", "to"), curves, right=("from", "to")))
+        heads = ("training", "signal", "first to last step", "from", "to")
+        to.print(table(heads, curves, right=heads[3:], whole=heads[2:]))
     print_summary(found, summary)
 
 
-def win_rates(summary: Mapping[str, Any]) -> list[Any]:
+def win_rates(summary: Mapping[str, Any], width: int) -> list[Any]:
     """A table per win rate: each method with its interval drawn between 0 and 1, one half marked."""
     metrics = sorted({m for row in summary["methods"].values() for m in row["metrics"] if m.startswith("win_rate.")})
     drawn = []
     for metric in metrics:
         cells = {name: row["metrics"].get(metric) for name, row in summary["methods"].items()}
         rows = [
-            (name, interval_plot(cell["low"], cell["mean"], cell["high"], mark=0.5), _interval(cell))
+            (name, interval_plot(cell["low"], cell["mean"], cell["high"], mark=0.5, width=width), _interval(cell))
             for name, cell in cells.items()
             if cell and cell["mean"] is not None
         ]
-        drawn.append(table((metric, f"0{'against SFT':^39}1", ""), rows))
+        heads = ("", f"0{'against SFT':^{width - 2}}1", "mean")
+        drawn.append(table(heads, rows, title=metric, whole=heads[1:]))
     return drawn
 
 
@@ -87,7 +92,7 @@ def print_summary(run: Any, summary: Mapping[str, Any]) -> None:
     frame = figures(summary)
     columns = [c for c in frame if c.startswith("win_rate.") or c in IN_TERMINAL]
     to = console()
-    to.print(table(("", *columns), [(name, *row) for name, *row in frame[columns].itertuples()], right=columns))
+    to.print(narrower("", frame[columns], to.width))
     said = verdict(summary)
     for line in [*said, *(f"warning: {w}" for w in summary["warnings"] if w not in said)]:
         to.print(line, soft_wrap=True)
@@ -109,7 +114,7 @@ def compare(
     from ..results.store import find_run
     from ..results.summary import plain
 
-    first, second = find_run(a), find_run(b)
+    first, second = (find_run(path, finished=True) for path in (a, b))
     differ, found, careful = settings(first, second), changes(first, second), cautions(first, second)
     if as_json:
         value = {**differ, "cautions": careful, "changes": [dataclasses.asdict(c) for c in found]}
@@ -143,12 +148,14 @@ def compare(
         to.print(f"mind: {line}", soft_wrap=True)
 
 
-def _curves(label: str, log: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def _curves(label: str, log: Sequence[Mapping[str, Any]], width: int) -> list[tuple[str, ...]]:
     rows = []
     for name in CURVES:
         values = [float(row[name]) for row in log if isinstance(row.get(name), (int, float))]
         if len(values) > 1:
-            rows.append(("" if rows else label, name, sparkline(values), f"{values[0]:.3g}", f"{values[-1]:.3g}"))
+            rows.append(
+                ("" if rows else label, name, sparkline(values, width), f"{values[0]:.3g}", f"{values[-1]:.3g}")
+            )
     return rows
 
 

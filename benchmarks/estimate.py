@@ -16,6 +16,7 @@ from ..results.store import GENERATIONS, SCORES, Made, Store
 TRAINED = 16  # bytes a trained weight: fp32 value, gradient, and Adam's two moments
 FROZEN = 4  # bytes a weight of a model that is only read, fp32
 MIB = 2**20
+AT_LEAST = "at least, by FLOPs"  # the basis of a rough estimate
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,7 @@ class Rough:
         memory = self.size * (trainable * TRAINED + frozen * FROZEN) + self.logits
         if self.tuning.device == "cpu":
             memory += _resident()
-        basis = f"at least, by FLOPs at {self.rate / 1e9:,.0f} GFLOP/s"
-        return Estimate(basis, flops / self.rate, memory / MIB, trained + sampled)
+        return Estimate(AT_LEAST, flops / self.rate, memory / MIB, trained + sampled)
 
     def sft(self, examples: int) -> Estimate:
         return self.stage(trained=examples * (self.prompt + self.reply), trainable=1, frozen=0)

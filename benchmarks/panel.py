@@ -9,14 +9,14 @@ from typing import Any
 from ..evaluators.judge import OPENAI, read_template
 from ..evaluators.reward_model import RewardModel, RewardModelWinRate
 from ..results.checkpoint import Checkpoint, Tuning
-from ..results.records import InputError, LabelledPair
+from ..results.records import InputError, LabelledPair, nearest
 from ..results.store import Store, digest, folder_digest
 from . import reward_audit
 from .along import TRAINING
 from .corpus import Corpus
 from .judge_bill import most
 from .models import find_model
-from .plugins import Where, build
+from .plugins import Where, available, build
 from .spec import BenchmarkSpec
 from .stages import Workshop
 
@@ -39,6 +39,9 @@ def check_settings(spec: BenchmarkSpec, tuning: Tuning) -> Settings:
     evaluators: dict[str, Any] = {}
     own, judges = None, {}
     for name, settings in spec.evaluators.items():
+        if name not in (known := available("evaluators")):
+            place = spec.place("evaluators", name)
+            raise InputError(f"{place}: there is no evaluator {name!r}; {nearest(name, known)}")
         given = {"model": "(trained by the benchmark)", "tuning": tuning} if name == "reward_model" else {}
         made = build("evaluators", name, {**given, **settings}, _where(spec, name))
         evaluators[name] = made

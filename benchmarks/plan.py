@@ -9,7 +9,7 @@ from ..results.checkpoint import Checkpoint
 from ..results.store import POLICY, Looking, NotMade, Stage
 from . import panel, stages
 from .along import TRAINING
-from .estimate import Earlier, Estimate, Rough
+from .estimate import AT_LEAST, Earlier, Estimate, Rough
 from .harness import ROLES, Harness, Request
 from .stages import MODEL
 
@@ -39,6 +39,13 @@ class Plan:
 
     steps: list[Step]
     judging: str | None
+    rate: float | None
+    """FLOPs a second of a matrix product on this machine, where an estimate needed it."""
+
+    @property
+    def is_bound(self) -> bool:
+        """Some of the estimates are lower bounds."""
+        return any(step.estimate.basis == AT_LEAST for step in self.to_do)
 
     @property
     def to_do(self) -> list[Step]:
@@ -57,6 +64,7 @@ class Plan:
             "seconds": seconds,
             "seconds_unknown": unknown,
             "judging": self.judging,
+            "flops_per_second": self.rate,
         }
 
 
@@ -70,7 +78,9 @@ def plan(request: Request) -> Plan:
     judging = panel.cost_of_judging(
         harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods) * request.seeds
     )
-    return Plan(list(_Planner(harness).steps()), judging)
+    planner = _Planner(harness)
+    steps = list(planner.steps())
+    return Plan(steps, judging, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in steps) else None)
 
 
 class _Planner:
@@ -141,8 +151,10 @@ class _Planner:
 
     def _scores(self, cell: str, answers: Stage | None, baseline: Stage | None, policy: Any) -> Iterator[Step]:
         run = self.run
-        for name in [*self.spec.evaluators, *([TRAINING] if "reward_model" in self.spec.evaluators else [])]:
-            if getattr(run.scored_by.evaluators.get(name), "keeps_answers", False):
+        names = [*self.spec.evaluators, *([TRAINING] if "reward_model" in self.spec.evaluators else [])]
+        asking = {n for n in names if getattr(run.scored_by.evaluators.get(n), "keeps_answers", False)}
+        for name in sorted(names, key=lambda n: n in asking):
+            if name in asking:
                 yield Step(cell, name, ASKS, is_score=True)  # what is missing is known to the evaluator alone
                 continue
             made = self._look(lambda n=name: run.score(n, answers, baseline, policy), answers, baseline)

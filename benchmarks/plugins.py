@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,6 +50,10 @@ def build(group: Group, name: str, settings: Mapping[str, Any], where: Where) ->
         if fields and field not in fields:
             raise InputError(f"{_at(where, [field])}: {name} has no parameter {field!r}; {nearest(field, fields)}")
     if not fields:
+        try:
+            inspect.signature(cls).bind(**settings)
+        except TypeError as error:
+            raise InputError(f"{_at(where, [*settings][:1])}: {name}: {error}") from None
         return cls(**settings)
     return checked(cls, dict(settings), where)
 

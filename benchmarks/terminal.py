@@ -1,10 +1,12 @@
 """What the commands print: tables for people, in colour only where a terminal shows it."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas
     from rich.console import Console
     from rich.table import Table
 
@@ -21,20 +23,50 @@ def console(*, stderr: bool = False) -> "Console":
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
+def quiet() -> None:
+    """Keep libraries from writing between our lines."""
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", module="(torch|peft|transformers|huggingface_hub).*")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", right: Iterable[str] = ()
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str = "",
+    right: Iterable[str] = (),
+    whole: Iterable[str] = (),
 ) -> "Table":
-    """A plain table; `right`: heads of the columns of numbers."""
+    """A plain table; `right`: heads of the columns of numbers; `whole`: of those that are never wrapped (drawings)."""
     from rich import box
     from rich.table import Table
 
-    right = set(right)
+    right, whole = set(right), set(whole)
     made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, title_style="bold")
     for head in heads:
-        made.add_column(head, justify="right" if head in right else "left", overflow="fold")
+        justify = "right" if head in right else "left"
+        made.add_column(head, justify=justify, overflow="fold", no_wrap=head in whole)
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def narrower(head: str, frame: "pandas.DataFrame", width: int) -> "Table":
+    """A frame of texts as a table with its rows as columns, where it is too wide for the terminal otherwise."""
+
+    def needed(each: "pandas.DataFrame") -> int:
+        columns = [each.index, *(each[name] for name in each)]
+        names = [head, *each]
+        return sum(3 + max(len(name), *map(len, texts)) for name, texts in zip(names, columns, strict=True))
+
+    shown = frame.T if needed(frame) > width and needed(frame.T) < needed(frame) else frame
+    return table((head, *shown), [(name, *row) for name, *row in shown.itertuples()], right=shown)
 
 
 def duration(seconds: float | None) -> str:
@@ -68,7 +100,14 @@ def count(number: float | None) -> str:
 
 
 def interval_plot(
-    low: float | None, mean: float, high: float | None, *, start: float = 0.0, end: float = 1.0, mark: float, width=41
+    low: float | None,
+    mean: float,
+    high: float | None,
+    *,
+    start: float = 0.0,
+    end: float = 1.0,
+    mark: float,
+    width: int = 41,
 ) -> str:
     """A line of `width` characters from start to end with the interval, the mean and a mark on it."""
 

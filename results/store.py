@@ -454,11 +454,13 @@ def find_runs(path: Path) -> list[Run]:
     return [Run(p) for p in found]
 
 
-def find_run(path: Path) -> Run:
-    """The one run at or below a folder; InputError if there is none, or more than one."""
+def find_run(path: Path, finished: bool = False) -> Run:
+    """The one run at or below a folder; InputError if there is none, more than one, or one that is not finished."""
     runs = find_runs(path)
     if len(runs) > 1:
         raise InputError(f"{path} holds {len(runs)} runs; give the folder of one, for example {runs[0].path}")
+    if finished and not (runs[0].path / SUMMARY).exists():
+        raise InputError(f"{runs[0].path} has no {SUMMARY}: the run is not finished; give its command again")
     return runs[0]
 
 

@@ -68,8 +68,8 @@ def _cell(store, run, name, seed, shift, rng):
 
     def build(out):
         scores.to_parquet(out / SCORES, index=False)
-        prompt = ({"role": "user", "content": "Why?"},)
-        write_jsonl(out / GENERATIONS, [Generation(p, prompt, f"{name} says {p}", 4, True, 0.0) for p in PROMPTS])
+        asked = {p: ({"role": "user", "content": f"Why {p}?"},) for p in PROMPTS}
+        write_jsonl(out / GENERATIONS, [Generation(p, asked[p], f"{name} says {p}", 4, True, 0.0) for p in PROMPTS])
         if name != "sft":
             (out / COST).write_text(json.dumps({"seconds": 2.0 + seed, "examples": 16, "flops": 1e9}))
             rows = [

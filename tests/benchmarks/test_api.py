@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from alignment_bench import load_run, run
+from alignment_bench import load_run, plan, run
 from alignment_bench.results.records import InputError
 from alignment_bench.results.summary import verdict
 
@@ -41,12 +41,14 @@ def test_frames_of_a_run(tmp_path, make_run):
     log = results.metrics.query("method == 'dpo' and seed == 1")
     assert log["loss"].tolist() == [1.0, 1 / 2, 1 / 3, 1 / 4]
     said = results.generations.query("method == 'dpo' and seed == 0 and prompt_id == 'p03'")
-    assert said["response"].tolist() == ["dpo says p03"] and said.iloc[0]["prompt"][0]["content"] == "Why?"
+    assert said["response"].tolist() == ["dpo says p03"] and said.iloc[0]["prompt"][0]["content"] == "Why p03?"
     assert set(results.comparisons["b"]) == {"sft", "dpo"}
     assert results.verdict == verdict(made.summary) and results.verdict[0] in repr(results)
     other = load_run(make_run(tmp_path / "other", budget=32, noise=1).path)
     frame = results.compare(other)
     assert isinstance(frame, pandas.DataFrame) and set(frame["prompts"]) == {16}
+    written = [json.loads(path.read_text()) for path in results.export("alpaca_eval", tmp_path / "export")]
+    assert any(row["output"] == "dpo says p03" for rows in written for row in rows)
     page = results.report(tmp_path / "page")[0]
     assert page == tmp_path / "page" / "index.html" and page.exists()
 
@@ -58,6 +60,13 @@ def test_bad_input_is_told(tmp_path):
         run("quick", ["dpo"], juge=["x"], root=tmp_path)
     with pytest.raises(InputError, match=r"--set methods.dpo.betta=1.*did you mean 'beta'"):
         run("quick", "dpo", settings={"methods.dpo.betta": 1}, root=tmp_path)
+
+
+def test_a_plan_is_a_frame(tmp_path):
+    frame = plan("quick", ["dpo"], settings={"rows": 400}, root=tmp_path / "results")
+    assert {"stage", "state", "basis", "seconds", "memory_mb", "tokens"} <= set(frame)
+    assert set(frame["state"]) == {"to do", "asks for what is missing"} and frame["seconds"].max() > 0
+    assert not (tmp_path / "results").exists()
 
 
 def test_the_notebook_runs_as_it_is(tmp_path, monkeypatch):

@@ -127,7 +127,7 @@ def test_convert_reports_its_counts(tmp_path):
 def test_a_full_disk_ends_in_a_sentence(monkeypatch, capsys):
     from alignment_bench.benchmarks import cli
 
-    def full():
+    def full(**_):
         raise OSError(errno.ENOSPC, "No space left on device", "items.jsonl")
 
     monkeypatch.setattr(cli, "app", full)

@@ -76,6 +76,14 @@ def test_show(bench, runs):
     assert "holds no run" in bench("show", folder / "nothing", cwd=folder, code=2).stderr
 
 
+def test_a_run_that_is_not_finished(bench, tmp_path, make_run):
+    run = make_run(tmp_path)
+    (run.path / "summary.json").unlink()
+    for command in (["show", run.path], ["compare", run.path, run.path]):
+        told = bench(*command, cwd=tmp_path, code=2).stderr
+        assert "has no summary.json: the run is not finished; give its command again" in told
+
+
 def test_compare(bench, runs):
     folder, a, b = runs
     shown = bench("compare", a.path, b.path, cwd=folder).stdout

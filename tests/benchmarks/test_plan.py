@@ -51,7 +51,7 @@ def test_a_plan_before_between_and_after(bench, work):
         "dpo seed 0, training", "dpo seed 0, responses",
         "dpo seed 0, reward_model", "dpo seed 0, length", "dpo seed 0, training_reward_model",
     ]  # fmt: skip
-    assert first["steps"][0]["basis"].startswith("at least, by FLOPs at")
+    assert first["steps"][0]["basis"].startswith("at least, by FLOPs")
     assert "sft seed 0, length" in first["seconds_unknown"]
     assert not (work / "results").exists()
 

@@ -111,7 +111,10 @@ def test_set_through_the_command(bench, write, tmp_path):
     done = bench("run", "-b", path, "-m", "dpo", "--set", "methods.dpoo.beta=1", cwd=tmp_path, code=2)
     assert "--set methods.dpoo.beta=1: methods.dpoo is no method; did you mean 'dpo'?" in done.stderr
     done = bench("run", "-b", path, "-m", "dpo", "--set", "evaluators.golden.x=1", cwd=tmp_path, code=2)
-    assert "no evaluator 'golden'; did you mean 'gold'?" in done.stderr
+    assert "--set evaluators.golden.x=1: there is no evaluator 'golden'; did you mean 'gold'?" in done.stderr
+    path = write("extends: parent.yaml\nname: child\nevaluators:\n  length: {unit: words}\n")
+    done = bench("run", "-b", path, "-m", "dpo", cwd=tmp_path, code=2)
+    assert "child.yaml, line 4, evaluators.length: length: got an unexpected keyword argument 'unit'" in done.stderr
 
 
 def test_the_published_schema_is_up_to_date():
