@@ -139,7 +139,24 @@ class Harness:
             for name in ("sft", *self.methods):
                 watch(f"{name}{CELL}{seed}", WAITING)
         self.train_shared()
-        run = self._open_run()
+        agreed = contract.contract(
+            self.spec,
+            self.base,
+            self.tokenizer,
+            self.corpus,
+            self.shop,
+            self.sft,
+            self.panel.reward_models,
+            self.scored_by.own_reward_model,
+        )
+        run = Run(self.request.out or self.runs / digest(agreed)[:12])
+        with run.held():
+            self._open(run, agreed)
+            return self._compare(run)
+
+    def _compare(self, run: Run) -> Outcome:
+        """Train and score the cells of a run that is open, and say what came out."""
+        watch = self.request.watch
         if self.request.engine == "ray":
             self._train_on_ray()
         forward = tracker.Forwarder(self.spec.tracker, run, self.say)
@@ -329,22 +346,10 @@ class Harness:
                 f"{self.spec.model} reads at most {window} tokens; lower them"
             )
 
-    def _open_run(self) -> Run:
-        agreed = contract.contract(
-            self.spec,
-            self.base,
-            self.tokenizer,
-            self.corpus,
-            self.shop,
-            self.sft,
-            self.panel.reward_models,
-            self.scored_by.own_reward_model,
-        )
-        run_id = digest(agreed)[:12]
-        run = Run(self.request.out or self.runs / run_id)
+    def _open(self, run: Run, agreed: dict[str, Any]) -> None:
         run.open(
             {
-                "run_id": run_id,
+                "run_id": digest(agreed)[:12],
                 "benchmark": self.spec.name,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "commands": [shlex.join(["bench", *sys.argv[1:]])],
@@ -364,7 +369,6 @@ class Harness:
             scored=[(name, seed) for name in ("sft", *self.methods) for seed in range(self.request.seeds)],
         )
         self.shop.store.remember(run)
-        return run
 
     def _identities(self) -> dict[str, Any]:
         """By name what determines the scores of each evaluator, beside what the contract says."""

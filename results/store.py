@@ -17,6 +17,7 @@ import dataclasses
 import json
 import logging
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -27,7 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from .integrity import (
     MANIFEST,
@@ -59,6 +60,7 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
 )
 STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
 TRACKED = "tracked.json"  # in a run's folder: what was sent to trackers
+LOCK, HOLDER = ".lock", ".holder.json"  # in a run's folder: held by the process that writes it, and who that is
 REPLACED = ".replaced"  # end of the name of a cell while another takes its place
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
 
@@ -184,7 +186,7 @@ class Store:
         folder = parent / key[:20]
         with writing(parent):
             parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(parent / f".{key[:20]}.lock"):
+            with _waiting(FileLock(parent / f".{key[:20]}.lock"), name):
                 if found := self.find(name, inputs):
                     return found
                 if folder.exists():  # damaged: kept aside, for nothing on disk is ever lost
@@ -319,6 +321,29 @@ class Run:
         """Write summary.json; returns what it holds."""
         with writing(self.path):
             return write_record(self.path / SUMMARY, summary)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out of this run. InputError that says who holds it; a dead process holds nothing."""
+        lock = FileLock(self.path / LOCK)
+        try:
+            with writing(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock.acquire(timeout=0)
+        except Timeout:
+            who = "another process"
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                found = read_json(self.path / HOLDER)
+                who = f"process {found['process']} on {found['machine']} since {found['since']}"
+            raise InputError(
+                f"{self.path} is being written by {who}; wait for it, or give another folder with --out"
+            ) from None
+        try:
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            write_json(self.path / HOLDER, {"process": os.getpid(), "machine": platform.node(), "since": since})
+            yield
+        finally:
+            lock.release()
 
     def open(
         self,
@@ -464,9 +489,23 @@ def find_run(path: Path, finished: bool = False) -> Run:
     return runs[0]
 
 
+@contextlib.contextmanager
+def _waiting(lock: FileLock, name: str) -> Iterator[None]:
+    """Hold a lock; where another process has it, say so once and wait."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logging.getLogger(__name__).warning("another process is making the stage %s; waiting for it", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _is_foreign(path: Path) -> bool:
     """Whether a file in a folder without run.json is not ours; a killed process leaves an unfinished one behind."""
-    return path.name != f".{RUN}.partial"
+    return path.name not in (f".{RUN}.partial", LOCK, HOLDER)
 
 
 def _aside(cell: Path) -> Path:

@@ -1,6 +1,9 @@
 """The store: nothing is made twice, nothing broken is used, and what is on disk is kept."""
 
 import json
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -163,3 +166,27 @@ def test_small_records():
     assert (win(1, 0), win(0, 1), win(1, 1)) == (1.0, 0.0, 0.5)
     assert nearest("dop", ["dpo", "ppo"]).startswith("did you mean 'dpo'?")
     assert nearest("xyz", ["dpo"]) == "known: dpo"
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from alignment_bench.results.store import Run
+with Run(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_told_who_holds_the_run_and_a_dead_one_holds_nothing(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    run = Run(tmp_path / "run")
+    who = f"is being written by process {other.pid} on {platform.node()} since 20.*; wait for it, or give another"
+    with pytest.raises(InputError, match=who), run.held():
+        pass
+    other.kill()
+    other.wait()
+    with run.held():
+        run.open(record({}))  # the folder with the lock in it is not somebody else's
+    assert run.exists
