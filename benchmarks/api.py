@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..results.records import InputError, nearest
 from ..results.run_differences import changes
-from ..results.store import Run, find_run
+from ..results.run_folder import Run, find_run
 from ..results.summary import verdict
 from .options import Options, chosen_spec
 

@@ -176,7 +176,7 @@ def report(
     Example: bench report results/runs/quick --out report --format html,latex,pdf
     """
     from ..reports.render import FORMATS, render
-    from ..results.store import find_runs
+    from ..results.run_folder import find_runs
 
     chosen = FORMATS if formats == "all" else tuple(name.strip() for name in formats.split(",") if name.strip())
     written = render([r for folder in runs for r in find_runs(folder)], out, chosen)
@@ -202,7 +202,7 @@ def export(
     Example: bench export RUN --format alpaca_eval --questions alpaca_eval.json
     """
     from ..results.outputs import FORMATS
-    from ..results.store import find_run
+    from ..results.run_folder import find_run
 
     if format not in FORMATS:
         raise InputError(f"--format {format} is not known; give {' or '.join(FORMATS)}")

@@ -46,7 +46,7 @@ def show(
 
     Example: bench show results/runs/quick/8827d568e4bc
     """
-    from ..results.store import find_run
+    from ..results.run_folder import find_run
 
     found = find_run(run, finished=True)
     if as_json:
@@ -111,7 +111,7 @@ def compare(
     import dataclasses
 
     from ..results.run_differences import cautions, changes, excludes_zero, settings
-    from ..results.store import find_run
+    from ..results.run_folder import find_run
     from ..results.summary import plain
 
     first, second = (find_run(path, finished=True) for path in (a, b))

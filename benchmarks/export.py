@@ -11,7 +11,8 @@ from ..results.chat import encode_prompt
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.outputs import Answer, Format, read_outputs, write_outputs
 from ..results.records import Generation, InputError
-from ..results.store import POLICY, Cell, Run
+from ..results.run_folder import Cell, Run
+from ..results.store import POLICY
 
 
 def export(

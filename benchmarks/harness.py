@@ -15,19 +15,8 @@ from ..reports.render import render
 from ..results.changes import differences_to_sft, ties
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.records import GateError, InputError, nearest
-from ..results.store import (
-    ALONG,
-    POLICY,
-    Cell,
-    Looking,
-    NotMade,
-    Run,
-    Stage,
-    Store,
-    check_names,
-    digest,
-    runs_folder,
-)
+from ..results.run_folder import Cell, Run, check_names, runs_folder
+from ..results.store import ALONG, POLICY, Looking, NotMade, Stage, Store, digest
 from ..results.summary import summarize
 from . import contract, gates, judge_people, panel, reward_audit, scoring, stages, tracker
 from .along import score_along
@@ -368,7 +357,7 @@ class Harness:
             evaluators=self._identities(),
             scored=[(name, seed) for name in ("sft", *self.methods) for seed in range(self.request.seeds)],
         )
-        self.shop.store.remember(run)
+        self.shop.store.remember(run.path)
 
     def _identities(self) -> dict[str, Any]:
         """By name what determines the scores of each evaluator, beside what the contract says."""

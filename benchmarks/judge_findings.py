@@ -8,7 +8,7 @@ import pandas
 from ..evaluators.judge import Judge
 from ..results.checkpoint import Checkpoint
 from ..results.judge_audit import audit_judges
-from ..results.store import Run
+from ..results.run_folder import Run
 from . import judge_people
 from .judge_bill import bill, usage_of
 from .judge_labels import LabelledComparison

@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from ..results.records import InputError
-from ..results.store import MANIFEST, TRACKED, Cell, Run, digest, read_json, write_json
+from ..results.run_folder import TRACKED, Cell, Run
+from ..results.store import MANIFEST, digest, read_json, write_json
 
 PROJECT = "alignment-bench"
 SUMMARY = "summary"

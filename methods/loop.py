@@ -103,6 +103,13 @@ class Optimizer:
                 self.network.use_less_memory(error)
 
 
+@torch.no_grad()
+def check_finite(network: Network) -> None:
+    """TrainingError where a trained weight is not finite, which only the loss of a further step would tell."""
+    if not all(bool(torch.isfinite(p).all()) for p in network.parameters):
+        raise TrainingError("the weights are not finite after the last step: lower the learning rate")
+
+
 def fit(
     examples: Sequence[Example],
     network: Network,
@@ -168,3 +175,4 @@ def fit(
         ledger.examples += batch_size
         means = {name: value / batch_size for name, value in sums.items()}
         ledger.log(**outcome, lr=lr_now, **means, **watch((number + 1) / steps))
+    check_finite(network)

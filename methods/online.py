@@ -12,7 +12,7 @@ from torch import Tensor
 from ..results.checkpoint import Checkpoint, Network
 from ..results.layout import Sequences
 from .base import Ledger, Snapshots, TrainingError, TrainingTask, shuffled
-from .loop import Optimizer
+from .loop import Optimizer, check_finite
 from .policy import Policy, TokenValues
 from .resume import Stateful, StepCheckpoints, Weights
 from .rollout import Sample, sample, to_generations
@@ -110,6 +110,7 @@ class OnlineTrainer:
             )
             self.ledger.log(**self.round(number, samples), **watch((number + 1) / self.rounds))
             snapshots.reached(self.ledger.examples, self.policy.save)
+        check_finite(self.policy.network)
         self.ledger.close()
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..results.records import Generation
-from ..results.store import Cell, Run
+from ..results.run_folder import Cell, Run
 
 
 @dataclass(frozen=True)

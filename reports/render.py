@@ -15,7 +15,8 @@ from typing import Any
 
 from ..results import quantities
 from ..results.records import InputError, nearest
-from ..results.store import Run, write_json
+from ..results.run_folder import Run
+from ..results.store import write_json
 from . import drawing, tables, wording
 from .contracts import differences
 from .page import page

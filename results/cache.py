@@ -9,7 +9,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .store import MANIFEST, Made, Run, Store, read_json
+from .run_folder import Run
+from .store import MANIFEST, Made, Store, read_json
 
 # made beside a training or a reward model, and placed in no cell: kept with what they were made from
 BESIDE = {"reference": ("sft", "pairs"), "reward_audit": ("model",)}
@@ -57,7 +58,7 @@ class Cache:
 def look(store: Store) -> Cache:
     """Read the cache and the runs; nothing is changed."""
     made = list(store.made())
-    paths = {run.path.resolve() for run in store.runs()}
+    paths = {path.resolve() for path in store.runs()}
     known = [path for path in store.remembered() if path.resolve() not in paths]
     runs = [*sorted(paths), *(path for path in known if Run(path).exists)]
     missing = [path for path in known if not Run(path).exists]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any
 
+from .run_folder import Run, differences
 from .statistics import compare
-from .store import Run, differences
 
 if TYPE_CHECKING:
     import pandas

@@ -1,4 +1,4 @@
-"""The store: content-addressed stages and the folder of a run. The only file that knows the layout on disk.
+"""The store: content-addressed stages. It and run_folder.py (the folder of a run) alone know the layout on disk.
 
     <root>/cache/<stage>/<key>/              what a stage made, manifest.json written last
     <root>/cache/verdicts/<judge>.jsonl      a judge's answers, appended as they come; see evaluators/judge_cache.py
@@ -16,13 +16,9 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
-import platform
-import re
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +29,6 @@ from filelock import FileLock, Timeout
 from .integrity import (
     MANIFEST,
     DamageError,
-    check_file,
     check_folder,
     digest,
     file_digest,
@@ -41,16 +36,15 @@ from .integrity import (
     is_whole,
     read_record,
     seal,
-    write_record,
     writing,
 )
 from .integrity import write_json as write_json  # writers of other folders look for it here
-from .records import Generation, InputError
+from .records import Generation
 
 if TYPE_CHECKING:
-    import pandas
+    pass
 
-RUN, SUMMARY = "run.json", "summary.json"
+RUN = "run.json"
 COST, METRICS, GENERATIONS, SCORES, POLICY = (
     "cost.json",
     "metrics.jsonl",
@@ -59,9 +53,6 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
     "policy",
 )
 STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
-TRACKED = "tracked.json"  # in a run's folder: what was sent to trackers
-LOCK, HOLDER = ".lock", ".holder.json"  # in a run's folder: held by the process that writes it, and who that is
-REPLACED = ".replaced"  # end of the name of a cell while another takes its place
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
 
 
@@ -136,9 +127,9 @@ class Store:
         """The folder of judges' answers, shared by all runs."""
         return self.root / "cache" / "verdicts"
 
-    def remember(self, run: "Run") -> None:
+    def remember(self, run: Path) -> None:
         """Note where a run lies, which may be anywhere, so that `bench cache gc` keeps what it refers to."""
-        path = str(run.path.resolve())
+        path = str(run.resolve())
         self._register.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._register.with_name(".runs.lock")):
             if Path(path) not in self.remembered():
@@ -149,9 +140,9 @@ class Store:
         """The folders of runs that used this cache, those that are gone among them."""
         return [Path(path) for path in read_jsonl(self._register)] if self._register.exists() else []
 
-    def runs(self) -> list["Run"]:
-        """The runs below this root."""
-        return [Run(path.parent) for path in sorted(self.root.glob(f"runs/**/{RUN}"))]
+    def runs(self) -> list[Path]:
+        """The folders of the runs below this root."""
+        return [path.parent for path in sorted(self.root.glob(f"runs/**/{RUN}"))]
 
     @property
     def _register(self) -> Path:
@@ -227,268 +218,6 @@ class Looking(Store):
         raise NotMade(name)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One method trained with one seed, as it lies in a run's folder."""
-
-    method: str
-    seed: int
-    path: Path
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """{"method", "seed", "stages", "evaluators", "created", "files"}; InputError where it is damaged."""
-        with self._told():
-            return read_record(self.path / MANIFEST)
-
-    def check(self) -> None:
-        """InputError that names the first file which is missing or is not what was written."""
-        manifest = self.manifest
-        with self._told():
-            for name in manifest["files"]:
-                check_file(self.path, name, manifest)
-
-    def evaluators(self) -> dict[str, Any]:
-        """By name what determined the scores of each evaluator; empty for a cell that does not record it."""
-        return self.manifest.get("evaluators", {})
-
-    def cost(self) -> dict[str, float]:
-        return json.loads(path.read_text()) if (path := self._file(COST)) else {}
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """Training log, one dict a step with at least `step`; empty for `sft`, which is trained once for all."""
-        return read_jsonl(path) if (path := self._file(METRICS)) else []
-
-    def generations(self) -> list[Generation]:
-        return read_generations(self._file(GENERATIONS))
-
-    def scores(self) -> "pandas.DataFrame":
-        """Columns metric, prompt_id, value (NaN where the evaluator could not tell)."""
-        import pandas
-
-        return pandas.read_parquet(self._file(SCORES))
-
-    def along(self) -> "pandas.DataFrame | None":
-        """Columns examples, metric, prompt_id, value of the checkpoints along training, SFT at 0; None without any."""
-        import pandas
-
-        path = self._file(ALONG_SCORES)
-        return pandas.read_parquet(path) if path else None
-
-    def _file(self, name: str) -> Path | None:
-        """A file of the cell, or None if it never had one; InputError where it is not what was written."""
-        if name not in (manifest := self.manifest)["files"]:
-            return None
-        with self._told():
-            check_file(self.path, name, manifest)
-        return self.path / name
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except DamageError as damage:
-            raise type(damage)(
-                f"{damage}; give bench run for {self.method} once more, which takes what is whole from the cache and "
-                f"makes the rest again"
-            ) from None
-
-
-class Run:
-    """The folder of one run: a contract, its cells, its summary and its report."""
-
-    def __init__(self, path: Path):
-        self.path = Path(path)
-
-    @property
-    def exists(self) -> bool:
-        return (self.path / RUN).exists()
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods"}."""
-        return _read(self.path / RUN)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return _read(self.path / SUMMARY)
-
-    @property
-    def report_path(self) -> Path:
-        return self.path / "report"
-
-    def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write summary.json; returns what it holds."""
-        with writing(self.path):
-            return write_record(self.path / SUMMARY, summary)
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes out of this run. InputError that says who holds it; a dead process holds nothing."""
-        lock = FileLock(self.path / LOCK)
-        try:
-            with writing(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
-                lock.acquire(timeout=0)
-        except Timeout:
-            who = "another process"
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                found = read_json(self.path / HOLDER)
-                who = f"process {found['process']} on {found['machine']} since {found['since']}"
-            raise InputError(
-                f"{self.path} is being written by {who}; wait for it, or give another folder with --out"
-            ) from None
-        try:
-            since = datetime.now(UTC).isoformat(timespec="seconds")
-            write_json(self.path / HOLDER, {"process": os.getpid(), "machine": platform.node(), "since": since})
-            yield
-        finally:
-            lock.release()
-
-    def open(
-        self,
-        record: dict[str, Any],
-        evaluators: Mapping[str, Any] | None = None,
-        scored: Collection[tuple[str, int]] = (),
-    ) -> None:
-        """Create run.json, or join the run that is already there if its contract is the same.
-
-        evaluators: by name what determines the scores of each, as for `place`. scored: the cells (method, seed) that
-        are going to be scored by them. InputError if the folder belongs to a run with another contract, holds something
-        that is no run, or holds further cells that another evaluator of the same name has scored.
-        """
-        old: dict[str, Any] = {}
-        check_names([*record["methods"], *(method for method, _ in scored)])
-        if self.exists:
-            old = self.record
-            if old["contract"] != record["contract"]:
-                differs = ", ".join([*differences(old["contract"], record["contract"])][:6])
-                raise InputError(
-                    f"{self.path} belongs to run {old['run_id']} with another configuration (differs in {differs}); "
-                    f"give another folder with --out, or leave --out away to get a folder of its own"
-                )
-            check_names([*old["methods"], *record["methods"]])
-            self._check_evaluators(evaluators or {}, scored)
-        elif self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir()))):
-            raise InputError(f"{self.path} is not empty and holds no run.json; give a new or empty folder with --out")
-        merged = {
-            **record,
-            "created": old.get("created", record["created"]),
-            "commands": [*old.get("commands", []), *record["commands"]],
-            "methods": {**old.get("methods", {}), **record["methods"]},
-        }
-        with writing(self.path):
-            write_record(self.path / RUN, merged)
-
-    def _check_evaluators(self, evaluators: Mapping[str, Any], scored: Collection[tuple[str, int]]) -> None:
-        """One column of the table must come from one evaluator, whichever calls its cells come from."""
-        evaluators = json.loads(json.dumps(dict(evaluators)))  # as a manifest gives them back
-        for cell in self.cells():
-            if (cell.method, cell.seed) in scored:
-                continue
-            cell.check()
-            old = cell.evaluators()
-            for name in sorted(set(old) & set(evaluators)):
-                if differs := [*differences(old[name], evaluators[name])]:
-                    raise InputError(
-                        f"{self.path}: {cell.method} seed {cell.seed} was scored by another {name} (differs in "
-                        f"{', '.join(differs)}), and one table cannot hold both; name all of the run's methods and "
-                        f"seeds to have them scored anew, or give another folder with --out"
-                    )
-
-    def place(
-        self, method: str, seed: int, stages: Sequence[Stage], evaluators: Mapping[str, Any] | None = None
-    ) -> Cell:
-        """Show the files of these stages as the cell of (method, seed); later stages win where names meet.
-
-        evaluators: by name what determines the scores of each, JSON-able; see `open`.
-        """
-        cell = self.path / method / f"seed-{seed}"
-        with writing(cell):
-            cell.parent.mkdir(parents=True, exist_ok=True)
-            _restore(cell)
-            partial = Path(tempfile.mkdtemp(prefix=f".{cell.name}.", suffix=".partial", dir=cell.parent))
-            try:
-                for stage in stages:
-                    for name in file_names(stage.path):
-                        _link(stage.path / name, partial / name)
-                made_of = {s.path.parent.name: s.key for s in stages}
-                seal(partial, {"method": method, "seed": seed, "stages": made_of, "evaluators": dict(evaluators or {})})
-                if not _is_same(cell, partial):
-                    if cell.exists():
-                        shutil.rmtree(_aside(cell), ignore_errors=True)
-                        cell.rename(_aside(cell))
-                    partial.rename(cell)
-                    shutil.rmtree(_aside(cell), ignore_errors=True)  # links: the files themselves stay in the cache
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        return Cell(method, seed, cell)
-
-    def scores(self) -> "pandas.DataFrame":
-        """The scores of all cells: columns method, seed, metric, prompt_id, value."""
-        import pandas
-
-        frames = [cell.scores().assign(method=cell.method, seed=cell.seed) for cell in self.cells()]
-        return pandas.concat(frames, ignore_index=True)[["method", "seed", "metric", "prompt_id", "value"]]
-
-    def cells(self) -> Iterator[Cell]:
-        """The cells on disk, `sft` first, then in the order of run.json, seeds ascending."""
-        order = ["sft", *(name for name in self.record["methods"] if name != "sft")]
-        for method in order:
-            for aside in (self.path / method).glob(_aside(Path("seed-*")).name):
-                _restore(aside.with_name(aside.name.removeprefix(".").removesuffix(REPLACED)))
-            found = [(int(p.name.removeprefix("seed-")), p) for p in (self.path / method).glob("seed-*")]
-            for seed, path in sorted(found):
-                yield Cell(method, seed, path)
-
-
-def runs_folder(root: Path, benchmark: str) -> Path:
-    """Where a benchmark's runs lie by default; InputError for a name that is no folder's, see `check_names`."""
-    parent = Path(root) / "runs"
-    check_names([*(p.name for p in parent.glob("*") if p.name.lower() == benchmark.lower()), benchmark])
-    return parent / benchmark
-
-
-def check_names(names: Iterable[str]) -> None:
-    """InputError for a name that may not be a folder's here, or that differs from another in upper and lower case only.
-
-    No path, no control character, nothing that a file system hides, trims or cuts.
-    """
-    seen: dict[str, str] = {}
-    for name in names:
-        path = {os.sep, os.altsep} & set(name)
-        if path or not re.fullmatch(r"[^\s./\x00-\x1f][^/\x00-\x1f]*", name) or name != name.strip() or len(name) > 200:
-            shown = repr(name if len(name) <= 60 else f"{name[:60]}...")
-            raise InputError(
-                f"the name {shown} cannot be a folder's; take up to 200 letters, digits and signs such as _ and =, "
-                f"a letter or digit first"
-            )
-        if seen.setdefault(name.lower(), name) != name:
-            raise InputError(
-                f"the names {seen[name.lower()]!r} and {name!r} differ in upper and lower case only, which some disks "
-                f"cannot tell apart; rename one"
-            )
-
-
-def find_runs(path: Path) -> list[Run]:
-    """The runs at or below a folder; InputError if there is none."""
-    path = Path(path)
-    found = [path] if Run(path).exists else sorted(p.parent for p in path.glob(f"**/{RUN}"))
-    if not found:
-        raise InputError(f"{path} holds no run (no {RUN} at or below it); give the folder that `bench run` printed")
-    return [Run(p) for p in found]
-
-
-def find_run(path: Path, finished: bool = False) -> Run:
-    """The one run at or below a folder; InputError if there is none, more than one, or one that is not finished."""
-    runs = find_runs(path)
-    if len(runs) > 1:
-        raise InputError(f"{path} holds {len(runs)} runs; give the folder of one, for example {runs[0].path}")
-    if finished and not (runs[0].path / SUMMARY).exists():
-        raise InputError(f"{runs[0].path} has no {SUMMARY}: the run is not finished; give its command again")
-    return runs[0]
-
-
 @contextlib.contextmanager
 def _waiting(lock: FileLock, name: str) -> Iterator[None]:
     """Hold a lock; where another process has it, say so once and wait."""
@@ -501,62 +230,3 @@ def _waiting(lock: FileLock, name: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether a file in a folder without run.json is not ours; a killed process leaves an unfinished one behind."""
-    return path.name not in (f".{RUN}.partial", LOCK, HOLDER)
-
-
-def _aside(cell: Path) -> Path:
-    """Where a cell lies while another takes its place."""
-    return cell.with_name(f".{cell.name}{REPLACED}")
-
-
-def _restore(cell: Path) -> None:
-    """Bring back a cell that was moved away by a process which then died; a new one that is there already stays."""
-    if _aside(cell).exists() and not cell.exists():
-        _aside(cell).rename(cell)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_record(path)
-    except DamageError as damage:
-        raise type(damage)(
-            f"{damage}; give the bench run command again with --out and an empty folder, which makes the run anew from "
-            f"the cache"
-        ) from None
-
-
-def _is_same(cell: Path, other: Path) -> bool:
-    """Whether a cell has the stages, evaluators and files of another that is whole, and is whole itself."""
-    try:
-        old, new = (read_record(folder / MANIFEST) for folder in (cell, other))
-        same = all(old.get(part) == new[part] for part in ("stages", "evaluators", "files"))
-        return same and all(_is_same_file(cell / name, other / name) for name in new["files"])
-    except (OSError, DamageError):
-        return False
-
-
-def _is_same_file(a: Path, b: Path) -> bool:
-    return os.path.samefile(a, b) or file_digest(a) == file_digest(b)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """The fields in which two JSON values differ: dotted name, and both values (None where one has no such field)."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = {}
-        for name in sorted(set(old) | set(new)):
-            found |= differences(old.get(name), new.get(name), f"{prefix}.{name}" if prefix else name)
-        return found
-    return {} if old == new else {prefix: (old, new)}

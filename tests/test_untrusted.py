@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from alignment_bench.preferences.labels import label_path
 from alignment_bench.results.records import InputError
-from alignment_bench.results.store import Run, check_names, runs_folder
+from alignment_bench.results.run_folder import Run, check_names, runs_folder
 
 SPEC = {
     "name": "tiny", "preferences": "builtin/world", "rows": 60, "max_prompt_tokens": 150, "max_response_tokens": 90,

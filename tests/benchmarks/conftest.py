@@ -7,7 +7,8 @@ import pandas
 import pytest
 
 from alignment_bench.results.records import Generation
-from alignment_bench.results.store import COST, GENERATIONS, METRICS, SCORES, Run, Store, write_jsonl
+from alignment_bench.results.run_folder import Run
+from alignment_bench.results.store import COST, GENERATIONS, METRICS, SCORES, Store, write_jsonl
 from alignment_bench.results.summary import summarize
 
 PROMPTS = [f"p{i:02}" for i in range(16)]

@@ -22,8 +22,8 @@ from alignment_bench.results.chat import encode_prompt
 from alignment_bench.results.checkpoint import Checkpoint, Tuning
 from alignment_bench.results.outputs import read_outputs
 from alignment_bench.results.records import InputError
+from alignment_bench.results.run_folder import Run
 from alignment_bench.results.sequential import UNTIL_DECIDED
-from alignment_bench.results.store import Run
 
 SPEC = {
     "name": "along",

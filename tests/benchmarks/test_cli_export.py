@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from alignment_bench.benchmarks.cli import app
 from alignment_bench.benchmarks.spec import SUITES
 from alignment_bench.results.records import InputError
-from alignment_bench.results.store import Run
+from alignment_bench.results.run_folder import Run
 
 
 def refused(*arguments) -> str:

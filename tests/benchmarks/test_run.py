@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from alignment_bench.benchmarks.corpus import WORLD_SEED
 from alignment_bench.benchmarks.world import preference_rows
-from alignment_bench.results.store import Run, folder_digest
+from alignment_bench.results.run_folder import Run
+from alignment_bench.results.store import folder_digest
 
 SPEC = {
     "name": "tiny",

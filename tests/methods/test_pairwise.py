@@ -210,6 +210,12 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rows(tiny, full, tmp_path
         DPO(lr=1e25, batch_size=4, max_grad_norm=1e9).train(make_task(tiny, full, tmp_path / "t"))
 
 
+def test_weights_that_are_not_finite_after_the_last_step_fail_it_too(tiny, full, tmp_path):
+    """One step of a learning rate beyond what fp32 holds: its loss was fine, and no later one tells."""
+    with pytest.raises(TrainingError, match="the weights are not finite after the last step: lower the learning rate"):
+        DPO(lr=1e39, batch_size=16).train(make_task(tiny, full, tmp_path / "t", examples=16))
+
+
 def test_schedule_rises_then_falls_to_zero():
     """10 steps, warm-up 0.2: 1/2, 1, then 8 steps down from 8/8 to 1/8 of the peak."""
     weight = torch.nn.Parameter(torch.ones(1))

@@ -8,7 +8,8 @@ import pandas
 import pytest
 
 from alignment_bench.results.records import Generation
-from alignment_bench.results.store import Run, Store, write_jsonl
+from alignment_bench.results.run_folder import Run
+from alignment_bench.results.store import Store, write_jsonl
 
 METHODS = {"ppo": 0.71, "dpo": 0.64, "orpo": 0.58}
 PROMPTS = [f"quick-{n}" for n in range(60)]

@@ -12,7 +12,7 @@ import pytest
 
 from alignment_bench.reports.render import render
 from alignment_bench.results.integrity import write_record
-from alignment_bench.results.store import Run
+from alignment_bench.results.run_folder import Run
 
 PAYLOADS = [
     "<script>window.pwned=1</script>",

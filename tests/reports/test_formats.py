@@ -16,7 +16,7 @@ from alignment_bench.reports.render import FORMATS, render
 from alignment_bench.reports.tables import latex, neutral, write
 from alignment_bench.results.integrity import write_record
 from alignment_bench.results.records import InputError
-from alignment_bench.results.store import Run
+from alignment_bench.results.run_folder import Run
 
 
 @pytest.fixture(scope="module")

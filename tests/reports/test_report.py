@@ -12,7 +12,7 @@ from alignment_bench.reports.reading import read
 from alignment_bench.reports.render import render
 from alignment_bench.reports.samples import samples
 from alignment_bench.results.integrity import write_record
-from alignment_bench.results.store import Run
+from alignment_bench.results.run_folder import Run
 
 METHODS = ("ppo", "dpo", "orpo")
 PROMPTS = [f"quick-{n}" for n in range(60)]

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from alignment_bench.results.integrity import read_record
-from alignment_bench.results.store import Run, Store, write_jsonl
+from alignment_bench.results.run_folder import Run
+from alignment_bench.results.store import Store, write_jsonl
 
 WEIGHTS = torch.arange(2000.0)
 

@@ -7,7 +7,8 @@ import pytest
 from filelock import FileLock
 
 from alignment_bench.results.cache import look, remove
-from alignment_bench.results.store import Run, Store, write_json
+from alignment_bench.results.run_folder import Run
+from alignment_bench.results.store import Store, write_json
 
 LATER = datetime.now(UTC) + timedelta(days=2)
 DAY = timedelta(days=1)
@@ -44,8 +45,8 @@ def work(tmp_path):
 def test_what_a_run_refers_to_is_kept(work):
     """By the cell's keys; by the contract; by what these were made from; and what was made beside them."""
     store, run, kept, unused = work
-    store.remember(run)
-    store.remember(run)
+    store.remember(run.path)
+    store.remember(run.path)
     assert store.remembered() == [run.path]
     found = look(store)
     assert {i.path for i in found.items if i.kept} == kept
@@ -68,7 +69,7 @@ def test_a_run_below_the_root_needs_no_register(work):
 
 def test_a_run_that_is_gone_is_named(work):
     store, run, _, _ = work
-    store.remember(run)
+    store.remember(run.path)
     run.path.rename(run.path.with_name("moved"))
     found = look(store)
     assert found.missing == [run.path] and found.runs == []

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from alignment_bench.results.run_differences import cautions, changes, excludes_zero, independent, settings
-from alignment_bench.results.store import SCORES, Run, Store
+from alignment_bench.results.run_folder import Run
+from alignment_bench.results.store import SCORES, Store
 
 PROMPTS = [f"p{i}" for i in range(20)]
 

@@ -8,16 +8,8 @@ import sys
 import pytest
 
 from alignment_bench.results.records import Generation, InputError, nearest, win
-from alignment_bench.results.store import (
-    Run,
-    Store,
-    digest,
-    find_runs,
-    folder_digest,
-    read_generations,
-    write_json,
-    write_jsonl,
-)
+from alignment_bench.results.run_folder import Run, find_runs
+from alignment_bench.results.store import Store, digest, folder_digest, read_generations, write_json, write_jsonl
 
 
 def text(content, name="a.txt"):
@@ -171,7 +163,7 @@ def test_small_records():
 HOLD = """
 import sys, time
 from pathlib import Path
-from alignment_bench.results.store import Run
+from alignment_bench.results.run_folder import Run
 with Run(Path(sys.argv[1])).held():
     print("held", flush=True)
     time.sleep(60)

@@ -19,7 +19,8 @@ import pytest
 from alignment_bench.evaluators.judge_cache import Answer, RememberingAsker
 from alignment_bench.results.integrity import read_record
 from alignment_bench.results.records import InputError
-from alignment_bench.results.store import Run, Store
+from alignment_bench.results.run_folder import Run
+from alignment_bench.results.store import Store
 
 # --- killed
 
