@@ -1,7 +1,8 @@
 """Kill trainings at random moments, let them go on, and compare the end with that of one that was never stopped.
 
-python kill_and_resume.py MODEL FOLDER KILLS STAGE ... prints a line of JSON a stage. This process forks those that are
-killed and never trains itself, for a fork of a process with threads may hang.
+python kill_and_resume.py MODEL FOLDER KILLS STAGE ... prints a line of JSON a stage; the stage `run` is a whole
+`bench run` of DPO and PPO, with responses, scores, summary and report. This process forks those that are killed and
+never trains itself, for a fork of a process with threads may hang.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import peft  # noqa: F401  (imported here once, or every fork would do it)
@@ -17,7 +19,8 @@ import torch._dynamo  # noqa: F401
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification  # noqa: F401
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from alignment_bench.benchmarks.spec import Supervised, SupervisedFineTuning
+from alignment_bench.benchmarks import harness
+from alignment_bench.benchmarks.spec import BenchmarkSpec, Supervised, SupervisedFineTuning
 from alignment_bench.benchmarks.stages import Workshop, pair_dataset, train_cell, train_reward_model, train_sft
 from alignment_bench.methods.base import Pair, Prompt, PromptDataset
 from alignment_bench.methods.dpo import DPO
@@ -36,8 +39,33 @@ METHODS = {
 }
 
 
+SPEC = {
+    "name": "tiny",
+    "description": "two random layers",
+    "preferences": "builtin/world",
+    "rows": 60,
+    "max_prompt_tokens": 150,
+    "max_response_tokens": 90,
+    "sft": {"examples": 16, "lr": 1e-3, "batch_size": 8},
+    "reward_model": {"examples": 16, "lr": 1e-3, "batch_size": 8},
+    "budget": 16,
+    "evaluation": {"prompts": 4, "along": 1},
+    "methods": {"ppo": {"rollout_size": 8, "minibatch_size": 4}, "dpo": {"batch_size": 8}},
+    "evaluators": {"reward_model": {}, "length": {}, "divergence": {}},
+}
+
+
+def run(tiny: Checkpoint, root: Path, every: float) -> None:
+    """A whole tiny run."""
+    spec = BenchmarkSpec.model_validate({**SPEC, "model": str(tiny.path)})
+    harness.run(harness.Request(spec, ("dpo", "ppo"), 1, root, gate="ignore", checkpoint_every=every))
+
+
 def train(name: str, tiny: Checkpoint, root: Path, every: float) -> None:
     """Train one stage in this process, 10 steps or 5 rounds, a checkpoint every so many seconds."""
+    if name == "run":
+        run(tiny, root, every)
+        return
     shop = Workshop(Store(root), TUNING, {}, checkpoint_every=every)
     if name == "sft":
         train_sft(shop, tiny, SupervisedFineTuning(examples=40, lr=1e-3, batch_size=4), PAIRS, PAIRS[:2])
@@ -63,12 +91,27 @@ def train(name: str, tiny: Checkpoint, root: Path, every: float) -> None:
 
 def result(root: Path) -> tuple[dict[str, bytes], list, dict]:
     """All that a training leaves but for times and memory."""
+    if summaries := list(root.glob("runs/*/*/summary.json")):
+        return run_result(summaries[0])
     (cost_path,) = root.glob(f"cache/*/[!.]*/{COST}")
     folder = cost_path.parent
     files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.safetensors")}
     log = [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(folder / METRICS)]
     cost = json.loads(cost_path.read_text())
     return files, log, {k: v for k, v in cost.items() if k not in ("seconds", "peak_memory_mb")}
+
+
+def run_result(path: Path) -> tuple[dict[str, bytes], list, dict]:
+    """All that a run leaves but for times and memory, and its responses and scores as they are."""
+    summary = json.loads(path.read_text())
+    for row in summary["methods"].values():
+        row["cost"] = {k: v for k, v in row["cost"].items() if k not in ("seconds", "peak_memory_mb")}
+    for name in ("run_dir", "sha256"):
+        summary.pop(name)
+    kinds = ("*.safetensors", "generations.jsonl", "scores.parquet", "along.parquet")
+    files = {p.relative_to(path.parent).as_posix(): p.read_bytes() for kind in kinds for p in path.parent.rglob(kind)}
+    reports = sorted(p.name for p in (path.parent / "report").iterdir())
+    return files, reports, summary
 
 
 def in_child(work, kill_at: int | None = None) -> int | None:
@@ -96,6 +139,9 @@ def in_child(work, kill_at: int | None = None) -> int | None:
         sys.setprofile(None)
         os.write(writing, str(calls).encode())
         code = 0
+    except BaseException:
+        sys.setprofile(None)
+        traceback.print_exc()
     finally:
         os._exit(code)
 
