@@ -1,0 +1,113 @@
+"""How much of a comparison is computed twice: `python -m alignment_bench.benchmarks.passes`.
+
+Runs `quick` with three methods and three seeds in a folder of its own, and counts the tokens that go through a model.
+A pass is needed the first time that a text goes through these very weights; a second time it is not. Training passes
+and sampling are always needed. Prints JSON.
+"""
+
+import contextlib
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.models.llama import LlamaModel
+
+from .harness import Request, run
+from .spec import load_spec
+from .terminal import quiet
+
+
+@dataclass
+class Passes:
+    """Tokens of real text, padding left out, by what they were for."""
+
+    trained: int = 0
+    sampled: int = 0
+    scored: int = 0
+    """Passes without gradients that are no sampling."""
+    again: int = 0
+    """Of them, texts that had gone through the same weights before."""
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def executed_over_ideal(self) -> float:
+        executed = self.trained + self.sampled + self.scored
+        return executed / (executed - self.again)
+
+    def count(
+        self,
+        model: LlamaModel,
+        ids: torch.Tensor,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        cached: bool,
+    ) -> None:
+        """A forward pass of ids [rows, time]; positions start again where a further response to a prompt begins."""
+        if cached:
+            self.sampled += ids.numel() if mask is None or mask.shape[-1] != ids.shape[1] else int(mask.sum())
+            return
+        real = mask.bool() if mask is not None and mask.ndim == 2 else torch.ones_like(ids, dtype=torch.bool)
+        if mask is not None and mask.ndim == 4:  # responses that share a row: padding sees itself alone
+            real = mask[:, 0].sum(-1) > 1
+            real[:, 0] = True
+        if torch.is_grad_enabled():
+            self.trained += int(real.sum())
+            return
+        name = digest_of(model)
+        for i, kept in enumerate(real):
+            row = ids[i][kept].tolist()
+            places = list(range(len(row))) if positions is None else positions[i][kept].tolist()
+            starts = [j for j in range(1, len(row)) if places[j] != places[j - 1] + 1]
+            shared = places[starts[0]] if starts else 0  # length of the prompt
+            known = []
+            for start, end in zip([shared, *starts], [*starts, len(row)], strict=True):
+                key = name, hashlib.sha256(json.dumps(row[:shared] + row[start:end]).encode()).hexdigest()
+                known.append(key in self.seen)
+                self.again += (end - start) * known[-1]
+                self.seen.add(key)
+            self.scored += len(row)
+            self.again += shared * all(known)
+
+
+def digest_of(model: LlamaModel) -> str:
+    """A hash of the weights as they are now; a fused optimizer changes them without a new version number."""
+    found = hashlib.blake2b()
+    for parameter in model.parameters():
+        found.update(parameter.detach().cpu().numpy())
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Passes]:
+    """Counts what goes through Llamas meanwhile."""
+    passes, forward = Passes(), LlamaModel.forward
+
+    def counting(self: LlamaModel, input_ids: Any = None, attention_mask: Any = None, **more: Any) -> Any:
+        passes.count(self, input_ids, attention_mask, more.get("position_ids"), bool(more.get("use_cache")))
+        return forward(self, input_ids, attention_mask, **more)
+
+    LlamaModel.forward = counting
+    try:
+        yield passes
+    finally:
+        LlamaModel.forward = forward
+
+
+def main() -> None:
+    quiet()
+    methods, seeds = ("ppo", "dpo", "orpo"), 3
+    with tempfile.TemporaryDirectory() as folder, counted() as passes:
+        spec = load_spec("quick", {}) if len(sys.argv) == 1 else load_spec(sys.argv[1], {})
+        run(Request(spec, methods, seeds, Path(folder)))
+    found = {name: getattr(passes, name) for name in ("trained", "sampled", "scored", "again")}
+    print(json.dumps({"methods": methods, "seeds": seeds, **found, "ratio": passes.executed_over_ideal}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
