@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,9 @@ def speed(
     work: Annotated[str, typer.Option(help=f"What to measure, by comma: {', '.join(WORKS)}.")] = ",".join(WORKS),
     runs: Annotated[int, typer.Option(help="Runs of each side, in turn; figures are their medians.", min=1)] = 3,
     steps: Annotated[int, typer.Option(help="Optimizer steps a run, at least 10.", min=10)] = 12,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for speed.json and its page; works that are there already stay.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON alone on stdout.")] = False,
 ) -> None:
     """Time our trainers and sampler beside TRL's and transformers': same pairs, model and mathematics, in one run.
@@ -32,10 +36,17 @@ def speed(
     from .cli import quiet
 
     quiet()
-    from .speed import measure
+    from ..results.store import read_json, write_json
+    from .speed import measure, page
 
     found = measure(
         names, runs, steps, lambda line: print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
     )
+    if out:
+        path = out / "speed.json"
+        before = read_json(path)["work"] if path.exists() else {}
+        found["work"] = {name: row for name in WORKS if (row := {**before, **found["work"]}.get(name))}
+        write_json(path, found)
+        (out / "speed.md").write_text(page(found))
     if as_json:
         print(json.dumps(found, indent=2))

@@ -148,10 +148,10 @@ def works(bench: Bench, steps: int) -> dict[str, Work]:
 
     def generation(generate: Callable[[Policy], Any], out: Path) -> Step:
         policy = Policy.open(bench.sft, TUNING, trainable=False)
-        with marks() as seen:
-            started = time.perf_counter()
-            generate(policy)
-            return Step(time.perf_counter() - started, seen.tokens)
+        generate(policy)  # the first time of anything takes longer
+        started = time.perf_counter()
+        generate(policy)
+        return Step(time.perf_counter() - started, 0)
 
     offline = {"lr": LR, "batch_size": BATCH}
     online = {"lr": LR, "rollout_size": 32, "minibatch_size": 16, "epochs": 2}
@@ -292,6 +292,35 @@ def line(name: str, found: dict[str, Any]) -> str:
             f"{ours['matrix_rate_share']:.0%} and {peer['matrix_rate_share']:.0%}"
         )
     return said
+
+
+def page(found: dict[str, Any]) -> str:
+    """The figures as a table in Markdown."""
+    machine, packages = found["machine"], found["packages"]
+    lines = [
+        "# Ours beside TRL and transformers",
+        "",
+        f"Seconds of a step, a round or a generation: medians of {found['runs']} runs of each side in turn, on "
+        f"{machine['device']} with {machine['threads']} threads ({machine['platform']}), fp32; "
+        + ", ".join(f"{name} {number}" for name, number in packages.items())
+        + f"; {found['date']}. Matrix products reached {found['matrix_gflops']} GFLOP/s on this machine, measured just "
+        "before. Passes: tokens that went forward over tokens that had to (each distinct prompt once, no padding). "
+        "Share: of that matrix rate. Derived from speed.json, which `bench speed --out FOLDER` writes.",
+        "",
+        "| work | ours | peer | ratio | range | wanted | passes | share |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["work"].values():
+        ours, peer, ratios = row["ours"], row["peer"], row["ratios"]
+        passes = share = "-"
+        if "executed_over_needed" in ours:
+            passes = f"{ours['executed_over_needed']:.2f}, {peer['executed_over_needed']:.2f}"
+            share = f"{ours['matrix_rate_share']:.0%}, {peer['matrix_rate_share']:.0%}"
+        lines.append(
+            f"| {row['what']} | {ours['seconds']:.2f} | {peer['seconds']:.2f} | {row['ratio']:.2f} "
+            f"| {min(ratios):.2f} to {max(ratios):.2f} | {row['target']} | {passes} | {share} |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def matrix_rate(size: int = 1024, seconds: float = 1.0) -> float:

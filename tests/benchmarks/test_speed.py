@@ -1,0 +1,73 @@
+"""`bench speed`: its arithmetic by hand, both sides of a work at their smallest, and its errors."""
+
+import json
+
+import pytest
+
+from alignment_bench.benchmarks import speed
+from alignment_bench.benchmarks.cli_speed import WORKS
+from alignment_bench.results.store import read_json
+
+
+def test_the_median_step_leaves_the_first_out():
+    """Marks at 10, 12, 13 and 19 s: steps of 2, 1 and 6 s."""
+    step = speed.median_step([(10.0, 5), (12.0, 105), (13.0, 305), (19.0, 335)])
+    assert step == speed.Step(2.0, 100)
+
+
+def test_figures_by_hand():
+    """1,000 weights, 60 tokens a step of which 50 are needed, 0.5 s: 6 * 1000 * 50 / 0.5 of 6e6 operations a second."""
+    work = speed.Work("something", 1.5, 50.0, None, None)
+    ours = [speed.Step(seconds, 60) for seconds in (0.5, 0.4, 0.6)]
+    peer = [speed.Step(seconds, 100) for seconds in (1.0, 1.2, 0.9)]
+    found = speed.summary(work, {"ours": ours, "peer": peer}, weights=1000, peak=6e6)
+    assert found["ratio"] == pytest.approx(2.0) and found["ratios"] == pytest.approx([2.0, 3.0, 1.5])
+    assert found["ours"]["steps_per_second"] == 2.0 and found["ours"]["tokens_per_second"] == 100.0
+    assert found["ours"]["executed_over_needed"] == pytest.approx(1.2)
+    assert found["ours"]["matrix_rate_share"] == pytest.approx(0.1)
+    assert found["peer"]["executed_over_needed"] == pytest.approx(2.0)
+
+
+def test_both_sides_get_the_same_work(tmp_path):
+    """Two steps of SFT on the same pairs in the same order; ours are cut by length, so fewer tokens are padding."""
+    bench = speed.Bench(tmp_path)
+    work = speed.works(bench, steps=2)["sft"]
+    ours, peer = work.ours(tmp_path / "run" / "ours"), work.peer(tmp_path / "run" / "peer")
+    assert 0.5 * work.needed < ours.tokens < peer.tokens
+    assert ours.seconds > 0 and peer.seconds > 0
+
+
+def test_known_names_only(bench, tmp_path):
+    done = bench("speed", "--work", "dpoo", cwd=tmp_path, code=2)
+    assert done.stderr.startswith("bench: --work dpoo is not known; did you mean 'dpo'?")
+    assert set(WORKS) == set(speed.works(speed.Bench(tmp_path / "x"), 2))
+
+
+def test_what_is_published_is_kept_beside_what_is_new(bench, tmp_path, monkeypatch):
+    row = {
+        "what": "w",
+        "target": 2.0,
+        "ratio": 3.0,
+        "ratios": [3.0],
+        "ours": {"seconds": 1.0},
+        "peer": {"seconds": 3.0},
+    }
+
+    def measure(names, runs, steps, say):
+        machine = {"device": "cpu", "threads": 1, "platform": "p"}
+        work = {name: row for name in names}
+        return {
+            "work": work,
+            "runs": 1,
+            "steps": 10,
+            "matrix_gflops": 1.0,
+            "machine": machine,
+            "packages": {},
+            "date": "d",
+        }
+
+    monkeypatch.setattr(speed, "measure", measure)
+    bench("speed", "--work", "sft", "--out", ".", cwd=tmp_path)
+    done = bench("speed", "--work", "dpo", "--out", ".", "--json", cwd=tmp_path)
+    assert list(read_json(tmp_path / "speed.json")["work"]) == list(json.loads(done.stdout)["work"]) == ["dpo", "sft"]
+    assert (tmp_path / "speed.md").read_text().count("| w | 1.00 | 3.00 | 3.00 |") == 2
