@@ -5,13 +5,14 @@ from typing import Any
 
 from ..results import pathology
 from ..results.findings import Findings, findings
+from ..results.metric_names import title
 from . import curves, drawing, figures
 from .along import reward_along
 from .leaderboard import cell, groups, matrices
 from .reading import Material
 from .reliability import reliability
 from .samples import samples
-from .wording import JUDGE_MEASURES, flat, is_headline, ordered, split, title
+from .wording import JUDGE_MEASURES, flat, is_headline, ordered, split
 
 NO_FINDINGS = Findings("No verdict: this run has not been summarized.", [], [], [], [], [])
 
