@@ -122,6 +122,10 @@ def lines(found: dict[str, Any]) -> list[str]:
         said += ["", name]
         said += [f"  {words:<30} {_text(judge[key])}" for key, words in ROWS.items() if key in judge]
         said.append(f"  {'(people prefer the longer)':<30} {_text(judge['people_prefer_longer'])}")
+        other = judge["another_person"]
+        beside = {"mean": other["difference"], **{k: other[k] for k in ("low", "high", "n")}}
+        said.append(f"  {'agrees with one person':<30} {_text(other['agreement'])} (people {_text(other['people'])})")
+        said.append(f"  {'the difference':<30} {_text(beside)}")
         for part, row in judge["subsets"].items():
             said.append(
                 f"  {part}: {row['pairs']} pairs, accuracy {_text(row['accuracy'])}, kappa {_text(row['kappa'])}, "

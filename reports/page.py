@@ -12,7 +12,7 @@ from .leaderboard import cell, groups, matrices
 from .reading import Material
 from .reliability import reliability
 from .samples import samples
-from .wording import JUDGE_MEASURES, flat, is_headline, ordered, split
+from .wording import JUDGE_MEASURES, PEOPLE_KAPPAS, PEOPLE_SHARES, flat, is_headline, ordered, split
 
 NO_FINDINGS = Findings("No verdict: this run has not been summarized.", [], [], [], [], [])
 
@@ -54,6 +54,8 @@ def page(
         "gates": gates,
         "samples": chosen,
         "judge_measures": list(JUDGE_MEASURES.items()),
+        "people_shares": list(PEOPLE_SHARES.items()),
+        "people_kappas": list(PEOPLE_KAPPAS.items()),
         "data": record.get("data") or {},
         "contract": flat(record.get("contract") or {}),
         "packages": environment.pop("packages", None) or {},

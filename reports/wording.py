@@ -17,6 +17,12 @@ JUDGE_MEASURES = {
     "agreement_gold": "Agrees with true reward",
     "panel_agreement": "Members agree",
 }
+# Judges beside people: key in summary["judges"]["people"]["judges"][NAME] -> how it is called.
+PEOPLE_SHARES = {
+    "accuracy": "Majority's label",
+    "decided_accuracy": "Ties left out",
+}
+PEOPLE_KAPPAS = {"kappa": "Kappa, majority", "kappa_person": "Kappa, one person"}
 
 
 def is_headline(metric: str) -> bool:

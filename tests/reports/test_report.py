@@ -75,11 +75,34 @@ def test_the_verdict_says_what_a_reader_asks_first(written, parse):
             "What to watch",
             "Chosen replies became less likely: ppo (−2.00 nats against SFT), dpo (",  # 120 steps / 60
             "The judge changes its verdict on 22% of the pairs",
+            "The judge judge_model agrees with one person on 60% of the pairs that people labelled, people with each "
+            "other on 80%: 20 points below its ceiling (16 to 24), so trust its verdicts less than a person's.",
             "What was not shown",
             "No significant difference between ppo and dpo",
         )
     ]
     assert places == sorted(places)
+
+
+def test_a_judge_beside_people_stands_on_the_page_and_in_markdown(written, parse):
+    judges = parse(written[0].split('id="judges"')[1].split("</section>")[0]).text
+    markdown = written[1].split("### Judges beside people")[1].split("\n## ")[0]
+    for text in (judges, markdown):
+        assert "On 500 pairs with 1,500 labels of people (people.jsonl)" in text
+        assert "81.2% of their labels agree, Cohen's kappa 0.687, Krippendorff's alpha 0.679" in " ".join(text.split())
+    figures = "94.4% 63.4% [59.0, 67.6] 73.1% [68.0, 77.0] 60.2% 80.0% −19.8 pp [−24.1, −15.5] 0.412 0.378"
+    assert f"judge_model 500 {figures} 0.679" in judges and f"judge_model, chat 123 {figures} 0.555" in judges
+    row = (
+        "| judge_model | 500 | "
+        + figures.replace(" [", "_[")
+        .replace(", ", ",")
+        .replace(" pp", "_pp")
+        .replace(" ", " | ")
+        .replace("_", " ")
+        .replace(",", ", ")
+        + " | 0.679 |"
+    )
+    assert row in markdown and "| judge_model, chat | 123 |" in markdown
 
 
 def test_failed_gate_and_warning_stand_in_the_verdict(written, parse):
