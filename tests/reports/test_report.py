@@ -269,3 +269,19 @@ def test_markdown_holds_the_findings(written):
     assert "| ppo | 71.0% [64.9, 77.1] | 78.0% [72.8, 83.2] | 67.0% [59.6, 74.4], 88.3% answered |" in tables[0]
     assert "| orpo | 9.3 s | 11.0 TFLOP |" in markdown
     assert "| dpo | 64.0% [59.0, 69.0], p = 0.003 | 43.0% [38.0, 48.0], p = 0.003 | – |" in markdown
+
+
+def test_a_run_from_before_head_to_head_and_audits_is_whole(tmp_path, make_run, parse):
+    run = make_run(tmp_path)
+    later = ("head_to_head", "ratings", "length_controlled", "changes", "ties", "reward_models", "judges", "stamps")
+    older = {key: value for key, value in run.summary.items() if key not in later}
+    for row in older["methods"].values():
+        row["seeds"] = 1
+    older["warnings"] = ["ppo, dpo, orpo: fewer than 3 seeds; intervals with one seed leave out the variation"]
+    run.write_summary(older)
+    page, markdown = (path.read_text(encoding="utf-8") for path in render([run]))
+    text = parse(page).text
+    assert text.count("fewer than 3 seeds") == 1  # as a confound, and not again as a warning
+    assert "Differences in win rate against SFT" in text and "+21.0 pp [12.0, 30.0]" in text
+    assert "No judge was asked" in text and "No reward model was audited." in text
+    assert "| ppo − sft | +21.0 pp |" in markdown and "No judge was asked" in markdown
