@@ -130,9 +130,9 @@ def run(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo"),
     """Train methods from the same SFT checkpoint, score them and write a report, as `bench run` does.
 
     benchmark: name or path. methods: NAME or NAME:FIELD=VALUE:..., in a list or by comma. options: `seeds`, `root`,
-    `out`, `device`, `gate` as the command has them; `settings`, fields of the benchmark by dotted name,
-    {"methods.dpo.beta": 0.05}; and those of `Options` (model, preferences, judge, tracker, ...). What is on disk below
-    root already is not done again. InputError for bad input, before anything trains.
+    `out`, `device`, `gate`, `trust_remote_code` as the command has them; `settings`, fields of the benchmark by dotted
+    name, {"methods.dpo.beta": 0.05}; and those of `Options` (model, preferences, judge, tracker, ...). What is on disk
+    below root already is not done again. InputError for bad input, before anything trains.
     """
     from .live import watching
     from .terminal import quiet
@@ -168,6 +168,7 @@ def _request(
     out: str | Path | None = None,
     device: str = "auto",
     gate: str = "warn",
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> "Request":
     from .harness import Request
@@ -179,4 +180,5 @@ def _request(
     names = tuple(methods.split(",")) if isinstance(methods, str) else tuple(methods)
     given = Options(**options, settings=[f"{field}={json.dumps(value)}" for field, value in (settings or {}).items()])
     spec = chosen_spec(benchmark, names, given)
-    return Request(spec, names, seeds, Path(root), Path(out) if out else None, device, gate)
+    folder = Path(out) if out else None
+    return Request(spec, names, seeds, Path(root), folder, device, gate, trust_remote_code=trust_remote_code)

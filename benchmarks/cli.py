@@ -94,6 +94,9 @@ def run(
     cell_timeout: Annotated[
         float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)
     ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
     root: Root = Path("results"),
     dry_run: Annotated[
@@ -145,6 +148,7 @@ def run(
         ray_address=ray_address,
         cell_cpus=cell_cpus,
         cell_timeout=cell_timeout,
+        trust_remote_code=trust_remote_code,
     )
     if dry_run:
         print_plan(request, as_json)
@@ -195,6 +199,9 @@ def export(
         int | None, typer.Option(help="Longest answer to --questions, in tokens; by default the benchmark's.", min=1)
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default RUN/export.")] = None,
 ) -> None:
     """Write the policies' answers as model-output files of AlpacaEval or Arena-Hard-Auto.
@@ -211,8 +218,10 @@ def export(
     found = find_run(run_folder)
     quiet()
 
+    from ..results.model_files import allow_remote_code
     from .export import export as write
 
+    allow_remote_code(trust_remote_code)
     folder = out or found.path / "export"
     for path in write(found, format, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
         print(path)

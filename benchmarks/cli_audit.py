@@ -30,6 +30,9 @@ def audit_judge(
     judge_price: Annotated[str | None, typer.Option(help="Dollars per million tokens, IN,OUT.")] = None,
     repeats: Annotated[int, typer.Option(help="Pairs asked a second time, for self-consistency.", min=0)] = 30,
     device: Annotated[str, typer.Option(help="Where a local judge runs: cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
+    ] = False,
     root: Annotated[Path, typer.Option("--root", help="Folder of the cache: verdicts are kept.")] = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON alone on stdout.")] = False,
 ) -> None:
@@ -37,8 +40,10 @@ def audit_judge(
 
     Example: bench audit-judge --judge openai:gpt-4.1-mini --labels people.jsonl
     """
+    from ..results.model_files import allow_remote_code
     from .judge_labels import read_labels
 
+    allow_remote_code(trust_remote_code)
     rows = read_labels(labels, pairs, subset)[:judge_limit]
     settings = {"prompt": judge_prompt, "url": judge_url, "price": read_price(judge_price), "repeats": repeats}
     found = audit(list(judge), rows, settings, device, root, lambda line: print(line, file=sys.stderr))
@@ -122,6 +127,10 @@ def lines(found: dict[str, Any]) -> list[str]:
         said += ["", name]
         said += [f"  {words:<30} {_text(judge[key])}" for key, words in ROWS.items() if key in judge]
         said.append(f"  {'(people prefer the longer)':<30} {_text(judge['people_prefer_longer'])}")
+        other = judge["another_person"]
+        beside = {"mean": other["difference"], **{k: other[k] for k in ("low", "high", "n")}}
+        said.append(f"  {'agrees with one person':<30} {_text(other['agreement'])} (people {_text(other['people'])})")
+        said.append(f"  {'the difference':<30} {_text(beside)}")
         for part, row in judge["subsets"].items():
             said.append(
                 f"  {part}: {row['pairs']} pairs, accuracy {_text(row['accuracy'])}, kappa {_text(row['kappa'])}, "

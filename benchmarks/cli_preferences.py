@@ -37,6 +37,9 @@ def collect(
     limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling and of the pairs.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
+    ] = False,
     root: Annotated[Path, typer.Option("--root", help="Folder of the benchmark's cache.")] = Path("results"),
 ) -> None:
     """Sample responses from an SFT model and form the pairs that are to be labelled.
@@ -51,11 +54,13 @@ def collect(
     from ..preferences.collect import Sampling, read_prompts
     from ..preferences.collect import collect as run
     from ..results.checkpoint import Tuning
+    from ..results.model_files import allow_remote_code
     from ..results.store import digest
     from . import harness
     from .models import find_model
     from .spec import load_spec
 
+    allow_remote_code(trust_remote_code)
     tuning = Tuning(device=device).resolve()
     # checked before SFT trains
     settings = Sampling(k, _numbers(temperature), top_p, max_new_tokens or 256, seed, rule)
@@ -67,7 +72,7 @@ def collect(
     name, source = model, prompts
     if not (model and prompts):
         spec = load_spec(benchmark)
-        made = harness.Harness(harness.Request(spec, (), 1, root, device=device))
+        made = harness.Harness(harness.Request(spec, (), 1, root, device=device, trust_remote_code=trust_remote_code))
         if not prompts:
             training = made.corpus.prompts(made.corpus.training, spec.max_response_tokens)
             rows = [(prompt.messages, spec.preferences) for prompt in training.prompts]

@@ -30,8 +30,11 @@ def list_() -> None:
 
     to = console()
     found = {name: describe(entry) for name, entry in available("methods").items()}
+    heads = ("method", "needs", "paper", "what it does")
     rows = [(name, ", ".join(d.needs), d.paper, d.line) for name, d in found.items()]
-    to.print(table(("method", "needs", "paper", "what it does"), rows))
+    if to.width < 100:  # names and needs stay on one line, and words have room
+        heads, rows = heads[:2] + heads[3:], [row[:2] + row[3:] for row in rows]
+    to.print(table(heads, rows, whole=heads[:2]))
     rows = [(name, describe(entry).line) for name, entry in available("evaluators").items()]
     to.print(table(("evaluator", "what it yields"), rows))
     rows = [(name, describe_suite(name)) for name in suites()]

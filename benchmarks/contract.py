@@ -10,6 +10,7 @@ import torch
 
 from ..results.chat import PLAIN_TEMPLATE
 from ..results.checkpoint import Checkpoint
+from ..results.model_files import remote_code_allowed
 from ..results.store import digest
 from .corpus import Corpus
 from .spec import BenchmarkSpec
@@ -39,6 +40,7 @@ def contract(
         "data": corpus.digest,
         "splits": {**spec.splits.model_dump(), "seed": spec.split_seed},
         "lengths": {"prompt": spec.max_prompt_tokens, "response": spec.max_response_tokens},
+        **({"trust_remote_code": True} if remote_code_allowed() else {}),
         "tuning": dataclasses.asdict(shop.tuning),
         "sft": {**spec.sft.model_dump(), "content": sft.key},
         "reward_model": {

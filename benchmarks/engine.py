@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 Cell = tuple[str, int]  # label of the row, and seed
 Engine = Literal["local", "ray"]
-PLAIN = ("methods", "seeds", "device", "gate", "checkpoint_every")  # fields of a request that are JSON as they are
+# fields of a request that are JSON as they are
+PLAIN = ("methods", "seeds", "device", "gate", "checkpoint_every", "trust_remote_code")
 
 
 def pack(request: "Request", cell: Cell) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from ..methods.base import Pair
 from ..results.checkpoint import Checkpoint, Tuning
+from ..results.model_files import remote_code_allowed
 from ..results.store import GENERATIONS, SCORES, Made, Store
 
 TRAINED = 16  # bytes a trained weight: fp32 value, gradient, and Adam's two moments
@@ -110,9 +111,12 @@ class Rough:
     def __init__(self, base: Checkpoint, tuning: Tuning, pairs: Sequence[Pair], micro_tokens: int):
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        config = AutoConfig.from_pretrained(str(base.path))
+        trust = remote_code_allowed()
+        config = AutoConfig.from_pretrained(str(base.path), trust_remote_code=trust)
         with torch.device("meta"):
-            self.size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+            self.size = sum(
+                p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=trust).parameters()
+            )
         text = config.get_text_config()
         self.width, self.tuning = text.hidden_size, tuning
         self.logits = 4 * micro_tokens * text.vocab_size

@@ -14,6 +14,7 @@ from ..methods.resume import EVERY
 from ..reports.render import render
 from ..results.changes import differences_to_sft, ties
 from ..results.checkpoint import Checkpoint, Tuning
+from ..results.model_files import allow_remote_code
 from ..results.records import GateError, InputError, nearest
 from ..results.run_folder import Cell, Run, check_names, runs_folder
 from ..results.store import ALONG, POLICY, Looking, NotMade, Stage, Store, digest
@@ -58,6 +59,8 @@ class Request:
     """Seconds that a cell's training may take; each cell is then trained in a process of its own."""
     checkpoint_every: float = EVERY
     """Seconds between the checkpoints from which a training that was stopped goes on."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a model may run."""
     say: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr))
     watch: Callable[[str, str], None] = field(default=lambda label, state: None)
     """Told what is done now with a cell or a shared stage, by its label."""
@@ -87,6 +90,7 @@ class Harness:
     def __init__(self, request: Request):
         self.request, self.spec, self.say = request, request.spec, request.say
         spec = self.spec
+        allow_remote_code(request.trust_remote_code)
         if "sft" in request.methods:
             raise InputError("sft is the baseline of every run and needs no --method; leave it away")
         rows = [method_row(spec, item) for item in request.methods]
@@ -326,7 +330,9 @@ class Harness:
     def _check_context(self) -> None:
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(str(self.base.path)).get_text_config()
+        config = AutoConfig.from_pretrained(
+            str(self.base.path), trust_remote_code=self.request.trust_remote_code
+        ).get_text_config()
         window = getattr(config, "max_position_embeddings", None)
         longest = self.spec.max_prompt_tokens + self.spec.max_response_tokens
         if window and longest > window:

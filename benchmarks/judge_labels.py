@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..preferences.files import read_file
-from ..results.agreement import clustered_share, cohen_kappa, krippendorff_alpha, majority
+from ..results.agreement import beside_another_person, clustered_share, cohen_kappa, krippendorff_alpha, majority
 from ..results.records import InputError, Message, nearest
 
 LABELS = ("a", "b", "tie")
@@ -128,7 +128,8 @@ def against_people(rows: Sequence[LabelledComparison], labels: Sequence[str | No
     `accuracy`: share of pairs on which it gives the label of the people's majority, ties included. `decided_accuracy`:
     the same where both prefer one response. `kappa`: with the majority; `kappa_person`: mean with one person, to be
     compared with the people's kappa among themselves. `prefers_longer`: of its preferences between responses of
-    unequal length in characters; `people_prefer_longer` the majority's on all pairs. Intervals are over prompts.
+    unequal length in characters; `people_prefer_longer` the majority's on all pairs; `another_person`: see
+    `beside_another_person`. Intervals are over prompts.
     """
     known = [(row, label, majority(row.human)) for row, label in zip(rows, labels, strict=True) if label is not None]
     voted = [(row, label, vote) for row, label, vote in known if vote is not None]
@@ -147,6 +148,9 @@ def against_people(rows: Sequence[LabelledComparison], labels: Sequence[str | No
         "decided_accuracy": _by_prompt([(row, label == vote) for row, label, vote in decided]),
         "kappa": cohen_kappa([label for _, label, _ in voted], [vote for *_, vote in voted]) if voted else None,
         "kappa_person": sum(kappas) / len(kappas) if kappas else None,
+        "another_person": beside_another_person(
+            [label for _, label, _ in known], [row.human for row, *_ in known], [str(row.prompt) for row, *_ in known]
+        ),
         "prefers_longer": _longer([(row, label) for row, label, _ in known]),
         "people_prefer_longer": _longer([(row, vote) for row, vote in votes if vote]),
     }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..results.checkpoint import Checkpoint
-from ..results.model_files import check_model_files
+from ..results.model_files import check_model_files, remote_code_allowed
 from ..results.records import InputError
 from ..results.store import folder_digest
 from .spec import BUILTIN
@@ -34,6 +34,7 @@ def _download(name: str, option: str) -> Path:
 
     try:
         patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        patterns += ["*.py"] if remote_code_allowed() else []
         return Path(snapshot_download(name, allow_patterns=patterns))
     except HFValidationError:
         raise InputError(f"{option} {name}: there is no such folder, and it is not a hub id (owner/name)") from None

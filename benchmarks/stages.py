@@ -30,6 +30,7 @@ from ..methods.policy import Policy
 from ..methods.resume import EVERY
 from ..methods.rollout import sample, to_generations
 from ..results.checkpoint import Checkpoint, Tuning, merge_adapter, open_network
+from ..results.model_files import remote_code_allowed
 from ..results.records import Generation, InputError, Reward, Score
 from ..results.store import COST, GENERATIONS, POLICY, SCORES, Stage, Store, digest, write_jsonl
 from .spec import Supervised, SupervisedFineTuning
@@ -66,6 +67,7 @@ class Workshop:
             "code": code_digest(*code),
             "tuning": dataclasses.asdict(self.tuning),
             "packages": self.packages,
+            **({"trust_remote_code": True} if remote_code_allowed() else {}),
             **more,
         }
 
@@ -431,4 +433,8 @@ def _version(library: str) -> str | None:
 def _width(checkpoint: Checkpoint) -> int:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(str(checkpoint.path)).get_text_config().hidden_size
+    return (
+        AutoConfig.from_pretrained(str(checkpoint.path), trust_remote_code=remote_code_allowed())
+        .get_text_config()
+        .hidden_size
+    )

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..results.chat import encode_prompt
 from ..results.checkpoint import Tuning
 from ..results.layout import micro_batches, pad, start_tokens
+from ..results.model_files import remote_code_allowed
 from ..results.records import InputError
 from ..results.store import file_digest
 from .judge_cache import Answer, Keep, Verdict
@@ -34,9 +35,10 @@ class LocalAsker:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.device, dtype = _placed(device)
+        trust = remote_code_allowed()
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust)
         except (OSError, ValueError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise InputError(

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ..results.chat import encode_prompt, encode_response, load_tokenizer
 from ..results.checkpoint import Network, Tuning, open_network
 from ..results.layout import Ids, Sequences
+from ..results.model_files import remote_code_allowed
 from ..results.records import Generation, InputError, Score, win
 
 
@@ -72,10 +73,11 @@ class TextRewardModel:
         self.name, self.tuning = name, Tuning(device=device).resolve()
         if (Path(name) / "adapter_config.json").exists():  # its base's config decides what is read, often wrongly
             raise InputError(f"reward model {name} is an adapter; merge it into its base and give the whole model")
+        trust = remote_code_allowed()
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name)
+            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
             model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True
+                name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust
             )
         except (OSError, ValueError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

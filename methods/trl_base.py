@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..results.checkpoint import Checkpoint
+from ..results.model_files import remote_code_allowed
 from .base import Ledger, TrainingError, TrainingTask
 from .loop import rise_and_fall
 from .policy import Policy
@@ -48,7 +49,8 @@ class Training:
         from transformers import AutoModelForCausalLM
 
         # an adapter is saved with the path of its base
-        return AutoModelForCausalLM.from_pretrained(self.task.sft.path.resolve(), dtype="float32")
+        path, trust = self.task.sft.path.resolve(), remote_code_allowed()
+        return AutoModelForCausalLM.from_pretrained(path, dtype="float32", trust_remote_code=trust)
 
     def models(self, reference: bool = True) -> dict[str, Any]:
         """Arguments model, peft_config and ref_model; under LoRA the adapter switched off is the reference."""

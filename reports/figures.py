@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..results.metric_names import evaluator, title
 from ..results.overoptimization import GOLD, NAMES, PROXY, STAND_IN
 from ..results.quantities import known
 from ..results.verdict import SFT, by_preference
@@ -19,7 +20,7 @@ from .drawing import (
     new_canvas,
     rows_canvas,
 )
-from .wording import JUDGE_MEASURES, evaluator, title
+from .wording import JUDGE_MEASURES
 
 Looks = Mapping[str, Style]
 # What summary["changes"] calls the rewards that stand in a plot of gold against proxy.

@@ -5,13 +5,14 @@ from typing import Any
 
 from ..results import pathology
 from ..results.findings import Findings, findings
+from ..results.metric_names import title
 from . import curves, drawing, figures
 from .along import reward_along
 from .leaderboard import cell, groups, matrices
 from .reading import Material
 from .reliability import reliability
 from .samples import samples
-from .wording import JUDGE_MEASURES, flat, is_headline, ordered, split, title
+from .wording import JUDGE_MEASURES, PEOPLE_KAPPAS, PEOPLE_SHARES, flat, is_headline, ordered, split
 
 NO_FINDINGS = Findings("No verdict: this run has not been summarized.", [], [], [], [], [])
 
@@ -25,6 +26,7 @@ def page(
     said = findings(summary) if summary else NO_FINDINGS
     gates = summary.get("gates", [])
     failed = [gate for gate in gates if not gate.get("passed")]
+    heads = {confound.partition(";")[0] for confound in said.confounds}  # an older run words the rest otherwise
     chosen = samples(material.cells, looks)
     environment = dict(record.get("environment") or {})
     columns = groups(summary)
@@ -38,7 +40,7 @@ def page(
         "failed": failed,
         "stamps": summary.get("stamps") or [],
         "flags": pathology.flags(summary, material.logs) if summary else [],
-        "warnings": [w for w in _others(summary.get("warnings", []), failed) if w not in said.confounds],
+        "warnings": [w for w in _others(summary.get("warnings", []), failed) if w.partition(";")[0] not in heads],
         "methods": methods,
         "looks": looks,
         "shown": shown,
@@ -53,6 +55,8 @@ def page(
         "gates": gates,
         "samples": chosen,
         "judge_measures": list(JUDGE_MEASURES.items()),
+        "people_shares": list(PEOPLE_SHARES.items()),
+        "people_kappas": list(PEOPLE_KAPPAS.items()),
         "data": record.get("data") or {},
         "contract": flat(record.get("contract") or {}),
         "packages": environment.pop("packages", None) or {},

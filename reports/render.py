@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..results import quantities
+from ..results import metric_names, quantities
 from ..results.records import InputError, nearest
 from ..results.run_folder import Run
 from ..results.store import write_json
@@ -139,8 +139,8 @@ def _environment(template: str) -> Any:
         "cost": quantities.cost,
         "p_value": quantities.p_value,
         "md": wording.markdown,
-        "title_of": wording.title,
-        "evaluator": wording.evaluator,
+        "title_of": metric_names.title,
+        "evaluator": metric_names.evaluator,
         "precise": lambda v: quantities.number(v, 3) if quantities.known(v) else quantities.MISSING,
         "count": lambda v: f"{v:,}" if isinstance(v, int) else v,
     }

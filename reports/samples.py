@@ -9,9 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..results.metric_names import evaluator
 from .drawing import Style
 from .reading import Trained
-from .wording import evaluator, natural, ordered
+from .wording import natural, ordered
 
 LIMIT = 1_000_000  # characters of JSON in one page
 

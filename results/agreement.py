@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .statistics import Interval
+from .statistics import Interval, interval
 
 RESAMPLES = 1000  # of the units, for a bootstrap interval
 ROUNDS = 500  # of EM at most
@@ -142,6 +142,31 @@ def clustered_share(values: Sequence[bool | float], clusters: Sequence[str]) -> 
     size = min(mean * (1 - mean) / variance, n) if variance > 0 else groups
     low, high = proportion_confint(mean * size, size, method="wilson")
     return {"mean": mean, "low": float(low), "high": float(high), "n": n}
+
+
+def beside_another_person(
+    labels: Sequence[Hashable], people: Sequence[Sequence[Hashable]], clusters: Sequence[str]
+) -> dict[str, Any]:
+    """{"agreement", "people", "difference", "low", "high", "n"}: is a rater as good as one more person?
+
+    `agreement`: chance that the rater gives the label of one of a unit's people, `people`: that two of them give the
+    same; each a mean over clusters (pairs of one prompt), of the n units with two people or more. The difference is 0
+    on average for a rater who labels as these people do; its 95% interval is paired over clusters. None where there is
+    no such unit, limits None below two clusters.
+    """
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for label, given, cluster in zip(labels, people, clusters, strict=True):
+        if len(given) > 1:
+            pairs = [x == y for x, y in combinations(given, 2)]
+            own = sum(label == each for each in given) / len(given)
+            rows.setdefault(cluster, []).append((own, sum(pairs) / len(pairs)))
+    if not rows:
+        return {"agreement": None, "people": None, "difference": None, "low": None, "high": None, "n": 0}
+    own, theirs = np.array([np.mean(values, axis=0) for values in rows.values()]).T
+    found = interval((own - theirs)[None], bounds=(-1.0, 1.0))
+    low, high = (float(v) if math.isfinite(v) else None for v in (found.low, found.high))
+    means = {"agreement": float(own.mean()), "people": float(theirs.mean()), "difference": float(found.mean)}
+    return {**means, "low": low, "high": high, "n": sum(map(len, rows.values()))}
 
 
 def _counts(units: Sequence[Sequence[Hashable]]) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .model_files import remote_code_allowed
 from .records import InputError, Message
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=remote_code_allowed())
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .chat import load_tokenizer
 from .layout import SHORTEST_PROMPT, Layout, Sequences, families, lay_out, micro_batches, row_lengths, start_tokens
+from .model_files import remote_code_allowed
 from .records import InputError
 
 Kind = Literal["lm", "score"]
@@ -267,11 +268,12 @@ def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     dtype = torch.bfloat16 if frozen and tuning.precision == "bf16" else torch.float32
+    given = {"dtype": dtype, "trust_remote_code": remote_code_allowed()}
     try:
         if kind == "lm":
-            model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(str(folder), **given)
         else:
-            model = AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=1, dtype=dtype)
+            model = AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=1, **given)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(

@@ -69,6 +69,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
             *_contradictions(summary, metrics),
             *length_sentences(summary, metrics),
             *_doubtful_judges(summary),
+            *_judges_below_people(summary),
         ],
         undecided + _limits(summary),
     )
@@ -226,6 +227,19 @@ def _doubtful_judges(summary: Mapping[str, Any]) -> list[str]:
         f"The {name} changes its verdict on {value:.0%} of the pairs when the two answers are swapped."
         for name, value in flips.items()
         if known(value) and value > FLIPS
+    ]
+
+
+def _judges_below_people(summary: Mapping[str, Any]) -> list[str]:
+    """Judges that agree with a person less than people do with each other, the whole interval lying below."""
+    judges = ((summary.get("judges") or {}).get("people") or {}).get("judges") or {}
+    beside = {name: row.get("another_person") or {} for name, row in judges.items()}
+    return [
+        f"The judge {name} agrees with one person on {row['agreement']:.0%} of the pairs that people labelled, people "
+        f"with each other on {row['people']:.0%}: {-100 * row['difference']:.0f} points below its ceiling "
+        f"({-100 * row['high']:.0f} to {-100 * row['low']:.0f}), so trust its verdicts less than a person's."
+        for name, row in beside.items()
+        if known(row.get("high")) and row["high"] < 0
     ]
 
 

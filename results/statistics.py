@@ -200,9 +200,9 @@ def _p_value(grid: Grid, bounds: tuple[float, float] | None) -> float:
     """The alpha at which the interval just reaches 0: the test that the interval is the inverse of."""
     if grid.prompts < 2:
         return nan
-    if grid.mean == 0:
-        return 1.0
     distance, reach = _against_zero(grid, bounds)
+    if distance == 0:  # also where a mean that is 0 but for rounding vanishes beside the bounds
+        return 1.0
 
     def excess(log_alpha: float) -> float:
         squared = reach(exp(log_alpha))

@@ -11,11 +11,12 @@ import numpy as np
 
 from .analysis import head_to_head, length_control, ratings, until_decided
 from .findings import few_seeds
+from .metric_names import title
 from .overoptimization import overoptimization
 from .resampling import bootstrap_interval, permutation_p
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm, interval, minimum_detectable
-from .verdict import LEVEL, NO_DIFFERENCE, SFT, by_preference, failed_gates
+from .verdict import LEVEL, NO_DIFFERENCE, SFT, by_preference, failed_gates, listed
 from .verdict import verdict as verdict
 
 if TYPE_CHECKING:
@@ -191,15 +192,21 @@ def _cautions(grids: Mapping[tuple[str, str], pandas.DataFrame], rows: Mapping[s
     for metric, count in prompts.items():
         if count < MINIMUM_PROMPTS and (metric != UNTIL_DECIDED or count < 2) and not metric.startswith(OF_THE_JUDGE):
             few.setdefault(count, []).append(metric)
-    for count, metrics in few.items():
-        what = "too few for an interval" if count < 2 else "intervals are rough"
-        cautions.append(f"fewer than {MINIMUM_PROMPTS} prompts ({count}), {what}: {', '.join(metrics)}")
+    cautions += [_few_prompts(count, metrics) for count, metrics in few.items()]
     for name, row in rows.items():
         for metric, cell in row["metrics"].items():
             if not metric.startswith(OF_THE_JUDGE) and cell.get("coverage", 1.0) < MINIMUM_COVERAGE:
                 share = f"{cell['coverage']:.0%} of its responses"
-                cautions.append(f"{name}: {metric} has a value for only {share}; the rest may differ")
+                cautions.append(f"{name}: “{title(metric)}” has a value for only {share}; the rest may differ")
     return cautions
+
+
+def _few_prompts(count: int, metrics: list[str]) -> str:
+    prompts = ("No prompt has", "Only one prompt has")[count] if count < 2 else f"Only {count} prompts have"
+    values = f"{prompts} a value of {listed([f'“{title(metric)}”' for metric in metrics])}"
+    if count < 2:
+        return f"{values}: too few for an interval"
+    return f"{values}; with fewer than {MINIMUM_PROMPTS} a few unusual prompts decide, so take the intervals as rough"
 
 
 def _two(value: float, sign: str = "") -> str:

@@ -156,3 +156,79 @@ def test_names_that_differ_in_case_only(tmp_path):
     with pytest.raises(InputError, match="'ann' differs from 'Ann', who is there already"):
         label_path(tmp_path, "ann")
     assert label_path(tmp_path, "Ann").exists()
+
+
+KINDS = ("sft", "reward_model", "train", "generations")  # of stages that load the model
+
+OWN_CODE = """
+import os
+from transformers import LlamaConfig, LlamaForCausalLM
+os.makedirs({mark!r}, exist_ok=True)
+class Config(LlamaConfig):
+    model_type = "mine"
+class Mine(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+@pytest.fixture
+def own_code(model, tmp_path, monkeypatch):
+    """A model that only its own code can load, which leaves a folder behind when it is imported; and that folder."""
+    from alignment_bench.results.model_files import allow_remote_code
+
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = coded(model, "config.json", mark := tmp_path / "executed")
+    (folder / "mine.py").write_text(OWN_CODE.format(mark=str(mark)))
+    yield folder, mark
+    allow_remote_code(False)
+
+
+def test_code_of_a_model_runs_only_with_the_flag_and_the_contract_says_so(bench, model, own_code, tmp_path):
+    folder, mark = own_code
+    command = [
+        "run",
+        "-b",
+        "tiny.yaml",
+        "-m",
+        "dpo",
+        "--model",
+        folder,
+        "--gate",
+        "ignore",
+        "--set",
+        "tuning.lora_rank=4",
+    ]
+    done = bench(*command, cwd=tmp_path, code=2)
+    assert "read that code, and if you trust it add --trust-remote-code" in done.stderr
+    assert not mark.exists() and not (tmp_path / "results").exists()
+    summary = json.loads(bench(*command, "--trust-remote-code", "--json", cwd=tmp_path).stdout)
+    assert mark.exists() and summary["contract"]["trust_remote_code"] is True
+    cache = tmp_path / "results" / "cache"
+    made = {p.parts[-3]: json.loads(p.read_text())["inputs"] for p in cache.rglob("manifest.json")}
+    assert all(made[kind]["trust_remote_code"] is True for kind in KINDS), made
+    [sft] = (tmp_path / "results" / "cache" / "sft").glob("*/model")
+    assert (sft / "mine.py").exists()  # it brings the code that it needs
+    shutil.rmtree(mark)
+    bench(*command, cwd=tmp_path, code=2)  # that it was trusted once does not last
+    assert not mark.exists()
+
+
+def test_code_of_a_judge_runs_only_with_the_flag(bench, own_code, tmp_path):
+    folder, mark = own_code
+    row = {"id": 1, "prompt": "p", "response_a": "x", "response_b": "y", "human": "a"}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(row) + "\n")
+    command = ["audit-judge", "--judge", folder, "--labels", "labels.jsonl", "--judge-prompt", "compact", "--json"]
+    bench(*command, cwd=tmp_path, code=2)
+    assert not mark.exists()
+    found = json.loads(bench(*command, "--trust-remote-code", cwd=tmp_path).stdout)
+    assert mark.exists() and list(found["judges"]) == [str(folder)]
+
+
+def test_code_of_another_repository_is_refused_with_the_flag_too(bench, own_code, tmp_path):
+    folder, mark = own_code
+    settings = json.loads((folder / "config.json").read_text())
+    settings["auto_map"]["AutoModelForCausalLM"] = "owner/repo--mine.Mine"
+    (folder / "config.json").write_text(json.dumps(settings))
+    command = ["run", "-b", "tiny.yaml", "-m", "dpo", "--model", folder, "--trust-remote-code"]
+    assert "asks to run code of another repository" in bench(*command, cwd=tmp_path, code=2).stderr
+    assert not mark.exists()

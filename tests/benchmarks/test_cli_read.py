@@ -1,5 +1,6 @@
 """The commands that only read: list, show, compare, cache, doctor; and what they draw with."""
 
+import io
 import json
 import re
 import tomllib
@@ -7,8 +8,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from alignment_bench.benchmarks import cli_doctor
+from alignment_bench.benchmarks import cli_doctor, cli_show
 from alignment_bench.benchmarks.plugins import available, describe, load
 from alignment_bench.benchmarks.terminal import count, duration, interval_plot, size, sparkline
 from alignment_bench.results.store import Store
@@ -141,3 +143,15 @@ def test_a_plugin_that_cannot_be_read_is_still_listed():
     (entry,) = entry_points(group="alignment_bench.methods", name="dpo")
     gone = type(entry)("gone", "no.such.module:Method", "alignment_bench.methods")
     assert describe(gone).line == "(cannot be read)"
+
+
+def test_the_list_fits_a_narrow_terminal(monkeypatch):
+    """At 80 columns the papers are left out, and every method stands in one piece beside what it needs."""
+    for width, papers in ((80, False), (100, True)):
+        out = io.StringIO()
+        monkeypatch.setattr(cli_show, "console", lambda w=width, o=out: Console(file=o, width=w))
+        cli_show.list_()
+        lines = [line.rstrip() for line in out.getvalue().splitlines()]
+        assert max(map(len, lines)) <= width
+        assert any(line.split()[:4] == ["ppo", "critic,", "reference,", "reward"] for line in lines)
+        assert ("paper" in lines[1].split()) is papers

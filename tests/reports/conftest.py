@@ -95,6 +95,15 @@ def record(methods):
     }
 
 
+BESIDE = {
+    "coverage": 0.944, "ties": 0.1, "accuracy": {"mean": 0.634, "low": 0.59, "high": 0.676, "n": 470},
+    "decided_accuracy": {"mean": 0.731, "low": 0.68, "high": 0.77, "n": 390}, "kappa": 0.412, "kappa_person": 0.378,
+    "another_person": {
+        "agreement": 0.602, "people": 0.8, "difference": -0.198, "low": -0.241, "high": -0.155, "n": 470
+    },
+}  # fmt: skip
+
+
 def summary(methods):
     rows = {"sft": {"seeds": 3, "metrics": {}, "cost": {}}}
     rows["sft"]["metrics"] = {
@@ -201,6 +210,16 @@ def summary(methods):
         "judges": {
             "audit": {"judge": {"coverage": interval(0.88, 0.03), "flip": interval(0.22, 0.04)}},
             "usage": {"judge_model": {"verdicts": 480}},
+            "people": {
+                "file": "people.jsonl",
+                "people": {
+                    "pairs": 500, "labels": 1500, "without_majority": 7, "agreement": 0.812, "kappa": 0.687,
+                    "alpha": 0.679,
+                },
+                "judges": {
+                    "judge_model": {**BESIDE, "subsets": {"chat": {"pairs": 123, "alpha": 0.555, **BESIDE}}}
+                },
+            },
         },
     }  # fmt: skip
 

@@ -52,6 +52,9 @@ def written(tmp_path_factory, make_run):
     found["gates"][0] |= {"name": EVERYTHING, "text": EVERYTHING, "passed": False}
     found["comparisons"][0]["verdict"] = EVERYTHING
     found["methods"]["ppo"]["metrics"][f"win_rate.{EVERYTHING}"] = {"mean": 0.6, "low": 0.5, "high": 0.7, "n": 9}
+    people = found["judges"]["people"]
+    people["file"] = EVERYTHING
+    people["judges"][EVERYTHING] = {"subsets": {EVERYTHING: {"pairs": 3, "alpha": 0.5}}}
     found["judges"]["audit"][EVERYTHING] = found["judges"]["audit"]["judge"]
     found["overoptimization"] = {"ppo": {"text": EVERYTHING, "points": [], "fits": {}}}
     run.write_summary(found)

@@ -75,11 +75,34 @@ def test_the_verdict_says_what_a_reader_asks_first(written, parse):
             "What to watch",
             "Chosen replies became less likely: ppo (−2.00 nats against SFT), dpo (",  # 120 steps / 60
             "The judge changes its verdict on 22% of the pairs",
+            "The judge judge_model agrees with one person on 60% of the pairs that people labelled, people with each "
+            "other on 80%: 20 points below its ceiling (16 to 24), so trust its verdicts less than a person's.",
             "What was not shown",
             "No significant difference between ppo and dpo",
         )
     ]
     assert places == sorted(places)
+
+
+def test_a_judge_beside_people_stands_on_the_page_and_in_markdown(written, parse):
+    judges = parse(written[0].split('id="judges"')[1].split("</section>")[0]).text
+    markdown = written[1].split("### Judges beside people")[1].split("\n## ")[0]
+    for text in (judges, markdown):
+        assert "On 500 pairs with 1,500 labels of people (people.jsonl)" in text
+        assert "81.2% of their labels agree, Cohen's kappa 0.687, Krippendorff's alpha 0.679" in " ".join(text.split())
+    figures = "94.4% 63.4% [59.0, 67.6] 73.1% [68.0, 77.0] 60.2% 80.0% −19.8 pp [−24.1, −15.5] 0.412 0.378"
+    assert f"judge_model 500 {figures} 0.679" in judges and f"judge_model, chat 123 {figures} 0.555" in judges
+    row = (
+        "| judge_model | 500 | "
+        + figures.replace(" [", "_[")
+        .replace(", ", ",")
+        .replace(" pp", "_pp")
+        .replace(" ", " | ")
+        .replace("_", " ")
+        .replace(",", ", ")
+        + " | 0.679 |"
+    )
+    assert row in markdown and "| judge_model, chat | 123 |" in markdown
 
 
 def test_failed_gate_and_warning_stand_in_the_verdict(written, parse):
@@ -246,3 +269,19 @@ def test_markdown_holds_the_findings(written):
     assert "| ppo | 71.0% [64.9, 77.1] | 78.0% [72.8, 83.2] | 67.0% [59.6, 74.4], 88.3% answered |" in tables[0]
     assert "| orpo | 9.3 s | 11.0 TFLOP |" in markdown
     assert "| dpo | 64.0% [59.0, 69.0], p = 0.003 | 43.0% [38.0, 48.0], p = 0.003 | – |" in markdown
+
+
+def test_a_run_from_before_head_to_head_and_audits_is_whole(tmp_path, make_run, parse):
+    run = make_run(tmp_path)
+    later = ("head_to_head", "ratings", "length_controlled", "changes", "ties", "reward_models", "judges", "stamps")
+    older = {key: value for key, value in run.summary.items() if key not in later}
+    for row in older["methods"].values():
+        row["seeds"] = 1
+    older["warnings"] = ["ppo, dpo, orpo: fewer than 3 seeds; intervals with one seed leave out the variation"]
+    run.write_summary(older)
+    page, markdown = (path.read_text(encoding="utf-8") for path in render([run]))
+    text = parse(page).text
+    assert text.count("fewer than 3 seeds") == 1  # as a confound, and not again as a warning
+    assert "Differences in win rate against SFT" in text and "+21.0 pp [12.0, 30.0]" in text
+    assert "No judge was asked" in text and "No reward model was audited." in text
+    assert "| ppo − sft | +21.0 pp |" in markdown and "No judge was asked" in markdown

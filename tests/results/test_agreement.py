@@ -9,6 +9,7 @@ import pytest
 from alignment_bench.results.agreement import (
     agreement_interval,
     alpha_interval,
+    beside_another_person,
     ceiling,
     clustered_share,
     cohen_kappa,
@@ -52,6 +53,33 @@ def test_the_interval_of_alpha_covers_what_was_simulated():
         found = alpha_interval(list(zip(*tosses, strict=True)))
         covered += found.low <= 0.36 <= found.high
     assert covered >= 51  # of 60 at 95%, fewer than 52 has a chance below 1 in 200
+
+
+def test_beside_another_person_by_hand():
+    """p: the rater agrees with 2/3 and 0, two people with each other in 1/3 and 1; q: 1 and 1; r has one person."""
+    found = beside_another_person("abab", ["aab", "aa", "aa", "b"], ["p", "p", "q", "r"])
+    assert (found["agreement"], found["people"], found["n"]) == (pytest.approx(2 / 3), pytest.approx(5 / 6), 3)
+    assert found["difference"] == pytest.approx(-1 / 6)  # the mean of -1/3 and 0
+    assert found["low"] < -1 / 6 < found["high"]
+    one = beside_another_person("a", ["ab"], ["p"])
+    assert (one["agreement"], one["people"], one["low"], one["high"]) == (0.5, 0.0, None, None)
+    assert beside_another_person("a", ["a"], ["p"])["difference"] is None
+
+
+def test_a_rater_like_the_people_lies_beside_them_and_a_guessing_one_below():
+    """People give a pair's own label with chance 0.8 each; the interval covers 0 for one more of them in 95%."""
+    generator = np.random.default_rng(2)
+    covered = below = 0
+    for _ in range(100):
+        truth = generator.integers(0, 2, 120)
+        draw = [np.where(generator.random(120) < 0.8, truth, 1 - truth) for _ in range(4)]
+        people, prompts = list(zip(*(row.tolist() for row in draw[:3]), strict=True)), [str(i) for i in range(120)]
+        like = beside_another_person(draw[3].tolist(), people, prompts)
+        guess = beside_another_person(generator.integers(0, 2, 120).tolist(), people, prompts)
+        covered += like["low"] <= 0 <= like["high"]
+        below += guess["high"] < 0
+    assert covered >= 89  # of 100 at 95%, fewer than 89 has a chance below 1 in 100
+    assert below >= 80  # the true difference is 0.5 - 0.68
 
 
 def test_the_ceiling_inverts_agreement():

@@ -87,7 +87,7 @@ def test_a_summary_of_a_judge_that_stopped_early():
     ]  # fmt: skip
     assert found["methods"]["a"]["metrics"][UNTIL_DECIDED]["n"] == 20
     assert found["ratings"] == found["length_controlled"] == {}
-    assert all("fewer than 30 prompts" not in w for w in found["warnings"])
+    assert all("fewer than 30" not in w for w in found["warnings"])
     assert verdict(found)[0] == "Use a: it alone is shown to beat SFT by the judge, asked until decided."
 
 

@@ -48,6 +48,17 @@ def test_findings_sort_what_is_shown_from_what_is_not():
     assert not any("none was asked" in said for said in found.not_shown)
 
 
+def test_a_judge_is_doubted_where_all_of_the_interval_lies_below_people():
+    below = {"agreement": 0.6, "people": 0.8, "difference": -0.2, "low": -0.3, "high": -0.1, "n": 90}
+    rows = {"low": below, "wide": {**below, "high": 0.01}, "one_prompt": {**below, "low": None, "high": None}}
+    people = {"judges": {name: {"another_person": row} for name, row in rows.items()} | {"older": {}}}
+    found = findings(make(scores("a", GOLD, EVEN)) | {"judges": {"audit": {}, "people": people}})
+    assert found.watch == [
+        "The judge low agrees with one person on 60% of the pairs that people labelled, people with each other on 80%: "
+        "20 points below its ceiling (10 to 30), so trust its verdicts less than a person's."
+    ]
+
+
 def test_many_methods_are_gathered():
     """a and b win 80%, c, d and e 50% on the same prompts, f loses 80%: the same is said once for all of its kind."""
     rates = {"a": STRONG, "b": STRONG, "c": EVEN, "d": EVEN, "e": EVEN, "f": [1 - v for v in STRONG]}

@@ -189,3 +189,8 @@ def test_equal_methods_are_told_apart_in_at_most_7_percent(seeds, prompts):
         a, b = (wins(rng, seeds, prompts, seed_sd, 0.5) for _ in "ab")
         false += compare(a, b, bounds=(-1, 1)).p < 0.05
     assert 0.01 <= false / SIMULATIONS <= 0.07
+
+
+def test_a_difference_that_is_zero_but_for_rounding_has_p_of_one():
+    values = np.full((1, 5), 1e-17)  # vanishes in the share of the way between the bounds
+    assert compare(values, np.zeros((1, 5)), bounds=(-1.0, 1.0)).p == 1.0

@@ -122,7 +122,7 @@ def test_missing_values_lower_coverage_and_nothing_else():
     cell = found["methods"]["dpo"]["metrics"]["win_rate.judge"]
     assert (cell["n"], cell["coverage"]) == (35, 0.875)
     assert cell["mean"] == pytest.approx(32 / 35)
-    assert any("win_rate.judge has a value for only 88%" in w for w in found["warnings"])
+    assert any("dpo: “Win rate against SFT (judge)” has a value for only 88%" in w for w in found["warnings"])
     blank = make(scores("dpo", "win_rate.judge", [None] * 40))
     cell = blank["methods"]["dpo"]["metrics"]["win_rate.judge"]
     assert cell == {"mean": None, "low": None, "high": None, "n": 0, "coverage": 0.0}
@@ -138,7 +138,10 @@ def test_warnings():
     assert given == "given"
     assert one.startswith("ppo:") and "intervals with one seed leave out the variation between training runs" in one
     assert two.startswith("dpo:") and "two training runs" in two
-    assert "fewer than 30 prompts (20)" in few and GOLD in few
+    assert few == (
+        "Only 20 prompts have a value of “Win rate against SFT (true reward)”; with fewer than 30 a few unusual "
+        "prompts decide, so take the intervals as rough"
+    )
     assert failed == "Gate reward_model not passed: held-out accuracy 0.60, below 0.70."
     assert verdict(found)[-1] == failed
 
@@ -146,7 +149,8 @@ def test_warnings():
 def test_one_prompt_has_no_interval():
     found = make(scores("dpo", GOLD, [1.0], [1.0], [1.0]))
     assert found["methods"]["dpo"]["metrics"][GOLD] == {"mean": 1.0, "low": None, "high": None, "n": 3}
-    assert any("too few for an interval" in w for w in found["warnings"])
+    said = "Only one prompt has a value of “Win rate against SFT (true reward)”: too few for an interval"
+    assert said in found["warnings"]
     assert "too few prompts for an interval" in verdict(found)[1]
 
 
