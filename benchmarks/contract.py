@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..results import processes
 from ..results.chat import PLAIN_TEMPLATE
 from ..results.checkpoint import Checkpoint
 from ..results.store import digest
@@ -91,5 +92,6 @@ def environment(shop: Workshop) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": shop.tuning.device,
+        "processes": processes.size(),
         "precision": shop.tuning.precision,
     }
