@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from ..results import processes
 from ..results.integrity import DISK
 from ..results.records import GateError, InputError, Stopped
 from . import cli_preferences, cli_show
@@ -110,6 +111,7 @@ def run(
     """
     from .options import Options, chosen_spec
 
+    device = processes.start(device)
     names = tuple(dict.fromkeys(name.strip() for name in method.split(",") if name.strip()))
     if not names:
         raise InputError("--method names no method; give for example --method ppo,dpo")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..results import processes
 from ..results.chat import PLAIN_TEMPLATE
 from ..results.checkpoint import Checkpoint
 from ..results.model_files import remote_code_allowed
@@ -93,5 +94,6 @@ def environment(shop: Workshop) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": shop.tuning.device,
+        "processes": processes.size(),
         "precision": shop.tuning.precision,
     }

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ..methods.resume import EVERY
 from ..reports.render import render
+from ..results import processes
 from ..results.changes import differences_to_sft, ties
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.model_files import allow_remote_code
@@ -81,7 +82,10 @@ def run(request: Request) -> Outcome:
     InputError for bad input, before anything trains; GateError where a gate fails and `gate` is "fail". A cell that
     fails is named in the outcome and in the summary's warnings; the others go on.
     """
-    return Harness(request).run()
+    with processes.together():
+        harness = Harness(request)
+        outcome = harness.run() if processes.rank() == 0 else harness.follow()
+        return processes.tell(outcome)
 
 
 class Harness:
@@ -97,6 +101,7 @@ class Harness:
         self.names = {label: name for label, name, _ in rows}
         self.methods = {label: method for label, _, method in rows}
         check_names(self.methods)
+        self._check_processes()
         self.runs = runs_folder(request.root, spec.name)
         for name in spec.methods:
             if name not in available("methods"):
@@ -146,6 +151,32 @@ class Harness:
         with run.held():
             self._open(run, agreed)
             return self._compare(run)
+
+    def follow(self) -> None:
+        """What a process beside the first does: its share of every training, in the same order."""
+        self.train_shared()
+        for seed in range(self.request.seeds):
+            for name, method in self.methods.items():
+                try:
+                    self.train(name, method, seed)
+                except InputError:
+                    raise
+                except Exception as error:  # the first process failed too, and tells
+                    self.failures[f"{name}{CELL}{seed}"] = reason(error)
+
+    def _check_processes(self) -> None:
+        """With several processes only our own training loops know how to divide their rows."""
+        if processes.size() == 1:
+            return
+        if self.request.engine != "local" or self.request.cell_timeout:
+            raise InputError(
+                "several processes train each cell here; leave --engine and --cell-timeout away, or launch one process"
+            )
+        for label, method in self.methods.items():
+            if not _is_ours(method) or "trl" in getattr(method, "libraries", ()):
+                raise InputError(
+                    f"{label} has a training loop of its own, which several processes cannot share; launch one process"
+                )
 
     def _compare(self, run: Run) -> Outcome:
         """Train and score the cells of a run that is open, and say what came out."""
@@ -202,8 +233,7 @@ class Harness:
 
     def _train_cell(self, name: str, method: Any, seed: int) -> Stage:
         """Train a cell here; a method from elsewhere, or one with a time limit, in a process of its own."""
-        ours = type(method).__module__.startswith(f"{__package__.partition('.')[0]}.")
-        if (not ours or self.request.cell_timeout) and not self._is_trained(name, method, seed):
+        if (not _is_ours(method) or self.request.cell_timeout) and not self._is_trained(name, method, seed):
             self.pairs.reference()
             train_apart(self.request, (name, seed), self.request.cell_timeout)
         return self.train(name, method, seed)
@@ -432,3 +462,8 @@ class Harness:
         parts = ", ".join(f"{name} {s['pairs']} pairs" for name, s in record["splits"].items())
         dropped = sum(record["dropped"].values())
         self.say(f"{self.spec.name}: {record['used']} pairs from {record['source']} ({dropped} dropped): {parts}")
+
+
+def _is_ours(method: Any) -> bool:
+    """Whether a method is one of this package's."""
+    return type(method).__module__.startswith(f"{__package__.partition('.')[0]}.")

@@ -1,7 +1,8 @@
 """The stages before and after a method: SFT, reward models, reference log-probs, cells, generations, scores.
 
 Each is cached in the store under the hash of all it depends on: its settings, the contents of its inputs, and the
-code that makes it.
+code that makes it. What trains is made by all processes of a run together, and saved by the first; all else by the
+first alone.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from ..methods.pairwise import sides_of
 from ..methods.policy import Policy
 from ..methods.resume import EVERY
 from ..methods.rollout import sample, to_generations
+from ..results import processes
 from ..results.checkpoint import Checkpoint, Tuning, merge_adapter, open_network
 from ..results.model_files import remote_code_allowed
 from ..results.records import Generation, InputError, Reward, Score
@@ -48,7 +50,14 @@ def code_digest(*parts: str) -> str:
     return digest([hashlib.sha256(p.read_bytes()).hexdigest() for p in files])
 
 
-TRAINING_CODE = ("methods", "benchmarks/stages.py", "results/chat.py", "results/checkpoint.py", "results/layout.py")
+TRAINING_CODE = (
+    "methods",
+    "benchmarks/stages.py",
+    "results/chat.py",
+    "results/checkpoint.py",
+    "results/layout.py",
+    "results/processes.py",
+)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,8 @@ def train_sft(
             **_recipe(settings, shop, seed=0, label="SFT"),
         )
         ledger.close()
+        if processes.rank():
+            return
         model = merge_adapter(policy.network)
         model.save_pretrained(out / MODEL)
         policy.tokenizer.save_pretrained(out / MODEL)
@@ -124,7 +135,7 @@ def train_sft(
     inputs = shop.inputs(
         base=base.key, settings=settings.model_dump(), train=_pairs_digest(train), heldout=_pairs_digest(heldout)
     )
-    return shop.store.stage("sft", inputs, build)
+    return shop.store.stage("sft", inputs, build, together=True)
 
 
 def train_reward_model(
@@ -157,6 +168,8 @@ def train_reward_model(
             **_recipe(settings, shop, seed=seed, label=f"reward model {seed}"),
         )
         ledger.close()
+        if processes.rank():
+            return
         rows = [side for pair in heldout for side in sides_of(pair)]
         chosen, rejected = torch.tensor(model.score_all(rows, progress="held-out pairs")).view(-1, 2).unbind(1)
         right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
@@ -172,7 +185,7 @@ def train_reward_model(
         seed=seed,
         scorer=code_digest("evaluators/reward_model.py"),
     )
-    return shop.store.stage("reward_model", inputs, build)
+    return shop.store.stage("reward_model", inputs, build, together=True)
 
 
 def pair_dataset(shop: Workshop, sft: Checkpoint, pairs: list[Pair]) -> PairDataset:
@@ -230,6 +243,8 @@ def train_cell(
         started = time.monotonic()
         checkpoint = method.train(task)
         seconds = time.monotonic() - started
+        if processes.rank():
+            return
         policy = out / POLICY
         if not policy.is_dir() or Path(checkpoint.path).resolve() != policy.resolve():
             raise InputError(
@@ -254,7 +269,7 @@ def train_cell(
         seed=seed,
         along=along,
     )
-    return shop.store.stage("train", inputs, build)
+    return shop.store.stage("train", inputs, build, together=True)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..results import processes
 from ..results.checkpoint import Checkpoint, Network, Tuning
 from ..results.layout import Ids
 from ..results.records import Message, Reward
@@ -175,6 +176,10 @@ class Ledger:
     def _counts(self) -> dict[str, int]:
         skip = ("out", "network_size", "trainable_share", "started", "phases")
         return {name: value for name, value in asdict(self).items() if name not in skip}
+
+    def add_up_tokens(self, since: int) -> None:
+        """Count the tokens that all processes trained on since there were so many, not this one's alone."""
+        self.trained_tokens = since + sum(processes.gather(self.trained_tokens - since))
 
     def log(self, **values: float) -> None:
         """Append a line to metrics.jsonl, with the step, the examples and the seconds so far."""

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from ..results import processes
 from ..results.checkpoint import Checkpoint
 from ..results.layout import Sequences
 from . import losses
@@ -89,9 +90,9 @@ class GroupedTrainer(OnlineTrainer):
     ) -> Losses:
         """The minibatch's mean loss in micro-batches of whole groups."""
         k = self.samples_per_prompt
-        network = self.policy.network
-        for part in network.cut([network.row_tokens(sequences[i * k : (i + 1) * k]) for i in prompts]):
-            chosen = [prompts[i] for i in part]
+        network, share = self.policy.network, processes.mine(prompts)
+        for part in network.cut([network.row_tokens(sequences[i * k : (i + 1) * k]) for i in share]):
+            chosen = [share[i] for i in part]
             rows = [i * k + j for i in chosen for j in range(k)]
             self.count([sequences[i] for i in rows])
             new = self.policy.logps([sequences[i] for i in rows], self.method.temperature)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..results import processes
 from ..results.checkpoint import Network
 from ..results.layout import Sequences
 from .base import Ledger, TrainingError, shuffled
@@ -76,10 +77,11 @@ class Optimizer:
         """One update on the sum of the losses, each freed after its backward pass. Returns loss and grad_norm.
 
         losses() yields them; when memory runs out it is called again, and finds the network willing to take less.
+        With several processes each yields those of its own rows, and the sum is over all.
 
         TrainingError, with the weights untouched, if the loss or the gradient is not finite.
         """
-        total = self._backward(losses)
+        total = self._add_up(self._backward(losses))
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
@@ -101,6 +103,19 @@ class Optimizer:
                 return total
             except (RuntimeError, MemoryError) as error:
                 self.network.use_less_memory(error)
+
+    def _add_up(self, total: float) -> float:
+        """Add up gradients and loss over all processes; a weight without gradient in one of them counts 0 there."""
+        if processes.size() == 1:
+            return total
+        heard = processes.gather((total, [p.grad is not None for p in self.parameters]))
+        totals, given = zip(*heard, strict=True)
+        used = [p for p, *anywhere in zip(self.parameters, *given, strict=True) if any(anywhere)]
+        for parameter in used:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        processes.add_up([p.grad for p in used])
+        return sum(totals)
 
 
 @torch.no_grad()
@@ -133,10 +148,10 @@ def fit(
     """Train on `total_examples` draws: a fresh permutation each epoch, the same for everyone with the same seed.
 
     loss(batch) returns the losses [batch] and metrics [batch] of some examples; the step's loss is their mean over
-    the whole batch, however it is cut into micro-batches. sequences(example): what of it goes through the network.
-    prepare(batch) is called once with each whole batch, before its losses; watch(share of the steps done) after each
-    step, and what it returns is logged with it. Every so many seconds (checkpoint_every) all is saved, `parts` too, and
-    a training that was stopped goes on from there.
+    the whole batch, however it is cut into micro-batches and divided among processes. sequences(example): what of it
+    goes through the network. prepare(batch) is called once with each whole batch, before its losses; watch(share of
+    the steps done) after each step, and what it returns is logged with it. Every so many seconds (checkpoint_every) all
+    is saved, `parts` too, and a training that was stopped goes on from there.
     """
     batch_size = min(batch_size, total_examples)
     steps = total_examples // batch_size
@@ -156,11 +171,12 @@ def fit(
         batch = [examples[next(order)] for _ in range(batch_size)]
         sums: dict[str, float] = {}
         prepare(batch)
+        share, tokens = processes.mine(batch), ledger.trained_tokens
 
-        def micro_losses(batch=batch, sums=sums) -> Iterable[Tensor]:
+        def micro_losses(share=share, sums=sums) -> Iterable[Tensor]:
             sums.clear()
-            for group in network.cut([network.row_tokens(sequences(e)) for e in batch]):
-                losses, metrics = loss([batch[i] for i in group])
+            for group in network.cut([network.row_tokens(sequences(e)) for e in share]):
+                losses, metrics = loss([share[i] for i in group])
                 for name, values in metrics.items():
                     sums[name] = sums.get(name, 0.0) + float(values.detach().sum())
                 yield losses.sum() / batch_size
@@ -173,6 +189,7 @@ def fit(
             raise TrainingError(f"step {ledger.optimizer_steps + 1}: {error} (rows {rows}, ...)") from None
         ledger.optimizer_steps += 1
         ledger.examples += batch_size
-        means = {name: value / batch_size for name, value in sums.items()}
+        ledger.add_up_tokens(since=tokens)
+        means = {name: value / batch_size for name, value in processes.added(sums).items()}
         ledger.log(**outcome, lr=lr_now, **means, **watch((number + 1) / steps))
     check_finite(network)

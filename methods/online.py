@@ -9,6 +9,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from ..results import processes
 from ..results.checkpoint import Checkpoint, Network
 from ..results.layout import Sequences
 from .base import Ledger, Snapshots, TrainingError, TrainingTask, shuffled
@@ -108,6 +109,7 @@ class OnlineTrainer:
                 seed=self.task.seed * 1_000_003 + number,
                 temperature=self.method.temperature,
             )
+            samples = processes.tell(samples)  # each drew the same, unless their devices differ
             self.ledger.log(**self.round(number, samples), **watch((number + 1) / self.rounds))
             snapshots.reached(self.ledger.examples, self.policy.save)
         check_finite(self.policy.network)
@@ -171,7 +173,7 @@ class OnlineTrainer:
     ) -> dict[str, float]:
         """Train the policy on minibatches of what a round gave; returns means of loss, gradient norm and signals.
 
-        names: what each item is called in an error; losses(rows) are those of some items.
+        names: what each item is called in an error; losses(rows) are those of some items, or of this process's share.
         """
         seen: dict[str, list[float]] = {}
         for _ in range(epochs):
@@ -188,6 +190,7 @@ class OnlineTrainer:
         A loss that is not finite is told with its step and prompts.
         """
         watched: dict[str, float] = {}
+        tokens = self.ledger.trained_tokens
 
         def only_losses() -> Iterable[Tensor]:
             watched.clear()
@@ -197,10 +200,12 @@ class OnlineTrainer:
                 yield loss
 
         try:
-            return optimizer.step(only_losses) | watched
+            outcome = optimizer.step(only_losses)
         except TrainingError as error:
             shown = ", ".join(names[:4])
             raise TrainingError(f"step {self.ledger.optimizer_steps + 1}: {error} (prompts {shown}, ...)") from None
+        self.ledger.add_up_tokens(since=tokens)
+        return outcome | processes.added(watched)
 
     def count(self, sequences: Sequences) -> None:
         """Put sequences that are trained on into the ledger."""

@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from ..results import processes
 from ..results.checkpoint import Checkpoint, Network, open_network
 from ..results.layout import Sequences
 from . import losses
@@ -198,16 +199,17 @@ class Trainer(OnlineTrainer):
 
     def _step(self, optimizer: Optimizer, rollout: Rollout, rows: list[int], loss) -> dict[str, float]:
         """One optimizer step on a minibatch, in micro-batches weighted by their share of its real tokens."""
-        sequences = [rollout.sequences[i] for i in rows]
+        share = processes.mine(rows)
+        sequences = [rollout.sequences[i] for i in share]
         tokens = int(rollout.mask[rows].sum())
 
         def micro_losses() -> Losses:
             for group in optimizer.network.groups(sequences):
-                part = [rows[i] for i in group]
+                part = [share[i] for i in group]
                 self.count([rollout.sequences[i] for i in part])
-                share = int(rollout.mask[part].sum()) / tokens
+                weight = int(rollout.mask[part].sum()) / tokens
                 value, watched = loss(rollout, part)
-                yield value * share, {name: number * share for name, number in watched.items()}
+                yield value * weight, {name: number * weight for name, number in watched.items()}
 
         return self.step(optimizer, micro_losses, [rollout.prompts[i] for i in rows])
 

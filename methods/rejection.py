@@ -5,6 +5,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from ..results import processes
 from ..results.checkpoint import Checkpoint
 from ..results.layout import Sequences
 from .base import TrainingTask
@@ -49,7 +50,8 @@ class RejectionTrainer(OnlineTrainer):
     def _losses(self, sequences: Sequences) -> Losses:
         """The minibatch's mean negative log-likelihood a token, as in SFT, in micro-batches."""
         tokens = sum(len(response) for _, response in sequences)
-        for group in self.policy.network.groups(sequences):
-            part = [sequences[i] for i in group]
+        share = processes.mine(sequences)
+        for group in self.policy.network.groups(share):
+            part = [share[i] for i in group]
             self.count(part)
             yield -self.policy.logps(part, self.method.temperature).sum().sum() / tokens, {}

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..results import processes
 from ..results.integrity import is_whole, seal
 from ..results.records import Stopped
 from ..results.store import METRICS, STEPS
@@ -110,6 +111,7 @@ class StepCheckpoints:
             for number in tqdm(rest, label, self.total, initial=first, unit=unit, leave=False, disable=None):
                 yield number
                 done = number + 1
+                self.stop = any(processes.gather(self.stop))  # asked of one process, all stop after the same step
                 if self.stop or (time.monotonic() - saved >= self.every and done < self.total):
                     self._save(done)
                     saved = time.monotonic()
@@ -138,6 +140,8 @@ class StepCheckpoints:
         return former
 
     def _save(self, done: int) -> None:
+        if processes.rank():  # the first process saves for all
+            return
         folder = self.folder / f"{done:09d}"
         partial = self.folder / f".{done:09d}.partial"
         shutil.rmtree(partial, ignore_errors=True)

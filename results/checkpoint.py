@@ -17,6 +17,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
+from . import processes
 from .chat import load_tokenizer
 from .layout import SHORTEST_PROMPT, Layout, Sequences, families, lay_out, micro_batches, row_lengths, start_tokens
 from .model_files import remote_code_allowed
@@ -202,7 +203,12 @@ class Network:
         return torch.autocast(kind, torch.bfloat16, enabled=self.tuning.precision == "bf16")
 
     def save(self, folder: Path, tokenizer) -> None:
-        """Write weights (safetensors), config and tokenizer, loadable by the Auto classes of transformers."""
+        """Write weights (safetensors), config and tokenizer, loadable by the Auto classes of transformers.
+
+        Only the first process of several writes.
+        """
+        if processes.rank():
+            return
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if self._host and self._adapter:

@@ -17,6 +17,7 @@ import dataclasses
 import json
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from . import processes
 from .integrity import (
     MANIFEST,
     DamageError,
@@ -167,11 +169,46 @@ class Store:
             with contextlib.suppress(OSError, ValueError):
                 yield Made(path.parent, read_json(path))
 
-    def stage(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
+    def stage(
+        self, name: str, inputs: dict[str, Any], build: Callable[[Path], None], *, together: bool = False
+    ) -> Stage:
         """Return the stage made from these inputs, calling `build(folder)` only if it is not there yet.
 
         inputs: everything that the result depends on, JSON-able (settings, keys and digests of other stages).
+        together: all processes of the run are here, and build it side by side; else this one builds it alone.
         """
+        if not together:
+            return self._stage(name, inputs, build)
+        with processes.together():
+            return self._lead(name, inputs, build) if processes.rank() == 0 else self._follow(build)
+
+    def _lead(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
+        """Make or find a stage as the first process, and tell the others."""
+        begun = False
+
+        def build_with_others(folder: Path) -> None:
+            nonlocal begun
+            begun = True
+            processes.tell(folder)
+            processes.gather(None)  # the others have copied its step checkpoints
+            build(folder)
+
+        made = self._stage(name, inputs, build_with_others)
+        if not begun:
+            processes.tell(None)
+        return processes.tell(made)
+
+    def _follow(self, build: Callable[[Path], None]) -> Stage:
+        """Do what the first process does with a stage; where it makes it, in a folder that is then thrown away."""
+        if leading := processes.tell(None):
+            with tempfile.TemporaryDirectory() as folder:
+                if (leading / STEPS).is_dir():  # both go on from the same checkpoint
+                    shutil.copytree(leading / STEPS, Path(folder) / STEPS)
+                processes.gather(None)
+                build(Path(folder))
+        return processes.tell(None)
+
+    def _stage(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
         key = digest({"stage": name, **inputs})
         parent = self.root / "cache" / name
         folder = parent / key[:20]
@@ -212,7 +249,9 @@ class NotMade(Exception):
 class Looking(Store):
     """A store that finds stages and makes none."""
 
-    def stage(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
+    def stage(
+        self, name: str, inputs: dict[str, Any], build: Callable[[Path], None], *, together: bool = False
+    ) -> Stage:
         if found := self.find(name, inputs):
             return found
         raise NotMade(name)

@@ -1,0 +1,139 @@
+"""The processes of one run: alone as a rule, several side by side under `accelerate launch`.
+
+Every process holds all weights (data parallel). A step's rows are divided among them, and gradients and sums are added
+up over all, so that every process makes the same update. Whatever the processes tell each other goes through one
+exchange, in which a process can also say that it failed: then the others fail with it and none is left waiting. All of
+it does nothing in a run of one process.
+"""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .records import GateError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Value = TypeVar("Value")
+LONGEST_WAIT = timedelta(days=30)  # of the others, while the first one samples, scores and judges
+UNSUPPORTED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+_RANK, _SIZE = 0, 1
+
+
+class PeerError(Exception):
+    """Another process of this run failed: which one and why."""
+
+
+def start(device: str) -> str:
+    """Join the processes that `accelerate launch` started, if it did; returns the device of this one.
+
+    device: as given by --device. All but the first process fall silent; an unexpected error is still shown.
+    """
+    global _RANK, _SIZE
+    for variable, name in UNSUPPORTED.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise InputError(
+                f"accelerate is configured for {name}, and here every process holds all weights; "
+                f"give accelerate launch --multi_gpu instead"
+            )
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        return device
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {device} names one device, and there are several processes; leave it away")
+    import torch
+    from accelerate import PartialState
+
+    cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+    state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
+    _RANK, _SIZE = state.process_index, state.num_processes
+    if _RANK:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
+        sys.excepthook = lambda *error: traceback.print_exception(*error, file=sys.__stderr__)
+    return state.device.type  # this process's own is the current one of its type
+
+
+def rank() -> int:
+    """Which process this is; 0 is the first, which alone writes the run and speaks."""
+    return _RANK
+
+
+def size() -> int:
+    """How many processes there are."""
+    return _SIZE
+
+
+def mine(rows: Sequence[Value]) -> Sequence[Value]:
+    """This process's share of some rows; it may be empty."""
+    return rows[_RANK::_SIZE] if _SIZE > 1 else rows
+
+
+def gather(value: Value) -> list[Value]:
+    """The values of all processes, the first one's first. An error that another process tells is raised here."""
+    return _exchange(value)
+
+
+def tell(value: Value) -> Value:
+    """The first process's value, in all of them; those of the others are not looked at."""
+    return _exchange(value if _RANK == 0 else None)[0]
+
+
+def added(values: Mapping[str, float]) -> dict[str, float]:
+    """Numbers by name, each added up over the processes that have it."""
+    if _SIZE == 1:
+        return dict(values)
+    sums: dict[str, float] = {}
+    for found in _exchange(dict(values)):
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0) + value
+    return sums
+
+
+def add_up(tensors: Sequence["Tensor"]) -> None:
+    """Replace each tensor by its sum over all processes; the same shapes in the same order everywhere."""
+    if _SIZE > 1:
+        from torch import distributed
+
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What all processes do: an error in one of them is told to the others, once, and raised in all."""
+    try:
+        yield
+    except Exception as error:
+        if _SIZE > 1 and not getattr(error, "told", False):
+            _exchange(None, error)
+        raise
+
+
+def _exchange(value: Any, error: Exception | None = None) -> list[Any]:
+    """One round in which every process gives a value, or the error that it is about to raise."""
+    if _SIZE == 1:
+        return [value]
+    from torch import distributed
+
+    kinds = {InputError: "input", GateError: "gate"}
+    kind = next((name for cls, name in kinds.items() if isinstance(error, cls)), "")
+    failed = (kind, type(error).__name__, str(error)) if error else None
+    heard: list[Any] = [None] * _SIZE
+    distributed.all_gather_object(heard, (value, failed))
+    if error is not None:
+        error.told = True
+        return []
+    for i, (_, failed) in enumerate(heard):
+        if failed:
+            kind, name, said = failed
+            if kind:
+                peer = {"input": InputError, "gate": GateError}[kind](said)
+            else:
+                peer = PeerError(f"process {i + 1} of {_SIZE}: {name}: {said}")
+            peer.told = True
+            raise peer
+    return [given for given, _ in heard]
