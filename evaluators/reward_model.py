@@ -24,7 +24,6 @@ class RewardModel:
 
     def __init__(self, network: Network, tokenizer):
         self.network, self.tokenizer = network, tokenizer
-        self._known: dict[tuple[Ids, Ids], float] = {}
 
     @classmethod
     def open(cls, folder: str | Path, tuning: Tuning) -> "RewardModel":
@@ -36,19 +35,23 @@ class RewardModel:
         return self.network.head(self.network.hidden(layout)[layout.last].float())[:, 0]
 
     def score_all(self, sequences: Sequences, progress: str | None = None) -> list[float]:
-        """Scores of any number of responses without gradients; each distinct one is computed once."""
-        new = [row for row in dict.fromkeys(sequences) if row not in self._known]
+        """Scores of any number of responses without gradients; each distinct one is computed once.
+
+        Nothing is kept for the next call: which texts go through together moves the last digits of their scores, so
+        these must not depend on what was scored before, or a training that goes on would not end where it would have.
+        """
+        new, known = list(dict.fromkeys(sequences)), {}
         quiet = None if progress else True
 
         @torch.no_grad()
         def measure(group: list[int]) -> None:
             part = [new[i] for i in group]
-            self._known |= dict(zip(part, self.scores(part).tolist(), strict=True))
+            known.update(zip(part, self.scores(part).tolist(), strict=True))
             bar.update(len(part))
 
         with tqdm(total=len(new), desc=progress, unit="response", leave=False, disable=quiet) as bar:
             self.network.in_groups(new, measure)
-        return [self._known[row] for row in sequences]
+        return [known[row] for row in sequences]
 
     def encode(self, generation: Generation) -> tuple[Ids, Ids]:
         prompt = encode_prompt(self.tokenizer, generation.prompt)

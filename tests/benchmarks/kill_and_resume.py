@@ -22,11 +22,12 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from alignment_bench.benchmarks import harness
 from alignment_bench.benchmarks.spec import BenchmarkSpec, Supervised, SupervisedFineTuning
 from alignment_bench.benchmarks.stages import Workshop, pair_dataset, train_cell, train_reward_model, train_sft
+from alignment_bench.evaluators.reward_model import RewardModel
 from alignment_bench.methods.base import Pair, Prompt, PromptDataset
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.orpo import ORPO
 from alignment_bench.methods.ppo import PPO
-from alignment_bench.results.checkpoint import Checkpoint, Tuning
+from alignment_bench.results.checkpoint import Checkpoint, Tuning, open_network
 from alignment_bench.results.store import COST, METRICS, Store, read_jsonl
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11, *range(12, 12 + i))) for i in range(6)]
@@ -61,6 +62,14 @@ def run(tiny: Checkpoint, root: Path, every: float) -> None:
     harness.run(harness.Request(spec, ("dpo", "ppo"), 1, root, gate="ignore", checkpoint_every=every))
 
 
+def scorer(tiny: Checkpoint) -> RewardModel:
+    """A reward model with a fixed random head, whose scores have the rounding of whole passes, as real ones."""
+    torch.manual_seed(5)
+    network = open_network(tiny.path, "score", TUNING, trainable=False, head_std=0.5)
+    torch.manual_seed(0)
+    return RewardModel(network, tiny.tokenizer())
+
+
 def train(name: str, tiny: Checkpoint, root: Path, every: float) -> None:
     """Train one stage in this process, 10 steps or 5 rounds, a checkpoint every so many seconds."""
     if name == "run":
@@ -81,7 +90,7 @@ def train(name: str, tiny: Checkpoint, root: Path, every: float) -> None:
             pairs=pair_dataset(shop, tiny, PAIRS),
             unpaired=(),
             prompts=PromptDataset(PROMPTS, 5),
-            reward=lambda: lambda responses: [float(len(g.response)) for g in responses],
+            reward=lambda: scorer(tiny),
             reward_model=tiny,
             budget=40,
             seed=0,
