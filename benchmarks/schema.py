@@ -48,6 +48,9 @@ def _plugins(group: Group, definitions: dict[str, Any]) -> dict[str, Any]:
             schema = TypeAdapter(load(group, name)).json_schema()
         definitions |= schema.pop("$defs", {})
         told = _field_docs(entry)
+        for kind in schema["properties"].values():
+            if kind.get("format") == "path":  # where this machine has it installed
+                kind.pop("default", None)
         fields = {field: {"description": told[field], **kind} for field, kind in schema["properties"].items()}
         settings = {"description": schema["description"], "properties": fields, "additionalProperties": False}
         found[name] = {"anyOf": [{"type": "object", **settings}, {"type": "null"}]}  # null leaves out what is extended

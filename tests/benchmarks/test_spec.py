@@ -117,8 +117,9 @@ def test_set_through_the_command(bench, write, tmp_path):
     assert "child.yaml, line 4, evaluators.length: length: got an unexpected keyword argument 'unit'" in done.stderr
 
 
-def test_the_published_schema_is_up_to_date():
+def test_the_published_schema_is_up_to_date_and_names_no_folder_of_this_machine():
     assert PUBLISHED.read_text(encoding="utf-8") == text(), "write it: python -m alignment_bench.benchmarks.schema"
+    assert str(PUBLISHED.parents[2].resolve()) not in text()
 
 
 @pytest.mark.parametrize("name", suites())
