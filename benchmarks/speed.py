@@ -252,7 +252,6 @@ def measure(names: list[str], runs: int, steps: int, say: Callable[[str], None])
             say(line(name, found[name]))
     return {
         "work": found,
-        "runs": runs,
         "steps": steps,
         "matrix_gflops": round(peak / 1e9, 1),
         "machine": {"platform": platform.platform(), "device": TUNING.device, "threads": torch.get_num_threads()},
@@ -300,15 +299,15 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# Ours beside TRL and transformers",
         "",
-        f"Seconds of a step, a round or a generation: medians of {found['runs']} runs of each side in turn, on "
+        f"Seconds of a step, a round or a generation: medians of some runs of each side in turn, on "
         f"{machine['device']} with {machine['threads']} threads ({machine['platform']}), fp32; "
         + ", ".join(f"{name} {number}" for name, number in packages.items())
         + f"; {found['date']}. Matrix products reached {found['matrix_gflops']} GFLOP/s on this machine, measured just "
         "before. Passes: tokens that went forward over tokens that had to (each distinct prompt once, no padding). "
         "Share: of that matrix rate. Derived from speed.json, which `bench speed --out FOLDER` writes.",
         "",
-        "| work | ours | peer | ratio | range | wanted | passes | share |",
-        "|---|---|---|---|---|---|---|---|",
+        "| work | ours | peer | ratio | range | runs | wanted | passes | share |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["work"].values():
         ours, peer, ratios = row["ours"], row["peer"], row["ratios"]
@@ -318,7 +317,7 @@ def page(found: dict[str, Any]) -> str:
             share = f"{ours['matrix_rate_share']:.0%}, {peer['matrix_rate_share']:.0%}"
         lines.append(
             f"| {row['what']} | {ours['seconds']:.2f} | {peer['seconds']:.2f} | {row['ratio']:.2f} "
-            f"| {min(ratios):.2f} to {max(ratios):.2f} | {row['target']} | {passes} | {share} |"
+            f"| {min(ratios):.2f} to {max(ratios):.2f} | {len(ratios)} | {row['target']} | {passes} | {share} |"
         )
     return "\n".join([*lines, ""])
 

@@ -58,7 +58,6 @@ def test_what_is_published_is_kept_beside_what_is_new(bench, tmp_path, monkeypat
         work = {name: row for name in names}
         return {
             "work": work,
-            "runs": 1,
             "steps": 10,
             "matrix_gflops": 1.0,
             "machine": machine,
