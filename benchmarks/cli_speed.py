@@ -33,7 +33,7 @@ def speed(
         import trl  # noqa: F401
     except ImportError:
         raise InputError("bench speed runs TRL beside us and it is not installed; pip install trl") from None
-    from .cli import quiet
+    from .terminal import quiet
 
     quiet()
     from ..results.store import read_json, write_json

@@ -36,8 +36,8 @@ def pack(request: "Request", cell: Cell) -> str:
 
 def train_packed(packed: str) -> None:
     """Train the cell of a packed request; its stage lies in the store then."""
-    from .cli import quiet
     from .harness import Harness, Request
+    from .terminal import quiet
 
     quiet()
     values = json.loads(packed)
