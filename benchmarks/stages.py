@@ -32,6 +32,7 @@ from ..methods.resume import EVERY
 from ..methods.rollout import sample, to_generations
 from ..results import processes
 from ..results.checkpoint import Checkpoint, Tuning, merge_adapter, open_network
+from ..results.layout import count_tokens
 from ..results.model_files import remote_code_allowed
 from ..results.records import Generation, InputError, Reward, Score
 from ..results.store import COST, GENERATIONS, POLICY, SCORES, Stage, Store, digest, write_jsonl
@@ -111,7 +112,7 @@ def train_sft(
 
         def loss(batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
             sequences = [(e.prompt.ids, e.response) for e in batch]
-            ledger.trained_tokens += sum(len(p) + len(r) for p, r in sequences)
+            ledger.trained_tokens += count_tokens(sequences)
             return -policy.logps(sequences).sum() / tokens, {}
 
         fit(
@@ -155,7 +156,7 @@ def train_reward_model(
 
         def loss(batch: list[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
             rows = [side for pair in batch for side in sides_of(pair)]
-            ledger.trained_tokens += sum(len(prompt) + len(response) for prompt, response in rows)
+            ledger.trained_tokens += count_tokens(rows)
             chosen, rejected = model.scores(rows).view(-1, 2).unbind(1)
             return reward_model_loss(chosen, rejected), {"accuracy": (chosen > rejected).float()}
 

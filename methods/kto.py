@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from ..results.layout import Sequences
+from ..results.layout import Sequences, count_tokens
 from . import losses
 from .base import Ledger, RatedReply, TrainingError, TrainingTask, rated_replies
 from .pairwise import OfflineMethod, signals
@@ -58,7 +58,7 @@ class KTO(OfflineMethod):
 
         def loss(batch: list[Couple]) -> tuple[Tensor, dict[str, Tensor]]:
             rows = [row for couple in batch for row in sequences(couple)]
-            ledger.trained_tokens += sum(len(prompt) + len(response) for prompt, response in rows)
+            ledger.trained_tokens += count_tokens(rows)
             logps = policy.logps(rows).sum().view(-1, 2)
             reference = torch.tensor([c.reference for c in batch], device=policy.device)
             good = torch.tensor([[r.good for r in c.replies] for c in batch], device=policy.device)
@@ -88,7 +88,7 @@ class KTO(OfflineMethod):
         replies = list(task.unpaired)
         random.Random(task.seed).shuffle(replies)
         sequences = [(r.prompt.ids, r.ids) for r in replies]
-        ledger.scored_tokens += sum(len(prompt) + len(response) for prompt, response in sequences)
+        ledger.scored_tokens += count_tokens(sequences)
         logps = frozen.total_logps(sequences).tolist()
         return [
             Couple(f"{replies[i].id}+{replies[i + 1].id}", (replies[i], replies[i + 1]), (logps[i], logps[i + 1]))
@@ -104,6 +104,6 @@ def mismatched_log_ratio(policy: Policy, reference: Policy, replies: Sequence[Ra
     """
     following = [*replies[2:], *replies[:2]]
     sequences = [(other.prompt.ids, reply.ids) for reply, other in zip(replies, following, strict=True)]
-    ledger.scored_tokens += 2 * sum(len(prompt) + len(reply) for prompt, reply in sequences)
+    ledger.scored_tokens += 2 * count_tokens(sequences)
     ratio = policy.total_logps(sequences) - reference.total_logps(sequences)
     return ratio.mean().clamp(min=0).to(policy.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..results import processes
 from ..results.checkpoint import Checkpoint, Network
-from ..results.layout import Sequences
+from ..results.layout import Sequences, count_tokens
 from .base import Ledger, Snapshots, TrainingError, TrainingTask, shuffled
 from .loop import Optimizer, check_finite
 from .policy import Policy, TokenValues
@@ -140,7 +140,7 @@ class OnlineTrainer:
     @torch.no_grad()
     def collect(self, sequences: Sequences, function: Callable[[Sequences], TokenValues]) -> TokenValues:
         """Apply a function of sequences in micro-batches and put the rows back in order."""
-        self.ledger.scored_tokens += sum(len(p) + len(r) for p, r in sequences)
+        self.ledger.scored_tokens += count_tokens(sequences)
         longest = max(len(response) for _, response in sequences)
         values = torch.zeros(len(sequences), longest, device=self.policy.device)
         mask = torch.zeros(len(sequences), longest, dtype=torch.bool, device=self.policy.device)
@@ -209,7 +209,7 @@ class OnlineTrainer:
 
     def count(self, sequences: Sequences) -> None:
         """Put sequences that are trained on into the ledger."""
-        self.ledger.trained_tokens += sum(len(p) + len(r) for p, r in sequences)
+        self.ledger.trained_tokens += count_tokens(sequences)
 
 
 def train_online(task: TrainingTask, trainer: Callable[[Policy], OnlineTrainer]) -> Checkpoint:

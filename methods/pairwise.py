@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from ..results.checkpoint import Checkpoint
-from ..results.layout import Sequences
+from ..results.layout import Sequences, count_tokens
 from .base import Ledger, Pair, Snapshots, TrainingError, TrainingTask
 from .loop import fit
 from .policy import Policy, TokenValues
@@ -127,7 +127,7 @@ class PairwiseMethod(OfflineMethod):
                 index = [rows[p.id] for p in batch]
                 sides = tuple(part[index].to(policy.device) for part in reference)
             logps = pair_logps(policy, batch, sides, with_prompt=self.needs_prompt)
-            ledger.trained_tokens += sum(2 * len(p.prompt.ids) + len(p.chosen) + len(p.rejected) for p in batch)
+            ledger.trained_tokens += sum(count_tokens(sides_of(pair)) for pair in batch)
             return self.loss(logps), signals(
                 logps.chosen.sum(), logps.rejected.sum(), logps.reference_chosen, logps.reference_rejected
             )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..results.layout import count_tokens
 from .base import Ledger, Pair, TrainingTask
 from .pairwise import OfflineMethod
 from .policy import Policy
@@ -20,7 +21,7 @@ class SFTChosen(OfflineMethod):
 
         def loss(batch: list[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
             sequences = [(p.prompt.ids, p.chosen) for p in batch]
-            ledger.trained_tokens += sum(len(prompt) + len(response) for prompt, response in sequences)
+            ledger.trained_tokens += count_tokens(sequences)
             chosen = policy.logps(sequences).sum()
             return -chosen / tokens, {"chosen_logps": chosen}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..results.layout import count_tokens
 from .base import Ledger, TrainingTask, shuffled
 from .policy import Policy
 from .rollout import Sample, sample
@@ -64,13 +65,13 @@ class Probe:
         samples = sample(self.policy, self.prompts, max_new_tokens=self.max_new_tokens, seed=0)
         sequences = [(s.prompt.ids, s.ids) for s in samples]
         self.ledger.generated_tokens += sum(len(s.ids) for s in samples)
-        self.ledger.scored_tokens += 3 * sum(len(p) + len(r) for p, r in sequences)
+        self.ledger.scored_tokens += 3 * count_tokens(sequences)
         kls = self.policy.kl(sequences, self.reference)
         logps = -self._total(self.policy, sequences).sum() / sum(len(s.ids) for s in samples)
         return {"kl": sum(kls) / len(kls), "entropy": float(logps), **response_signals(samples)}
 
     def _total(self, policy: Policy, sequences) -> torch.Tensor:
-        self.ledger.scored_tokens += sum(len(p) + len(r) for p, r in sequences)
+        self.ledger.scored_tokens += count_tokens(sequences)
         return policy.total_logps(sequences)
 
 

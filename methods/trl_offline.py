@@ -2,12 +2,15 @@
 
 import warnings
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
+from ..results.layout import count_tokens
 from .base import Ledger, Pair, TrainingError, TrainingTask, rated_replies, shuffled
 from .dpo import DPO
 from .kto import KTO
 from .orpo import ORPO
+from .pairwise import sides_of
 from .trl_base import Training, TRLMethod, configure
 
 
@@ -30,9 +33,12 @@ def _plan(method: Any, task: TrainingTask, ledger: Ledger) -> tuple[Training, li
         raise TrainingError("TRL's offline trainers learn from preference pairs and the benchmark has none")
     batch = min(method.batch_size, task.budget.examples)
     steps = task.budget.examples // batch
-    order = shuffled(len(task.pairs), task.seed)
-    pairs = [task.pairs.pairs[next(order)] for _ in range(steps * batch)]
-    return Training(task, ledger, steps, batch, method.warmup), pairs, batch
+    return Training(task, ledger, steps, batch, method.warmup), pairs_in_order(task, steps * batch), batch
+
+
+def pairs_in_order(task: TrainingTask, count: int) -> list[Pair]:
+    """The task's pairs as our own loop draws them."""
+    return [task.pairs.pairs[i] for i in islice(shuffled(len(task.pairs), task.seed), count)]
 
 
 def _optimization(method: Any, batch: int) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def _optimization(method: Any, batch: int) -> dict[str, Any]:
 
 
 def _pair_tokens(pairs: list[Pair]) -> int:
-    return sum(2 * len(p.prompt.ids) + len(p.chosen) + len(p.rejected) for p in pairs)
+    return sum(count_tokens(sides_of(pair)) for pair in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,7 +155,7 @@ class Network:
 
     def row_tokens(self, sequences: Sequences) -> int:
         """Padded size of sequences that stay together."""
-        lengths = row_lengths(sequences, share=self.shares_prompts)
+        lengths = row_lengths(sequences, families(sequences, share=self.shares_prompts))
         return len(lengths) * max(lengths)
 
     def cut(self, sizes: Sequence[int]) -> list[list[int]]:
@@ -165,8 +165,7 @@ class Network:
     def groups(self, sequences: Sequences) -> list[list[int]]:
         """Indices of sequences that go through the network together; those that share a row stay together."""
         rows = families(sequences, share=self.shares_prompts)
-        cut = self.cut(row_lengths(sequences, share=self.shares_prompts))
-        return [[i for row in group for i in rows[row]] for group in cut]
+        return [[i for row in group for i in rows[row]] for group in self.cut(row_lengths(sequences, rows))]
 
     def in_groups(self, sequences: Sequences, work: Callable[[list[int]], None]) -> None:
         """Call work(indices) on groups of sequences; when memory runs out, what is left goes in smaller ones."""

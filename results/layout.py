@@ -123,10 +123,14 @@ def pad(rows: Sequence[Sequence[int]], device: str, fill: int = 0) -> tuple[Tens
     return ids.to(device), mask.to(device)
 
 
-def row_lengths(sequences: Sequences, *, share: bool) -> list[int]:
-    """Tokens in each of the `families`' rows."""
-    rows = families(sequences, share=share)
+def row_lengths(sequences: Sequences, rows: Sequence[Sequence[int]]) -> list[int]:
+    """Tokens in each of these `families`' rows."""
     return [len(sequences[row[0]][0]) + sum(len(sequences[i][1]) for i in row) for row in rows]
+
+
+def count_tokens(sequences: Sequences) -> int:
+    """Tokens of prompts and responses, a prompt with each of its responses."""
+    return sum(len(prompt) + len(response) for prompt, response in sequences)
 
 
 def start_tokens(weights: int, device: str) -> float:
