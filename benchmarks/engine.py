@@ -30,7 +30,7 @@ PLAIN = ("methods", "seeds", "device", "gate", "checkpoint_every", "trust_remote
 def pack(request: "Request", cell: Cell) -> str:
     """A request and one of its cells as JSON."""
     values = {name: getattr(request, name) for name in PLAIN}
-    root, spec = str(request.root.resolve()), json.loads(request.spec.model_dump_json())
+    root, spec = str(request.root.resolve()), request.spec.model_dump(mode="json")
     return json.dumps({**values, "root": root, "spec": spec, "cell": cell})
 
 

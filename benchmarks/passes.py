@@ -20,6 +20,7 @@ from transformers.models.llama import LlamaModel
 
 from .harness import Request, run
 from .spec import load_spec
+from .speed import listening
 from .terminal import quiet
 
 
@@ -45,11 +46,12 @@ class Passes:
         model: LlamaModel,
         ids: torch.Tensor,
         mask: torch.Tensor | None,
-        positions: torch.Tensor | None,
-        cached: bool,
+        position_ids: torch.Tensor | None = None,
+        use_cache: bool = False,
+        **more: Any,
     ) -> None:
         """A forward pass of ids [rows, time]; positions start again where a further response to a prompt begins."""
-        if cached:
+        if use_cache:
             self.sampled += ids.numel() if mask is None or mask.shape[-1] != ids.shape[1] else int(mask.sum())
             return
         real = mask.bool() if mask is not None and mask.ndim == 2 else torch.ones_like(ids, dtype=torch.bool)
@@ -62,7 +64,7 @@ class Passes:
         name = digest_of(model)
         for i, kept in enumerate(real):
             row = ids[i][kept].tolist()
-            places = list(range(len(row))) if positions is None else positions[i][kept].tolist()
+            places = list(range(len(row))) if position_ids is None else position_ids[i][kept].tolist()
             starts = [j for j in range(1, len(row)) if places[j] != places[j - 1] + 1]
             shared = places[starts[0]] if starts else 0  # length of the prompt
             known = []
@@ -86,17 +88,9 @@ def digest_of(model: LlamaModel) -> str:
 @contextlib.contextmanager
 def counted() -> Iterator[Passes]:
     """Counts what goes through Llamas meanwhile."""
-    passes, forward = Passes(), LlamaModel.forward
-
-    def counting(self: LlamaModel, input_ids: Any = None, attention_mask: Any = None, **more: Any) -> Any:
-        passes.count(self, input_ids, attention_mask, more.get("position_ids"), bool(more.get("use_cache")))
-        return forward(self, input_ids, attention_mask, **more)
-
-    LlamaModel.forward = counting
-    try:
+    passes = Passes()
+    with listening(passes.count):
         yield passes
-    finally:
-        LlamaModel.forward = forward
 
 
 def main() -> None:

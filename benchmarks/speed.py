@@ -17,6 +17,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -121,28 +122,20 @@ def works(bench: Bench, steps: int) -> dict[str, Work]:
     def train(method: Any, out: Path, examples: int = BATCH * steps, every: int = 1) -> Step:
         task = bench.task(out, examples)
         task.pairs.reference()
-        with marks() as seen:
-            method.train(task)
-        return median_step(seen[::-every][::-1])
+        return steps_of(lambda: method.train(task), every)
 
     def supervised(out: Path) -> Step:
         settings = SupervisedFineTuning(examples=BATCH * steps, lr=LR, batch_size=BATCH)
         shop = stages.Workshop(Store(out), TUNING, {})
-        with marks() as seen:
-            stages.train_sft(shop, bench.sft, settings, bench.pairs, bench.pairs[:1])
-        return median_step(seen)
+        return steps_of(lambda: stages.train_sft(shop, bench.sft, settings, bench.pairs, bench.pairs[:1]))
 
     def reward_model(out: Path) -> Step:
         settings = Supervised(examples=BATCH * steps, lr=LR, batch_size=BATCH)
         shop = stages.Workshop(Store(out), TUNING, {})
-        with marks() as seen:
-            stages.train_reward_model(shop, bench.sft, settings, bench.pairs, bench.pairs[:1], 1)
-        return median_step(seen)
+        return steps_of(lambda: stages.train_reward_model(shop, bench.sft, settings, bench.pairs, bench.pairs[:1], 1))
 
     def peer(trainer: Callable[..., None], out: Path) -> Step:
-        with marks() as seen:
-            trainer(bench.task(out, BATCH * steps), LR, BATCH)
-        return median_step(seen)
+        return steps_of(lambda: trainer(bench.task(out, BATCH * steps), LR, BATCH))
 
     prompts = [p.prompt for p in bench.pairs[:32]]
 
@@ -155,7 +148,7 @@ def works(bench: Bench, steps: int) -> dict[str, Work]:
 
     offline = {"lr": LR, "batch_size": BATCH}
     online = {"lr": LR, "rollout_size": 32, "minibatch_size": 16, "epochs": 2}
-    rounds = 4  # more than the probe looks at
+    rounds = 4  # in each of them our probe looks at the policy
     return {
         "dpo": Work(
             "DPO, reference log-probs computed before",
@@ -204,30 +197,38 @@ def works(bench: Bench, steps: int) -> dict[str, Work]:
     }
 
 
-class Marks(list[tuple[float, int]]):
-    """(seconds, tokens forward so far) at the end of each step."""
-
-    tokens = 0
-
-
 @contextlib.contextmanager
-def marks() -> Iterator[Marks]:
-    """Notes when a line is logged, and how many tokens went through a Llama's layers until then."""
-    seen, forward, log = Marks(), LlamaModel.forward, Ledger.log
+def listening(hear: Callable[..., None]) -> Iterator[None]:
+    """Calls hear(model, input_ids, attention_mask, **more) before each forward pass through a Llama's layers."""
+    forward = LlamaModel.forward
 
-    def counting(self: LlamaModel, input_ids: Any = None, *args: Any, **more: Any) -> Any:
-        seen.tokens += input_ids.numel()
-        return forward(self, input_ids, *args, **more)
+    def heard(self: LlamaModel, input_ids: Any = None, attention_mask: Any = None, *args: Any, **more: Any) -> Any:
+        hear(self, input_ids, attention_mask, **more)
+        return forward(self, input_ids, attention_mask, *args, **more)
 
-    def marking(self: Ledger, **values: float) -> None:
-        seen.append((time.perf_counter(), seen.tokens))
+    LlamaModel.forward = heard
+    try:
+        yield
+    finally:
+        LlamaModel.forward = forward
+
+
+def steps_of(work: Callable[[], Any], every: int = 1) -> Step:
+    """The median step of some training; a step ends with each line (or each so many) that it logs."""
+    seen: list[tuple[float, int]] = []
+    tokens, log = 0, Ledger.log
+
+    def count(model: LlamaModel, ids: Any, mask: Any, **more: Any) -> None:
+        nonlocal tokens
+        tokens += ids.numel()
+
+    def mark(self: Ledger, **values: float) -> None:
+        seen.append((time.perf_counter(), tokens))
         log(self, **values)
 
-    LlamaModel.forward, Ledger.log = counting, marking
-    try:
-        yield seen
-    finally:
-        LlamaModel.forward, Ledger.log = forward, log
+    with listening(count), mock.patch.object(Ledger, "log", mark):
+        work()
+    return median_step(seen[::-every][::-1])
 
 
 def median_step(seen: list[tuple[float, int]]) -> Step:
@@ -299,7 +300,7 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# Ours beside TRL and transformers",
         "",
-        f"Seconds of a step, a round or a generation: medians of some runs of each side in turn, on "
+        "Seconds of a step, a round or a generation: medians of some runs of each side in turn, on "
         f"{machine['device']} with {machine['threads']} threads ({machine['platform']}), fp32; "
         + ", ".join(f"{name} {number}" for name, number in packages.items())
         + f"; {found['date']}. Matrix products reached {found['matrix_gflops']} GFLOP/s on this machine, measured just "

@@ -3,7 +3,6 @@
 They get our token ids. The other peers are the `trl-*` methods.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,17 +11,17 @@ import trl
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from ..methods.base import Ledger, Pair, Prompt, TrainingTask, shuffled
+from ..methods.base import Ledger, Prompt, TrainingTask
 from ..methods.policy import Policy
 from ..methods.trl_base import Training, configure
-from ..methods.trl_offline import sequential
+from ..methods.trl_offline import pairs_in_order, sequential
 
 
 def train_sft(task: TrainingTask, lr: float, batch: int) -> None:
     """TRL's SFTTrainer on the chosen responses; the log goes to task.out."""
     rows = [
         {"input_ids": [*p.prompt.ids, *p.chosen], "labels": [-100] * len(p.prompt.ids) + list(p.chosen)}
-        for p in _in_order(task, batch)
+        for p in pairs_in_order(task, task.budget.examples)
     ]
     model = AutoModelForCausalLM.from_pretrained(task.sft.path, dtype="float32")
 
@@ -38,7 +37,7 @@ def train_reward_model(task: TrainingTask, lr: float, batch: int) -> None:
     """TRL's RewardTrainer; the log goes to task.out."""
     rows = [
         {"chosen_ids": [*p.prompt.ids, *p.chosen], "rejected_ids": [*p.prompt.ids, *p.rejected]}
-        for p in _in_order(task, batch)
+        for p in pairs_in_order(task, task.budget.examples)
     ]
     model = AutoModelForSequenceClassification.from_pretrained(task.sft.path, dtype="float32", num_labels=1)
 
@@ -67,11 +66,6 @@ def generate(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int) -> 
     return out[:, longest:].tolist()
 
 
-def _in_order(task: TrainingTask, batch: int) -> list[Pair]:
-    order = shuffled(len(task.pairs), task.seed)
-    return [task.pairs.pairs[next(order)] for _ in range(task.budget.examples // batch * batch)]
-
-
 def _train(
     task: TrainingTask,
     batch: int,
@@ -81,7 +75,7 @@ def _train(
     rows: list[dict[str, Any]],
 ) -> None:
     ledger = Ledger(task.out, network_size=sum(p.numel() for p in model.parameters()))
-    training = Training(task, ledger, math.ceil(len(rows) / batch), batch, warmup=0.05)
+    training = Training(task, ledger, len(rows) // batch, batch, warmup=0.05)
     sequential(training.adapt(trainer))(
         model=model,
         args=configure(options(training), task),
