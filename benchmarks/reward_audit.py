@@ -15,7 +15,13 @@ from .corpus import Corpus
 from .stages import Workshop, code_digest
 
 PAIRS = "pairs.jsonl"
-CODE = ("evaluators/reward_model.py", "benchmarks/reward_audit.py", "results/chat.py", "results/checkpoint.py")
+CODE = (
+    "evaluators/reward_model.py",
+    "benchmarks/reward_audit.py",
+    "results/chat.py",
+    "results/checkpoint.py",
+    "results/lora.py",
+)
 
 
 def score_pairs(

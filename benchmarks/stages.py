@@ -57,6 +57,7 @@ TRAINING_CODE = (
     "results/chat.py",
     "results/checkpoint.py",
     "results/layout.py",
+    "results/lora.py",
     "results/processes.py",
 )
 

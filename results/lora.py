@@ -1,0 +1,129 @@
+"""LoRA adapters on a frozen model that lies in memory once (Hu et al. 2021, arXiv:2106.09685), through peft."""
+
+import copy
+import warnings
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from .records import InputError
+
+if TYPE_CHECKING:
+    from .checkpoint import Tuning
+
+ADAPTER = "adapter_model.safetensors"
+
+
+class Host:
+    """A frozen model that is in memory once, and the LoRA adapters on it."""
+
+    def __init__(self, folder: Path, model: nn.Module):
+        """folder: where the model lies, for adapters name their base."""
+        self.folder = folder
+        self.model = model.requires_grad_(False)
+        self._targets = _linear_names(self.model)
+        self._names = (f"adapter{i}" for i in count())
+        self._configs = {}
+        self._parameters: dict[str, list[nn.Parameter]] = {}
+        self._active: str | None = None
+
+    def add(self, tuning: "Tuning", saved: Path | None = None) -> str:
+        from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        name = next(self._names)
+        if saved:
+            config = LoraConfig.from_pretrained(saved)
+        else:
+            config = LoraConfig(
+                r=tuning.lora_rank, lora_alpha=tuning.lora_alpha, lora_dropout=0.0, target_modules=self._targets
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # several adapters on one model are what we want
+            inject_adapter_in_model(config, self.model, adapter_name=name)
+        self._configs[name] = config
+        if saved:
+            weights = load_file(saved / ADAPTER)
+            weights = {k.removeprefix("base_model.model."): v for k, v in weights.items() if ".score." not in k}
+            outcome = set_peft_model_state_dict(self.model, weights, adapter_name=name)
+            if outcome.unexpected_keys:
+                raise InputError(f"{saved / ADAPTER} does not fit its base {self.folder}: {outcome.unexpected_keys[0]}")
+        self._parameters[name] = [p for n, p in self.model.named_parameters() if f".{name}." in n]
+        for parameter in self._parameters[name]:
+            parameter.data = parameter.data.float()
+        self._active = name
+        self.use(None)
+        return name
+
+    def parameters(self, name: str | None) -> list[nn.Parameter]:
+        return self._parameters[name] if name else []
+
+    def use(self, name: str | None) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if name == self._active:
+            return
+        for layer in self.model.modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer.enable_adapters(name is not None)
+                if name is not None:
+                    layer.set_adapter(name)
+        # peft freezes adapters that are not active, and autograd then drops gradients that are still on their way
+        for parameters in self._parameters.values():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+        self._active = name
+
+    def remove(self, name: str) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        self.use(None)
+        for layer in self.model.modules():
+            if isinstance(layer, BaseTunerLayer) and name in layer._all_available_adapter_names():
+                layer.delete_adapter(name)
+        self.model.peft_config.pop(name, None)
+        del self._parameters[name], self._configs[name]
+
+    def merge(self, name: str) -> nn.Module:
+        """Add the adapter into the weights and take the adapters out; the host is not to be used afterwards."""
+        from peft.tuners.lora import LoraLayer
+
+        for path, layer in [(p, m) for p, m in self.model.named_modules() if isinstance(m, LoraLayer)]:
+            layer.merge(adapter_names=[name])
+            parent, _, attribute = path.rpartition(".")
+            setattr(self.model.get_submodule(parent), attribute, layer.get_base_layer())
+        return self.model
+
+    def save(self, name: str, folder: Path, score: nn.Linear | None) -> None:
+        """Write the adapter in peft's layout: AutoModelForCausalLM or ...SequenceClassification load it."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        config = copy.copy(self._configs[name])
+        config.base_model_name_or_path = str(self.folder.resolve())
+        config.task_type = "SEQ_CLS" if score is not None else "CAUSAL_LM"
+        config.modules_to_save = ["score"] if score is not None else None
+        config.inference_mode = True
+        weights = {
+            f"base_model.model.{k}": v for k, v in get_peft_model_state_dict(self.model, adapter_name=name).items()
+        }
+        if score is not None:
+            weights["base_model.model.score.weight"] = score.weight
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / ADAPTER)
+        config.save_pretrained(folder)
+
+    def load_score(self, folder: Path, score: nn.Linear) -> None:
+        from safetensors.torch import load_file
+
+        weights = load_file(folder / ADAPTER)
+        score.load_state_dict({"weight": weights["base_model.model.score.weight"]})
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    """Last name parts of the linear layers of the backbone; heads are left out."""
+    from transformers.pytorch_utils import Conv1D
+
+    backbone = getattr(model, model.base_model_prefix)
+    return sorted({n.rpartition(".")[2] for n, m in backbone.named_modules() if isinstance(m, (nn.Linear, Conv1D))})
