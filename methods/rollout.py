@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..results.chat import decode_response
+from ..results.checkpoint import halved
 from ..results.records import Generation
 from .base import Ids, Prompt
 from .policy import Policy
@@ -42,17 +43,22 @@ def sample(
     Prompts of similar length share a batch, left-padded; rows that are finished leave it. rows: indices of the prompts
     to answer, all if None. progress: the label of a progress bar, none if None. A prompt's random numbers are those of
     the seed and its index, so that neither its batch nor the other rows change its response (but for the rounding of
-    sums).
+    sums). A batch that the memory does not hold is sampled again in halves; OutOfMemory if it does not hold one row.
     """
     rows = range(len(prompts)) if rows is None else rows
     order = sorted(rows, key=lambda i: len(prompts[i].ids))
     found: dict[int, Sample] = {}
     with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:
-        for start in range(0, len(order), batch_size):
-            group = order[start : start + batch_size]
+        while order:
+            group = order[: min(batch_size, policy.most_rows or batch_size)]
             ids = [prompts[i].ids for i in group]
             numbers = torch.stack([uniforms(seed, i, max_new_tokens) for i in group]).to(policy.device)
-            responses = _sample_batch(policy, ids, max_new_tokens, temperature, top_p, numbers)
+            try:
+                responses = _sample_batch(policy, ids, max_new_tokens, temperature, top_p, numbers)
+            except (RuntimeError, MemoryError) as error:
+                policy.most_rows = halved(len(group), error, policy.device)
+                continue
+            del order[: len(group)]
             eos = policy.tokenizer.eos_token_id
             for i, ids in zip(group, responses, strict=True):
                 found[i] = Sample(prompts[i], tuple(ids), ids[-1] == eos)
