@@ -37,6 +37,7 @@ class Policy:
     def __init__(self, network: Network, tokenizer):
         self.network, self.tokenizer = network, tokenizer
         self.device = network.tuning.device
+        self.most_rows: int | None = None  # sampled at once, after the memory did not hold more
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, tuning: Tuning, *, trainable: bool) -> "Policy":

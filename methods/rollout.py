@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..results.chat import decode_response
+from ..results.checkpoint import halved
 from ..results.records import Generation
 from .base import Ids, Prompt
 from .policy import Policy
@@ -33,26 +35,44 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     batch_size: int = 64,
+    rows: Sequence[int] | None = None,
     progress: str | None = None,
 ) -> list[Sample]:
     """One response a prompt, in the order of the prompts; top_p 1 samples purely, below 1 from the `nucleus`.
 
-    Prompts of similar length share a batch, left-padded; rows that are finished leave it. progress: the label of a
-    progress bar, none if None. The same seed and prompts give the same responses on the same machine.
+    Prompts of similar length share a batch, left-padded; rows that are finished leave it. rows: indices of the prompts
+    to answer, all if None. progress: the label of a progress bar, none if None. A prompt's random numbers are those of
+    the seed and its index, so that neither its batch nor the other rows change its response (but for the rounding of
+    sums). A batch that the memory does not hold is sampled again in halves; OutOfMemory if it does not hold one row.
     """
-    generator = torch.Generator(device=policy.device).manual_seed(seed)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    rows = range(len(prompts)) if rows is None else rows
+    order = sorted(rows, key=lambda i: len(prompts[i].ids))
     found: dict[int, Sample] = {}
     with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:
-        for start in range(0, len(order), batch_size):
-            group = order[start : start + batch_size]
+        while order:
+            group = order[: min(batch_size, policy.most_rows or batch_size)]
             ids = [prompts[i].ids for i in group]
-            responses = _sample_batch(policy, ids, max_new_tokens, temperature, top_p, generator)
+            numbers = torch.stack([uniforms(seed, i, max_new_tokens) for i in group]).to(policy.device)
+            try:
+                responses = _sample_batch(policy, ids, max_new_tokens, temperature, top_p, numbers)
+            except (RuntimeError, MemoryError) as error:
+                policy.most_rows = halved(len(group), error, policy.device)
+                continue
+            del order[: len(group)]
             eos = policy.tokenizer.eos_token_id
             for i, ids in zip(group, responses, strict=True):
                 found[i] = Sample(prompts[i], tuple(ids), ids[-1] == eos)
             bar.update(len(group))
-    return [found[i] for i in range(len(prompts))]
+    return [found[i] for i in rows]
+
+
+def uniforms(seed: int, index: int, count: int) -> Tensor:
+    """Uniform numbers [count] of a seed and an index, in [0, 1).
+
+    Philox, whose streams are told apart by a key: Salmon et al. (2011), Parallel random numbers: as easy as 1, 2, 3.
+    """
+    key = np.array([seed, index], dtype=np.uint64)
+    return torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).random(count))
 
 
 def to_generations(policy: Policy, samples: Sequence[Sample], kls: Sequence[float] | None = None) -> list[Generation]:
@@ -87,8 +107,9 @@ def _sample_batch(
     max_new_tokens: int,
     temperature: float,
     top_p: float,
-    generator: torch.Generator,
+    numbers: Tensor,
 ) -> list[list[int]]:
+    """Token ids up to and with the first EOS; numbers [prompts, max_new_tokens] are uniform, one a drawn token."""
     model, device = policy.network.activate(), policy.device
     longest = max(len(p) for p in prompts)
     gaps = torch.tensor([longest - len(p) for p in prompts], device=device)
@@ -111,7 +132,7 @@ def _sample_batch(
         chances = torch.softmax(logits.float() / temperature, dim=-1)
         if top_p < 1:
             chances = nucleus(chances, top_p)
-        tokens = draw(chances, generator)
+        tokens = draw(chances, numbers[:, step])
         for row, token in enumerate(tokens.tolist()):
             response = responses[alive[row]]
             if not response or response[-1] != eos:
@@ -123,20 +144,20 @@ def _sample_batch(
         if len(going) <= 0.75 * len(alive):  # moving the cache costs, so rows leave in groups
             keep = torch.tensor(going, device=device)
             cache.batch_select_indices(keep)
-            ids, positions, real = ids[keep], positions[keep], real[keep]
+            ids, positions, real, numbers = ids[keep], positions[keep], real[keep], numbers[keep]
             alive = [alive[row] for row in going]
     return responses
 
 
-def draw(chances: Tensor, generator: torch.Generator) -> Tensor:
-    """A token [batch] from probabilities [batch, vocabulary], by one uniform number a row.
+def draw(chances: Tensor, uniform: Tensor) -> Tensor:
+    """A token [batch] from probabilities [batch, vocabulary], by one uniform number [batch] a row.
 
     torch.multinomial draws one for every token of the vocabulary.
     """
     reached = chances.cumsum(-1, dtype=torch.float64)
-    uniform = torch.rand(len(chances), 1, generator=generator, device=chances.device, dtype=torch.float64)
     # the first token whose sum is above the number; never one of probability 0
-    return torch.searchsorted(reached, uniform * reached[:, -1:], right=True)[:, 0].clamp(max=chances.shape[1] - 1)
+    tokens = torch.searchsorted(reached, uniform[:, None] * reached[:, -1:], right=True)[:, 0]
+    return tokens.clamp(max=chances.shape[1] - 1)
 
 
 def reserved_cache(config: Any, length: int) -> Any:

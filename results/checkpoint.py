@@ -79,6 +79,23 @@ class OutOfMemory(Exception):
     """The memory does not hold one row: one sentence with what to do."""
 
 
+def halved(size: int, error: Exception, device: str) -> int:
+    """Half of the size that went through at once when memory ran out. Any other error is raised again.
+
+    OutOfMemory where the size was 1: a single row at a time was too much already.
+    """
+    if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)):
+        raise error
+    if size == 1:
+        raise OutOfMemory(
+            "out of memory with one row at a time: shorten the rows, train LoRA adapters (lora_rank), or take a "
+            "smaller model or larger machine"
+        ) from None
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    return size // 2
+
+
 class Network:
     """One set of weights with a language-model head (`lm`) or a scalar head (`score`).
 
@@ -178,20 +195,8 @@ class Network:
                 del groups[0]
 
     def use_less_memory(self, error: Exception) -> None:
-        """After running out of memory: halve what goes through at once. Any other error is raised again.
-
-        OutOfMemory where a single row at a time was too much already.
-        """
-        if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)):
-            raise error
-        if self.micro_tokens == 1:
-            raise OutOfMemory(
-                "out of memory with one row at a time: shorten the rows, train LoRA adapters (lora_rank), or take a "
-                "smaller model or larger machine"
-            ) from None
-        self.micro_tokens //= 2
-        if self.tuning.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        """After running out of memory: halve what goes through at once; see `halved`."""
+        self.micro_tokens = halved(self.micro_tokens, error, self.tuning.device)
 
     def autocast(self) -> torch.autocast:
         """bf16 matrix products over fp32 weights, where the tuning asks for them."""

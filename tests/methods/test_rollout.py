@@ -1,0 +1,84 @@
+"""A prompt's response depends on the seed and its index alone, also where memory runs out."""
+
+import itertools
+
+import pytest
+from scipy import stats
+
+from alignment_bench.methods.base import Prompt
+from alignment_bench.methods.policy import Policy
+from alignment_bench.methods.rollout import sample, uniforms
+from alignment_bench.results.checkpoint import OutOfMemory
+
+# lengths differ, and prompts repeat, as they do where a method compares several responses to one
+PROMPTS = [Prompt(str(i), (), tuple(range(5, 7 + i % 5))) for i in range(20)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_batches_do_not_change_responses(tiny, full, batch_size):
+    policy = Policy.open(tiny, full, trainable=False)
+    whole = sample(policy, PROMPTS, max_new_tokens=12, seed=4)
+    assert sample(policy, PROMPTS, max_new_tokens=12, seed=4, batch_size=batch_size) == whole
+    assert len({s.ids for s in whole}) == len(PROMPTS)  # equal prompts get different responses
+
+
+def test_some_rows_get_the_responses_that_they_get_among_all(tiny, full):
+    policy = Policy.open(tiny, full, trainable=False)
+    whole = sample(policy, PROMPTS, max_new_tokens=12, seed=4)
+    assert sample(policy, PROMPTS, max_new_tokens=12, seed=4, rows=[13, 2, 7]) == [whole[13], whole[2], whole[7]]
+    assert sample(policy, PROMPTS, max_new_tokens=12, seed=4, rows=[]) == []
+    assert sample(policy, PROMPTS, max_new_tokens=12, seed=5) != whole
+
+
+def test_uniforms_are_uniform_and_streams_are_independent():
+    """Kolmogorov-Smirnov against the uniform distribution; no correlation of neighbouring seeds and indices."""
+    streams = {key: uniforms(*key, 4000) for key in itertools.product((0, 1, 2**40), (0, 1, 2))}
+    for numbers in streams.values():
+        assert stats.kstest(numbers.numpy(), "uniform").pvalue > 1e-4
+    for one, other in itertools.combinations(streams.values(), 2):
+        assert abs(stats.pearsonr(one.numpy(), other.numpy()).statistic) < 5 / 4000**0.5
+    across = [float(uniforms(3, i, 1)) for i in range(4000)]  # the first number of neighbouring rows
+    assert stats.kstest(across, "uniform").pvalue > 1e-4
+    assert uniforms(3, 1, 10).equal(uniforms(3, 1, 20)[:10])
+
+
+class Short:
+    """A device whose memory holds so many rows when a batch has come so many tokens far."""
+
+    def __init__(self, policy, rows, *, step=0, error=None):
+        self.head, self.rows, self.step, self.calls, self.failures = policy.network.head, rows, step, 0, 0
+        self.error = error or RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        policy.network.head = self
+
+    def __call__(self, states):
+        self.calls += 1
+        if self.calls > self.step and len(states) > self.rows:
+            self.failures, self.calls = self.failures + 1, 0
+            raise self.error
+        return self.head(states)
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_out_of_memory_once_gives_the_same_responses_in_smaller_batches(tiny, full, step):
+    expected = sample(Policy.open(tiny, full, trainable=True), PROMPTS, max_new_tokens=12, seed=4)
+    policy = Policy.open(tiny, full, trainable=True)
+    short = Short(policy, 3, step=step)
+    assert sample(policy, PROMPTS, max_new_tokens=12, seed=4) == expected
+    assert short.failures == 3  # 20, 10, 5 rows, and 2 fit
+    assert sample(policy, PROMPTS, max_new_tokens=12, seed=4) == expected
+    assert short.failures == 3  # the next time it is known
+
+
+def test_out_of_memory_always_ends_in_one_sentence(tiny, full):
+    policy = Policy.open(tiny, full, trainable=True)
+    Short(policy, 0)
+    with pytest.raises(OutOfMemory, match="out of memory with one row at a time"):
+        sample(policy, PROMPTS, max_new_tokens=12, seed=4)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny, full):
+    policy = Policy.open(tiny, full, trainable=True)
+    short = Short(policy, 0, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        sample(policy, PROMPTS, max_new_tokens=12, seed=4)
+    assert short.failures == 1
