@@ -36,11 +36,12 @@ class Optimizer:
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
         epsilon: float = 1e-8,
+        more: Sequence[nn.Parameter] = (),
     ):
         """total_steps: optimizer steps to come; warmup: share of them; max_grad_norm: of all gradients together;
-        epsilon: added to Adam's denominator."""
+        epsilon: added to Adam's denominator; more: weights that learn beside the network's."""
         self.network = network
-        self.parameters = [p for p in network.parameters if p.requires_grad]
+        self.parameters = [p for p in (*network.parameters, *more) if p.requires_grad]
         self.max_grad_norm = max_grad_norm
         fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)
         self.adam = torch.optim.AdamW(

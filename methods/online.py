@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..results import processes
 from ..results.checkpoint import Checkpoint, Network
@@ -54,6 +54,8 @@ class OnlineTrainer:
 
     optimizer: Optimizer
     """Of the policy; a subclass makes it, for it knows how many steps are to come."""
+    value_head: nn.Module | None = None
+    """Of a critic on the policy's own trunk."""
 
     def __init__(self, method: Any, task: TrainingTask, policy: Policy, samples_per_prompt: int = 1):
         """samples_per_prompt: responses to one prompt in a round; they stand side by side."""
@@ -108,6 +110,7 @@ class OnlineTrainer:
                 max_new_tokens=self.task.prompts.max_new_tokens,
                 seed=self.task.seed * 1_000_003 + number,
                 temperature=self.method.temperature,
+                value_head=self.value_head,
             )
             samples = processes.tell(samples)  # each drew the same, unless their devices differ
             self.ledger.log(**self.round(number, samples), **watch((number + 1) / self.rounds))
@@ -137,6 +140,24 @@ class OnlineTrainer:
         """Log-probs under a policy at the method's temperature, without gradients."""
         return self.collect(sequences, lambda rows: policy.logps(rows, self.method.temperature))
 
+    @property
+    def sampler_is_exact(self) -> bool:
+        """Whether what the sampler computed is what a pass over whole rows gives; in bf16 the two round otherwise."""
+        return self.policy.network.tuning.precision != "bf16"
+
+    def old_logps(self, samples: Sequence[Sample]) -> TokenValues:
+        """Log-probs of a round's responses under the policy that drew them: the sampler's own where they are exact."""
+        if self.sampler_is_exact:
+            return self.drawn([s.logps for s in samples])
+        return self.logps(self.policy, [(s.prompt.ids, s.ids) for s in samples])
+
+    def drawn(self, rows: Sequence[Sequence[float]]) -> TokenValues:
+        """Rows of numbers from the sampler, one a token, as [batch, longest]."""
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+        values = torch.tensor([number for row in rows for number in row])
+        return TokenValues.spread(values.to(self.policy.device), mask.to(self.policy.device))
+
     @torch.no_grad()
     def collect(self, sequences: Sequences, function: Callable[[Sequences], TokenValues]) -> TokenValues:
         """Apply a function of sequences in micro-batches and put the rows back in order."""
@@ -157,10 +178,11 @@ class OnlineTrainer:
         permutation = torch.randperm(count, generator=self.permutations).tolist()
         return [permutation[start : start + size] for start in range(0, count, size)]
 
-    def optimizer_for(self, network: Network, lr: float, steps: int) -> Optimizer:
-        """An optimizer with the method's warm-up and clipping."""
+    def optimizer_for(self, network: Network, lr: float, steps: int, more: Sequence[nn.Parameter] = ()) -> Optimizer:
+        """An optimizer with the method's warm-up and clipping; more: weights beside the network's."""
         return Optimizer(
             network,
+            more=more,
             lr=lr,
             total_steps=steps,
             warmup=self.method.warmup,

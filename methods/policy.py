@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..results.checkpoint import Checkpoint, Network, Tuning, open_network
-from ..results.layout import Sequences
+from ..results.layout import Layout, Sequences
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,11 @@ class TokenValues:
 
     values: Tensor
     mask: Tensor
+
+    @classmethod
+    def spread(cls, values: Tensor, mask: Tensor) -> "TokenValues":
+        """From the values [real tokens] of all rows, one after another."""
+        return cls(torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values), mask)
 
     def sum(self) -> Tensor:
         """[batch]"""
@@ -51,9 +56,14 @@ class Policy:
         positions that predict a response token go through the vocabulary head. with_prompt: indices of sequences whose
         prompt's tokens, from the second on, come before those of the response.
         """
-        logits, targets, mask = self.response_logits(sequences, with_prompt)
-        chosen = torch.log_softmax(logits.float() / temperature, dim=-1).gather(1, targets[:, None])[:, 0]
-        return TokenValues(torch.zeros(mask.shape, device=self.device).masked_scatter(mask, chosen), mask)
+        return self.logps_of(*self.response_states(sequences, with_prompt), temperature)
+
+    def logps_of(self, states: Tensor, layout: Layout, temperature: float = 1.0) -> TokenValues:
+        """The same, from the states that `response_states` gives."""
+        with self.network.autocast():
+            logits = self.network.head(states)
+        chosen = torch.log_softmax(logits.float() / temperature, dim=-1).gather(1, layout.targets[:, None])[:, 0]
+        return TokenValues.spread(chosen, layout.mask)
 
     @torch.no_grad()
     def kl(self, sequences: Sequences, reference: "Policy") -> list[float]:
@@ -87,9 +97,13 @@ class Policy:
     def save(self, folder: Path) -> None:
         self.network.save(folder, self.tokenizer)
 
-    def response_logits(self, sequences: Sequences, with_prompt: Collection[int] = ()) -> tuple[Tensor, Tensor, Tensor]:
+    def response_logits(self, sequences: Sequences) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [response tokens, vocabulary], the tokens themselves, and the mask [batch, time] they fill."""
-        layout = self.network.lay_out(sequences, with_prompt)
-        picked = self.network.hidden(layout)[layout.before]
+        states, layout = self.response_states(sequences)
         with self.network.autocast():
-            return self.network.head(picked), layout.targets, layout.mask
+            return self.network.head(states), layout.targets, layout.mask
+
+    def response_states(self, sequences: Sequences, with_prompt: Collection[int] = ()) -> tuple[Tensor, Layout]:
+        """Last hidden states [response tokens, width] from which each response token is predicted, and the layout."""
+        layout = self.network.lay_out(sequences, with_prompt)
+        return self.network.hidden(layout)[layout.before], layout

@@ -5,16 +5,17 @@ eq. 2. One round: sample responses; score each at its end; subtract beta (log pi
 estimate advantages with the critic's values; then several epochs of clipped updates of policy and critic.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..results import processes
 from ..results.checkpoint import Checkpoint, Network, open_network
-from ..results.layout import Sequences
+from ..results.layout import Layout, Sequences
 from . import losses
 from .base import TrainingError, TrainingTask
 from .loop import Optimizer
@@ -22,6 +23,9 @@ from .online import Losses, OnlineMethod, OnlineTrainer
 from .policy import Policy, TokenValues
 from .resume import Stateful, Weights
 from .rollout import Sample
+
+Watched = tuple[Tensor, dict[str, float]]  # a loss, and numbers to watch
+Loss = Callable[["Rollout", list[int]], Watched]
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,25 @@ class Rollout:
     returns: Tensor
     mask: Tensor
 
+    def policy_loss(self, rows: list[int], new: TokenValues, *, clip: float) -> Watched:
+        """Clipped surrogate of some rows under new log-probs, and what to watch."""
+        width = new.mask.shape[1]
+        old, advantages = self.old_logps[rows, :width], self.advantages[rows, :width]
+        with torch.no_grad():
+            log_ratios = (new.values - old) * new.mask
+            outside = losses.outside_clip(log_ratios, clip=clip)
+            watched = {
+                "clip_fraction": float(losses.masked_mean(outside, new.mask)),
+                "ratio": float(losses.masked_mean(log_ratios.exp(), new.mask)),
+            }
+        return losses.ppo_policy(new.values, old, advantages, new.mask, clip=clip), watched
+
+    def value_loss(self, rows: list[int], new: TokenValues, *, clip: float) -> Tensor:
+        """Clipped value loss of some rows under new values."""
+        width = new.mask.shape[1]
+        old, returns = self.old_values[rows, :width], self.returns[rows, :width]
+        return losses.ppo_value(new.values, old, returns, new.mask, clip=clip)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPO(OnlineMethod):
@@ -45,11 +68,17 @@ class PPO(OnlineMethod):
     adam_epsilon: Annotated[float, Gt(0)] = 1e-5
     """Added to Adam's denominator, of policy and critic; 1e-5 in PPO's original code (Huang et al., 2022, "The 37
     implementation details of PPO", detail 3)."""
-    critic_start: Literal["sft", "reward_model"] = "sft"
-    """What the critic begins as: the SFT checkpoint with a head of zeros, or the training reward model, as in Ouyang
-    et al. (2022), appendix C.4."""
+    critic_start: Literal["sft", "reward_model", "policy"] = "sft"
+    """What the critic begins as: the SFT checkpoint with a head of zeros; the training reward model, as in Ouyang et
+    al. (2022), appendix C.4; or no network of its own but a head of zeros on the policy's trunk, which learns both, as
+    in OpenAI's code of Ziegler et al. (2019): about half the work and memory."""
     critic_lr: Annotated[float, Gt(0)] = 2e-5
-    """Peak learning rate of the critic, above 0."""
+    """Peak learning rate of a critic that is a network of its own, above 0."""
+    value_weight: Annotated[float, Gt(0)] = 0.1
+    """Weight of the value loss beside the policy's where they share a trunk, above 0; 0.1 in OpenAI's code."""
+    samples_per_prompt: Annotated[int, Gt(0)] = 1
+    """Responses sampled to each prompt of a round; rollout and minibatch sizes are rounded down to whole prompts, for
+    what responses to one prompt share is computed once."""
     beta: Annotated[float, Ge(0)] = 0.05
     """Weight of the per-token KL penalty, in (normalized) rewards per nat, at least 0."""
     kl_estimator: losses.KLEstimator = "k1"
@@ -73,18 +102,23 @@ class PPO(OnlineMethod):
     """First rounds in which only the critic learns, for its head starts at 0."""
 
     needs_reference: ClassVar[bool] = True
-    needs_critic: ClassVar[bool] = True
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether there is a network beside the policy's."""
+        return self.critic_start != "policy"
 
     def train(self, task: TrainingTask) -> Checkpoint:
         policy = Policy.open(task.sft, task.tuning, trainable=True)
         reference = Policy.open(task.sft, task.tuning, trainable=False)
-        critic = self.open_critic(task)
+        critic = self.open_critic(task) if self.needs_critic else None
         try:
             Trainer(self, task, policy, reference, critic).run()
             policy.save(task.out / "policy")
         finally:
             policy.network.close()
-            critic.close()
+            if critic:
+                critic.close()
         return Checkpoint(task.out / "policy", key="")
 
     def open_critic(self, task: TrainingTask) -> Network:
@@ -100,18 +134,28 @@ class PPO(OnlineMethod):
 
 
 class Trainer(OnlineTrainer):
-    """One PPO training in progress."""
+    """One PPO training in progress; without a critic network the policy's trunk carries the values as well."""
 
-    def __init__(self, method: PPO, task: TrainingTask, policy: Policy, reference: Policy, critic: Network):
-        super().__init__(method, task, policy)
+    def __init__(self, method: PPO, task: TrainingTask, policy: Policy, reference: Policy, critic: Network | None):
+        super().__init__(method, task, policy, method.samples_per_prompt)
         self.reference, self.critic = reference, critic
         self.beta = method.beta
-        per_round = method.epochs * -(-self.size // method.minibatch_size)
-        learning = max(1, self.rounds - method.critic_warmup)
-        self.optimizer = self.optimizer_for(policy.network, method.lr, per_round * learning)
-        self.critic_optimizer = self.optimizer_for(critic, method.critic_lr, per_round * self.rounds)
+        self.prompts_per_step = max(1, method.minibatch_size // method.samples_per_prompt)
+        per_round = method.epochs * -(-self.prompts_per_round // self.prompts_per_step)
+        if critic:
+            learning = max(1, self.rounds - method.critic_warmup)
+            self.optimizer = self.optimizer_for(policy.network, method.lr, per_round * learning)
+            self.critic_optimizer = self.optimizer_for(critic, method.critic_lr, per_round * self.rounds)
+        else:
+            self.value_head = nn.Linear(policy.network.head.in_features, 1, bias=False, device=policy.device)
+            nn.init.zeros_(self.value_head.weight)
+            self.optimizer = self.optimizer_for(
+                policy.network, method.lr, per_round * self.rounds, more=[self.value_head.weight]
+            )
 
     def parts(self) -> dict[str, Stateful]:
+        if not self.critic:
+            return {**super().parts(), "value_head": Weights([self.value_head.weight])}
         return {
             **super().parts(),
             "critic": Weights(self.critic.parameters),
@@ -137,8 +181,12 @@ class Trainer(OnlineTrainer):
         method = self.method
         final, signals = self.rewards(samples)
         sequences = [(s.prompt.ids, s.ids) for s in samples]
-        old, reference = self.logps(self.policy, sequences), self.logps(self.reference, sequences)
-        values, mask = self.collect(sequences, self.values), old.mask
+        old, reference = self.old_logps(samples), self.logps(self.reference, sequences)
+        if self.value_head and self.sampler_is_exact:
+            values = self.drawn([s.values for s in samples])
+        else:
+            values = self.collect(sequences, self.values)
+        mask = old.mask
         penalty = losses.kl_estimate(old.values, reference.values, method.kl_estimator)
         rewards = token_rewards(final, penalty, mask, beta=self.beta)
         advantages, returns = losses.gae(rewards, values.values, mask, gamma=method.gamma, lam=method.lam)
@@ -156,48 +204,62 @@ class Trainer(OnlineTrainer):
 
     def update(self, rollout: Rollout, *, learn_policy: bool) -> dict[str, float]:
         """Several epochs of minibatches on one round; returns the means of loss, clip fraction and ratio error."""
-        method, count = self.method, len(rollout.sequences)
+        k = self.samples_per_prompt
         totals: dict[str, list[float]] = {}
-        for _ in range(method.epochs):
-            for rows in self.minibatches(count, method.minibatch_size):
-                if learn_policy:
-                    outcome = self._step(self.optimizer, rollout, rows, self._policy_loss)
-                    for name, value in outcome.items():
-                        totals.setdefault(name, []).append(value)
-                outcome = self._step(self.critic_optimizer, rollout, rows, self._value_loss)
-                totals.setdefault("value_loss", []).append(outcome["loss"])
+        for _ in range(self.method.epochs):
+            for prompts in self.minibatches(len(rollout.sequences) // k, self.prompts_per_step):
+                rows = [i * k + j for i in prompts for j in range(k)]
+                for name, value in self._learn_from(rollout, rows, learn_policy=learn_policy).items():
+                    totals.setdefault(name, []).append(value)
                 self.ledger.optimizer_steps += 1
         return {name: sum(values) / len(values) for name, values in totals.items()}
 
+    def _learn_from(self, rollout: Rollout, rows: list[int], *, learn_policy: bool) -> dict[str, float]:
+        """A minibatch's step of policy and critic, each with its own weights or both at once."""
+        if not self.critic:
+            return self._step(self.optimizer, rollout, rows, self._joint_loss if learn_policy else self._head_loss)
+        outcome = self._step(self.optimizer, rollout, rows, self._policy_loss) if learn_policy else {}
+        value_loss = self._step(self.critic_optimizer, rollout, rows, self._value_loss)["loss"]
+        return outcome | {"value_loss": value_loss}
+
     def values(self, sequences: Sequences) -> TokenValues:
         """The critic's value before each response token, in normalized rewards."""
+        if not self.critic:
+            return self._head_values(*self.policy.response_states(sequences))
         layout = self.critic.lay_out(sequences)
-        states, mask = self.critic.hidden(layout)[layout.before], layout.mask
-        values = self.critic.head(states.float())[:, 0]
+        values = self.critic.head(self.critic.hidden(layout)[layout.before].float())[:, 0]
         if self.method.critic_start == "reward_model":  # its scores are on the reward model's own scale
             values = (values - self.scale[0]) / self.scale[1]
-        return TokenValues(torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values), mask)
+        return TokenValues.spread(values, layout.mask)
 
-    def _policy_loss(self, rollout: Rollout, rows: list[int]) -> tuple[Tensor, dict[str, float]]:
+    def _policy_loss(self, rollout: Rollout, rows: list[int]) -> Watched:
         new = self.policy.logps([rollout.sequences[i] for i in rows], self.method.temperature)
-        width = new.mask.shape[1]
-        old, advantages = rollout.old_logps[rows, :width], rollout.advantages[rows, :width]
-        with torch.no_grad():
-            log_ratios = (new.values - old) * new.mask
-            outside = losses.outside_clip(log_ratios, clip=self.method.clip)
-            watched = {
-                "clip_fraction": float(losses.masked_mean(outside, new.mask)),
-                "ratio": float(losses.masked_mean(log_ratios.exp(), new.mask)),
-            }
-        return losses.ppo_policy(new.values, old, advantages, new.mask, clip=self.method.clip), watched
+        return rollout.policy_loss(rows, new, clip=self.method.clip)
 
-    def _value_loss(self, rollout: Rollout, rows: list[int]) -> tuple[Tensor, dict[str, float]]:
+    def _value_loss(self, rollout: Rollout, rows: list[int]) -> Watched:
         new = self.values([rollout.sequences[i] for i in rows])
-        width = new.mask.shape[1]
-        old, returns = rollout.old_values[rows, :width], rollout.returns[rows, :width]
-        return losses.ppo_value(new.values, old, returns, new.mask, clip=self.method.value_clip), {}
+        return rollout.value_loss(rows, new, clip=self.method.value_clip), {}
 
-    def _step(self, optimizer: Optimizer, rollout: Rollout, rows: list[int], loss) -> dict[str, float]:
+    def _joint_loss(self, rollout: Rollout, rows: list[int]) -> Watched:
+        """Both losses from one pass through the trunk they share."""
+        states, layout = self.policy.response_states([rollout.sequences[i] for i in rows])
+        logps = self.policy.logps_of(states, layout, self.method.temperature)
+        loss, watched = rollout.policy_loss(rows, logps, clip=self.method.clip)
+        error = rollout.value_loss(rows, self._head_values(states, layout), clip=self.method.value_clip)
+        return loss + self.method.value_weight * error, {**watched, "value_loss": error.item()}
+
+    def _head_loss(self, rollout: Rollout, rows: list[int]) -> Watched:
+        """The value loss of the head alone, as long as the policy is not to move."""
+        with torch.no_grad():
+            states, layout = self.policy.response_states([rollout.sequences[i] for i in rows])
+        error = rollout.value_loss(rows, self._head_values(states, layout), clip=self.method.value_clip)
+        return error, {"value_loss": error.item()}
+
+    def _head_values(self, states: Tensor, layout: Layout) -> TokenValues:
+        """What the head on the policy's trunk says of its states."""
+        return TokenValues.spread(self.value_head(states.float())[:, 0], layout.mask)
+
+    def _step(self, optimizer: Optimizer, rollout: Rollout, rows: list[int], loss: Loss) -> dict[str, float]:
         """One optimizer step on a minibatch, in micro-batches weighted by their share of its real tokens."""
         share = processes.mine(rows)
         sequences = [rollout.sequences[i] for i in share]

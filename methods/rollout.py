@@ -1,12 +1,12 @@
 """Sampling responses from a policy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..results.chat import decode_response
@@ -23,6 +23,10 @@ class Sample:
     prompt: Prompt
     ids: Ids
     finished: bool
+    logps: tuple[float, ...] = field(default=(), compare=False)  # its last digits depend on the batch
+    """Log-probability of each token as it was drawn, at the temperature of the sampling; empty where not known."""
+    values: tuple[float, ...] = field(default=(), compare=False)
+    """What a value head says before each token; empty without one."""
 
 
 @torch.no_grad()
@@ -36,14 +40,17 @@ def sample(
     top_p: float = 1.0,
     batch_size: int = 64,
     rows: Sequence[int] | None = None,
+    value_head: nn.Module | None = None,
     progress: str | None = None,
 ) -> list[Sample]:
     """One response a prompt, in the order of the prompts; top_p 1 samples purely, below 1 from the `nucleus`.
 
-    Prompts of similar length share a batch, left-padded; rows that are finished leave it. rows: indices of the prompts
-    to answer, all if None. progress: the label of a progress bar, none if None. A prompt's random numbers are those of
-    the seed and its index, so that neither its batch nor the other rows change its response (but for the rounding of
-    sums). A batch that the memory does not hold is sampled again in halves; OutOfMemory if it does not hold one row.
+    Prompts of similar length share a batch, left-padded, and one that stands there more than once is computed once;
+    rows that are finished leave it. rows: indices of the prompts to answer, all if None. value_head: from last hidden
+    states [rows, width] to values [rows, 1]. progress: the label of a progress bar, none if None. A prompt's random
+    numbers are those of the seed and its index, so that neither its batch nor the other rows change its response (but
+    for the rounding of sums). A batch that the memory does not hold is sampled again in halves; OutOfMemory if it does
+    not hold one row.
     """
     rows = range(len(prompts)) if rows is None else rows
     order = sorted(rows, key=lambda i: len(prompts[i].ids))
@@ -51,17 +58,14 @@ def sample(
     with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:
         while order:
             group = order[: min(batch_size, policy.most_rows or batch_size)]
-            ids = [prompts[i].ids for i in group]
             numbers = torch.stack([uniforms(seed, i, max_new_tokens) for i in group]).to(policy.device)
             try:
-                responses = _sample_batch(policy, ids, max_new_tokens, temperature, top_p, numbers)
+                drawn = _sample_batch(policy, [prompts[i] for i in group], temperature, top_p, numbers, value_head)
             except (RuntimeError, MemoryError) as error:
                 policy.most_rows = halved(len(group), error, policy.device)
                 continue
             del order[: len(group)]
-            eos = policy.tokenizer.eos_token_id
-            for i, ids in zip(group, responses, strict=True):
-                found[i] = Sample(prompts[i], tuple(ids), ids[-1] == eos)
+            found |= zip(group, drawn, strict=True)
             bar.update(len(group))
     return [found[i] for i in rows]
 
@@ -103,22 +107,24 @@ def nucleus(chances: Tensor, top_p: float) -> Tensor:
 
 def _sample_batch(
     policy: Policy,
-    prompts: list[Ids],
-    max_new_tokens: int,
+    prompts: list[Prompt],
     temperature: float,
     top_p: float,
     numbers: Tensor,
-) -> list[list[int]]:
-    """Token ids up to and with the first EOS; numbers [prompts, max_new_tokens] are uniform, one a drawn token."""
+    value_head: nn.Module | None,
+) -> list[Sample]:
+    """One batch of `sample`; numbers [prompts, max_new_tokens] are uniform, one a drawn token."""
     model, device = policy.network.activate(), policy.device
-    longest = max(len(p) for p in prompts)
-    gaps = torch.tensor([longest - len(p) for p in prompts], device=device)
-    ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    max_new_tokens = numbers.shape[1]
+    different = list(dict.fromkeys(p.ids for p in prompts))
+    longest = max(map(len, different))
+    gaps = torch.tensor([longest - len(ids) for ids in different], device=device)
+    ids = torch.tensor([[0] * (longest - len(ids)) + list(ids) for ids in different], device=device)
     real = torch.arange(longest + max_new_tokens, device=device)[None] >= gaps[:, None]
     positions = (real[:, :longest].long().cumsum(1) - 1).clamp(min=0)
     cache = reserved_cache(model.config, longest + max_new_tokens)
     eos = policy.tokenizer.eos_token_id
-    responses: list[list[int]] = [[] for _ in prompts]
+    responses: list[list[tuple[int, float, float | None]]] = [[] for _ in prompts]  # token, its log-prob, its value
     alive = list(range(len(prompts)))  # row of the batch -> index of the prompt
     for step in range(max_new_tokens):
         mask = real[:, : longest + step]
@@ -127,17 +133,26 @@ def _sample_batch(
         with policy.network.autocast():
             states = policy.network.backbone(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            ).last_hidden_state
-            logits = policy.network.head(states[:, -1])
+            ).last_hidden_state[:, -1]
+            logits = policy.network.head(states)
+        if step == 0 and len(different) < len(prompts):  # from here on a row a response
+            row_of = {ids: row for row, ids in enumerate(different)}
+            rows = torch.tensor([row_of[p.ids] for p in prompts], device=device)
+            cache.batch_select_indices(rows)
+            positions, real, states, logits = positions[rows], real[rows], states[rows], logits[rows]
         chances = torch.softmax(logits.float() / temperature, dim=-1)
         if top_p < 1:
             chances = nucleus(chances, top_p)
         tokens = draw(chances, numbers[:, step])
-        for row, token in enumerate(tokens.tolist()):
-            response = responses[alive[row]]
-            if not response or response[-1] != eos:
-                response.append(token)
-        going = [row for row, i in enumerate(alive) if responses[i][-1] != eos]
+        logps = chances.gather(1, tokens[:, None])[:, 0].log()
+        values = value_head(states.float())[:, 0].tolist() if value_head else [None] * len(alive)
+        drawn = list(zip(tokens.tolist(), logps.tolist(), values, strict=True))
+        going = []
+        for row, i in enumerate(alive):
+            if not responses[i] or responses[i][-1][0] != eos:
+                responses[i].append(drawn[row])
+                if drawn[row][0] != eos:
+                    going.append(row)
         if not going:
             break
         ids, positions = tokens[:, None], positions[:, -1:] + 1
@@ -146,7 +161,11 @@ def _sample_batch(
             cache.batch_select_indices(keep)
             ids, positions, real, numbers = ids[keep], positions[keep], real[keep], numbers[keep]
             alive = [alive[row] for row in going]
-    return responses
+    samples = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        ids, logps, values = zip(*response, strict=True)
+        samples.append(Sample(prompt, ids, ids[-1] == eos, logps, values if value_head else ()))
+    return samples
 
 
 def draw(chances: Tensor, uniform: Tensor) -> Tensor:

@@ -31,8 +31,21 @@ def make_trainer(sft, tuning, out, reward, method=None, **task):
     task = make_task(sft, tuning, out, reward, **task)
     policy = Policy.open(sft, tuning, trainable=True)
     reference = Policy.open(sft, tuning, trainable=False)
-    critic = open_network(sft.path, "score", tuning, trainable=True, head_std=0.0)
+    critic = method.open_critic(task) if method.needs_critic else None
     return Trainer(method, task, policy, reference, critic)
+
+
+def sampled(trainer, *, temperature=1.0, max_new_tokens=6):
+    """A round's responses to the first four prompts, two to each."""
+    prompts = [prompt for prompt in PROMPTS[:4] for _ in range(2)]
+    return sample(
+        trainer.policy,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        seed=0,
+        temperature=temperature,
+        value_head=trainer.value_head,
+    )
 
 
 def by_length(generations):
@@ -172,7 +185,10 @@ def test_micro_batches_leave_the_update_alone(tiny, tmp_path):
     assert results[0] == pytest.approx(results[1], rel=1e-4, abs=1e-6)
 
 
-def test_ppo_learns_saves_and_leaves_the_rest_alone(tiny, tuning, tmp_path):
+@pytest.mark.parametrize(
+    "critic", [{}, {"critic_start": "policy", "samples_per_prompt": 4}], ids=["own critic", "one trunk"]
+)
+def test_ppo_learns_saves_and_leaves_the_rest_alone(tiny, tuning, tmp_path, critic):
     """Reward: lower-case letters in the response. Over three seeds the last rounds beat the first ones clearly."""
     before = folder_digest(tiny.path)
 
@@ -181,7 +197,7 @@ def test_ppo_learns_saves_and_leaves_the_rest_alone(tiny, tuning, tmp_path):
 
     for seed in range(3):
         lr = 3e-2 if tuning.lora_rank else 1e-2
-        method = PPO(rollout_size=32, minibatch_size=16, epochs=4, lr=lr, critic_lr=1e-2, beta=0.01)
+        method = PPO(rollout_size=32, minibatch_size=16, epochs=4, lr=lr, critic_lr=1e-2, beta=0.01, **critic)
         task = make_task(tiny, tuning, tmp_path / str(seed), reward, examples=32 * 24, seed=seed)
         found = method.train(task)
         rewards = [json.loads(line)["reward"] for line in (task.out / "metrics.jsonl").read_text().splitlines()]
@@ -222,6 +238,70 @@ def test_critic_from_the_reward_model_begins_with_its_scores(tiny, tuning, tmp_p
     assert all(p.requires_grad for p in critic.parameters)
     with pytest.raises(TrainingError, match="needs a reward model of the policy's family"):
         method.open_critic(make_task(tiny, tuning, tmp_path / "t", by_length))
+
+
+SHARED = PPO(
+    rollout_size=8, minibatch_size=4, epochs=1, lr=1e-3, warmup=0.0, critic_start="policy", samples_per_prompt=2
+)
+
+
+def test_one_trunk_learns_the_sum_of_both_losses(tiny, tuning, tmp_path):
+    """The joint gradient is that of the policy's loss plus 0.1 times that of the value loss, each taken alone."""
+    trainer = make_trainer(tiny, tuning, tmp_path, by_length, SHARED)
+    torch.nn.init.normal_(trainer.value_head.weight)
+    rollout, _ = trainer.score(sampled(trainer))
+    rows = list(range(8))
+    weights = [*trainer.policy.network.parameters, trainer.value_head.weight]
+
+    def gradient(loss):
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
+        return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+
+    both = gradient(trainer._joint_loss(rollout, rows)[0])
+    policy = gradient(trainer._policy_loss(rollout, rows)[0])
+    value = gradient(trainer._value_loss(rollout, rows)[0])
+    assert max(float(g.abs().max()) for g in value[:-1]) > 0  # the value loss moves the trunk too
+    for joint, one, other in zip(both, policy, value, strict=True):
+        torch.testing.assert_close(joint, one + 0.1 * other, rtol=1e-4, atol=1e-7)
+
+
+def test_what_the_sampler_kept_is_what_passes_over_whole_rows_give(tiny, tuning, tmp_path):
+    trainer = make_trainer(
+        tiny, tuning, tmp_path, by_length, dataclasses.replace(SHARED, temperature=0.7), max_new_tokens=60
+    )
+    torch.nn.init.normal_(trainer.value_head.weight)
+    samples = sampled(trainer, temperature=0.7, max_new_tokens=60)
+    sequences = [(s.prompt.ids, s.ids) for s in samples]
+    assert len({len(s.ids) for s in samples}) > 1  # rows end at different times
+    logps, values = trainer.logps(trainer.policy, sequences), trainer.collect(sequences, trainer.values)
+    torch.testing.assert_close(trainer.old_logps(samples).values, logps.values, rtol=0, atol=1e-5)
+    torch.testing.assert_close(trainer.drawn([s.values for s in samples]).values, values.values, rtol=0, atol=1e-4)
+    assert torch.equal(trainer.old_logps(samples).mask, logps.mask)
+    before = trainer.ledger.scored_tokens
+    trainer.score(samples)  # only the reference looks at them
+    assert trainer.ledger.scored_tokens - before == sum(len(prompt) + len(ids) for prompt, ids in sequences)
+
+
+def test_one_trunk_stays_as_it_is_while_only_the_head_learns(tiny, tuning, tmp_path):
+    trainer = make_trainer(tiny, tuning, tmp_path, by_length, SHARED)
+    rollout, _ = trainer.score(sampled(trainer))
+    before = [p.detach().clone() for p in trainer.policy.network.parameters]
+    trainer.update(rollout, learn_policy=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.policy.network.parameters, strict=True))
+    assert trainer.value_head.weight.abs().max() > 0
+    trainer.update(rollout, learn_policy=True)
+    assert not all(torch.equal(a, b) for a, b in zip(before, trainer.policy.network.parameters, strict=True))
+
+
+def test_minibatches_hold_whole_prompts(tiny, full, tmp_path, monkeypatch):
+    trainer = make_trainer(tiny, full, tmp_path, by_length, SHARED)
+    rollout, _ = trainer.score(sampled(trainer))
+    seen = []
+    monkeypatch.setattr(trainer, "_learn_from", lambda rollout, rows, learn_policy: seen.append(rows) or {})
+    trainer.update(rollout, learn_policy=True)
+    assert sorted(i for rows in seen for i in rows) == list(range(8))
+    assert [len(rows) for rows in seen] == [4, 4]
+    assert all(rows[i] + 1 == rows[i + 1] and rows[i] % 2 == 0 for rows in seen for i in (0, 2))
 
 
 def test_adam_epsilon_reaches_both_optimizers(tiny, full, tmp_path):
