@@ -9,7 +9,7 @@ import typer
 
 from ..results.records import InputError, nearest
 
-WORKS = ("dpo", "dpo_default", "orpo", "reward_model", "sft", "generation", "rloo", "ppo")
+WORKS = ("dpo", "dpo_default", "orpo", "reward_model", "sft", "generation", "rloo", "ppo", "ppo_own_critic")
 
 
 def speed(

@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -34,6 +34,7 @@ from ..methods.rollout import sample
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.store import Store
 from . import stages
+from .peak_memory import PeakMemory
 from .spec import Supervised, SupervisedFineTuning
 
 BATCH, VOCABULARY, SHORTEST, LONGEST = 16, 4096, 16, 80
@@ -48,6 +49,8 @@ class Step:
     seconds: float
     tokens: float
     """That went through the model forward, padding included."""
+    memory: float = 0.0
+    """Megabytes at the run's peak, beyond what was in use before it."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,8 @@ def works(bench: Bench, steps: int) -> dict[str, Work]:
         return Step(time.perf_counter() - started, 0)
 
     offline = {"lr": LR, "batch_size": BATCH}
-    online = {"lr": LR, "rollout_size": 32, "minibatch_size": 16, "epochs": 2}
-    rounds = 4  # in each of them our probe looks at the policy
+    online = {"lr": LR, "rollout_size": 32, "minibatch_size": 16, "epochs": 2, "samples_per_prompt": 4}
+    rounds = 10  # our probe looks at the policy in four of them
     return {
         "dpo": Work(
             "DPO, reference log-probs computed before",
@@ -184,15 +187,22 @@ def works(bench: Bench, steps: int) -> dict[str, Work]:
             "a round of RLOO: 8 prompts, 4 responses of 64 tokens to each, 2 epochs",
             1.5,
             None,
-            partial(train, RLOO(**online, samples_per_prompt=4), examples=32 * rounds),
-            partial(train, TRLRLOO(**online, samples_per_prompt=4), examples=32 * rounds, every=2 * 32 // 16),
+            partial(train, RLOO(**online), examples=32 * rounds),
+            partial(train, TRLRLOO(**online), examples=32 * rounds, every=2 * 32 // 16),
         ),
         "ppo": Work(
-            "a round of PPO (with a critic) beside one of TRL's RLOO (without): 32 responses of 64 tokens, 2 epochs",
+            "the same round of PPO, values from the policy's trunk, beside one of TRL's RLOO, which has no values",
+            2.0,
+            None,
+            partial(train, PPO(**online, critic_start="policy", critic_warmup=0), examples=32 * rounds),
+            partial(train, TRLRLOO(**online), examples=32 * rounds, every=2 * 32 // 16),
+        ),
+        "ppo_own_critic": Work(
+            "the same round of PPO with a critic of its own, a second network, beside one of TRL's RLOO without",
             2.0,
             None,
             partial(train, PPO(**online, critic_lr=LR, critic_warmup=0), examples=32 * rounds),
-            partial(train, TRLRLOO(**online, samples_per_prompt=4), examples=32 * rounds, every=2 * 32 // 16),
+            partial(train, TRLRLOO(**online), examples=32 * rounds, every=2 * 32 // 16),
         ),
     }
 
@@ -248,7 +258,9 @@ def measure(names: list[str], runs: int, steps: int, say: Callable[[str], None])
             work, sides = known[name], {"ours": [], "peer": []}
             for number in range(runs):
                 for side, taken in sides.items():
-                    taken.append(getattr(work, side)(Path(folder) / f"{name} {number}" / side))
+                    with PeakMemory() as memory:
+                        step = getattr(work, side)(Path(folder) / f"{name} {number}" / side)
+                    taken.append(replace(step, memory=memory.bytes / 1e6))
             found[name] = summary(work, sides, bench.weights, peak)
             say(line(name, found[name]))
     return {
@@ -267,7 +279,8 @@ def summary(work: Work, sides: dict[str, list[Step]], weights: int, peak: float)
     each = [peer.seconds / ours.seconds for ours, peer in zip(sides["ours"], sides["peer"], strict=True)]
     found: dict[str, Any] = {"what": work.what, "target": work.target}
     for side, taken in sides.items():
-        found[side] = {"seconds": seconds[side], "steps_per_second": 1 / seconds[side]}
+        memory = statistics.median(step.memory for step in taken)
+        found[side] = {"seconds": seconds[side], "steps_per_second": 1 / seconds[side], "peak_megabytes": memory}
         if work.needed is not None:
             tokens = statistics.median(step.tokens for step in taken)
             found[side] |= {
@@ -283,7 +296,8 @@ def line(name: str, found: dict[str, Any]) -> str:
     ratios = found["ratios"]
     said = (
         f"{name:<13} {found['ours']['seconds']:8.3f} s {found['peer']['seconds']:8.3f} s  {found['ratio']:5.2f}x "
-        f"({min(ratios):.2f} to {max(ratios):.2f}, wanted {found['target']})"
+        f"({min(ratios):.2f} to {max(ratios):.2f}, wanted {found['target']})  "
+        f"{found['ours']['peak_megabytes']:.0f} and {found['peer']['peak_megabytes']:.0f} MB"
     )
     if "executed_over_needed" in found["ours"]:
         ours, peer = found["ours"], found["peer"]
@@ -305,10 +319,11 @@ def page(found: dict[str, Any]) -> str:
         + ", ".join(f"{name} {number}" for name, number in packages.items())
         + f"; {found['date']}. Matrix products reached {found['matrix_gflops']} GFLOP/s on this machine, measured just "
         "before. Passes: tokens that went forward over tokens that had to (each distinct prompt once, no padding). "
-        "Share: of that matrix rate. Derived from speed.json, which `bench speed --out FOLDER` writes.",
+        "Share: of that matrix rate. MB: resident memory at the peak of a run, beyond "
+        "what was in use before. Derived from speed.json, which `bench speed --out FOLDER` writes.",
         "",
-        "| work | ours | peer | ratio | range | runs | wanted | passes | share |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| work | ours | peer | ratio | range | runs | wanted | passes | share | MB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["work"].values():
         ours, peer, ratios = row["ours"], row["peer"], row["ratios"]
@@ -318,7 +333,8 @@ def page(found: dict[str, Any]) -> str:
             share = f"{ours['matrix_rate_share']:.0%}, {peer['matrix_rate_share']:.0%}"
         lines.append(
             f"| {row['what']} | {ours['seconds']:.2f} | {peer['seconds']:.2f} | {row['ratio']:.2f} "
-            f"| {min(ratios):.2f} to {max(ratios):.2f} | {len(ratios)} | {row['target']} | {passes} | {share} |"
+            f"| {min(ratios):.2f} to {max(ratios):.2f} | {len(ratios)} | {row['target']} | {passes} | {share} "
+            f"| {ours['peak_megabytes']:.0f}, {peer['peak_megabytes']:.0f} |"
         )
     return "\n".join([*lines, ""])
 

@@ -62,7 +62,10 @@ class Policy:
         """The same, from the states that `response_states` gives."""
         with self.network.autocast():
             logits = self.network.head(states)
-        chosen = torch.log_softmax(logits.float() / temperature, dim=-1).gather(1, layout.targets[:, None])[:, 0]
+        logits = logits.float()
+        if temperature != 1:
+            logits = logits / temperature
+        chosen = torch.log_softmax(logits, dim=-1).gather(1, layout.targets[:, None])[:, 0]
         return TokenValues.spread(chosen, layout.mask)
 
     @torch.no_grad()

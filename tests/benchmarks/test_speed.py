@@ -1,11 +1,14 @@
 """`bench speed`: its arithmetic by hand, both sides of a work at their smallest, and its errors."""
 
 import json
+import time
 
 import pytest
+import torch
 
 from alignment_bench.benchmarks import speed
 from alignment_bench.benchmarks.cli_speed import WORKS
+from alignment_bench.benchmarks.peak_memory import PeakMemory
 from alignment_bench.results.store import read_json
 
 
@@ -18,11 +21,12 @@ def test_the_median_step_leaves_the_first_out():
 def test_figures_by_hand():
     """1,000 weights, 60 tokens a step of which 50 are needed, 0.5 s: 6 * 1000 * 50 / 0.5 of 6e6 operations a second."""
     work = speed.Work("something", 1.5, 50.0, None, None)
-    ours = [speed.Step(seconds, 60) for seconds in (0.5, 0.4, 0.6)]
+    ours = [speed.Step(seconds, 60, memory) for seconds, memory in ((0.5, 9), (0.4, 7), (0.6, 30))]
     peer = [speed.Step(seconds, 100) for seconds in (1.0, 1.2, 0.9)]
     found = speed.summary(work, {"ours": ours, "peer": peer}, weights=1000, peak=6e6)
     assert found["ratio"] == pytest.approx(2.0) and found["ratios"] == pytest.approx([2.0, 3.0, 1.5])
     assert found["ours"]["steps_per_second"] == 2.0 and found["ours"]["tokens_per_second"] == 100.0
+    assert found["ours"]["peak_megabytes"] == 9
     assert found["ours"]["executed_over_needed"] == pytest.approx(1.2)
     assert found["ours"]["matrix_rate_share"] == pytest.approx(0.1)
     assert found["peer"]["executed_over_needed"] == pytest.approx(2.0)
@@ -37,6 +41,17 @@ def test_both_sides_get_the_same_work(tmp_path):
     assert ours.seconds > 0 and peer.seconds > 0
 
 
+def test_peak_memory_is_what_was_added_and_let_go_again():
+    """80 MB of ones, freed before the end; then nothing at all."""
+    with PeakMemory() as held:
+        torch.ones(20_000_000).sum()
+        time.sleep(0.05)
+    with PeakMemory() as nothing:
+        time.sleep(0.05)
+    assert 75e6 < held.bytes < 120e6
+    assert nothing.bytes < 10e6
+
+
 def test_known_names_only(bench, tmp_path):
     done = bench("speed", "--work", "dpoo", cwd=tmp_path, code=2)
     assert done.stderr.startswith("bench: --work dpoo is not known; did you mean 'dpo'?")
@@ -49,8 +64,8 @@ def test_what_is_published_is_kept_beside_what_is_new(bench, tmp_path, monkeypat
         "target": 2.0,
         "ratio": 3.0,
         "ratios": [3.0],
-        "ours": {"seconds": 1.0},
-        "peer": {"seconds": 3.0},
+        "ours": {"seconds": 1.0, "peak_megabytes": 5.0},
+        "peer": {"seconds": 3.0, "peak_megabytes": 7.0},
     }
 
     def measure(names, runs, steps, say):
