@@ -91,7 +91,7 @@ def test_rejection_sampling_trains_on_the_best_alone(tiny, full, tmp_path, monke
     task = TrainingTask(
         tiny, PairDataset([], lambda: None), PromptDataset(PROMPTS, 6), reward, Budget(32), 0, tmp_path, full
     )
-    RejectionSampling(rollout_size=32, lr=1e-3).train(task)
+    RejectionSampling(rollout_size=32, lr=1e-3, missing_eos_penalty=0.0).train(task)
     assert len(seen) == 32 and len(kept) == 8
     assert sorted(len(ids) for _, ids in kept) == sorted(g.length for g in seen[3::4])
     cost = json.loads((tmp_path / "cost.json").read_text())
