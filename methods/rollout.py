@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..results import processes
 from ..results.chat import decode_response
 from ..results.records import Generation
 from .base import Ids, Prompt
@@ -34,24 +35,35 @@ def sample(
     top_p: float = 1.0,
     batch_size: int = 64,
     progress: str | None = None,
+    together: bool = False,
 ) -> list[Sample]:
     """One response a prompt, in the order of the prompts; top_p 1 samples purely, below 1 from the `nucleus`.
 
     Prompts of similar length share a batch, left-padded; rows that are finished leave it. progress: the label of a
-    progress bar, none if None. The same seed and prompts give the same responses on the same machine.
+    progress bar, none if None. The same seed and prompts give the same responses on the same machine. Each prompt has
+    random numbers of its own, so its response does not depend on what shares its batch. together: all processes of the
+    run are here, and each samples its share.
     """
     generator = torch.Generator(device=policy.device).manual_seed(seed)
+    uniforms = torch.rand(
+        (len(prompts), max_new_tokens), generator=generator, device=policy.device, dtype=torch.float64
+    )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    if together:
+        order = processes.mine(order)
+    policy.network.activate()  # with divided weights all processes do, also one whose share is empty
     found: dict[int, Sample] = {}
     with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:
         for start in range(0, len(order), batch_size):
             group = order[start : start + batch_size]
             ids = [prompts[i].ids for i in group]
-            responses = _sample_batch(policy, ids, max_new_tokens, temperature, top_p, generator)
+            responses = _sample_batch(policy, ids, max_new_tokens, temperature, top_p, uniforms[group])
             eos = policy.tokenizer.eos_token_id
             for i, ids in zip(group, responses, strict=True):
                 found[i] = Sample(prompts[i], tuple(ids), ids[-1] == eos)
             bar.update(len(group))
+    if together:
+        found = {i: each for share in processes.gather(found) for i, each in share.items()}
     return [found[i] for i in range(len(prompts))]
 
 
@@ -87,7 +99,7 @@ def _sample_batch(
     max_new_tokens: int,
     temperature: float,
     top_p: float,
-    generator: torch.Generator,
+    uniforms: Tensor,
 ) -> list[list[int]]:
     model, device = policy.network.activate(), policy.device
     longest = max(len(p) for p in prompts)
@@ -111,7 +123,7 @@ def _sample_batch(
         chances = torch.softmax(logits.float() / temperature, dim=-1)
         if top_p < 1:
             chances = nucleus(chances, top_p)
-        tokens = draw(chances, generator)
+        tokens = draw(chances, uniforms[:, step, None])
         for row, token in enumerate(tokens.tolist()):
             response = responses[alive[row]]
             if not response or response[-1] != eos:
@@ -123,18 +135,17 @@ def _sample_batch(
         if len(going) <= 0.75 * len(alive):  # moving the cache costs, so rows leave in groups
             keep = torch.tensor(going, device=device)
             cache.batch_select_indices(keep)
-            ids, positions, real = ids[keep], positions[keep], real[keep]
+            ids, positions, real, uniforms = ids[keep], positions[keep], real[keep], uniforms[keep]
             alive = [alive[row] for row in going]
     return responses
 
 
-def draw(chances: Tensor, generator: torch.Generator) -> Tensor:
-    """A token [batch] from probabilities [batch, vocabulary], by one uniform number a row.
+def draw(chances: Tensor, uniform: Tensor) -> Tensor:
+    """A token [batch] from probabilities [batch, vocabulary], by one uniform number [batch, 1] a row.
 
     torch.multinomial draws one for every token of the vocabulary.
     """
     reached = chances.cumsum(-1, dtype=torch.float64)
-    uniform = torch.rand(len(chances), 1, generator=generator, device=chances.device, dtype=torch.float64)
     # the first token whose sum is above the number; never one of probability 0
     return torch.searchsorted(reached, uniform * reached[:, -1:], right=True)[:, 0].clamp(max=chances.shape[1] - 1)
 
