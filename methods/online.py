@@ -13,7 +13,7 @@ from ..results import processes
 from ..results.checkpoint import Checkpoint, Network
 from ..results.layout import Sequences, count_tokens
 from .base import Ledger, Snapshots, TrainingError, TrainingTask, shuffled
-from .loop import Optimizer, check_finite
+from .loop import Optimizer
 from .policy import Policy, TokenValues
 from .resume import Stateful, StepCheckpoints, Weights
 from .rollout import Sample, sample, to_generations
@@ -117,7 +117,7 @@ class OnlineTrainer:
             )
             self.ledger.log(**self.round(number, samples), **watch((number + 1) / self.rounds))
             snapshots.reached(self.ledger.examples, self.policy.save)
-        check_finite(self.policy.network)
+        self.optimizer.finish()
         self.ledger.close()
 
     @torch.no_grad()
