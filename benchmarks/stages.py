@@ -59,6 +59,7 @@ TRAINING_CODE = (
     "results/layout.py",
     "results/lora.py",
     "results/processes.py",
+    "results/sharding.py",
 )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..results import processes
 from ..results.checkpoint import Network
 from ..results.layout import Sequences
+from ..results.sharding import divided_like, full
 from .base import Ledger, TrainingError, shuffled
 from .resume import EVERY, Stateful, StepCheckpoints, Weights
 
@@ -41,6 +42,12 @@ class Optimizer:
         """total_steps: optimizer steps to come; warmup: share of them; max_grad_norm: of all gradients together;
         epsilon: added to Adam's denominator; more: weights that learn beside the network's."""
         self.network = network
+        self.divided = processes.is_sharding() and network.shard()  # else every process holds all weights
+        if self.divided and more:
+            raise TrainingError(
+                "a value head on the policy's trunk cannot learn where weights are divided among processes (FSDP); use "
+                "a critic of its own (critic_start: sft or reward_model)"
+            )
         self.parameters = [p for p in (*network.parameters, *more) if p.requires_grad]
         self.max_grad_norm = max_grad_norm
         fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)
@@ -66,7 +73,7 @@ class Optimizer:
         for key, value in state.items():
             if key != "steps":
                 i, _, name = key.partition(" ")
-                moments.setdefault(int(i), {})[name] = value.to(self.parameters[int(i)].device)
+                moments.setdefault(int(i), {})[name] = divided_like(value, self.parameters[int(i)])
         for i, found in moments.items():
             self.adam.state[self.parameters[i]] = found
         rate = self.schedule.lr_lambdas[0](steps) * self.schedule.base_lrs[0]
@@ -83,17 +90,22 @@ class Optimizer:
         TrainingError, with the weights untouched, if the loss or the gradient is not finite.
         """
         total = self._add_up(self._backward(losses))
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = full(nn.utils.get_total_norm(gradients))
+        nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, norm)
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
-                f"loss {total} with gradient norm {norm}: lower the learning rate or look at these rows"
+                f"loss {total} with gradient norm {float(norm)}: lower the learning rate or look at these rows"
             )
         self.adam.step()
         self.schedule.step()
-        return {"loss": total, "grad_norm": norm}
+        return {"loss": total, "grad_norm": float(norm)}
 
     def _backward(self, losses: Callable[[], Iterable[Tensor]]) -> float:
-        """Put the gradient of the losses' sum into the weights and return the sum."""
+        """Put the gradient of the losses' sum into the weights and return the sum.
+
+        Where weights are divided, all processes make every pass together: none can start again or fail alone.
+        """
         while True:
             self.adam.zero_grad(set_to_none=True)
             total = 0.0
@@ -101,14 +113,25 @@ class Optimizer:
                 for loss in losses():
                     loss.backward()
                     total += loss.item()
+                if self.divided:
+                    self.network.join_passes()
                 return total
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:
+                if self.divided and not getattr(error, "told", False):
+                    processes.end_all(error)
+                if not isinstance(error, (RuntimeError, MemoryError)):
+                    raise
                 self.network.use_less_memory(error)
 
     def _add_up(self, total: float) -> float:
-        """Add up gradients and loss over all processes; a weight without gradient in one of them counts 0 there."""
+        """Add up loss and gradients over all processes; a weight without gradient in one of them counts 0 there.
+
+        Gradients of divided weights were added up in the backward pass.
+        """
         if processes.size() == 1:
             return total
+        if self.divided:
+            return sum(processes.gather(total))
         heard = processes.gather((total, [p.grad is not None for p in self.parameters]))
         totals, given = zip(*heard, strict=True)
         used = [p for p, *anywhere in zip(self.parameters, *given, strict=True) if any(anywhere)]
@@ -118,12 +141,16 @@ class Optimizer:
         processes.add_up([p.grad for p in used])
         return sum(totals)
 
+    @torch.no_grad()
+    def finish(self) -> None:
+        """The end of the training: every process has all weights again.
 
-@torch.no_grad()
-def check_finite(network: Network) -> None:
-    """TrainingError where a trained weight is not finite, which only the loss of a further step would tell."""
-    if not all(bool(torch.isfinite(p).all()) for p in network.parameters):
-        raise TrainingError("the weights are not finite after the last step: lower the learning rate")
+        TrainingError where one is not finite, which only the loss of a further step would tell.
+        """
+        if self.divided:
+            self.network.unshard()
+        if not all(bool(torch.isfinite(p).all()) for p in self.network.parameters):
+            raise TrainingError("the weights are not finite after the last step: lower the learning rate")
 
 
 def fit(
@@ -193,4 +220,4 @@ def fit(
         ledger.add_up_tokens(since=tokens)
         means = {name: value / batch_size for name, value in processes.added(sums).items()}
         ledger.log(**outcome, lr=lr_now, **means, **watch((number + 1) / steps))
-    check_finite(network)
+    optimizer.finish()

@@ -13,7 +13,7 @@ from ..results import processes
 from ..results.checkpoint import Checkpoint, Network
 from ..results.layout import Sequences, count_tokens
 from .base import Ledger, Snapshots, TrainingError, TrainingTask, shuffled
-from .loop import Optimizer, check_finite
+from .loop import Optimizer
 from .policy import Policy, TokenValues
 from .resume import Stateful, StepCheckpoints, Weights
 from .rollout import Sample, sample, to_generations
@@ -72,6 +72,11 @@ class OnlineTrainer:
             raise TrainingError(
                 f"a budget of {task.budget.examples} examples is less than samples_per_prompt, {samples_per_prompt}"
             )
+        if self.size < processes.size():
+            raise TrainingError(
+                f"a round of {self.size} responses is less than the {processes.size()} processes; launch "
+                f"fewer processes, or raise rollout_size"
+            )
         self.ledger = Ledger.of(policy.network, task.out)
         self.permutations = torch.Generator().manual_seed(task.seed)
         self.scale: tuple[float, float] | None = None if method.normalize_reward else (0.0, 1.0)
@@ -111,17 +116,19 @@ class OnlineTrainer:
                 seed=self.task.seed * 1_000_003 + number,
                 temperature=self.method.temperature,
                 value_head=self.value_head,
+                together=True,
             )
-            samples = processes.tell(samples)  # each drew the same, unless their devices differ
             self.ledger.log(**self.round(number, samples), **watch((number + 1) / self.rounds))
             snapshots.reached(self.ledger.examples, self.policy.save)
-        check_finite(self.policy.network)
+        self.optimizer.finish()
         self.ledger.close()
 
     @torch.no_grad()
     def rewards(self, samples: list[Sample]) -> tuple[Tensor, dict[str, float]]:
         """What each response [batch] earns, normalized, less the penalty for a missing EOS; and what to watch."""
-        raw = torch.tensor(self.task.reward(to_generations(self.policy, samples)), dtype=torch.float32)
+        share = processes.part(to_generations(self.policy, samples))
+        scores = processes.gather([*self.task.reward(share)] if share else [])
+        raw = torch.tensor([score for part in scores for score in part], dtype=torch.float32)
         if not torch.isfinite(raw).all():
             worst = samples[int((~torch.isfinite(raw)).nonzero()[0])].prompt.id
             raise TrainingError(
@@ -160,18 +167,23 @@ class OnlineTrainer:
 
     @torch.no_grad()
     def collect(self, sequences: Sequences, function: Callable[[Sequences], TokenValues]) -> TokenValues:
-        """Apply a function of sequences in micro-batches and put the rows back in order."""
+        """Apply a function of sequences in micro-batches and put the rows back in order; all processes share them."""
         self.ledger.scored_tokens += count_tokens(sequences)
         longest = max(len(response) for _, response in sequences)
         values = torch.zeros(len(sequences), longest, device=self.policy.device)
-        mask = torch.zeros(len(sequences), longest, dtype=torch.bool, device=self.policy.device)
+        mask = torch.zeros(len(sequences), longest, dtype=torch.uint8, device=self.policy.device)
+        share = processes.part(range(len(sequences)))
 
         def measure(group: list[int]) -> None:
-            part = function([sequences[i] for i in group])
-            values[group, : part.values.shape[1]], mask[group, : part.mask.shape[1]] = part.values, part.mask
+            rows = [share[i] for i in group]
+            found = function([sequences[i] for i in rows])
+            values[rows, : found.values.shape[1]] = found.values
+            mask[rows, : found.mask.shape[1]] = found.mask.to(mask.dtype)
 
-        self.policy.network.in_groups(sequences, measure)
-        return TokenValues(values, mask)
+        self.policy.network.in_groups([sequences[i] for i in share], measure)
+        processes.gather(None)  # should one have failed, all hear it here
+        processes.add_up([values, mask])  # each process has zeros where others have values
+        return TokenValues(values, mask.bool())
 
     def minibatches(self, count: int, size: int) -> Iterable[list[int]]:
         """A fresh permutation of the indices below count, in parts."""

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ..results import processes
 from ..results.integrity import is_whole, seal
 from ..results.records import Stopped
+from ..results.sharding import divided_like, full
 from ..results.store import METRICS, STEPS
 
 EVERY = 120.0  # seconds between checkpoints
@@ -50,7 +51,7 @@ class Weights:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for i, parameter in enumerate(self.parameters):
-            parameter.copy_(state[str(i)])
+            parameter.copy_(divided_like(state[str(i)], parameter))
 
 
 class RandomState:
@@ -111,8 +112,10 @@ class StepCheckpoints:
             for number in tqdm(rest, label, self.total, initial=first, unit=unit, leave=False, disable=None):
                 yield number
                 done = number + 1
-                self.stop = any(processes.gather(self.stop))  # asked of one process, all stop after the same step
-                if self.stop or (time.monotonic() - saved >= self.every and done < self.total):
+                due = time.monotonic() - saved >= self.every and done < self.total
+                asked, dues = zip(*processes.gather((self.stop, due)), strict=True)
+                self.stop = any(asked)  # asked of one process, all stop after the same step
+                if self.stop or dues[0]:
                     self._save(done)
                     saved = time.monotonic()
                 if self.stop:
@@ -140,6 +143,17 @@ class StepCheckpoints:
         return former
 
     def _save(self, done: int) -> None:
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, dict[str, Any]] = {}
+        for part, stateful in self.parts.items():
+            values[part] = {}
+            for name, value in stateful.state_dict().items():
+                if isinstance(value, Tensor):
+                    whole = full(value.detach())  # which takes all processes, where weights are divided
+                    if not processes.rank():
+                        tensors[f"{part}/{name}"] = whole.cpu().contiguous()
+                else:
+                    values[part][name] = value
         if processes.rank():  # the first process saves for all
             return
         folder = self.folder / f"{done:09d}"
@@ -147,15 +161,6 @@ class StepCheckpoints:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one of the same step
         partial.mkdir(parents=True)
-        tensors: dict[str, Tensor] = {}
-        values: dict[str, dict[str, Any]] = {}
-        for part, stateful in self.parts.items():
-            values[part] = {}
-            for name, value in stateful.state_dict().items():
-                if isinstance(value, Tensor):
-                    tensors[f"{part}/{name}"] = value.detach().cpu().contiguous()
-                else:
-                    values[part][name] = value
         save_file(tensors, partial / TENSORS)
         (partial / STATE).write_text(json.dumps({"phase": self.phase, "done": done, "values": values}))
         if (self.out / METRICS).exists():

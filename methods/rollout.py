@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..results import processes
 from ..results.chat import decode_response
 from ..results.checkpoint import halved
 from ..results.records import Generation
@@ -39,21 +40,23 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     batch_size: int = 64,
-    rows: Sequence[int] | None = None,
     value_head: nn.Module | None = None,
     progress: str | None = None,
+    together: bool = False,
 ) -> list[Sample]:
     """One response a prompt, in the order of the prompts; top_p 1 samples purely, below 1 from the `nucleus`.
 
     Prompts of similar length share a batch, left-padded, and one that stands there more than once is computed once;
-    rows that are finished leave it. rows: indices of the prompts to answer, all if None. value_head: from last hidden
-    states [rows, width] to values [rows, 1]. progress: the label of a progress bar, none if None. A prompt's random
-    numbers are those of the seed and its index, so that neither its batch nor the other rows change its response (but
-    for the rounding of sums). A batch that the memory does not hold is sampled again in halves; OutOfMemory if it does
-    not hold one row.
+    rows that are finished leave it. value_head: from last hidden states [rows, width] to values [rows, 1]. progress: the
+    label of a progress bar, none if None. together: all processes of the run are here, and each samples its share. A
+    prompt's random numbers are those of the seed and its index, so that neither its batch nor the other prompts change
+    its response (but for the rounding of sums). A batch that the memory does not hold is sampled again in halves;
+    OutOfMemory if it does not hold one row.
     """
-    rows = range(len(prompts)) if rows is None else rows
-    order = sorted(rows, key=lambda i: len(prompts[i].ids))
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    if together:
+        order = processes.mine(order)
+    policy.network.activate()  # with divided weights all processes do, also one whose share is empty
     found: dict[int, Sample] = {}
     with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:
         while order:
@@ -67,7 +70,9 @@ def sample(
             del order[: len(group)]
             found |= zip(group, drawn, strict=True)
             bar.update(len(group))
-    return [found[i] for i in rows]
+    if together:
+        found = {i: each for share in processes.gather(found) for i, each in share.items()}
+    return [found[i] for i in range(len(prompts))]
 
 
 def uniforms(seed: int, index: int, count: int) -> Tensor:

@@ -62,7 +62,7 @@ class Probe:
         }
 
     def _samples(self) -> dict[str, float]:
-        samples = sample(self.policy, self.prompts, max_new_tokens=self.max_new_tokens, seed=0)
+        samples = sample(self.policy, self.prompts, max_new_tokens=self.max_new_tokens, seed=0, together=True)
         sequences = [(s.prompt.ids, s.ids) for s in samples]
         self.ledger.generated_tokens += sum(len(s.ids) for s in samples)
         self.ledger.scored_tokens += 3 * count_tokens(sequences)

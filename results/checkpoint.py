@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -20,6 +20,9 @@ from .layout import SHORTEST_PROMPT, Layout, Sequences, families, lay_out, micro
 from .lora import Host
 from .model_files import remote_code_allowed
 from .records import InputError
+
+if TYPE_CHECKING:
+    from .sharding import Sharded
 
 Kind = Literal["lm", "score"]
 
@@ -103,23 +106,29 @@ class Network:
     """
 
     def __init__(self, model: nn.Module, kind: Kind, tuning: Tuning, host: Host | None, adapter: str | None):
-        self.model, self.kind, self.tuning, self._host, self._adapter = model, kind, tuning, host, adapter
+        self.kind, self.tuning, self._host, self._adapter = kind, tuning, host, adapter
         self.micro_tokens = tuning.micro_tokens  # less after the memory did not hold as many
-        self.backbone: nn.Module = getattr(model, model.base_model_prefix)
         self.score: nn.Linear | None = None
-        if kind == "lm":
-            self.head = model.get_output_embeddings()
-        elif host is None:
-            self.score = model.score
-        else:
+        if kind == "score" and host:
             width = model.config.get_text_config().hidden_size
             self.score = nn.Linear(width, 1, bias=False, device=tuning.device)
-        if kind == "score":
-            self.head = self.score
+        self._sharded: Sharded | None = None
+        self._hold(model)
+
+    def _hold(self, model: nn.Module) -> None:
+        """Make passes through this model."""
+        self.model = model
+        self.backbone: Callable[..., Any] = getattr(model, model.base_model_prefix)
+        if self.kind == "lm":
+            self.head = model.get_output_embeddings()
+        else:
+            self.score = self.head = self.score if self._host else model.score
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The weights that an optimizer may change."""
+        if self._sharded:
+            return self._sharded.parameters
         own = self._host.parameters(self._adapter) if self._host else [*self.model.parameters()]
         return [*own, self.score.weight] if self._host and self.score is not None else own
 
@@ -129,7 +138,15 @@ class Network:
         return sum(p.numel() for p in self.model.parameters())
 
     def activate(self) -> nn.Module:
-        """Put this network's adapter into the shared model (or take all out) and return the model."""
+        """Put this network's adapter into the shared model (or take all out) and return the model.
+
+        Where weights are divided: the divided model for passes with gradients, else the plain one.
+        """
+        if self._sharded:
+            grads = torch.is_grad_enabled()
+            self._hold(self._sharded.divided() if grads else self._sharded.whole())
+            if grads:
+                self.backbone = self._sharded.backbone
         if self._host:
             self._host.use(self._adapter)
         return self.model
@@ -141,12 +158,46 @@ class Network:
     def hidden(self, layout: Layout) -> Tensor:
         """Last hidden states [rows, time, width]."""
         self.activate()
+        if self._sharded and torch.is_grad_enabled():
+            processes.gather(True)  # the others make this pass as well
+        return self._states(layout)
+
+    def _states(self, layout: Layout) -> Tensor:
         if layout.segments is None:
             more = {"attention_mask": layout.real.long()}
         else:
             more = {"attention_mask": layout.attention(), "position_ids": layout.positions}
         with self.autocast():
             return self.backbone(input_ids=layout.ids, use_cache=False, **more).last_hidden_state
+
+    def shard(self) -> bool:
+        """Divide the weights among the processes until `unshard`; adapters stay whole. Returns whether it did.
+
+        Only where FSDP is asked for. Then all processes make equally many passes with gradients, one for each loss, and
+        `join_passes` after the last.
+        """
+        if self._host or not processes.is_sharding():
+            return False
+        from .sharding import Sharded
+
+        _ = self.shares_prompts, self.size  # found out while the weights are whole
+        self._sharded = Sharded(self.model)
+        return True
+
+    def unshard(self) -> None:
+        """Bring divided weights together in every process, at the end of a training."""
+        if self._sharded:
+            self._hold(self._sharded.whole())
+            self._sharded = None
+
+    def join_passes(self) -> None:
+        """Take part in the passes that other processes still make, with a loss of 0."""
+        while any(processes.gather(False)):
+            self.activate()
+            states = self._states(self.lay_out([((0,), (0,))]))
+            with self.autocast():
+                nothing = self.head(states.float()).sum() * 0
+            nothing.backward()
 
     @cached_property
     @torch.no_grad()
@@ -206,8 +257,10 @@ class Network:
     def save(self, folder: Path, tokenizer) -> None:
         """Write weights (safetensors), config and tokenizer, loadable by the Auto classes of transformers.
 
-        Only the first process of several writes.
+        All processes call this, and only the first one writes.
         """
+        with torch.no_grad():
+            model = self.activate()
         if processes.rank():
             return
         folder = Path(folder)
@@ -217,8 +270,8 @@ class Network:
         else:
             if self.kind == "score" and tokenizer.pad_token_id == tokenizer.eos_token_id:
                 # transformers would take the EOS for padding and read the token before it; without a pad id it says so
-                self.model.config.pad_token_id = None
-            self.model.save_pretrained(folder)
+                model.config.pad_token_id = None
+            model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
 """The processes of one run: alone as a rule, several side by side under `accelerate launch`.
 
-Every process holds all weights (data parallel). A step's rows are divided among them, and gradients and sums are added
-up over all, so that every process makes the same update. Whatever the processes tell each other goes through one
-exchange, in which a process can also say that it failed: then the others fail with it and none is left waiting. All of
-it does nothing in a run of one process.
+A step's rows are divided among them, and gradients and sums are added up over all, so that every process makes the same
+update. Every process holds all weights (data parallel), unless accelerate asks for FSDP (`sharding.py`). Whatever the
+processes tell each other goes through one exchange, in which a process can also say that it failed: then the others
+fail with it and none is left waiting. All of it does nothing in a run of one process.
 """
 
 import contextlib
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 LONGEST_WAIT = timedelta(days=30)  # of the others, while the first one samples, scores and judges
-UNSUPPORTED = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 _RANK, _SIZE = 0, 1
 
 
@@ -35,18 +34,22 @@ def start(device: str) -> str:
     device: as given by --device. All but the first process fall silent; an unexpected error is still shown.
     """
     global _RANK, _SIZE
-    for variable, name in UNSUPPORTED.items():
-        if os.environ.get(variable, "false").lower() == "true":
-            raise InputError(
-                f"accelerate is configured for {name}, and here every process holds all weights; "
-                f"give accelerate launch --multi_gpu instead"
-            )
+    if is_true("ACCELERATE_USE_DEEPSPEED"):
+        raise InputError(
+            "accelerate is configured for DeepSpeed, which is not supported; give accelerate launch --multi_gpu (every "
+            "process holds all weights), or a configuration with FSDP and fsdp_version: 2 (weights are divided)"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         return device
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device {device} names one device, and there are several processes; leave it away")
     import torch
     from accelerate import PartialState
+
+    if is_true("ACCELERATE_USE_FSDP"):
+        from .sharding import check
+
+        check()
 
     cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
@@ -55,6 +58,11 @@ def start(device: str) -> str:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
         sys.excepthook = lambda *error: traceback.print_exception(*error, file=sys.__stderr__)
     return state.device.type  # this process's own is the current one of its type
+
+
+def is_true(variable: str) -> bool:
+    """Whether accelerate has set a variable of the environment."""
+    return os.environ.get(variable, "false").lower() == "true"
 
 
 def rank() -> int:
@@ -67,9 +75,19 @@ def size() -> int:
     return _SIZE
 
 
+def is_sharding() -> bool:
+    """Whether weights are divided among processes while they are trained: FSDP, and more than one process."""
+    return _SIZE > 1 and is_true("ACCELERATE_USE_FSDP")
+
+
 def mine(rows: Sequence[Value]) -> Sequence[Value]:
     """This process's share of some rows; it may be empty."""
     return rows[_RANK::_SIZE] if _SIZE > 1 else rows
+
+
+def part(rows: Sequence[Value]) -> Sequence[Value]:
+    """This process's run of neighbours among some rows; the parts of all processes, in order, are the rows."""
+    return rows[len(rows) * _RANK // _SIZE : len(rows) * (_RANK + 1) // _SIZE]
 
 
 def gather(value: Value) -> list[Value]:
@@ -100,6 +118,18 @@ def add_up(tensors: Sequence["Tensor"]) -> None:
 
         for tensor in tensors:
             distributed.all_reduce(tensor)
+
+
+def end_all(error: Exception) -> None:
+    """End this process where it fails in a pass that all make together: they wait for it and cannot be told.
+
+    The launcher ends them when it sees this one end. What was saved stays, and the same command goes on from there.
+    """
+    said = "failed in a pass that all make together, which ends all; if memory ran out, lower the tuning's micro_tokens"
+    print(f"process {_RANK + 1} of {_SIZE} {said}", file=sys.__stderr__)
+    traceback.print_exception(error, file=sys.__stderr__)
+    sys.__stderr__.flush()
+    os._exit(1)
 
 
 @contextlib.contextmanager

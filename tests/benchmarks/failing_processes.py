@@ -3,9 +3,11 @@
 Prints a line of JSON: what each of its trainings came to.
 """
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from kill_and_resume import METHODS, PAIRS, PROMPTS, TUNING
@@ -19,6 +21,7 @@ from alignment_bench.results.checkpoint import Checkpoint
 from alignment_bench.results.records import Stopped
 from alignment_bench.results.store import Store
 
+LOSS = dpo.DPO.loss
 calls = 0
 
 
@@ -48,16 +51,30 @@ def train(root: Path, tiny: Checkpoint) -> str:
 def at_call(number: int, act) -> None:
     """Do something in the losses of the second process, at their call of this number."""
     global calls
-    calls, loss = 0, dpo.DPO.loss
+    calls = 0
 
     def counted(self, logps):
         global calls
         calls += 1
         if processes.rank() == 1 and calls == number:
             act()
-        return loss(self, logps)
+        return LOSS(self, logps)
 
     dpo.DPO.loss = counted
+
+
+@contextlib.contextmanager
+def stop_at_call(number: int) -> Iterator[None]:
+    """Ask the second process to stop, in its losses at their call of this number."""
+    steps = StepCheckpoints.steps
+
+    def listening(self, first, label, unit="step"):
+        at_call(number, lambda: setattr(self, "stop", True))
+        return steps(self, first, label, unit)
+
+    StepCheckpoints.steps = listening
+    yield
+    dpo.DPO.loss, StepCheckpoints.steps = LOSS, steps
 
 
 def fail() -> None:
@@ -68,20 +85,14 @@ def main(model: str, folder: str) -> None:
     out = sys.stdout
     processes.start("cpu")
     tiny, root, ended = Checkpoint(Path(model), key="tiny"), Path(folder), {}
-    original, steps = dpo.DPO.loss, StepCheckpoints.steps
     at_call(3, fail)
     ended["failed"] = train(root / "a", tiny)
-    dpo.DPO.loss = original
+    dpo.DPO.loss = LOSS
     ended["again"] = train(root / "a", tiny)
     ended["found"] = train(root / "a", tiny)
 
-    def listening(self, first, label, unit="step"):
-        at_call(4, lambda: setattr(self, "stop", True))
-        return steps(self, first, label, unit)
-
-    StepCheckpoints.steps = listening
-    ended["stopped"] = train(root / "b", tiny)
-    dpo.DPO.loss, StepCheckpoints.steps = original, steps
+    with stop_at_call(4):
+        ended["stopped"] = train(root / "b", tiny)
     ended["continued"] = train(root / "b", tiny)
     print(json.dumps({"rank": int(os.environ["RANK"]), **ended}), file=out, flush=True)
 

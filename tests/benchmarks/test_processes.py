@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,30 +41,64 @@ SPEC = {
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def test_same_losses_and_weights_as_one_process(bench, tiny, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**SPEC, "model": str(tiny.path)}))
-    command = ["run", "-b", "tiny.yaml", "-m", "dpo,orpo,ppo", "--device", "cpu", "--gate", "ignore"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"]
-    two = subprocess.Popen(
-        [*launch, "alignment_bench", *command, "--root", "two", "--json"],
+FSDP = {
+    "distributed_type": "FSDP",
+    "num_processes": 2,
+    "fsdp_config": {"fsdp_version": 2, "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
+}
+
+
+def command(methods: str, root: Path) -> list[str]:
+    return ["run", "-b", "tiny.yaml", "-m", methods, "--device", "cpu", "--gate", "ignore", "--root", str(root)]
+
+
+@pytest.fixture(scope="module")
+def alone(bench, tiny, tmp_path_factory):
+    """alone(lora_rank, methods): a folder with a benchmark, tiny.yaml, and in `one` what one process makes of it."""
+
+    @cache
+    def run(lora_rank: int, methods: str) -> Path:
+        folder = tmp_path_factory.mktemp("alone")
+        spec = {**SPEC, "model": str(tiny.path), "tuning": {**SPEC["tuning"], "lora_rank": lora_rank}}
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(spec))
+        bench(*command(methods, folder / "one"), cwd=folder)
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("launch", "lora_rank", "methods"),
+    [
+        pytest.param(["--multi_gpu", "--num_processes", "2"], 0, "dpo,orpo,ppo", id="data-parallel"),
+        pytest.param(["--multi_gpu", "--num_processes", "2"], 4, "dpo,ppo", id="lora"),
+        pytest.param(["--config_file", "fsdp.yaml"], 0, "dpo,orpo,ppo", id="fsdp"),
+    ],
+)
+def test_same_losses_and_weights_as_one_process(alone, tmp_path, launch, lora_rank, methods):
+    one = alone(lora_rank, methods)
+    shutil.copy(one / "tiny.yaml", tmp_path)
+    (tmp_path / "fsdp.yaml").write_text(yaml.safe_dump(FSDP))
+    two = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "alignment_bench"]
+        + [*command(methods, tmp_path / "two"), "--json"],
         cwd=tmp_path,
         env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        timeout=300,
     )
-    bench(*command, "--root", "one", cwd=tmp_path)
-    said, complained = two.communicate(timeout=300)
-    assert two.returncode == 0, complained[-3000:]
-    assert json.loads(said)["benchmark"] == "tiny"  # said once, by one process
-    runs = [next(tmp_path.glob(f"{root}/runs/tiny/*")) for root in ("one", "two")]
+    assert two.returncode == 0, two.stderr[-3000:]
+    assert json.loads(two.stdout)["benchmark"] == "tiny"  # said once, by one process
+    roots = [one / "one", tmp_path / "two"]
+    runs = [next(root.glob("runs/tiny/*")) for root in roots]
     counts = [json.loads((run / "run.json").read_text())["environment"]["processes"] for run in runs]
     assert counts == [1, 2]
     left = [{p.relative_to(run).as_posix() for p in run.rglob("*")} for run in runs]
     assert left[0] == left[1]
     assert not list(tmp_path.glob("two/cache/*/.*.partial"))
-    trainings = [_trainings(tmp_path / root, run) for root, run in zip(("one", "two"), runs, strict=True)]
-    assert sorted(trainings[0]) == ["dpo", "orpo", "ppo", "reward_model 1", "reward_model 2", "sft"]
+    trainings = [_trainings(root, run) for root, run in zip(roots, runs, strict=True)]
+    assert sorted(trainings[0]) == [*methods.split(","), "reward_model 1", "reward_model 2", "sft"]
     for name, (log, weights, cost) in trainings[0].items():
         other_log, other_weights, other_cost = trainings[1][name]
         assert len(log) == len(other_log) >= 3, name
@@ -87,23 +123,24 @@ def _trainings(root: Path, run: Path) -> dict[str, tuple[list, dict, dict]]:
     return {
         name: (
             read_jsonl(path / "metrics.jsonl"),
-            load_file(path / model / "model.safetensors"),
+            load_file(next((path / model).glob("*.safetensors"))),
             json.loads((path / "cost.json").read_text()),
         )
         for name, (path, model) in folders.items()
     }
 
 
-def test_an_error_or_a_stop_in_one_process_is_of_both(tiny, tmp_path):
+def side_by_side(script: str, *arguments, **environment: str) -> list[tuple[int, str, str]]:
+    """Run a script in two processes, as a launcher would start them; returns the code, stdout and stderr of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    script = Path(__file__).parent / "failing_processes.py"
     both = [
         subprocess.Popen(
-            [sys.executable, str(script), str(tiny.path), str(tmp_path)],
+            [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)],
             env={
                 **ENVIRONMENT,
+                **environment,
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": "2",
@@ -117,31 +154,73 @@ def test_an_error_or_a_stop_in_one_process_is_of_both(tiny, tmp_path):
         for rank in range(2)
     ]
     said = [process.communicate(timeout=200) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    first, second = (json.loads(out) for out, _ in said)
+    return [(process.returncode, *each) for process, each in zip(both, said, strict=True)]
+
+
+def test_an_error_or_a_stop_in_one_process_is_of_both(tiny, tmp_path):
+    ended = side_by_side("failing_processes.py", tiny.path, tmp_path)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    first, second = (json.loads(out) for _, out, _ in ended)
     assert first["failed"] == "PeerError: process 2 of 2: KeyError: 'no such row'"
     assert second["failed"] == "KeyError: 'no such row'"
-    for ended in (first, second):
-        assert ended["again"].endswith("fresh: True")
-        assert ended["found"].endswith("fresh: False")
-        assert ended["stopped"].startswith("Stopped: stopped after step 4 of 10")
+    for each in (first, second):
+        assert each["again"].endswith("fresh: True")
+        assert each["found"].endswith("fresh: False")
+        assert each["stopped"].startswith("Stopped: stopped after step 4 of 10")
     assert first["continued"] == second["continued"] == first["again"]
     (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
     (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
     assert whole.read_bytes() == continued.read_bytes()
 
 
-def test_what_is_not_supported_is_refused(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(InputError, match="FSDP"):
+def test_each_process_holds_its_share_of_the_weights(tiny, tmp_path):
+    """Weights, gradients and Adam's moments with FSDP; a stop goes on to the same bytes, an error ends both."""
+    config = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    ended = side_by_side("sharded_processes.py", tiny.path, tmp_path, **config)
+    assert [code for code, _, _ in ended] == [1, 1], ended
+    shares = [json.loads(out) for _, out, _ in ended]
+    # 259 x 32 embeddings (tied), two layers of 2 x 32 x 32 + 2 x 32 x 16 + 3 x 32 x 64 + 2 x 32, and a last norm of 32
+    weights = 259 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32
+    odd = 32  # one of the two holds the middle of 259 rows
+    for share in shares:
+        assert share["weights"] in ((weights - odd) // 2, (weights + odd) // 2)
+        assert share["gradients"] == share["weights"]
+        assert share["moments"] == 2 * share["weights"]
+        assert share["let_go"] == 0
+        assert share["together"] == weights
+        assert share["stopped"].startswith("Stopped: stopped after step 4 of 10")
+    assert sum(share["weights"] for share in shares) == weights
+    assert shares[0]["loss"] == shares[1]["loss"] == pytest.approx(shares[0]["loss_alone"], abs=1e-5)
+    assert shares[0]["continued"] == shares[1]["continued"] == shares[0]["whole"]
+    (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
+    (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
+    assert whole.read_bytes() == continued.read_bytes()
+    assert "KeyError: 'no such row'" in ended[1][2]
+    assert "process 2 of 2 failed in a pass that all make together" in ended[1][2]
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed.*--multi_gpu.*fsdp_version: 2"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP 1.*fsdp_version: 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"},
+            "SIZE_BASED_WRAP.*set TRANSFORMER_BASED_WRAP",
+        ),
+    ],
+)
+def test_what_is_not_supported_is_refused(monkeypatch, variables, said):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=said):
         processes.start("auto")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(InputError, match="DeepSpeed"):
-        processes.start("auto")
-    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    assert processes.size() == 1
+
+
+def test_a_device_by_number_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(InputError, match="cuda:1 names one device"):
         processes.start("cuda:1")
-    assert processes.size() == 1

@@ -89,6 +89,16 @@ def test_samples_follow_the_policy_whatever_their_batch(tiny, full):
         assert s.finished == (ids[-1] == 1)
 
 
+def test_a_response_depends_on_no_other_prompt_of_its_batch(tiny, full):
+    """So processes that share the prompts draw what one process draws."""
+    policy = Policy.open(tiny, full, trainable=False)
+    prompts = [Prompt(f"p{i}", (), tuple(range(3, 5 + i % 5))) for i in range(24)]
+    together = sample(policy, prompts, max_new_tokens=12, seed=3)
+    alone = sample(policy, prompts, max_new_tokens=12, seed=3, batch_size=1)
+    assert [s.ids for s in alone] == [s.ids for s in together]
+    assert len({s.ids for s in together}) == len(prompts)  # nor are they the same for all
+
+
 def test_sampling_frequencies_match_the_distribution(tiny, full):
     """First tokens of 4,000 samples against the softmax: chi-square over the likely tokens."""
     policy = Policy.open(tiny, full, trainable=True)

@@ -22,14 +22,6 @@ def test_batches_do_not_change_responses(tiny, full, batch_size):
     assert len({s.ids for s in whole}) == len(PROMPTS)  # equal prompts get different responses
 
 
-def test_some_rows_get_the_responses_that_they_get_among_all(tiny, full):
-    policy = Policy.open(tiny, full, trainable=False)
-    whole = sample(policy, PROMPTS, max_new_tokens=12, seed=4)
-    assert sample(policy, PROMPTS, max_new_tokens=12, seed=4, rows=[13, 2, 7]) == [whole[13], whole[2], whole[7]]
-    assert sample(policy, PROMPTS, max_new_tokens=12, seed=4, rows=[]) == []
-    assert sample(policy, PROMPTS, max_new_tokens=12, seed=5) != whole
-
-
 def test_uniforms_are_uniform_and_streams_are_independent():
     """Kolmogorov-Smirnov against the uniform distribution; no correlation of neighbouring seeds and indices."""
     streams = {key: uniforms(*key, 4000) for key in itertools.product((0, 1, 2**40), (0, 1, 2))}
