@@ -4,8 +4,8 @@ accelerate's configuration asks for it (`fsdp_version: 2`). Each process then ho
 trained, of its gradient and of Adam's moments; a pass with gradients brings a layer's weights together when it gets to
 it. Passes without gradients (sampling, log-probs, values) and saving go through the plain model, whose weights are
 brought together once after an update and let go at the next pass with gradients, so that the processes need not be in
-step there. Whole in every process are models that are not trained, LoRA adapters, and a model while it is loaded; in bf16
-autograd keeps the casts of the weights, 2 bytes each, from the forward to the backward pass.
+step there. Whole in every process are models that are not trained, LoRA adapters, and a model while it is loaded; in
+bf16 autograd keeps the casts of the weights, 2 bytes each, from the forward to the backward pass.
 """
 
 import copy
