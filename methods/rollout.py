@@ -49,9 +49,9 @@ def sample(
     Prompts of similar length share a batch, left-padded, and one that stands there more than once is computed once;
     rows that are finished leave it. value_head: from last hidden states [rows, width] to values [rows, 1]. progress:
     the label of a progress bar, none if None. together: all processes of the run are here, and each samples its share.
-    A prompt's random numbers are those of the seed and its index, so that neither its batch nor the other prompts change
-    its response (but for the rounding of sums). A batch that the memory does not hold is sampled again in halves;
-    OutOfMemory if it does not hold one row.
+    A prompt's random numbers are those of the seed and its index, so that neither its batch nor the other prompts
+    change its response (but for the rounding of sums). A batch that the memory does not hold is sampled again in
+    halves; OutOfMemory if it does not hold one row.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
     if together:
