@@ -1,8 +1,8 @@
 """Sampling responses from a policy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,30 @@ class Sample:
     prompt: Prompt
     ids: Ids
     finished: bool
+    logps: tuple[float, ...] = field(default=(), compare=False)  # its last digits depend on the batch
+    """Log-probability of each token as it was drawn, at the temperature of the sampling; empty where not known."""
+
+
+class Sampler(Protocol):
+    """What `tuning.sampler` names: it draws a response to each asked prompt from the policy as it is now.
+
+    The responses come in the order of rows, which are indices of prompts; they end with the first EOS or after
+    max_new_tokens. A row's response depends on the policy, its prompt, the seed and its index alone (but for the
+    rounding of sums).
+    """
+
+    def __call__(
+        self,
+        policy: Policy,
+        prompts: Sequence[Prompt],
+        rows: Sequence[int],
+        *,
+        max_new_tokens: int,
+        seed: int,
+        temperature: float,
+        top_p: float,
+        progress: str | None,
+    ) -> list[Sample]: ...
 
 
 @torch.no_grad()
@@ -40,12 +64,19 @@ def sample(
 ) -> list[Sample]:
     """One response a prompt, in the order of the prompts; top_p 1 samples purely, below 1 from the `nucleus`.
 
-    Prompts of similar length share a batch, left-padded; rows that are finished leave it. rows: indices of the prompts
-    to answer, all if None. progress: the label of a progress bar, none if None. A prompt's random numbers are those of
-    the seed and its index, so that neither its batch nor the other rows change its response (but for the rounding of
-    sums). A batch that the memory does not hold is sampled again in halves; OutOfMemory if it does not hold one row.
+    rows: indices of the prompts to answer, all if None. progress: the label of a progress bar, none if None. A prompt's
+    random numbers are those of the seed and its index, so that neither its batch nor the other rows change its response
+    (but for the rounding of sums). vLLM draws where `tuning.sampler` says so, else this: prompts of similar length
+    share a batch of batch_size, left-padded; rows that are finished leave it. A batch that the memory does not hold is
+    sampled again in halves; OutOfMemory if it does not hold one row.
     """
     rows = range(len(prompts)) if rows is None else rows
+    if policy.network.tuning.sampler == "vllm":
+        from . import sampler_vllm
+
+        sampler: Sampler = sampler_vllm.sample
+        how = {"temperature": temperature, "top_p": top_p, "progress": progress}
+        return sampler(policy, prompts, rows, max_new_tokens=max_new_tokens, seed=seed, **how)
     order = sorted(rows, key=lambda i: len(prompts[i].ids))
     found: dict[int, Sample] = {}
     with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:

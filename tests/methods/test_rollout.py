@@ -1,6 +1,7 @@
 """A prompt's response depends on the seed and its index alone, also where memory runs out."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -8,7 +9,9 @@ from scipy import stats
 from alignment_bench.methods.base import Prompt
 from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.rollout import sample, uniforms
+from alignment_bench.results import checkpoint, processes
 from alignment_bench.results.checkpoint import OutOfMemory
+from alignment_bench.results.records import InputError
 
 # lengths differ, and prompts repeat, as they do where a method compares several responses to one
 PROMPTS = [Prompt(str(i), (), tuple(range(5, 7 + i % 5))) for i in range(20)]
@@ -82,3 +85,16 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny, full):
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         sample(policy, PROMPTS, max_new_tokens=12, seed=4)
     assert short.failures == 1
+
+
+def test_vllm_is_refused_where_it_is_missing_or_several_processes_run(full, monkeypatch):
+    by_vllm = replace(full, sampler="vllm")
+    monkeypatch.setattr(checkpoint, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"vLLM is not installed; pip install 'alignment-bench\[vllm\]'"):
+        by_vllm.resolve()
+    monkeypatch.setattr(checkpoint, "find_spec", lambda name: True)
+    assert by_vllm.resolve() == by_vllm
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    with pytest.raises(InputError, match="vLLM works in one process"):
+        by_vllm.resolve()
+    assert full.resolve() == full
