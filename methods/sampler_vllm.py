@@ -4,8 +4,9 @@ Kwon et al. (2023, arXiv:2309.06180). Written for and tried with vLLM 0.32.
 """
 
 import os
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def sample(
         engine = _engine(policy, max(len(prompt["prompt_token_ids"]) for prompt in asked) + max_new_tokens)
         engine.collective_rpc("reload_weights", kwargs={"weights_iterator": plain_weights(policy.network)})
         engine.reset_prefix_cache()  # its keys and values are those of the weights before
-        outcomes = engine.generate(asked, settings, use_tqdm=partial(_bar, progress) if progress else False)
+        shown = progress is not None and sys.stderr.isatty()
+        outcomes = engine.generate(asked, settings, use_tqdm=partial(_bar, progress) if shown else False)
     samples = []
     for i, outcome in zip(rows, outcomes, strict=True):
         [answer] = outcome.outputs
@@ -146,6 +148,6 @@ def _seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _bar(label: str, **given: Any) -> tqdm:
-    """vLLM's progress bar, with our label and unit."""
-    return tqdm(total=given["total"], desc=label, unit="response", leave=False, disable=None)
+def _bar(label: str, work: Iterable | None = None, **given: Any) -> tqdm:
+    """vLLM's progress bars, with our label and unit; it computes with them, so they cannot be silent ones."""
+    return tqdm(work, **{**given, "desc": label, "unit": "response", "leave": False})

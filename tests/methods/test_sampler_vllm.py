@@ -1,6 +1,7 @@
 """vLLM as the sampler: the policy's own distribution, its weights of the moment, and where a response ends."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -106,8 +107,10 @@ def test_first_tokens_follow_the_distribution(policy, top_p):
     assert stats.chisquare(found.numpy(), expected.numpy()).pvalue > 1e-4
 
 
-def test_responses_end_with_the_first_eos_or_at_the_limit(policy):
-    found = sample(policy, PROMPTS, max_new_tokens=150, seed=3)
+def test_responses_end_with_the_first_eos_or_at_the_limit(policy, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    found = sample(policy, PROMPTS, max_new_tokens=150, seed=3, progress="responses")
+    assert "responses: 100%" in capsys.readouterr().err
     assert 0 < sum(s.finished for s in found) < len(found)
     for s in found:
         assert s.finished == (s.ids[-1] == 1)
