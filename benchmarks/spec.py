@@ -61,6 +61,8 @@ class TuningSpec(Part):
     """auto is bf16 where the device has units for it, else fp32."""
     micro_tokens: int = Field(8192, gt=0)
     """Tokens in one forward pass; bounds memory, leaves results alone."""
+    sampler: Literal["torch", "vllm"] = "torch"
+    """What draws responses, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
 
 
 class Evaluation(Part):

@@ -149,8 +149,9 @@ class OnlineTrainer:
 
     @property
     def sampler_is_exact(self) -> bool:
-        """Whether what the sampler computed is what a pass over whole rows gives; in bf16 the two round otherwise."""
-        return self.policy.network.tuning.precision != "bf16"
+        """Whether what the sampler computed is what a pass over whole rows gives: our own, if not in bf16."""
+        tuning = self.policy.network.tuning
+        return tuning.sampler == "torch" and tuning.precision != "bf16"
 
     def old_logps(self, samples: Sequence[Sample]) -> TokenValues:
         """Log-probs of a round's responses under the policy that drew them: the sampler's own where they are exact."""

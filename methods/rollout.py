@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +31,28 @@ class Sample:
     """What a value head says before each token; empty without one."""
 
 
+class Sampler(Protocol):
+    """What `tuning.sampler` names: it draws a response to each asked prompt from the policy as it is now.
+
+    The responses come in the order of rows, which are indices of prompts; they end with the first EOS or after
+    max_new_tokens. A row's response depends on the policy, its prompt, the seed and its index alone (but for the
+    rounding of sums).
+    """
+
+    def __call__(
+        self,
+        policy: Policy,
+        prompts: Sequence[Prompt],
+        rows: Sequence[int],
+        *,
+        max_new_tokens: int,
+        seed: int,
+        temperature: float,
+        top_p: float,
+        progress: str | None,
+    ) -> list[Sample]: ...
+
+
 @torch.no_grad()
 def sample(
     policy: Policy,
@@ -39,24 +62,53 @@ def sample(
     seed: int,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    batch_size: int = 64,
     value_head: nn.Module | None = None,
     progress: str | None = None,
     together: bool = False,
 ) -> list[Sample]:
     """One response a prompt, in the order of the prompts; top_p 1 samples purely, below 1 from the `nucleus`.
 
-    Prompts of similar length share a batch, left-padded, and one that stands there more than once is computed once;
-    rows that are finished leave it. value_head: from last hidden states [rows, width] to values [rows, 1]. progress:
-    the label of a progress bar, none if None. together: all processes of the run are here, and each samples its share.
-    A prompt's random numbers are those of the seed and its index, so that neither its batch nor the other prompts
-    change its response (but for the rounding of sums). A batch that the memory does not hold is sampled again in
-    halves; OutOfMemory if it does not hold one row.
+    vLLM draws where `tuning.sampler` says so, else our own sampler. A prompt's random numbers are those of the seed and
+    its index, so that neither its batch nor the other prompts change its response (but for the rounding of sums).
+    value_head: from last hidden states [rows, width] to values [rows, 1]; vLLM has none. progress: the label of a
+    progress bar, none if None. together: all processes of the run are here, and each samples its share.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    rows = range(len(prompts))
     if together:
-        order = processes.mine(order)
+        rows = processes.mine(sorted(rows, key=lambda i: len(prompts[i].ids)))
     policy.network.activate()  # with divided weights all processes do, also one whose share is empty
+    sampler: Sampler = partial(sample_rows, value_head=value_head)
+    if policy.network.tuning.sampler == "vllm":
+        from . import sampler_vllm
+
+        sampler = sampler_vllm.sample
+    how = {"max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature, "top_p": top_p}
+    drawn = sampler(policy, prompts, rows, **how, progress=progress)
+    if not together:
+        return drawn
+    found = {i: each for share in processes.gather(dict(zip(rows, drawn, strict=True))) for i, each in share.items()}
+    return [found[i] for i in range(len(prompts))]
+
+
+def sample_rows(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    rows: Sequence[int],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float,
+    top_p: float,
+    progress: str | None,
+    value_head: nn.Module | None = None,
+    batch_size: int = 64,
+) -> list[Sample]:
+    """Our own `Sampler`. Prompts of similar length share a batch of batch_size, left-padded.
+
+    A prompt that stands in a batch more than once is computed once; rows that are finished leave it. A batch that the
+    memory does not hold is sampled again in halves; OutOfMemory if it does not hold one row.
+    """
+    order = sorted(rows, key=lambda i: len(prompts[i].ids))
     found: dict[int, Sample] = {}
     with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:
         while order:
@@ -70,9 +122,7 @@ def sample(
             del order[: len(group)]
             found |= zip(group, drawn, strict=True)
             bar.update(len(group))
-    if together:
-        found = {i: each for share in processes.gather(found) for i, each in share.items()}
-    return [found[i] for i in range(len(prompts))]
+    return [found[i] for i in rows]
 
 
 def uniforms(seed: int, index: int, count: int) -> Tensor:

