@@ -46,7 +46,7 @@ def train_packed(packed: str) -> None:
     values["methods"] = tuple(values["methods"])
     harness = Harness(Request(spec=spec, root=root, say=lambda line: None, **values))
     harness.train_shared()
-    harness.train(label, harness.methods[label], seed)
+    harness.train(label, seed)
 
 
 def train_apart(request: "Request", cell: Cell, limit: float | None) -> None:
