@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..results.store import write_json
+from ..results.integrity import write_json
 from .check import TARGET, check
 from .optimum import BETA
 
