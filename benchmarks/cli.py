@@ -2,6 +2,7 @@
 
 import errno
 import json
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -300,6 +301,8 @@ def _check_methods(names: tuple[str, ...]) -> None:
 
 
 def _end(message: str, code: int) -> NoReturn:
+    if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's end takes a moment, and once more changes nothing
     print(f"bench: {message}", file=sys.stderr)
     sys.exit(code)
 

@@ -36,7 +36,8 @@ def speed(
     from .terminal import quiet
 
     quiet()
-    from ..results.store import read_json, write_json
+    from ..results.integrity import write_json
+    from ..results.store import read_json
     from .speed import measure, page
 
     found = measure(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Cell = tuple[str, int]  # label of the row, and seed
 Engine = Literal["local", "ray"]
+# how a cell's process begins: Ctrl-C ends it without a word until it can say how far it came
+START = f"import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from {__name__} import main; main()"
 # fields of a request that are JSON as they are
 PLAIN = ("methods", "seeds", "device", "gate", "checkpoint_every", "trust_remote_code")
 
@@ -46,7 +48,7 @@ def train_packed(packed: str) -> None:
     values["methods"] = tuple(values["methods"])
     harness = Harness(Request(spec=spec, root=root, say=lambda line: None, **values))
     harness.train_shared()
-    harness.train(label, harness.methods[label], seed)
+    harness.train(label, seed)
 
 
 def train_apart(request: "Request", cell: Cell, limit: float | None) -> None:
@@ -56,8 +58,8 @@ def train_apart(request: "Request", cell: Cell, limit: float | None) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         outcome = Path(folder) / "outcome.json"
-        command = [sys.executable, "-m", __name__, str(outcome)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-c", START, str(outcome)], stdin=subprocess.PIPE, text=True)
+        pressed = False
         try:
             process.communicate(pack(request, cell), timeout=limit)
         except subprocess.TimeoutExpired:
@@ -65,6 +67,7 @@ def train_apart(request: "Request", cell: Cell, limit: float | None) -> None:
                 f"it took longer than {limit:g} s and was stopped; allow more with --cell-timeout, or mend the method"
             ) from None
         except KeyboardInterrupt:
+            pressed = True
             process.wait()  # it got Ctrl-C too, and saves
         finally:
             process.kill()
@@ -72,7 +75,7 @@ def train_apart(request: "Request", cell: Cell, limit: float | None) -> None:
         said = json.loads(outcome.read_text()) if outcome.exists() else {}
     if said.get("stopped"):
         raise Stopped(said["stopped"])
-    if process.returncode in (-signal.SIGINT, 130):
+    if pressed or process.returncode in (-signal.SIGINT, 130):
         raise KeyboardInterrupt
     if said.get("failed"):
         raise TrainingError(said["failed"])
@@ -135,6 +138,7 @@ def main() -> None:
     """The child of `train_apart`: a packed request on stdin, the path of the outcome as the argument."""
     said: dict[str, Any] = {"done": True}
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if failed := _reason(lambda: train_packed(sys.stdin.read())):
             said = {"failed": failed}
     except Stopped as stopped:
@@ -142,7 +146,3 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     Path(sys.argv[1]).write_text(json.dumps(said))
-
-
-if __name__ == "__main__":
-    main()

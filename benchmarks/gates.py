@@ -7,11 +7,12 @@ from typing import Any
 from ..results.records import InputError
 from ..results.statistics import interval
 from ..results.store import MANIFEST, Stage
+from .stages import GATE
 
 
 def sft_gate(stage: Stage) -> dict[str, Any]:
     """SFT must beat the base on replies to held-out prompts: the drop of the loss a token, with its interval."""
-    losses = json.loads((stage.path / "gate.json").read_text())
+    losses = json.loads((stage.path / GATE).read_text())
     drop = [b - s for b, s in zip(losses["base"], losses["sft"], strict=True)]
     low, high = _mean_interval(drop)[1:]
     base, sft = (sum(losses[k]) / len(losses[k]) for k in ("base", "sft"))
@@ -23,7 +24,7 @@ def sft_gate(stage: Stage) -> dict[str, Any]:
 
 def reward_model_gate(stage: Stage, role: str, threshold: float) -> dict[str, Any]:
     """A reward model should order held-out pairs as people did, at least as often as the threshold says."""
-    values = json.loads((stage.path / "gate.json").read_text())["accuracy"]
+    values = json.loads((stage.path / GATE).read_text())["accuracy"]
     mean, low, high = _mean_interval(values, bounds=(0.0, 1.0))
     text = f"{role} reward model: held-out accuracy {mean:.3f} [{low:.3f}, {high:.3f}], wanted {threshold:.2f}"
     return _gate(f"reward_model.{role}", mean, low, high, threshold, mean >= threshold, text)

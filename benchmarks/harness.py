@@ -4,8 +4,9 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,23 +18,22 @@ from ..results.changes import differences_to_sft, ties
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.model_files import allow_remote_code
 from ..results.records import GateError, InputError, nearest
-from ..results.run_folder import Cell, Run, check_names, runs_folder
-from ..results.store import ALONG, POLICY, Looking, NotMade, Stage, Store, digest
+from ..results.run_folder import Run, check_names, runs_folder
+from ..results.store import ALONG, POLICY, NotMade, Stage, Store, digest
 from ..results.summary import summarize
-from . import contract, gates, judge_people, panel, reward_audit, scoring, stages, tracker
-from .along import score_along
+from . import contract, gates, judge_people, panel, reward_audit, stages, tracker
 from .corpus import Corpus, load_corpus
 from .engine import Engine, reason, train_apart, train_on_ray
 from .judge_findings import identity, judge_findings
 from .live import CELL, DONE, FAILED, WAITING
 from .models import find_model
+from .pipeline import ROLES, Pipeline
 from .plugins import available
 from .rows import method_row
 from .spec import BenchmarkSpec
-from .stages import MODEL, Workshop
+from .stages import Workshop
 
 Gate = Literal["warn", "fail", "ignore"]
-ROLES = ("training", "evaluation")  # of the reward models, and the splits that they learn from
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 
 
@@ -118,9 +118,7 @@ class Harness:
         self.tokenizer = self.base.tokenizer()
         self.corpus: Corpus = load_corpus(spec, self.tokenizer)
         self._check_context()
-        self.asked = self.corpus.prompts(  # the prompts that every policy answers
-            self.corpus.heldout, spec.max_response_tokens, limit=spec.evaluation.prompts
-        )
+        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus) if external else None
         tracker.check(spec.tracker)
@@ -144,8 +142,8 @@ class Harness:
             self.tokenizer,
             self.corpus,
             self.shop,
-            self.sft,
-            self.panel.reward_models,
+            self.pipeline.sft,
+            self.pipeline.panel.reward_models,
             self.scored_by.own_reward_model,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
@@ -157,9 +155,9 @@ class Harness:
         """What a process beside the first does: its share of every training, in the same order."""
         self.train_shared()
         for seed in range(self.request.seeds):
-            for name, method in self.methods.items():
+            for name in self.methods:
                 try:
-                    self.train(name, method, seed)
+                    self.train(name, seed)
                 except InputError:
                     raise
                 except Exception as error:  # the first process failed too, and tells
@@ -181,16 +179,17 @@ class Harness:
 
     def _compare(self, run: Run) -> Outcome:
         """Train and score the cells of a run that is open, and say what came out."""
-        watch = self.request.watch
+        watch, pipeline = self.request.watch, self.pipeline
         if self.request.engine == "ray":
             self._train_on_ray()
         forward = tracker.Forwarder(self.spec.tracker, run, self.say)
         for seed in range(self.request.seeds):
             label = f"sft{CELL}{seed}"
             watch(label, "responses")
-            baseline = self.generate(None, seed)
+            baseline = pipeline.generate(None, seed)
             watch(label, "scores")
-            forward.cell(self._place(run, "sft", seed, [], baseline, baseline))
+            made = [baseline, pipeline.scores(baseline, baseline, None)]
+            forward.cell(run.place("sft", seed, made, evaluators=self._identities()))
             watch(label, DONE)
             for name, method in self.methods.items():
                 label = f"{name}{CELL}{seed}"
@@ -198,14 +197,14 @@ class Harness:
                     continue
                 try:
                     watch(label, "training")
-                    trained = self._timed(label, lambda n=name, m=method, s=seed: self._train_cell(n, m, s))
+                    trained = self._timed(label, lambda n=name, s=seed: self._train_cell(n, s))
                     policy = Checkpoint(trained.path / POLICY, trained.content)
                     watch(label, "responses")
-                    answers = self.generate(policy, seed, method)
+                    answers = pipeline.generate(policy, seed, method)
                     watch(label, "scores")
-                    made = [trained, *self.along(label, trained, seed, answers, baseline)]
-                    cell = self._place(run, name, seed, made, answers, baseline, policy)
-                    forward.cell(cell)
+                    made = [trained, *self._along(label, trained, seed, answers, baseline)]
+                    made += [answers, pipeline.scores(answers, baseline, policy)]
+                    forward.cell(run.place(name, seed, made, evaluators=self._identities()))
                     watch(label, DONE)
                 except InputError:
                     raise
@@ -225,138 +224,56 @@ class Harness:
         """Train all cells on a cluster; this process then finds them on disk."""
         request = self.request
         cells = {(name, seed): f"{name}{CELL}{seed}" for seed in range(request.seeds) for name in self.methods}
-        self.pairs.reference()  # once, here, and not by each worker that needs it
+        self.pipeline.pairs.reference()  # once, here, and not by each worker that needs it
         self.say(f"training {len(cells)} cells on Ray")
         resources = {"num_cpus": request.cell_cpus, "num_gpus": int(self.shop.tuning.device.startswith("cuda"))}
         for cell, failed in train_on_ray(request, cells, resources, request.ray_address):
             if failed:
                 self._failed(cells[cell], failed)
 
-    def _train_cell(self, name: str, method: Any, seed: int) -> Stage:
+    def _train_cell(self, name: str, seed: int) -> Stage:
         """Train a cell here; a method from elsewhere, or one with a time limit, in a process of its own."""
-        if (not _is_ours(method) or self.request.cell_timeout) and not self._is_trained(name, method, seed):
-            self.pairs.reference()
+        apart = self.request.cell_timeout or not _is_ours(self.methods[name])
+        if apart and not self._is_trained(name, seed):
+            self.pipeline.pairs.reference()
             train_apart(self.request, (name, seed), self.request.cell_timeout)
-        return self.train(name, method, seed)
+        return self.train(name, seed)
 
-    def _is_trained(self, name: str, method: Any, seed: int) -> bool:
-        shop = self.shop
-        self.shop = replace(shop, store=Looking(shop.store.root))
+    def train(self, name: str, seed: int) -> Stage:
+        """Train a cell in this process, or find it on disk."""
+        return self.pipeline.train(self.names[name], self.methods[name], seed)
+
+    def _is_trained(self, name: str, seed: int) -> bool:
         try:
-            self.train(name, method, seed)
+            self.pipeline.looking().train(self.names[name], self.methods[name], seed)
         except NotMade:
             return False
-        finally:
-            self.shop = shop
         return True
 
-    def make_sft(self) -> Checkpoint:
-        """The SFT checkpoint of this benchmark, trained or found on disk."""
-        sft = self._timed("SFT", self.train_sft)
-        self._gate(gates.sft_gate(sft))
-        return Checkpoint(sft.path / MODEL, sft.content)
-
-    def train_shared(self) -> None:
-        self.sft = self.make_sft()
-        made = {}
-        for role in ROLES:
-            made[role] = self._timed(f"{role} reward model", lambda r=role: self.train_reward_model(r))
-            self._gate(gates.reward_model_gate(made[role], role, self.spec.gates.reward_model_accuracy))
-        gates.check_reward_models_apart(made)
-        self.share(made)
-
-    def share(self, reward_models: dict[str, Stage]) -> None:
-        """What every cell is given, from the SFT checkpoint and the reward models by role."""
-        models = {role: Checkpoint(made.path / MODEL, made.content) for role, made in reward_models.items()}
-        self.panel = panel.Panel(self.spec, self.scored_by, self.shop, self.corpus, models)
-        self.pairs = stages.pair_dataset(self.shop, self.sft, self.corpus.training)
-        self.prompts = self.corpus.prompts(self.corpus.training, self.spec.max_response_tokens)
-
-    # The stages of this run: each is made, or found on disk; `bench run --dry-run` only looks.
-
-    def train_sft(self) -> Stage:
-        return stages.train_sft(self.shop, self.base, self.spec.sft, self.corpus.sft, self.corpus.heldout)
-
-    def train_reward_model(self, role: str) -> Stage:
-        pairs, seed = getattr(self.corpus, role), 1 + ROLES.index(role)
-        return stages.train_reward_model(self.shop, self.sft, self.spec.reward_model, pairs, self.corpus.heldout, seed)
-
-    def train(self, label: str, method: Any, seed: int) -> Stage:
-        return stages.train_cell(
-            self.shop,
-            self.names[label],
-            method,
-            base=self.base,
-            sft=self.sft,
-            pairs=self.pairs,
-            unpaired=self.corpus.unpaired,
-            prompts=self.prompts,
-            reward=lambda: self.panel.training_reward,
-            reward_model=self.panel.reward_models["training"],
-            budget=self.spec.budget,
-            seed=seed,
-            along=self.spec.evaluation.along,
-        )
-
-    def _choice(self, method: Any) -> stages.Choice | None:
-        """How a method that answers with the best of several responses chooses."""
-        count = getattr(method, "responses_per_answer", 1)
-        key = self.panel.reward_models["training"].key
-        return stages.Choice(count, lambda: self.panel.training_reward, key) if count > 1 else None
-
-    def generate(self, policy: Checkpoint | None, seed: int, method: Any = None) -> Stage:
-        """Answers to the evaluation's prompts; policy None: by the SFT checkpoint."""
-        return stages.generate(
-            self.shop,
-            self.sft,
-            policy,
-            self.asked,
-            temperature=self.spec.evaluation.temperature,
-            seed=seed,
-            choice=self._choice(method),
-        )
-
-    def score(self, evaluator: str, answers: Stage, baseline: Stage, policy: Checkpoint | None) -> Stage:
-        """One evaluator's scores of a policy (None: SFT)."""
-        made, needs = self.panel.evaluators[evaluator]
-        spec = self.spec
-        limits = scoring.Limits(spec.max_prompt_tokens, spec.max_response_tokens, spec.evaluation.temperature)
-        return scoring.score(
-            self.shop, evaluator, made, needs, answers, baseline, sft=self.sft, policy=policy, limits=limits
-        )
-
-    def _place(
-        self,
-        run: Run,
-        name: str,
-        seed: int,
-        trained: list[Stage],
-        answers: Stage,
-        baseline: Stage,
-        policy: Checkpoint | None = None,
-    ) -> Cell:
-        """Score a policy (None: SFT) by every evaluator and show the cell in the run's folder."""
-        parts = [self.score(name, answers, baseline, policy) for name in self.panel.evaluators]
-        made = [*trained, answers, stages.join_scores(self.shop, parts)]
-        return run.place(name, seed, made, evaluators=self._identities())
-
-    def along(self, label: str, trained: Stage, seed: int, answers: Stage, baseline: Stage) -> list[Stage]:
+    def _along(self, label: str, trained: Stage, seed: int, answers: Stage, baseline: Stage) -> list[Stage]:
         """The scores of the checkpoints along training, where the method saved any."""
         if not (trained.path / ALONG).is_dir():
             return []
-        return [
-            self._timed(
-                f"{label}, checkpoints along training",
-                lambda: score_along(
-                    self.shop,
-                    self.panel.along,
-                    trained,
-                    lambda policy: scoring.responses(self.generate(policy, seed)),
-                    scoring.responses(answers),
-                    scoring.responses(baseline),
-                ),
-            )
-        ]
+        make = partial(self.pipeline.along, trained, seed, answers, baseline)
+        return [self._timed(f"{label}, checkpoints along training", make)]
+
+    def make_sft(self) -> Checkpoint:
+        """The SFT checkpoint of this benchmark, trained or found on disk."""
+        sft = self._timed("SFT", self.pipeline.train_sft)
+        self._gate(gates.sft_gate(sft))
+        self.pipeline.start_from(sft)
+        return self.pipeline.sft
+
+    def train_shared(self) -> None:
+        """SFT and the reward models, which all cells share."""
+        self.make_sft()
+        made = {}
+        for role in ROLES:
+            make = partial(self.pipeline.train_reward_model, role)
+            made[role] = self._timed(f"{role} reward model", make)
+            self._gate(gates.reward_model_gate(made[role], role, self.spec.gates.reward_model_accuracy))
+        gates.check_reward_models_apart(made)
+        self.pipeline.share(made)
 
     def _check_context(self) -> None:
         from transformers import AutoConfig
@@ -431,11 +348,11 @@ class Harness:
         found: dict[str, Any] = {
             "changes": differences_to_sft(scores),
             "ties": ties(scores),
-            "stamps": self.panel.stamps,
-            "reward_models": self.panel.audit_reward_models(self.tokenizer, self.external),
+            "stamps": self.pipeline.panel.stamps,
+            "reward_models": self.pipeline.panel.audit_reward_models(self.tokenizer, self.external),
         }
         if "judge" in self.spec.evaluators:
-            judge = self.panel.evaluators["judge"][0]
+            judge = self.pipeline.panel.evaluators["judge"][0]
             found["judges"] = judge_findings(run, judge, scores, self.people_labels, self.say)
         return found
 

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..results.store import write_json
+from ..results.integrity import write_json
 from .check import TARGET, check
+from .optimum import BETA
 
 SEEDS = 3
 PUBLISHED = Path(__file__).parent.parent / "results" / "published"
@@ -55,6 +56,19 @@ def page(rows: dict[str, Any]) -> str:
             f"| {name} | {statistics.mean(kls):.4f} | {min(kls):.4f} to {max(kls):.4f} | {regret:.4f} | {wanted} "
             f"| {row['examples']:,} | {row['promises_kept']} of {row['promises']} | {row['measured_from']} |"
         )
+    start = next(row["start"] for row in rows.values() if row["required"])
+    lines += [
+        "",
+        f"- **Measured from `pi*`**: what the method aims at, so it must come within {TARGET} nats; the rest is "
+        "noise of the optimization.",
+        "- **ipo** is measured from an optimum of its own, which is known too. Its regret is that of the objective of "
+        "`pi*`, which is another, so it would not be 0 even there.",
+        "- **All others** aim elsewhere, as the last column says. Their KL tells how far from `pi*` they ended, not "
+        "how well they were trained, and it changes with settings and length of the training: do not rank them by it.",
+        f"- Regret: what the policy lacks of `pi*` in reward - {BETA} KL to the reference, which is {BETA} times its "
+        f"KL to `pi*`. The reference, where all begin, is {start:.2f} nats from `pi*`.",
+        "- Promises: those of the interface, the same for every method: seeds, budget, costs, files.",
+    ]
     return "\n".join([*lines, ""])
 
 

@@ -8,10 +8,13 @@ and sampling are always needed. Prints JSON.
 import contextlib
 import hashlib
 import json
+import platform
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +102,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, counted() as passes:
         spec = load_spec("quick", {}) if len(sys.argv) == 1 else load_spec(sys.argv[1], {})
         run(Request(spec, methods, seeds, Path(folder)))
-    found = {name: getattr(passes, name) for name in ("trained", "sampled", "scored", "again")}
-    print(json.dumps({"methods": methods, "seeds": seeds, **found, "ratio": passes.executed_over_ideal}, indent=2))
+    found: dict[str, Any] = {"benchmark": spec.name, "methods": methods, "seeds": seeds}
+    found |= {name: getattr(passes, name) for name in ("trained", "sampled", "scored", "again")}
+    found |= {"ratio": passes.executed_over_ideal, "machine": platform.platform()}
+    found |= {"packages": {name: version(name) for name in ("torch", "transformers", "alignment-bench")}}
+    print(json.dumps({**found, "date": datetime.now(UTC).date().isoformat()}, indent=2))
 
 
 if __name__ == "__main__":

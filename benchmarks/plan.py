@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..results.checkpoint import Checkpoint
-from ..results.store import POLICY, Looking, NotMade, Stage
+from ..results.store import ALONG, POLICY, NotMade, Stage
 from . import panel, stages
 from .along import TRAINING
 from .estimate import AT_LEAST, Earlier, Estimate, Rough
-from .harness import ROLES, Harness, Request
-from .stages import MODEL
+from .harness import Harness, Request
+from .pipeline import ROLES
 
 ON_DISK, TO_DO, ASKS = "on disk", "to do", "asks for what is missing"
 
@@ -74,7 +74,6 @@ def plan(request: Request) -> Plan:
     A stage whose key hangs on one that is not made yet counts as to do, though it may turn out to be on disk.
     """
     harness = Harness(dataclasses.replace(request, say=lambda line: None))
-    harness.shop = dataclasses.replace(harness.shop, store=Looking(request.root))
     judging = panel.cost_of_judging(
         harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods) * request.seeds
     )
@@ -85,23 +84,23 @@ def plan(request: Request) -> Plan:
 
 class _Planner:
     def __init__(self, harness: Harness):
-        self.run = harness
+        self.run, self.pipeline = harness, harness.pipeline.looking()
         spec, tuning = harness.spec, harness.shop.tuning
         self.earlier = Earlier(harness.shop.store, harness.base, tuning)
         self.rough = Rough(harness.base, tuning, harness.corpus.training, tuning.micro_tokens)
-        self.prompts = len(harness.asked)
+        self.prompts = len(self.pipeline.asked)
         self.spec = spec
         self.shared: list[Stage | None] = []
 
     def steps(self) -> Iterator[Step]:
-        run, spec, earlier, rough = self.run, self.spec, self.earlier, self.rough
-        sft = self._look(run.train_sft)
+        pipeline, spec, earlier, rough = self.pipeline, self.spec, self.earlier, self.rough
+        sft = self._look(pipeline.train_sft)
         yield _step("", "SFT", sft, lambda: earlier.sft(spec.sft.examples) or rough.sft(spec.sft.examples))
         if sft:
-            run.sft = Checkpoint(sft.path / MODEL, sft.content)
+            pipeline.start_from(sft)
         models = {}
         for role in ROLES:
-            models[role] = self._look(lambda r=role: run.train_reward_model(r), sft)
+            models[role] = self._look(lambda r=role: pipeline.train_reward_model(r), sft)
             examples = spec.reward_model.examples
             yield _step(
                 "",
@@ -111,23 +110,24 @@ class _Planner:
             )
         self.shared = [sft, *models.values()]
         if all(self.shared):
-            run.share(models)
-        if any(getattr(m, "needs_reference", False) and getattr(m, "needs_pairs", False) for m in run.methods.values()):
-            reference = self._look(lambda: run.pairs.reference(), *self.shared)
-            pairs = len(run.corpus.training)
+            pipeline.share(models)
+        methods = self.run.methods.values()
+        if any(getattr(m, "needs_reference", False) and getattr(m, "needs_pairs", False) for m in methods):
+            reference = self._look(lambda: pipeline.pairs.reference(), *self.shared)
+            pairs = len(pipeline.corpus.training)
             yield _step("", "reference log-probs", reference, lambda: earlier.reference() or rough.reference(pairs))
-        for seed in range(run.request.seeds):
+        for seed in range(self.run.request.seeds):
             yield from self._cells(seed)
 
     def _cells(self, seed: int) -> Iterator[Step]:
-        run, budget = self.run, self.spec.budget
-        baseline = self._look(lambda: run.generate(None, seed), *self.shared)
+        run, pipeline, budget = self.run, self.pipeline, self.spec.budget
+        baseline = self._look(lambda: pipeline.generate(None, seed), *self.shared)
         yield self._answers(f"sft seed {seed}", baseline, 1)
         yield from self._scores(f"sft seed {seed}", baseline, baseline, None)
         for label, method in run.methods.items():
             cell = f"{label} seed {seed}"
-            trained = self._look(lambda n=label, m=method: run.train(n, m, seed), *self.shared)
             name, settings = run.names[label], stages.settings_of(method)
+            trained = self._look(lambda n=name, m=method: pipeline.train(n, m, seed), *self.shared)
             yield _step(
                 cell,
                 "training",
@@ -137,11 +137,11 @@ class _Planner:
                 ),
             )
             policy = Checkpoint(trained.path / POLICY, trained.content) if trained else None
-            answers = self._look(lambda p=policy, m=method: run.generate(p, seed, m), trained)
+            answers = self._look(lambda p=policy, m=method: pipeline.generate(p, seed, m), trained)
             yield self._answers(cell, answers, getattr(method, "responses_per_answer", 1))
             yield from self._scores(cell, answers, baseline, policy)
             if self.spec.evaluation.along:
-                yield Step(cell, "checkpoints along training", self._along(cell, trained, seed, answers, baseline))
+                yield Step(cell, "checkpoints along training", self._along(trained, seed, answers, baseline))
 
     def _answers(self, cell: str, made: Stage | None, each: int) -> Step:
         def guess() -> Estimate:
@@ -150,20 +150,21 @@ class _Planner:
         return _step(cell, "responses", made, guess)
 
     def _scores(self, cell: str, answers: Stage | None, baseline: Stage | None, policy: Any) -> Iterator[Step]:
-        run = self.run
         names = [*self.spec.evaluators, *([TRAINING] if "reward_model" in self.spec.evaluators else [])]
-        asking = {n for n in names if getattr(run.scored_by.evaluators.get(n), "keeps_answers", False)}
+        asking = {n for n in names if getattr(self.run.scored_by.evaluators.get(n), "keeps_answers", False)}
         for name in sorted(names, key=lambda n: n in asking):
             if name in asking:
                 yield Step(cell, name, ASKS, is_score=True)  # what is missing is known to the evaluator alone
                 continue
-            made = self._look(lambda n=name: run.score(n, answers, baseline, policy), answers, baseline)
+            made = self._look(lambda n=name: self.pipeline.score(n, answers, baseline, policy), answers, baseline)
             step = _step(cell, name, made, lambda n=name: self.earlier.scores(n, self.prompts))
             yield dataclasses.replace(step, is_score=True)
 
-    def _along(self, cell: str, trained: Stage | None, seed: int, answers: Stage | None, baseline: Stage | None) -> str:
-        found = self._look(lambda: self.run.along(cell, trained, seed, answers, baseline), trained, answers, baseline)
-        return TO_DO if found is None else ON_DISK
+    def _along(self, trained: Stage | None, seed: int, answers: Stage | None, baseline: Stage | None) -> str:
+        def look() -> bool:
+            return not (trained.path / ALONG).is_dir() or bool(self.pipeline.along(trained, seed, answers, baseline))
+
+        return ON_DISK if self._look(look, trained, answers, baseline) else TO_DO
 
     def _look(self, make: Callable[[], Any], *needs: Any) -> Any:
         """What `make` finds on disk; None where it, or something it is made from, is not there."""

@@ -25,21 +25,27 @@ CODE = (
 
 
 def score_pairs(
-    shop: Workshop, model: RewardModelWinRate, key: str, tokenizer: Any, pairs: Sequence[LabelledPair]
+    shop: Workshop,
+    model: RewardModelWinRate,
+    key: str,
+    tokenizer: Any,
+    pairs: Sequence[LabelledPair],
+    scores: Sequence[float] | None,
 ) -> list[ScoredPair]:
     """A reward model's scores of both replies of each pair; key: hash of the model's files.
 
-    Lengths are in tokens of the benchmark's tokenizer, the same for every reward model.
+    Lengths are in tokens of the benchmark's tokenizer, the same for every reward model. scores: chosen and rejected in
+    turn, where they are known already.
     """
 
     def build(out: Path) -> None:
         sides = [_generation(p, text) for p in pairs for text in (p.chosen, p.rejected)]
-        scores = model.rewards(sides)
+        found = model.rewards(sides) if scores is None else scores
         lengths = [len(encode_response(tokenizer, side.response)) for side in sides]
         write_jsonl(
             out / PAIRS,
             [
-                ScoredPair(p.prompt_id, p.subset, *scores[2 * i : 2 * i + 2], *lengths[2 * i : 2 * i + 2])
+                ScoredPair(p.prompt_id, p.subset, *found[2 * i : 2 * i + 2], *lengths[2 * i : 2 * i + 2])
                 for i, p in enumerate(pairs)
             ],
         )
@@ -59,19 +65,23 @@ def score_pairs(
 
 def audit(
     shop: Workshop,
-    models: dict[str, tuple[RewardModelWinRate, str]],
+    models: dict[str, tuple[RewardModelWinRate, str, Sequence[float] | None]],
     tokenizer: Any,
     heldout: Sequence[LabelledPair],
     external: tuple[str, Sequence[LabelledPair], int] | None,
 ) -> dict[str, Any]:
     """For summary.json: each reward model on held-out pairs and, if given, on external ones; and their agreement.
 
-    models: by role, each with the hash of its files. external: source, pairs, and how many were left out.
+    models: by role, each with the hash of its files and its scores of the held-out pairs, where they are known.
+    external: source, pairs, and how many were left out.
     """
     sets = {"heldout": heldout} | ({"external": external[1]} if external else {})
     found: dict[str, Any] = {}
     for name, pairs in sets.items():
-        scored = {role: score_pairs(shop, model, key, tokenizer, pairs) for role, (model, key) in models.items()}
+        scored = {
+            role: score_pairs(shop, model, key, tokenizer, pairs, scores if name == "heldout" else None)
+            for role, (model, key, scores) in models.items()
+        }
         found[name] = {"models": {role: audit_reward_model(rows) for role, rows in scored.items()}}
         if len(scored) == 2:
             found[name] |= compare_reward_models(*scored.values())

@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..evaluators.base import Conversation
 from ..methods.base import Prompt
 from ..methods.policy import Policy
 from ..methods.rollout import sample, to_generations
 from ..results.chat import encode_prompt, encode_response
 from ..results.checkpoint import Checkpoint
+from ..results.integrity import write_json
 from ..results.records import Generation, Message
-from ..results.store import GENERATIONS, SCORES, Stage, digest, read_generations
+from ..results.store import GENERATIONS, SCORES, Stage, digest, read_generations, read_json
 from . import stages
-from .stages import Workshop
+from .stages import TRAINING_CODE, Workshop
+
+CODE = (*TRAINING_CODE, "benchmarks/scoring.py")
+LOGPS = "logps.json"
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,8 @@ class PolicyInMemory:
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
         return self.policy.total_logps(self._encode(conversations)).tolist()
 
-    @torch.no_grad()
     def entropies(self, conversations: Sequence[Conversation]) -> list[float]:
-        rows = self._encode(conversations)
-        found = [0.0] * len(rows)
-
-        def measure(group: list[int]) -> None:
-            part = [rows[i] for i in group]
-            logits, _, mask = self.policy.response_logits(part)
-            logps = torch.log_softmax(logits.float(), dim=-1)
-            each = torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, -(logps.exp() * logps).sum(-1))
-            for i, value in zip(group, (each.sum(1) / mask.sum(1)).tolist(), strict=True):
-                found[i] = value
-
-        self.policy.network.in_groups(rows, measure)
-        return found
+        return self.policy.entropy_and_kl(self._encode(conversations), None)[0]
 
     def network(self) -> tuple[Any, Any]:
         return self.policy.network.activate(), self.policy.tokenizer
@@ -81,16 +70,35 @@ class PolicyInMemory:
         ]
 
 
+@dataclass(frozen=True)
+class ReferenceInMemory(PolicyInMemory):
+    """The SFT checkpoint; its log-probs of the same conversations are computed once, for all methods and seeds."""
+
+    shop: Workshop
+    key: str
+    """Of the checkpoint."""
+
+    def logps(self, conversations: Sequence[Conversation]) -> list[float]:
+        def build(out: Path) -> None:
+            write_json(out / LOGPS, self.policy.total_logps(self._encode(conversations)).tolist())
+
+        inputs = self.shop.inputs(code=CODE, sft=self.key, conversations=digest(list(conversations)))
+        return read_json(self.shop.store.stage("reference_logps", inputs, build).path / LOGPS)
+
+
 @contextmanager
 def opened(
     shop: Workshop, sft: Checkpoint, policy: Checkpoint | None, limits: Limits
 ) -> Iterator[tuple[PolicyInMemory, PolicyInMemory]]:
     """A policy (None: the SFT checkpoint itself) and the SFT checkpoint in memory."""
-    reference = Policy.open(sft, shop.tuning, trainable=False)
+    reference = ReferenceInMemory(Policy.open(sft, shop.tuning, trainable=False), limits, shop, sft.key)
+    if policy is None:
+        yield reference, reference
+        return
     # a policy that is a whole model is opened as a copy of its own, so that the shared SFT model stays in memory
-    model = Policy.open(policy, shop.tuning, trainable=True) if policy else reference
+    model = Policy.open(policy, shop.tuning, trainable=True)
     try:
-        yield PolicyInMemory(model, limits), PolicyInMemory(reference, limits)
+        yield PolicyInMemory(model, limits), reference
     finally:
         model.network.close()
 
@@ -121,7 +129,7 @@ def score(
             stages.write_scores(out / SCORES, list(found))
 
     inputs = shop.inputs(
-        code=(*stages.TRAINING_CODE, "evaluators", "benchmarks/scoring.py"),
+        code=(*CODE, "evaluators"),
         evaluator=name,
         source=stages._source_digest(type(evaluator)),
         settings={k: v for k, v in stages.settings_of(evaluator).items() if k not in needs},

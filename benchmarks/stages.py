@@ -40,6 +40,8 @@ from .spec import Supervised, SupervisedFineTuning
 
 PACKAGE = Path(__file__).parent.parent
 MODEL = "model"  # folder of a trained model within its stage
+GATE = "gate.json"  # what a gate looks at, within the stage
+REWARDS = "rewards.json"
 
 
 @lru_cache
@@ -133,7 +135,7 @@ def train_sft(
         policy.tokenizer.save_pretrained(out / MODEL)
         saved = Policy.open(Checkpoint(out / MODEL, ""), shop.tuning, trainable=False)  # what lies on disk is judged
         gate["sft"] = _heldout_loss(saved, unseen)
-        (out / "gate.json").write_text(json.dumps(gate))
+        (out / GATE).write_text(json.dumps(gate))
 
     inputs = shop.inputs(
         base=base.key, settings=settings.model_dump(), train=_pairs_digest(train), heldout=_pairs_digest(heldout)
@@ -146,7 +148,7 @@ def train_reward_model(
 ) -> Stage:
     """Fit a Bradley-Terry reward model from the SFT checkpoint; the stage holds the model and gate.json.
 
-    gate.json: held-out pair accuracy, one value a prompt (ties count half).
+    gate.json: held-out pair accuracy, one value a prompt (ties count half), and the scores of both sides of each pair.
     """
 
     def build(out: Path) -> None:
@@ -174,9 +176,11 @@ def train_reward_model(
         if processes.rank():
             return
         rows = [side for pair in heldout for side in sides_of(pair)]
-        chosen, rejected = torch.tensor(model.score_all(rows, progress="held-out pairs")).view(-1, 2).unbind(1)
+        scores = model.score_all(rows, progress="held-out pairs")
+        chosen, rejected = torch.tensor(scores).view(-1, 2).unbind(1)
         right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-        (out / "gate.json").write_text(json.dumps({"accuracy": _by_prompt(heldout, right.tolist())}))
+        gate = {"accuracy": _by_prompt(heldout, right.tolist()), "scores": scores}
+        (out / GATE).write_text(json.dumps(gate))
         network.save(out / MODEL, model.tokenizer)
         network.close()
 
@@ -189,6 +193,11 @@ def train_reward_model(
         scorer=code_digest("evaluators/reward_model.py"),
     )
     return shop.store.stage("reward_model", inputs, build, together=True)
+
+
+def heldout_scores(reward_model: Checkpoint) -> list[float]:
+    """What a reward model that was trained here gave the held-out pairs, chosen and rejected in turn."""
+    return json.loads((reward_model.path.parent / GATE).read_text())["scores"]
 
 
 def pair_dataset(shop: Workshop, sft: Checkpoint, pairs: list[Pair]) -> PairDataset:
@@ -295,7 +304,7 @@ def generate(
     seed: int,
     choice: Choice | None = None,
 ) -> Stage:
-    """Answer the evaluation prompts with a policy (None: the SFT checkpoint itself), with the exact KL to SFT.
+    """Answer the evaluation prompts with a policy (None: the SFT checkpoint itself), with entropy and KL to SFT.
 
     With a choice the policy's chosen response is the answer; its KL to SFT is then the bound log n - (n - 1) / n
     (Beirami et al. 2024, arXiv:2401.01879), for the policy itself must be SFT.
@@ -319,14 +328,14 @@ def generate(
             if choice:
                 rewards = torch.tensor(choice.reward()(to_generations(model, samples))).view(-1, n)
                 samples = [samples[i * n + j] for i, j in enumerate(rewards.argmax(1).tolist())]
+            sequences = [(s.prompt.ids, s.ids) for s in samples]
+            entropies, kls = model.entropy_and_kl(sequences, reference if policy else None)
+            if choice:
                 kls = [math.log(n) - (n - 1) / n] * len(samples)
-            elif policy:
-                kls = model.kl([(s.prompt.ids, s.ids) for s in samples], reference)
-            else:
-                kls = [0.0] * len(samples)
         finally:
             model.network.close()
-        write_jsonl(out / GENERATIONS, to_generations(model, samples, kls))
+        generations = zip(to_generations(model, samples, kls), entropies, strict=True)
+        write_jsonl(out / GENERATIONS, [dataclasses.replace(g, entropy=entropy) for g, entropy in generations])
 
     inputs = shop.inputs(
         sft=sft.key,
@@ -350,23 +359,32 @@ def score(
 ) -> Stage:
     """Let one evaluator score responses against a baseline; the stage holds scores.parquet.
 
-    needs: keys of the models that the evaluator uses. Responses and baseline: content key, and how to read them.
+    needs: keys of the models that the evaluator uses. Responses and baseline: content key, and how to read them. Where
+    the evaluator has rewards, those of the baseline are computed once, for all methods.
     """
-
-    def build(out: Path) -> None:
-        scores = list(evaluator.score(responses[1](), baseline[1]()))
-        write_scores(out / SCORES, scores)
-
     inputs = {
         "code": code_digest("evaluators"),
         "evaluator": name,
         "source": _source_digest(type(evaluator)),
         "settings": {k: v for k, v in settings_of(evaluator).items() if k not in needs},
         "needs": needs,
-        "responses": responses[0],
-        "baseline": baseline[0],
     }
-    return shop.store.stage("scores", inputs, build)
+
+    def rewards(of: tuple[str, Callable[[], list[Generation]]]) -> list[float]:
+        def build(out: Path) -> None:
+            (out / REWARDS).write_text(json.dumps(evaluator.rewards(of[1]())))
+
+        stage = shop.store.stage("rewards", {**inputs, "of": of[0]}, build)
+        return json.loads((stage.path / REWARDS).read_text())
+
+    def build(out: Path) -> None:
+        if getattr(evaluator, "has_rewards", False):
+            scores = evaluator.compare(responses[1](), rewards(responses), rewards(baseline))
+        else:
+            scores = evaluator.score(responses[1](), baseline[1]())
+        write_scores(out / SCORES, list(scores))
+
+    return shop.store.stage("scores", {**inputs, "responses": responses[0], "baseline": baseline[0]}, build)
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:

@@ -1,11 +1,13 @@
 """What an evaluator is: it turns responses, and a baseline's responses to the same prompts, into scores.
 
-Two optional class attributes tell the benchmark more:
+Three optional class attributes tell the benchmark more:
 
 - `needs_policy = True`: responses are not enough, the model itself is needed. `score` then takes two more arguments,
   `policy` and `reference` (the SFT checkpoint), each an `OpenPolicy`; see `PolicyEvaluator`.
 - `keeps_answers = True`: the evaluator has a cache of its own (a judge's verdicts), of which failures are no part. It
   is then called on every run, so that what failed is tried again; otherwise scores on disk are used as they are.
+- `has_rewards = True`: each response has a number of its own, whatever it is compared with. The benchmark then asks for
+  the baseline's once and not again with every method; see `RewardEvaluator`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,6 +26,22 @@ class Evaluator(Protocol):
     """
 
     def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterable[Score]: ...
+
+
+class RewardEvaluator(Evaluator, Protocol):
+    """Scores each response alone and compares the numbers; `score` does both at once."""
+
+    has_rewards: Literal[True]
+
+    def rewards(self, generations: Sequence[Generation]) -> list[float]:
+        """A number a response, the same in whatever company it is asked for."""
+        ...
+
+    def compare(
+        self, responses: Sequence[Generation], rewards: Sequence[float], baseline: Sequence[float]
+    ) -> Iterable[Score]:
+        """The scores of responses from their rewards and those of the baseline's responses to the same prompts."""
+        ...
 
 
 class OpenPolicy(Protocol):

@@ -72,7 +72,9 @@ class PolicyDiversity:
         policy: OpenPolicy,
         reference: OpenPolicy,
     ) -> Iterator[Score]:
-        entropies = policy.entropies([(r.prompt, r.response) for r in responses])
+        entropies = [r.entropy for r in responses]
+        if None in entropies:  # nobody computed them with the responses
+            entropies = policy.entropies([(r.prompt, r.response) for r in responses])
         for response, value in zip(responses, entropies, strict=True):
             yield Score("entropy", response.prompt_id, value)
         chosen = [responses[i] for i in _drawn([r.prompt_id for r in responses], self.prompts)]

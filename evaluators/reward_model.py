@@ -150,10 +150,16 @@ class RewardModelWinRate:
     allow_training_model: bool = False
     """Evaluate even with the model that the methods were trained on; every page then says so."""
 
+    has_rewards = True
+
     def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterable[Score]:
-        scores = self.rewards([*responses, *baseline])
-        ours, theirs = scores[: len(responses)], scores[len(responses) :]
-        for generation, our, their in zip(responses, ours, theirs, strict=True):
+        return self.compare(responses, self.rewards(responses), self.rewards(baseline))
+
+    def compare(
+        self, responses: Sequence[Generation], rewards: Sequence[float], baseline: Sequence[float]
+    ) -> Iterable[Score]:
+        """The scores of responses from the rewards of their own and of the baseline's."""
+        for generation, our, their in zip(responses, rewards, baseline, strict=True):
             yield Score(f"reward.{self.label}", generation.prompt_id, our)
             yield Score(f"win_rate.{self.label}", generation.prompt_id, win(our, their))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..results.checkpoint import Checkpoint, Network, Tuning, open_network
-from ..results.layout import Layout, Sequences
+from ..results.layout import Ids, Layout, Sequences
 
 
 @dataclass(frozen=True)
@@ -68,34 +68,46 @@ class Policy:
         chosen = torch.log_softmax(logits, dim=-1).gather(1, layout.targets[:, None])[:, 0]
         return TokenValues.spread(chosen, layout.mask)
 
-    @torch.no_grad()
     def kl(self, sequences: Sequences, reference: "Policy") -> list[float]:
         """KL(self || reference) in nats, exact over the vocabulary at each response token, summed over the tokens."""
-        totals = [0.0] * len(sequences)
+        return self.entropy_and_kl(sequences, reference)[1]
+
+    @torch.no_grad()
+    def entropy_and_kl(self, sequences: Sequences, reference: "Policy | None") -> tuple[list[float], list[float]]:
+        """Of each response the entropy of the next token, mean over its tokens, and the KL as in `kl`; in nats.
+
+        Both exact over the vocabulary. None as the reference is this policy itself: the KL is 0.
+        """
+        distinct = list(dict.fromkeys(sequences))
+        found = {}
 
         def measure(group: list[int]) -> None:
-            rows = [sequences[i] for i in group]
-            ours, _, mask = self.response_logits(rows)
-            ours = torch.log_softmax(ours.float(), dim=-1)
-            theirs = torch.log_softmax(reference.response_logits(rows)[0].float(), dim=-1)
-            each = (ours.exp() * (ours - theirs)).sum(-1)
-            per_row = torch.zeros(mask.shape, device=self.device).masked_scatter(mask, each).sum(1)
-            for i, value in zip(group, per_row.tolist(), strict=True):
-                totals[i] = value
+            rows = [distinct[i] for i in group]
+            logits, _, mask = self.response_logits(rows)
+            ours = torch.log_softmax(logits.float(), dim=-1)
+            entropies, kls = -(ours.exp() * ours).sum(-1), torch.zeros(len(ours), device=self.device)
+            if reference:
+                theirs = torch.log_softmax(reference.response_logits(rows)[0].float(), dim=-1)
+                kls = (ours.exp() * (ours - theirs)).sum(-1)
+            means = TokenValues.spread(entropies, mask).mean().tolist()
+            totals = TokenValues.spread(kls, mask).sum().tolist()
+            found.update(zip(rows, zip(means, totals, strict=True), strict=True))
 
-        self.network.in_groups(sequences, measure)
-        return totals
+        self.network.in_groups(distinct, measure)
+        return [found[row][0] for row in sequences], [found[row][1] for row in sequences]
 
     @torch.no_grad()
     def total_logps(self, sequences: Sequences) -> Tensor:
-        """Summed response log-probs [sequences], on the CPU, without gradients."""
-        totals = torch.zeros(len(sequences))
+        """Summed response log-probs [sequences], on the CPU, without gradients; each distinct one is computed once."""
+        places: dict[tuple[Ids, Ids], int] = {}
+        which = [places.setdefault(row, len(places)) for row in sequences]
+        distinct, totals = list(places), torch.zeros(len(places))
 
         def measure(group: list[int]) -> None:
-            totals[group] = self.logps([sequences[i] for i in group]).sum().cpu()
+            totals[group] = self.logps([distinct[i] for i in group]).sum().cpu()
 
-        self.network.in_groups(sequences, measure)
-        return totals
+        self.network.in_groups(distinct, measure)
+        return totals[which]
 
     def save(self, folder: Path) -> None:
         self.network.save(folder, self.tokenizer)

@@ -17,8 +17,8 @@ from ..methods.base import Prompt
 from ..methods.policy import Policy
 from ..methods.rollout import sample, to_generations
 from ..results.chat import encode_prompt
+from ..results.integrity import digest, write_json
 from ..results.records import Generation, InputError, Message, Reward
-from ..results.store import digest, write_json
 from .files import open_source
 from .labels import CANDIDATES, COLLECTION, ITEMS, Item, append, locked, mend, read_record, read_rows
 from .read import Unusable, prompt_of

@@ -22,8 +22,8 @@ from ..evaluators.gold import Gold
 from ..evaluators.judge import Judge
 from ..evaluators.reward_model import RewardModel
 from ..results.checkpoint import Tuning
+from ..results.integrity import digest, write_json
 from ..results.records import Generation, InputError
-from ..results.store import digest, write_json
 from .labels import (
     LABELLERS,
     Answer,

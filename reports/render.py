@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..results import metric_names, quantities
+from ..results.integrity import write_json
 from ..results.records import InputError, nearest
 from ..results.run_folder import Run
-from ..results.store import write_json
 from . import drawing, tables, wording
 from .contracts import differences
 from .page import page

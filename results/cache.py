@@ -12,8 +12,13 @@ from filelock import FileLock, Timeout
 from .run_folder import Run
 from .store import MANIFEST, Made, Store, read_json
 
-# made beside a training or a reward model, and placed in no cell: kept with what they were made from
-BESIDE = {"reference": ("sft", "pairs"), "reward_audit": ("model",)}
+# made beside a training, a model or responses, and placed in no cell: kept with what they were made from
+BESIDE = {
+    "reference": ("sft", "pairs"),
+    "reward_audit": ("model",),
+    "rewards": ("of",),
+    "reference_logps": ("sft",),
+}
 
 
 @dataclass(frozen=True)

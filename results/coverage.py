@@ -18,12 +18,12 @@ import numpy as np
 from scipy.stats import norm
 from tqdm import tqdm
 
+from .integrity import write_json
 from .length_control import length_controlled
 from .ratings import all_pairs, bradley_terry
 from .resampling import bootstrap_interval, permutation_p
 from .sequential import is_decided
 from .statistics import Interval, compare, interval
-from .store import write_json
 
 PROMPTS, SEEDS, SEED_SDS = (200, 300), (1, 3, 5), (0.0, 0.05, 0.2, 0.6)
 PROMPT_SD = REST_SD = 0.7

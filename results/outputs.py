@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .integrity import write_json
 from .records import InputError, Message
-from .store import write_json, write_jsonl
+from .store import write_jsonl
 
 Format = Literal["alpaca_eval", "arena"]
 FORMATS = ("alpaca_eval", "arena")

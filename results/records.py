@@ -24,7 +24,8 @@ class Generation:
     """One sampled response to one prompt.
 
     `kl`: sum over the response's tokens of the exact KL(policy || SFT) over the vocabulary, in nats; None where
-    nobody computed it (during training, say). `length`: response tokens, the EOS included. `finished`: ended by EOS.
+    nobody computed it (during training, say). `entropy`: of the policy's next token, exact, in nats, mean over the
+    response's tokens; None likewise. `length`: response tokens, the EOS included. `finished`: ended by EOS.
     """
 
     prompt_id: str
@@ -33,6 +34,7 @@ class Generation:
     length: int
     finished: bool
     kl: float | None = None
+    entropy: float | None = None
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,6 @@ from .integrity import (
     seal,
     writing,
 )
-from .integrity import write_json as write_json  # writers of other folders look for it here
 from .records import Generation
 
 if TYPE_CHECKING:

@@ -1,10 +1,12 @@
-"""A made-up run for the commands that only read: two methods, two seeds, sixteen prompts, no model."""
+"""A tiny benchmark that really runs, and a made-up run for the commands that only read."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
+import yaml
 
 from alignment_bench.results.records import Generation
 from alignment_bench.results.run_folder import Run
@@ -13,11 +15,25 @@ from alignment_bench.results.summary import summarize
 
 PROMPTS = [f"p{i:02}" for i in range(16)]
 BETTER = {"sft": 0.0, "ppo": 1.5, "dpo": 0.5}  # how much longer than SFT's each method's responses are
+TINY = Path(__file__).parent / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def write_tiny():
+    """write_tiny(folder, **changes): tiny.yaml with changes, merged field by field, None leaving out; its path."""
+
+    def write(folder: Path, **changes) -> Path:
+        path = folder / "tiny.yaml"
+        path.write_text(yaml.safe_dump({"extends": str(TINY), **changes}, sort_keys=False))
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")
 def make_run():
-    """make_run(folder, budget=16): write a run there, cache and all; a `Run`."""
+    """make_run(folder, budget=16): write a run there of two methods, two seeds and sixteen prompts, cache and all, as
+    if models had made it; a `Run`."""
     return _make_run
 
 

@@ -1,16 +1,21 @@
 """Kill trainings at random moments, let them go on, and compare the end with that of one that was never stopped.
 
-python kill_and_resume.py MODEL FOLDER KILLS STAGE ... prints a line of JSON a stage; the stage `run` is a whole
-`bench run` of DPO and PPO, with responses, scores, summary and report. This process forks those that are killed and
-never trains itself, for a fork of a process with threads may hang.
+python kill_and_resume.py MODEL FOLDER KILLS STAGE ... [--out FILE] prints a line of JSON a stage; the stage `run` is a
+whole `bench run` of DPO and PPO, with responses, scores, summary and report. FILE then says on what machine and when,
+as results/published/kills.json does. This process forks those that are killed and never trains itself, for a fork of a
+process with threads may hang.
 """
 
+import argparse
 import json
 import os
+import platform
 import random
 import signal
 import sys
 import traceback
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import peft  # noqa: F401  (imported here once, or every fork would do it)
@@ -20,7 +25,7 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification  # noq
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from alignment_bench.benchmarks import harness
-from alignment_bench.benchmarks.spec import BenchmarkSpec, Supervised, SupervisedFineTuning
+from alignment_bench.benchmarks.spec import Supervised, SupervisedFineTuning, load_spec
 from alignment_bench.benchmarks.stages import Workshop, pair_dataset, train_cell, train_reward_model, train_sft
 from alignment_bench.evaluators.reward_model import RewardModel
 from alignment_bench.methods.base import Pair, Prompt, PromptDataset
@@ -28,11 +33,17 @@ from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.orpo import ORPO
 from alignment_bench.methods.ppo import PPO
 from alignment_bench.results.checkpoint import Checkpoint, Tuning, open_network
+from alignment_bench.results.integrity import write_json
 from alignment_bench.results.store import COST, METRICS, Store, read_jsonl
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11, *range(12, 12 + i))) for i in range(6)]
 PAIRS = [Pair(f"x{i}", p, (20 + i, 30, 1), (40 + i, 41, 42, 1)) for i, p in enumerate(PROMPTS)]
 TUNING = Tuning(precision="fp32", device="cpu")
+COMPARED = {
+    "run": "bytes of weights, responses, scores, scores along training; names of the report's files; summary but for "
+    "times, memory and where it lies",
+    "others": "bytes of weights; log and costs but for times and memory",
+}
 METHODS = {
     "dpo": DPO(lr=1e-3, batch_size=4),
     "orpo": ORPO(lr=1e-3, batch_size=4),
@@ -40,25 +51,10 @@ METHODS = {
 }
 
 
-SPEC = {
-    "name": "tiny",
-    "description": "two random layers",
-    "preferences": "builtin/world",
-    "rows": 60,
-    "max_prompt_tokens": 150,
-    "max_response_tokens": 90,
-    "sft": {"examples": 16, "lr": 1e-3, "batch_size": 8},
-    "reward_model": {"examples": 16, "lr": 1e-3, "batch_size": 8},
-    "budget": 16,
-    "evaluation": {"prompts": 4, "along": 1},
-    "methods": {"ppo": {"rollout_size": 8, "minibatch_size": 4}, "dpo": {"batch_size": 8}},
-    "evaluators": {"reward_model": {}, "length": {}, "divergence": {}},
-}
-
-
 def run(tiny: Checkpoint, root: Path, every: float) -> None:
     """A whole tiny run."""
-    spec = BenchmarkSpec.model_validate({**SPEC, "model": str(tiny.path)})
+    changes = {"model": str(tiny.path), "rows": 60, "evaluation": {"prompts": 4, "along": 1}}
+    spec = load_spec(str(Path(__file__).parent / "tiny.yaml"), changes)
     harness.run(harness.Request(spec, ("dpo", "ppo"), 1, root, gate="ignore", checkpoint_every=every))
 
 
@@ -168,12 +164,23 @@ def kill_and_resume(name: str, tiny: Checkpoint, folder: Path, kills: int) -> di
     return {"stage": name, "killed": killed, "ended": ended, "same": same, "files": len(result(again)[0])}
 
 
-def main(model: str, folder: str, kills: str, *stages: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, kind in (("model", Path), ("folder", Path), ("kills", int)):
+        parser.add_argument(name, type=kind)
+    parser.add_argument("stages", nargs="+")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
     get_checkpoint_conversion_mapping("llama")  # fills transformers' cache
-    for name in stages:
-        found = kill_and_resume(name, Checkpoint(Path(model), key="tiny"), Path(folder) / name, int(kills))
-        print(json.dumps(found), flush=True)
+    rows = []
+    for name in given.stages:
+        rows.append(kill_and_resume(name, Checkpoint(given.model, key="tiny"), given.folder / name, given.kills))
+        print(json.dumps(rows[-1]), flush=True)
+    if given.out:
+        versions = {name: version(name) for name in ("torch", "transformers", "alignment-bench")}
+        about = {"machine": platform.platform(), "packages": versions, "date": datetime.now(UTC).date().isoformat()}
+        write_json(given.out, {"compared": COMPARED, **about, "stages": rows})
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

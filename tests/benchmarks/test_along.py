@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_bench.benchmarks import judge_people
@@ -25,30 +24,14 @@ from alignment_bench.results.records import InputError
 from alignment_bench.results.run_folder import Run
 from alignment_bench.results.sequential import UNTIL_DECIDED
 
-SPEC = {
-    "name": "along",
-    "preferences": "builtin/world",
-    "rows": 120,
-    "max_prompt_tokens": 150,
-    "max_response_tokens": 90,
-    "sft": {"examples": 16, "lr": 1e-3, "batch_size": 8},
-    "reward_model": {"examples": 16, "lr": 1e-3, "batch_size": 8},
-    "budget": 32,
-    "evaluation": {"prompts": 6, "along": 3},
-    "methods": {
-        "ppo": {"rollout_size": 8, "minibatch_size": 4, "epochs": 1, "lr": 1e-3},
-        "dpo": {"lr": 1e-3, "batch_size": 8},
-    },
-    "evaluators": {"reward_model": {}, "gold": {"reward": "alignment_bench.benchmarks.world:true_reward"}},
-}
 ENDPOINT = {"model": "openai:none", "url": "http://localhost:1/v1"}
 
 
 @pytest.fixture(scope="module")
-def outcome(tmp_path_factory, make_tiny):
+def outcome(tmp_path_factory, make_tiny, write_tiny):
     folder = tmp_path_factory.mktemp("along")
-    path = folder / "along.yaml"
-    path.write_text(yaml.safe_dump({**SPEC, "model": str(make_tiny(folder / "model", std=0.05))}))
+    model = str(make_tiny(folder / "model", std=0.05))
+    path = write_tiny(folder, name="along", model=model, budget=32, evaluation={"along": 3})
     found = run_harness(Request(load_spec(str(path)), ("ppo", "dpo"), 1, folder / "results"))
     assert found.failures == {}
     return found
@@ -112,13 +95,13 @@ def test_a_damaged_policy_is_not_exported(outcome, tmp_path):
         export(run, "arena", tmp_path, questions=tmp_path / "question.jsonl", max_new_tokens=8, device="cpu")
 
 
-def test_checkpoints_and_export_of_adapters(tmp_path, make_tiny):
+def test_checkpoints_and_export_of_adapters(tmp_path, make_tiny, write_tiny):
     """With LoRA both are adapters on the SFT checkpoint: they differ from each other, are scored, and answer."""
     model = str(make_tiny(tmp_path / "model", std=0.05))
-    changes = {"model": model, "tuning": {"lora_rank": 4}, "budget": 16, "evaluation": {"prompts": 4, "along": 1}}
-    methods = {**SPEC["methods"], "ppo": {**SPEC["methods"]["ppo"], "critic_warmup": 0}}  # learns from round one
-    (tmp_path / "lora.yaml").write_text(yaml.safe_dump({**SPEC, **changes, "methods": methods}))
-    made = run_harness(Request(load_spec(str(tmp_path / "lora.yaml")), ("ppo", "dpo"), 1, tmp_path / "results"))
+    methods = {"ppo": {"critic_warmup": 0}}  # learns from round one
+    tuning, evaluation = {"lora_rank": 4}, {"prompts": 4, "along": 1}
+    path = write_tiny(tmp_path, name="along", model=model, tuning=tuning, evaluation=evaluation, methods=methods)
+    made = run_harness(Request(load_spec(str(path)), ("ppo", "dpo"), 1, tmp_path / "results"))
     assert made.failures == {}
     hello = ({"role": "user", "content": "Hello"},)
     for cell in (c for c in made.run.cells() if c.method != "sft"):
@@ -232,5 +215,5 @@ def test_agreement_with_people_is_in_the_summary(outcome, always, tmp_path, caps
 
 def _request(outcome, evaluators, methods=("dpo",)):
     root = outcome.run.path.parents[2]
-    spec = load_spec(str(root.parent / "along.yaml"))
+    spec = load_spec(str(root.parent / "tiny.yaml"))
     return Request(spec.model_copy(update={"evaluators": evaluators}), methods, 1, root)

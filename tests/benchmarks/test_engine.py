@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import yaml
 
 from alignment_bench.benchmarks.engine import train_apart
 from alignment_bench.benchmarks.harness import Harness, Request
@@ -22,26 +21,19 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, make_tiny):
+def workdir(tmp_path_factory, make_tiny, write_tiny):
     """A tiny model and a tiny benchmark of five steps a method."""
     folder = tmp_path_factory.mktemp("engine")
     make_tiny(folder / "model", std=0.05)
-    spec = {
-        "name": "tiny",
-        "description": "two random layers",
-        "model": str(folder / "model"),
-        "preferences": "builtin/world",
-        "rows": 120,
-        "max_prompt_tokens": 150,
-        "max_response_tokens": 20,
-        "sft": {"examples": 16, "lr": 1e-3, "batch_size": 8},
-        "reward_model": {"examples": 16, "lr": 1e-3, "batch_size": 8},
-        "budget": 20,
-        "evaluation": {"prompts": 4},
-        "methods": {"dpo": STEPS, "faulty": {**STEPS, "how": "die-once", "once": str(folder / "died")}},
-        "evaluators": {"length": {}},
-    }
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(spec))
+    write_tiny(
+        folder,
+        model=str(folder / "model"),
+        max_response_tokens=20,
+        budget=20,
+        evaluation={"prompts": 4},
+        methods={"dpo": STEPS, "faulty": {**STEPS, "how": "die-once", "once": str(folder / "died")}},
+        evaluators={"reward_model": None, "gold": None, "divergence": None},
+    )
     return folder
 
 

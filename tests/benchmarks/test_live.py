@@ -4,7 +4,6 @@ import io
 import sys
 
 import pytest
-import yaml
 from rich.console import Console
 from tqdm import tqdm
 
@@ -88,18 +87,12 @@ def test_a_terminal_is_given_back_and_no_color_is_honoured(monkeypatch, plain):
     assert not plain or "\x1b[3" not in shown and "\x1b[9" not in shown  # no colours
 
 
-def test_what_a_run_tells(tmp_path, make_tiny):
+def test_what_a_run_tells(tmp_path, make_tiny, write_tiny):
     """Each cell waits, trains, answers, is scored, and is done or failed."""
     make_tiny(tmp_path / "model", std=0.05)
-    spec = {
-        "name": "told", "model": str(tmp_path / "model"), "preferences": "builtin/world", "rows": 120,
-        "max_prompt_tokens": 150, "max_response_tokens": 90, "budget": 8, "evaluation": {"prompts": 4},
-        "sft": {"examples": 8, "lr": 1e-3}, "reward_model": {"examples": 8, "lr": 1e-3},
-        "methods": {"dpo": {"lr": 1e30, "batch_size": 4}, "orpo": {"batch_size": 8}}, "evaluators": {"length": {}},
-    }  # fmt: skip
-    (tmp_path / "told.yaml").write_text(yaml.safe_dump(spec))
-    told = []
-    spec = load_spec(str(tmp_path / "told.yaml"))
+    bad = {"dpo": {"lr": 1e30, "batch_size": 4}}
+    path = write_tiny(tmp_path, model=str(tmp_path / "model"), budget=8, evaluation={"prompts": 4}, methods=bad)
+    spec, told = load_spec(str(path)), []
     run_harness(
         Request(
             spec, ("dpo", "orpo"), 1, tmp_path / "results", say=lambda _: None, watch=lambda *event: told.append(event)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from alignment_bench.benchmarks.estimate import MIB, Rough, _resident
 from alignment_bench.methods.base import Pair, Prompt
@@ -12,20 +11,6 @@ from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.ppo import PPO
 from alignment_bench.results.checkpoint import Checkpoint
 from alignment_bench.results.store import Store, folder_digest
-
-SPEC = {
-    "name": "planned",
-    "preferences": "builtin/world",
-    "rows": 120,
-    "max_prompt_tokens": 150,
-    "max_response_tokens": 90,
-    "sft": {"examples": 8, "lr": 1e-3, "batch_size": 8},
-    "reward_model": {"examples": 8, "lr": 1e-3, "batch_size": 8},
-    "budget": 8,
-    "evaluation": {"prompts": 4},
-    "methods": {"dpo": {"lr": 1e-3, "batch_size": 8}, "orpo": {"lr": 1e-3, "batch_size": 8}},
-    "evaluators": {"reward_model": {}, "length": {}},
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +20,24 @@ def work(tmp_path_factory, make_tiny):
     return folder
 
 
-def planned(bench, work, *more, **changes):
-    (work / "planned.yaml").write_text(yaml.safe_dump({**SPEC, **changes}, sort_keys=False))
-    arguments = ["run", "-b", "planned.yaml", "--model", "model", "--dry-run", "--json", *more]
-    return json.loads(bench(*arguments, cwd=work).stdout)
+@pytest.fixture
+def dry_run(bench, work, write_tiny):
+    """dry_run(*options, code=0, **changes): `bench run --dry-run` of a tiny benchmark of two evaluators."""
+
+    def run(*options, code=0, **changes):
+        write_tiny(work, **{"evaluators": {"gold": None, "divergence": None}, **changes})
+        return bench("run", "-b", "tiny.yaml", "--model", "model", "--dry-run", *options, cwd=work, code=code)
+
+    return run
 
 
-def test_a_plan_before_between_and_after(bench, work):
+def test_a_plan_before_between_and_after(bench, work, dry_run):
     """Nothing is there, so all is to do and nothing is written; after the run all is there; then what was added."""
-    first = planned(bench, work, "-m", "dpo")
+
+    def planned(*options, **changes):
+        return json.loads(dry_run("--json", *options, **changes).stdout)
+
+    first = planned("-m", "dpo")
     assert {s["state"] for s in first["steps"]} == {"to do"}
     assert [s["stage"] for s in first["steps"]] == [
         "SFT", "training reward model", "evaluation reward model", "reference log-probs",
@@ -55,13 +49,13 @@ def test_a_plan_before_between_and_after(bench, work):
     assert "sft seed 0, length" in first["seconds_unknown"]
     assert not (work / "results").exists()
 
-    bench("run", "-b", "planned.yaml", "--model", "model", "-m", "dpo", cwd=work)
+    bench("run", "-b", "tiny.yaml", "--model", "model", "-m", "dpo", cwd=work)
     before = folder_digest(work / "results")
-    after = planned(bench, work, "-m", "dpo")
+    after = planned("-m", "dpo")
     assert {s["state"] for s in after["steps"]} == {"on disk"}
     assert after["seconds"] == 0 and after["seconds_unknown"] == []
 
-    grown = planned(bench, work, "-m", "dpo,orpo", "--seeds", "2")
+    grown = planned("-m", "dpo,orpo", "--seeds", "2")
     states = {s["stage"]: s["state"] for s in grown["steps"]}
     assert states["dpo seed 0, training"] == "on disk" and states["dpo seed 1, training"] == "to do"
     assert states["orpo seed 0, training"] == "to do" and states["sft seed 1, responses"] == "to do"
@@ -69,7 +63,7 @@ def test_a_plan_before_between_and_after(bench, work):
 
     # another budget is another training; three times as much takes three times what the one on disk took
     cost = json.loads(next(Path(work / "results/cache/train").glob("*/cost.json")).read_text())
-    larger = {s["stage"]: s for s in planned(bench, work, "-m", "dpo,orpo", budget=24)["steps"]}
+    larger = {s["stage"]: s for s in planned("-m", "dpo,orpo", budget=48)["steps"]}
     dpo = larger["dpo seed 0, training"]
     assert dpo["state"] == "to do" and dpo["basis"] == "measured, 1 earlier"
     assert dpo["seconds"] == pytest.approx(3 * cost["seconds"])
@@ -80,22 +74,19 @@ def test_a_plan_before_between_and_after(bench, work):
     took = [m.manifest["seconds"] for m in Store(work / "results").made() if m.manifest["stage"] == "generations"]
     assert len(took) == 2 and larger["dpo seed 0, responses"]["seconds"] == pytest.approx(sum(took) / 2)
     assert larger["dpo seed 0, length"]["basis"] == "measured, 2 earlier"
-    changed = planned(bench, work, "-m", "dpo", methods={"dpo": {"lr": 2e-3, "batch_size": 8}})
+    changed = planned("-m", "dpo", methods={"dpo": {"lr": 2e-3}})
     assert changed["steps"][8]["basis"] == "measured, 1 earlier, other settings"
 
 
-def test_a_table_for_people(bench, work):
-    (work / "planned.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
-    done = bench("run", "-b", "planned.yaml", "--model", "model", "-m", "dpo", "--dry-run", "--root", "none", cwd=work)
+def test_a_table_for_people(work, dry_run):
+    done = dry_run("-m", "dpo", "--root", "none")
     assert "dpo seed 0, scores: reward_model, length, training_reward_model" in done.stdout
     assert "13 of 13 stages to do, at least" in done.stdout and "nothing was trained, asked or written" in done.stdout
     assert not (work / "none").exists()
 
 
-def test_bad_input_is_told_by_a_dry_run_too(bench, work):
-    (work / "planned.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
-    done = bench("run", "-b", "planned.yaml", "--model", "model", "-m", "dpo:betta=1", "--dry-run", cwd=work, code=2)
-    assert "did you mean 'beta'?" in done.stderr
+def test_bad_input_is_told_by_a_dry_run_too(dry_run):
+    assert "did you mean 'beta'?" in dry_run("-m", "dpo:betta=1", code=2).stderr
 
 
 def test_flops_by_hand(work, full):

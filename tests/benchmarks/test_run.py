@@ -6,43 +6,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-import yaml
 from transformers import AutoModelForCausalLM
 
 from alignment_bench.benchmarks.corpus import WORLD_SEED
 from alignment_bench.benchmarks.world import preference_rows
 from alignment_bench.results.run_folder import Run
 from alignment_bench.results.store import folder_digest
-
-SPEC = {
-    "name": "tiny",
-    "description": "two random layers",
-    "preferences": "builtin/world",
-    "rows": 120,
-    "max_prompt_tokens": 150,
-    "max_response_tokens": 90,
-    "sft": {"examples": 16, "lr": 1e-3, "batch_size": 8},
-    "reward_model": {"examples": 16, "lr": 1e-3, "batch_size": 8},
-    "budget": 16,
-    "evaluation": {"prompts": 6},
-    "methods": {
-        "ppo": {"rollout_size": 8, "minibatch_size": 4, "epochs": 1, "lr": 1e-3},
-        "dpo": {"lr": 1e-3, "batch_size": 8},
-        "orpo": {"lr": 1e-3, "batch_size": 8},
-    },
-    "evaluators": {
-        "reward_model": {},
-        "gold": {"reward": "alignment_bench.benchmarks.world:true_reward"},
-        "divergence": {},
-        "length": {},
-    },
-}
-
-
-def write_spec(folder: Path, **changes) -> str:
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**SPEC, **changes}))
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +21,9 @@ def workdir(tmp_path_factory, make_tiny):
     return folder
 
 
-def test_run_again_and_grow(bench, workdir):
+def test_run_again_and_grow(bench, workdir, write_tiny):
     """One run; the same again trains nothing; a seed and a method more train only that; the report is rebuilt."""
-    spec = write_spec(workdir)
+    spec = write_tiny(workdir)
     base = ["run", "-b", spec, "--model", workdir / "model"]
     first = bench(*base, "-m", "ppo,dpo", "--json", cwd=workdir)
     summary = json.loads(first.stdout)
@@ -106,19 +75,19 @@ def test_run_again_and_grow(bench, workdir):
     assert "index.html" in page
 
 
-def test_a_third_party_method_and_evaluator(bench, workdir):
+def test_a_third_party_method_and_evaluator(bench, workdir, write_tiny):
     if "slic" not in {e.name for e in entry_points(group="alignment_bench.methods")}:
         pytest.skip("the example plugin is not installed (pip install ./tests/plugin, as make test does)")
-    spec = write_spec(workdir, evaluators={**SPEC["evaluators"], "sentences": {"marks": "."}})
+    spec = write_tiny(workdir, evaluators={"sentences": {"marks": "."}})
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "ppo,slic", "--json", cwd=workdir)
     row = json.loads(done.stdout)["methods"]["slic"]
     assert row["metrics"]["sentences"]["n"] == 6 and "win_rate.gold" in row["metrics"]
-    spec = write_spec(workdir, methods={"slic": {"delta": -1.0}})
+    spec = write_tiny(workdir, methods={"slic": {"delta": -1.0}})
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "slic", cwd=workdir, code=2)
     assert "methods.slic: delta: input should be greater than 0, not -1.0" in done.stderr
 
 
-def test_rows_of_one_method_with_other_settings_starts_and_data(bench, workdir):
+def test_rows_of_one_method_with_other_settings_starts_and_data(bench, workdir, write_tiny):
     """Typed settings make rows; a start from the base is told apart even where only the YAML says so; best of two."""
     rated = [
         {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
@@ -126,7 +95,7 @@ def test_rows_of_one_method_with_other_settings_starts_and_data(bench, workdir):
         for side in ("chosen", "rejected")
     ]
     (workdir / "rated.jsonl").write_text("\n".join(map(json.dumps, rated)))
-    spec = write_spec(workdir, unpaired=str(workdir / "rated.jsonl"), methods={"orpo": {"start": "base"}})
+    spec = write_tiny(workdir, unpaired=str(workdir / "rated.jsonl"), methods={"orpo": {"start": "base"}})
     names = "dpo:beta=0.05,dpo:beta=0.5:batch_size=8,orpo,orpo:start=sft,kto:data=unpaired,best_of_n:n=2"
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", names, "--json", cwd=workdir)
     summary = json.loads(done.stdout)
@@ -147,8 +116,8 @@ def test_rows_of_one_method_with_other_settings_starts_and_data(bench, workdir):
     assert "learns from other data than the rest" in told
 
 
-def test_what_a_method_lacks_is_said_before_anything_trains(bench, workdir):
-    spec = write_spec(workdir)
+def test_what_a_method_lacks_is_said_before_anything_trains(bench, workdir, write_tiny):
+    spec = write_tiny(workdir)
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "kto:data=unpaired", cwd=workdir, code=2)
     assert "kto:data=unpaired learns from replies rated on their own" in done.stderr and "made in" not in done.stderr
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "orpo:weight=-1", cwd=workdir, code=2)
@@ -157,9 +126,9 @@ def test_what_a_method_lacks_is_said_before_anything_trains(bench, workdir):
     assert "setting 'beta' has no value; give FIELD=VALUE" in done.stderr
 
 
-def test_lora_run(bench, workdir):
+def test_lora_run(bench, workdir, write_tiny):
     """The same path with adapters; policies are adapters on the SFT checkpoint and load with transformers."""
-    spec = write_spec(workdir, tuning={"lora_rank": 4})
+    spec = write_tiny(workdir, tuning={"lora_rank": 4})
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "ppo,dpo,orpo", "--json", cwd=workdir)
     summary = json.loads(done.stdout)
     policy = Path(summary["run_dir"]) / "ppo" / "seed-0" / "policy"
@@ -167,16 +136,16 @@ def test_lora_run(bench, workdir):
     AutoModelForCausalLM.from_pretrained(policy)
 
 
-def test_a_cell_that_fails_does_not_stop_the_others(bench, workdir):
-    spec = write_spec(workdir, methods={**SPEC["methods"], "dpo": {"lr": 1e30, "batch_size": 4}})
+def test_a_cell_that_fails_does_not_stop_the_others(bench, workdir, write_tiny):
+    spec = write_tiny(workdir, methods={"dpo": {"lr": 1e30, "batch_size": 4}})
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "dpo,orpo", "--json", cwd=workdir, code=1)
     summary = json.loads(done.stdout)
     assert "orpo" in summary["methods"] and "dpo" not in summary["methods"]
     assert any(w.startswith("dpo seed 0 failed: step ") for w in summary["warnings"])
 
 
-def test_a_failed_gate_stops_when_asked(bench, workdir):
-    spec = write_spec(workdir, gates={"reward_model_accuracy": 0.999})
+def test_a_failed_gate_stops_when_asked(bench, workdir, write_tiny):
+    spec = write_tiny(workdir, gates={"reward_model_accuracy": 0.999})
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "dpo", "--gate", "fail", cwd=workdir, code=1)
     assert done.stderr.splitlines()[-1].startswith("bench: gate reward_model.training not passed")
 
@@ -189,9 +158,9 @@ def bad(bench, cwd, *arguments):
     return done.stderr.strip()
 
 
-def test_bad_input_is_one_sentence(bench, workdir, tmp_path):
+def test_bad_input_is_one_sentence(bench, workdir, tmp_path, write_tiny):
     model = ["--model", workdir / "model"]
-    spec = write_spec(tmp_path)
+    spec = write_tiny(tmp_path)
     run = ["run", "-b", spec, *model]
     assert "no method 'dpoo'; did you mean 'dpo'?" in bad(bench, tmp_path, *run, "-m", "ppo,dpoo")
     assert "no benchmark 'quik', by name or as a YAML file; did you mean 'quick'?" in bad(
@@ -215,7 +184,7 @@ def test_bad_input_is_one_sentence(bench, workdir, tmp_path):
     for changes, message in [
         ({"bugdet": 3}, "there is no field 'bugdet'; did you mean 'budget'?"),
         (
-            {"sft": {"examples": 16, "lr": 1e-3, "batch": 3}},
+            {"sft": {"batch": 3}},
             "there is no field 'sft.batch'; did you mean 'batch_size'?",
         ),
         ({"budget": "many"}, "budget: input should be a valid integer"),
@@ -226,26 +195,26 @@ def test_bad_input_is_one_sentence(bench, workdir, tmp_path):
         ({"max_prompt_tokens": 4}, "no pair fits the benchmark's lengths"),
         ({"max_prompt_tokens": 4000}, "reads at most 256 tokens"),
     ]:
-        write_spec(tmp_path, **changes)
+        write_tiny(tmp_path, **changes)
         assert message in bad(bench, tmp_path, *run, "-m", "dpo")
     Path(spec).write_text("a: [1\nb: 2")
     assert "tiny.yaml, line 2: not valid YAML" in bad(bench, tmp_path, *run, "-m", "dpo")
     assert not (tmp_path / "results").exists()
 
 
-def test_a_folder_of_another_run_is_refused_and_kept(bench, workdir, tmp_path):
-    spec = write_spec(tmp_path)
+def test_a_folder_of_another_run_is_refused_and_kept(bench, workdir, tmp_path, write_tiny):
+    spec = write_tiny(tmp_path)
     run = ["run", "-b", spec, "--model", workdir / "model", "-m", "orpo", "--out", tmp_path / "mine"]
     bench(*run, "--root", workdir / "results", cwd=tmp_path)
     before = folder_digest(tmp_path / "mine")
-    write_spec(tmp_path, budget=8)
+    write_tiny(tmp_path, budget=8)
     done = bench(*run, "--root", workdir / "results", cwd=tmp_path, code=2)
     assert "belongs to run" in done.stderr and "budget" in done.stderr.splitlines()[-1]
     assert folder_digest(tmp_path / "mine") == before
 
 
-def test_a_model_without_a_chat_template_is_told(bench, workdir, tmp_path, make_tiny):
+def test_a_model_without_a_chat_template_is_told(bench, workdir, tmp_path, make_tiny, write_tiny):
     make_tiny(tmp_path / "model", std=0.05, template=None)
-    spec = write_spec(tmp_path, max_response_tokens=80, max_prompt_tokens=170)
+    spec = write_tiny(tmp_path, max_response_tokens=80, max_prompt_tokens=170)
     done = bench("run", "-b", spec, "--model", tmp_path / "model", "-m", "orpo", "--json", cwd=tmp_path)
     assert any("has no chat template; the plain template" in w for w in json.loads(done.stdout)["warnings"])

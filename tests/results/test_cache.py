@@ -7,8 +7,9 @@ import pytest
 from filelock import FileLock
 
 from alignment_bench.results.cache import look, remove
+from alignment_bench.results.integrity import write_json
 from alignment_bench.results.run_folder import Run
-from alignment_bench.results.store import Store, write_json
+from alignment_bench.results.store import Store
 
 LATER = datetime.now(UTC) + timedelta(days=2)
 DAY = timedelta(days=1)

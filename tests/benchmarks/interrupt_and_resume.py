@@ -1,0 +1,125 @@
+"""Press Ctrl-C in a terminal while a whole `bench run` trains, samples and scores, and go on until it ends.
+
+python interrupt_and_resume.py MODEL FOLDER [METHOD] prints a line of JSON for each time that the command is given.
+MODEL: folder of a tiny model; METHOD: one that trains in a process of its own. The command is given in forks of this
+process, each in a pseudo-terminal, for the imports of each would take longer than all the rest.
+"""
+
+import json
+import os
+import pty
+import re
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import yaml
+from kill_and_resume import run_result  # sibling; imports, as it does here, what every fork needs
+
+from alignment_bench.benchmarks import cli
+from alignment_bench.benchmarks.world import true_reward
+
+CTRL_C = b"\x03"
+CHANGES = {
+    "rows": 200,
+    "sft": {"examples": 400},
+    "budget": 400,
+    "methods": {"dpo": {"batch_size": 40}},  # a step takes so long that a key can be pressed twice in it
+    "evaluation": {"prompts": 24},
+    "evaluators": {"gold": {"reward": "interrupt_and_resume:slow_reward"}, "divergence": None},
+}
+
+
+def slow_reward(prompt, response):
+    """The true reward, slow enough that a key can be pressed meanwhile."""
+    time.sleep(0.05)
+    return true_reward(prompt, response)
+
+
+class Terminal:
+    """A pseudo-terminal in which `bench` runs in a fork of this process."""
+
+    def __init__(self, *arguments: str):
+        self.shown = ""
+        self.child, self.stream = pty.fork()
+        if self.child:
+            return
+        code = 1
+        try:
+            os.environ |= {"TERM": "xterm", "COLUMNS": "150"}
+            sys.argv = ["bench", *arguments]
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def wait_for(self, pattern: str) -> bool:
+        """Read until this is shown, or to the end; whether it was."""
+        start = len(self.shown)
+        while not re.search(pattern, self.shown[start:]):
+            try:
+                self.shown += os.read(self.stream, 65536).decode(errors="replace")
+            except OSError:  # the child has closed it
+                return False
+        return True
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.stream, keys)
+
+    def end(self) -> dict:
+        """Wait for the end; exit code, and what was shown."""
+        self.wait_for(r"$.^")
+        _, status = os.waitpid(self.child, 0)
+        os.close(self.stream)
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.shown).replace("\r", "\n")
+        return {
+            "code": os.waitstatus_to_exitcode(status),
+            "shown": [line for line in plain.split("\n") if line.strip()],
+        }
+
+
+def interrupted(command: list[str], *patterns: str) -> dict:
+    """Give the command, and press Ctrl-C each time that one of these was shown after the one before."""
+    terminal, pressed = Terminal(*command), 0
+    for pattern in patterns:
+        if terminal.wait_for(pattern):
+            terminal.press(CTRL_C)
+            pressed += 1
+            started = time.monotonic()
+    found = terminal.end()
+    return {**found, "pressed": pressed, "seconds": time.monotonic() - started if pressed else None}
+
+
+def main(model: str, folder: str, *apart: str) -> None:
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # for slow_reward, in a cell's own process too
+    os.chdir(folder)
+    spec = {"extends": str(Path(__file__).parent / "tiny.yaml"), "model": model, **CHANGES}
+    Path("slower.yaml").write_text(yaml.safe_dump(spec))
+    command = ["run", "-b", "slower.yaml", "-m", ",".join(("dpo", *apart)), "--gate", "ignore", "--root"]
+    moments = {
+        "SFT": [r"SFT: +\d"],
+        "training, twice": [r"DPO seed 0: +\d", "once more to stop at once"],
+        "training": [r"DPO seed 0: +\d"],
+        "responses": [r"responses: +\d"],
+        "scores": [r"dpo .*scores"],
+        **{f"start of {name}": [rf"{name}[^\n]*training"] for name in apart},
+        **{f"training of {name}": [rf"(?i){name} seed 0: +\d"] for name in apart},
+        "none": [],
+    }
+    for moment, patterns in moments.items():
+        said = interrupted([*command, "stopped"], *patterns)
+        print(json.dumps({"moment": moment, **said, "steps": sorted(map(str, Path("stopped").rglob(".steps/[0-9]*")))}))
+    print(json.dumps({"moment": "whole", **interrupted([*command, "whole"])}))
+    ends = [next(Path(root).glob("runs/*/*/summary.json")) for root in ("stopped", "whole")]
+    one, other = map(run_result, ends)
+    print(json.dumps({"same": one == other, "files": len(one[0])}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
