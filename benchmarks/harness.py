@@ -22,6 +22,7 @@ from ..results.store import ALONG, POLICY, Looking, NotMade, Stage, Store, diges
 from ..results.summary import summarize
 from . import contract, gates, judge_people, panel, reward_audit, scoring, stages, tracker
 from .along import score_along
+from .answers import Choice, generate, join_scores
 from .corpus import Corpus, load_corpus
 from .engine import Engine, reason, train_apart, train_on_ray
 from .judge_findings import identity, judge_findings
@@ -30,7 +31,8 @@ from .models import find_model
 from .plugins import available
 from .rows import method_row
 from .spec import BenchmarkSpec
-from .stages import MODEL, Workshop
+from .stages import MODEL
+from .workshop import Workshop, settings_of
 
 Gate = Literal["warn", "fail", "ignore"]
 ROLES = ("training", "evaluation")  # of the reward models, and the splits that they learn from
@@ -91,7 +93,8 @@ def run(request: Request) -> Outcome:
 class Harness:
     """One run in progress."""
 
-    def __init__(self, request: Request):
+    def __init__(self, request: Request, store: Store | None = None):
+        """store: where stages are found or made, if not below the request's root."""
         self.request, self.spec, self.say = request, request.spec, request.say
         spec = self.spec
         allow_remote_code(request.trust_remote_code)
@@ -113,9 +116,9 @@ class Harness:
         self.people_labels = judge_people.read(judge, self.say) if judge else []
         self.base = find_model(spec.model, "--model")
         packages = {name: version(name) for name in PACKAGES}
-        self.shop = Workshop(Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
+        self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
         self.tokenizer = self.base.tokenizer()
-        self.corpus: Corpus = load_corpus(spec, self.tokenizer)
+        self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
         self._check_context()
         self.asked = self.corpus.prompts(  # the prompts that every policy answers
             self.corpus.heldout, spec.max_response_tokens, limit=spec.evaluation.prompts
@@ -297,15 +300,15 @@ class Harness:
             along=self.spec.evaluation.along,
         )
 
-    def _choice(self, method: Any) -> stages.Choice | None:
+    def _choice(self, method: Any) -> Choice | None:
         """How a method that answers with the best of several responses chooses."""
         count = getattr(method, "responses_per_answer", 1)
         key = self.panel.reward_models["training"].key
-        return stages.Choice(count, lambda: self.panel.training_reward, key) if count > 1 else None
+        return Choice(count, lambda: self.panel.training_reward, key) if count > 1 else None
 
     def generate(self, policy: Checkpoint | None, seed: int, method: Any = None) -> Stage:
         """Answers to the evaluation's prompts; policy None: by the SFT checkpoint."""
-        return stages.generate(
+        return generate(
             self.shop,
             self.sft,
             policy,
@@ -336,7 +339,7 @@ class Harness:
     ) -> Cell:
         """Score a policy (None: SFT) by every evaluator and show the cell in the run's folder."""
         parts = [self.score(name, answers, baseline, policy) for name in self.panel.evaluators]
-        made = [*trained, answers, stages.join_scores(self.shop, parts)]
+        made = [*trained, answers, join_scores(self.shop, parts)]
         return run.place(name, seed, made, evaluators=self._identities())
 
     def along(self, label: str, trained: Stage, seed: int, answers: Stage, baseline: Stage) -> list[Stage]:
@@ -384,7 +387,7 @@ class Harness:
                 "methods": {
                     label: {
                         "name": self.names[label],
-                        "params": stages.settings_of(method),
+                        "params": settings_of(method),
                         "description": (type(method).__doc__ or "").partition("\n")[0],
                     }
                     for label, method in self.methods.items()

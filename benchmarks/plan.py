@@ -7,11 +7,12 @@ from typing import Any
 
 from ..results.checkpoint import Checkpoint
 from ..results.store import POLICY, Looking, NotMade, Stage
-from . import panel, stages
+from . import panel
 from .along import TRAINING
 from .estimate import AT_LEAST, Earlier, Estimate, Rough
 from .harness import ROLES, Harness, Request
 from .stages import MODEL
+from .workshop import settings_of
 
 ON_DISK, TO_DO, ASKS = "on disk", "to do", "asks for what is missing"
 
@@ -73,8 +74,7 @@ def plan(request: Request) -> Plan:
 
     A stage whose key hangs on one that is not made yet counts as to do, though it may turn out to be on disk.
     """
-    harness = Harness(dataclasses.replace(request, say=lambda line: None))
-    harness.shop = dataclasses.replace(harness.shop, store=Looking(request.root))
+    harness = Harness(dataclasses.replace(request, say=lambda line: None), Looking(request.root))
     judging = panel.cost_of_judging(
         harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods) * request.seeds
     )
@@ -127,7 +127,7 @@ class _Planner:
         for label, method in run.methods.items():
             cell = f"{label} seed {seed}"
             trained = self._look(lambda n=label, m=method: run.train(n, m, seed), *self.shared)
-            name, settings = run.names[label], stages.settings_of(method)
+            name, settings = run.names[label], settings_of(method)
             yield _step(
                 cell,
                 "training",

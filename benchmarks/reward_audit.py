@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..evaluators.reward_model import RewardModelWinRate
 from ..preferences.read import read_preferences
 from ..results.chat import encode_response
 from ..results.records import Generation, InputError, LabelledPair
 from ..results.reward_audit import ScoredPair, audit_reward_model, compare_reward_models
-from ..results.store import Stage, digest, read_jsonl, write_jsonl
-from .corpus import Corpus
-from .stages import Workshop, code_digest
+from ..results.store import Stage, digest, digest_each, read_jsonl, write_jsonl
+from .corpus import Corpus, prompt_id
+from .workshop import Workshop, code_digest
 
 PAIRS = "pairs.jsonl"
 CODE = ("evaluators/reward_model.py", "benchmarks/reward_audit.py", "results/chat.py", "results/checkpoint.py")
@@ -45,7 +47,7 @@ def score_pairs(
         "tuning": dataclasses.asdict(shop.tuning),
         "packages": shop.packages,
         "tokenizer": digest(tokenizer.get_vocab()),
-        "pairs": digest([dataclasses.asdict(pair) for pair in pairs]),
+        "pairs": digest_each(dataclasses.asdict(pair) for pair in pairs),
     }
     stage: Stage = shop.store.stage("reward_audit", inputs, build)
     return [ScoredPair(**row) for row in read_jsonl(stage.path / PAIRS)]
@@ -79,10 +81,11 @@ def read_external(source: str, corpus: Corpus) -> tuple[str, list[LabelledPair],
 
     InputError where none is left.
     """
-    rows = read_preferences(source).rows
-    seen = {p.prompt.id for part in (corpus.sft, corpus.training, corpus.evaluation, corpus.heldout) for p in part}
-    pairs = [LabelledPair(digest(list(r.prompt))[:16], r.prompt, r.chosen, r.rejected, r.subset) for r in rows]
-    kept = [pair for pair in pairs if pair.prompt_id not in seen]
+    rows = read_preferences(source)
+    pairs = [LabelledPair(prompt_id(r.prompt), r.prompt, r.chosen, r.rejected, r.subset) for r in rows]
+    names = np.array([int(pair.prompt_id, 16) for pair in pairs], np.uint64)
+    seen = np.isin(names, corpus.prompt_ids("sft", "training", "evaluation", "heldout"))
+    kept = [pair for pair, known in zip(pairs, seen, strict=True) if not known]
     if not kept:
         raise InputError(
             f"--external-pairs {source}: the benchmark has all of its {len(pairs)} prompts itself; "

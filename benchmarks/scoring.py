@@ -17,8 +17,8 @@ from ..results.chat import encode_prompt, encode_response
 from ..results.checkpoint import Checkpoint
 from ..results.records import Generation, Message
 from ..results.store import GENERATIONS, SCORES, Stage, digest, read_generations
-from . import stages
-from .stages import Workshop
+from . import answers as answering
+from .workshop import Workshop, settings_of, source_digest
 
 
 @dataclass(frozen=True)
@@ -111,20 +111,20 @@ def score(
     if getattr(evaluator, "keeps_answers", False):
         scores = list(evaluator.score(_read(answers), _read(baseline)))
         inputs = {"evaluator": name, "scores": digest([dataclasses.astuple(s) for s in scores])}
-        return shop.store.stage("scores", inputs, lambda out: stages.write_scores(out / SCORES, scores))
+        return shop.store.stage("scores", inputs, lambda out: answering.write_scores(out / SCORES, scores))
     if not getattr(evaluator, "needs_policy", False):
-        return stages.score(shop, name, evaluator, needs, responses(answers), responses(baseline))
+        return answering.score(shop, name, evaluator, needs, responses(answers), responses(baseline))
 
     def build(out: Path) -> None:
         with opened(shop, sft, policy, limits) as (ours, reference):
             found = evaluator.score(_read(answers), _read(baseline), policy=ours, reference=reference)
-            stages.write_scores(out / SCORES, list(found))
+            answering.write_scores(out / SCORES, list(found))
 
     inputs = shop.inputs(
-        code=(*stages.TRAINING_CODE, "evaluators", "benchmarks/scoring.py"),
+        code=(*answering.CODE, "evaluators", "benchmarks/scoring.py"),
         evaluator=name,
-        source=stages._source_digest(type(evaluator)),
-        settings={k: v for k, v in stages.settings_of(evaluator).items() if k not in needs},
+        source=source_digest(type(evaluator)),
+        settings={k: v for k, v in settings_of(evaluator).items() if k not in needs},
         needs=needs,
         responses=answers.content,
         baseline=baseline.content,

@@ -40,7 +40,8 @@ from .integrity import (
     seal,
     writing,
 )
-from .integrity import write_json as write_json  # writers of other folders look for it here
+from .integrity import digest_each as digest_each  # what others look for here
+from .integrity import write_json as write_json
 from .records import Generation
 
 if TYPE_CHECKING:
