@@ -11,10 +11,38 @@ import numpy as np
 import pyarrow
 from pyarrow import RecordBatch
 
-from ..methods.base import LazySequence
+from ..results.lazy import LazySequence
 
-Row = TypeVar("Row")
+Row, Other = TypeVar("Row"), TypeVar("Other")
 LOOKS = 1000  # rows that are looked at before the pages they lay on are let go
+
+
+class ArrowFile:
+    """An Arrow file that is mapped into memory, its name no longer needed."""
+
+    def __init__(self, path: Path):
+        with open(path, "rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._batches = pyarrow.ipc.open_file(pyarrow.py_buffer(self._map)).read_all().to_batches()
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)]).tolist()
+        self._looks = 0
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def column(self, name: str) -> np.ndarray:
+        """All values of a column of numbers."""
+        return np.concatenate([np.empty(0, np.uint64), *(b.column(name).to_numpy() for b in self._batches)])
+
+    def find(self, row: int) -> tuple[RecordBatch, int]:
+        """The batch of a row, and its place in there."""
+        self._looks += 1
+        if self._looks % LOOKS == 0:
+            # The system would take these pages back when it is short of memory. It is asked to do so at once, lest a
+            # pass over the file look as if the whole of it were needed.
+            self._map.madvise(mmap.MADV_DONTNEED)
+        number = bisect.bisect_right(self._starts, row) - 1
+        return self._batches[number], row - self._starts[number]
 
 
 class ArrowRows(LazySequence[Row], Generic[Row]):
@@ -23,31 +51,17 @@ class ArrowRows(LazySequence[Row], Generic[Row]):
     digest: hash of what the rows say, for whoever would else go over all of them.
     """
 
-    def __init__(self, path: Path, read: Callable[[RecordBatch, int], Row], digest: str | None = None):
-        self.path, self.read, self.digest = path, read, digest
-        with open(path, "rb") as stream:
-            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        self._batches = pyarrow.ipc.open_file(pyarrow.py_buffer(self._map)).read_all().to_batches()
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)]).tolist()
-        self._looks = 0
-        super().__init__(self._starts[-1], self._row)
+    def __init__(self, file: ArrowFile, read: Callable[[RecordBatch, int], Row], digest: str | None = None):
+        super().__init__(len(file), lambda row: read(*file.find(row)))
+        self.file, self.digest = file, digest
 
     def column(self, name: str) -> np.ndarray:
         """All values of a column of numbers."""
-        return np.concatenate([np.empty(0, np.uint64), *(b.column(name).to_numpy() for b in self._batches)])
+        return self.file.column(name)
 
-    def read_as(self, read: Callable[[RecordBatch, int], Row]) -> "ArrowRows":
-        """The same file's rows read as something else."""
-        return ArrowRows(self.path, read)
-
-    def _row(self, place: int) -> Row:
-        self._looks += 1
-        if self._looks % LOOKS == 0:
-            # The system would take these pages back when it is short of memory. It is asked to do so at once, lest a
-            # pass over the file look as if the whole of it were needed.
-            self._map.madvise(mmap.MADV_DONTNEED)
-        number = bisect.bisect_right(self._starts, place) - 1
-        return self.read(self._batches[number], place - self._starts[number])
+    def read_as(self, read: Callable[[RecordBatch, int], Other]) -> "ArrowRows[Other]":
+        """The same rows as something else."""
+        return ArrowRows(self.file, read)
 
 
 def token_ids(batch: RecordBatch, column: str, place: int) -> tuple[int, ...]:

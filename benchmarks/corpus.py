@@ -15,16 +15,17 @@ import pyarrow
 from pyarrow import RecordBatch
 from tqdm import tqdm
 
-from ..methods.base import LazySequence, Pair, Prompt, PromptDataset, RatedReply
+from ..methods.base import Pair, Prompt, PromptDataset, RatedReply
 from ..preferences.files import source_digest
 from ..preferences.read import PreferenceRow, Reading, from_rows, places_by_prompt, read_preferences, split_key
 from ..preferences.unpaired import RatedRow, read_unpaired
 from ..results import processes
 from ..results.chat import encode_prompts, encode_responses
 from ..results.checkpoint import Checkpoint
+from ..results.lazy import LazySequence
 from ..results.records import InputError, LabelledPair, Message, nearest
 from ..results.store import NotMade, digest, digest_each, read_json, write_json
-from .arrow_rows import ArrowRows, divide, token_ids
+from .arrow_rows import ArrowFile, ArrowRows, divide, token_ids
 from .spec import BUILTIN, BenchmarkSpec
 from .workshop import Workshop, code_digest
 
@@ -103,7 +104,7 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
 
     try:
         stage = processes.tell(None if processes.rank() else shop.store.stage("corpus", inputs, build))
-    except NotMade:  # the store only looks, so it is made for this once; a file that is open outlives its name
+    except NotMade:  # the store only looks, so it is made for this once; a mapped file outlives its name
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder))
             return _open(spec, Path(folder))
@@ -160,7 +161,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     places = places_by_prompt(np.frombuffer(keys, np.uint64)[kept], shares, spec.preferences)
     divide(out / FITTING, {out / f"{name}.arrow": kept[rows] for name, rows in places.items()})
     (out / FITTING).unlink()
-    parts = {name: ArrowRows(out / f"{name}.arrow", _pair) for name in shares}
+    parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in shares}
     record = {
         "read": usable.read,
         "used": len(kept),
@@ -175,7 +176,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     if spec.unpaired:
         apart = np.unique(np.concatenate([parts[name].column("prompt_id") for name in ("evaluation", "heldout")]))
         record["unpaired"] = _write_unpaired(spec, tokenizer, apart, out)
-        digests["unpaired"] = rows_digest(ArrowRows(out / UNPAIRED, _reply))
+        digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), _reply))
     write_json(out / RECORD, {"record": record, "digests": digests})
 
 
@@ -254,10 +255,10 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
     """What `_write` wrote; more: for the record."""
     found = read_json(folder / RECORD)
     record, digests = found["record"], found["digests"]
-    parts = {name: ArrowRows(folder / f"{name}.arrow", _pair, digests[name]) for name in record["splits"]}
+    parts = {name: ArrowRows(ArrowFile(folder / f"{name}.arrow"), _pair, digests[name]) for name in record["splits"]}
     unpaired: Sequence[RatedReply] = ()
     if spec.unpaired:
-        unpaired = ArrowRows(folder / UNPAIRED, _reply, digests["unpaired"])
+        unpaired = ArrowRows(ArrowFile(folder / UNPAIRED), _reply, digests["unpaired"])
         record["unpaired"] = {"source": spec.unpaired, **record["unpaired"]}
     record = {"source": spec.preferences, **record, **more}
     return Corpus(**parts, unpaired=unpaired, record=record, digest=digest(digests))

@@ -114,7 +114,7 @@ class Panel:
                 settings.setdefault("device", self.shop.tuning.device)
                 needs = {"model": self.settings.own_reward_model.key}
             if name == "implicit_reward":
-                settings["pairs"] = tuple(self.corpus.labelled)
+                settings["pairs"] = self.corpus.labelled
                 needs = {"pairs": digest_each(dataclasses.asdict(pair) for pair in self.corpus.labelled)}
             if name == "judge":
                 settings = judge_settings(settings, self.settings.judges, self.shop.tuning.device, self.shop.store.root)

@@ -10,6 +10,7 @@ import numpy as np
 from ..evaluators.reward_model import RewardModelWinRate
 from ..preferences.read import read_preferences
 from ..results.chat import encode_response
+from ..results.lazy import LazySequence
 from ..results.records import Generation, InputError, LabelledPair
 from ..results.reward_audit import ScoredPair, audit_reward_model, compare_reward_models
 from ..results.store import Stage, digest, digest_each, read_jsonl, write_jsonl
@@ -29,16 +30,13 @@ def score_pairs(
     """
 
     def build(out: Path) -> None:
-        sides = [_generation(p, text) for p in pairs for text in (p.chosen, p.rejected)]
-        scores = model.rewards(sides)
-        lengths = [len(encode_response(tokenizer, side.response)) for side in sides]
-        write_jsonl(
-            out / PAIRS,
-            [
-                ScoredPair(p.prompt_id, p.subset, *scores[2 * i : 2 * i + 2], *lengths[2 * i : 2 * i + 2])
-                for i, p in enumerate(pairs)
-            ],
-        )
+        scores = model.rewards(LazySequence(2 * len(pairs), lambda i: _generation(pairs[i // 2], i % 2)))
+
+        def scored(place: int, pair: LabelledPair) -> ScoredPair:
+            lengths = (len(encode_response(tokenizer, text)) for text in (pair.chosen, pair.rejected))
+            return ScoredPair(pair.prompt_id, pair.subset, *scores[2 * place : 2 * place + 2], *lengths)
+
+        write_jsonl(out / PAIRS, (scored(place, pair) for place, pair in enumerate(pairs)))
 
     inputs = {
         "code": code_digest(*CODE),
@@ -94,5 +92,5 @@ def read_external(source: str, corpus: Corpus) -> tuple[str, list[LabelledPair],
     return source, kept, len(pairs) - len(kept)
 
 
-def _generation(pair: LabelledPair, text: str) -> Generation:
-    return Generation(pair.prompt_id, pair.prompt, text, length=0, finished=True)
+def _generation(pair: LabelledPair, side: int) -> Generation:
+    return Generation(pair.prompt_id, pair.prompt, (pair.chosen, pair.rejected)[side], length=0, finished=True)

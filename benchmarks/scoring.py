@@ -15,6 +15,7 @@ from ..methods.policy import Policy
 from ..methods.rollout import sample, to_generations
 from ..results.chat import encode_prompt, encode_response
 from ..results.checkpoint import Checkpoint
+from ..results.lazy import blocks
 from ..results.records import Generation, Message
 from ..results.store import GENERATIONS, SCORES, Stage, digest, read_generations
 from . import answers as answering
@@ -52,7 +53,8 @@ class PolicyInMemory:
         return to_generations(self.policy, found)
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
-        return self.policy.total_logps(self._encode(conversations)).tolist()
+        found = (self.policy.total_logps(self._encode(block)).tolist() for block in blocks(conversations))
+        return [value for values in found for value in values]
 
     @torch.no_grad()
     def entropies(self, conversations: Sequence[Conversation]) -> list[float]:

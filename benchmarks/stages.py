@@ -20,7 +20,6 @@ from torch import Tensor
 from ..evaluators.reward_model import RewardModel
 from ..methods.base import (
     Budget,
-    LazySequence,
     Ledger,
     Pair,
     PairDataset,
@@ -28,7 +27,6 @@ from ..methods.base import (
     PromptDataset,
     RatedReply,
     TrainingTask,
-    blocks,
 )
 from ..methods.loop import fit
 from ..methods.losses import reward_model as reward_model_loss
@@ -37,6 +35,7 @@ from ..methods.policy import Policy
 from ..results import processes
 from ..results.checkpoint import Checkpoint, merge_adapter, open_network
 from ..results.layout import count_tokens
+from ..results.lazy import LazySequence, blocks
 from ..results.model_files import remote_code_allowed
 from ..results.records import InputError, Reward
 from ..results.store import COST, POLICY, Stage, digest_each

@@ -61,8 +61,13 @@ class Workshop:
 
 def settings_of(plugin: Any) -> dict[str, Any]:
     """A plugin's settings as JSON-able values; for a class that is no dataclass, its attributes."""
-    values = dataclasses.asdict(plugin) if dataclasses.is_dataclass(plugin) else dict(vars(plugin))
-    return json.loads(json.dumps(values, default=str))
+    fields = (f.name for f in dataclasses.fields(plugin)) if dataclasses.is_dataclass(plugin) else vars(plugin)
+    values = {name: getattr(plugin, name) for name in fields}
+    return json.loads(json.dumps(values, default=lambda v: dataclasses.asdict(v) if _is_record(v) else str(v)))
+
+
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def source_digest(cls: type) -> str:

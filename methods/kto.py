@@ -11,8 +11,9 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from ..results.layout import Sequences, count_tokens
+from ..results.lazy import LazySequence, blocks
 from . import losses
-from .base import LazySequence, Ledger, RatedReply, TrainingError, TrainingTask, blocks, rated_replies, shuffled
+from .base import Ledger, RatedReply, TrainingError, TrainingTask, rated_replies, shuffled
 from .pairwise import OfflineMethod, signals
 from .policy import Policy
 

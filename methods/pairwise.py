@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..results.checkpoint import Checkpoint
 from ..results.layout import Sequences, count_tokens
-from .base import LazySequence, Ledger, Pair, Snapshots, TrainingError, TrainingTask
+from ..results.lazy import LazySequence
+from .base import Ledger, Pair, Snapshots, TrainingError, TrainingTask
 from .loop import fit
 from .policy import Policy, TokenValues
 from .signals import Probe

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment_bench.preferences.files import source_digest
 from alignment_bench.preferences.read import HashSet, from_rows, read_preferences, split_by_prompt
 from alignment_bench.results.records import InputError
 
@@ -327,6 +328,25 @@ def test_hub_rows_and_split_are_used(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: {"some/data": splits}[name][split])
     assert tuple(read_preferences("some/data")) == tuple(from_rows(ROWS, "memory"))
     assert len(list(read_preferences("some/data", "test"))) == 1
+    assert source_digest("some/data") == source_digest("some/data") != source_digest("some/data", "test")
+
+
+def test_a_source_is_known_by_its_content(tmp_path):
+    """Whatever the folder; another split, another byte or another file beside it is another source."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        write(folder / "train.jsonl", lines(ROWS))
+    assert source_digest(str(one)) == source_digest(str(two)) != source_digest(str(one), "test")
+    assert source_digest(str(one / "train.jsonl")) == source_digest(str(two / "train.jsonl"))
+    write(two / "train.jsonl", lines(ROWS[:2]))
+    assert source_digest(str(one)) != source_digest(str(two))
+    assert source_digest(str(one / "train.jsonl")) != source_digest(str(two / "train.jsonl"))
+    write(two / "train.jsonl", lines(ROWS))
+    write(two / "test.jsonl", lines(ROWS))
+    assert source_digest(str(one)) != source_digest(str(two))
+    with pytest.raises(InputError, match="there is no preference file or folder"):
+        source_digest(str(tmp_path / "none.jsonl"))
 
 
 def many(prompts, each):
