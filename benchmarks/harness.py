@@ -118,14 +118,14 @@ class Harness:
         packages = {name: version(name) for name in PACKAGES}
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
         self.tokenizer = self.base.tokenizer()
-        self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
         self._check_context()
+        tracker.check(spec.tracker)
+        self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
         self.asked = self.corpus.prompts(  # the prompts that every policy answers
             self.corpus.heldout, spec.max_response_tokens, limit=spec.evaluation.prompts
         )
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus) if external else None
-        tracker.check(spec.tracker)
         self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
