@@ -6,7 +6,6 @@ import json
 import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import pyarrow
 import pytest
 
@@ -73,17 +72,14 @@ def test_what_is_in_which_split(load, tiny):
     fitting = [r for r in rows if len(r["rejected"]) <= 29]  # a token a byte, and EOS
     kept = sorted(fitting, key=name)[:50]
     ranked = sorted({sha([4, messages(r)]) for r in kept})
-    sizes = [
-        len(list(part))
-        for part in np.split(np.arange(len(ranked)), np.round(np.cumsum([0.25, 0.4, 0.2]) * len(ranked)).astype(int))
-    ]  # noqa: E501
+    exact = {part: len(ranked) * share for part, share in zip(PARTS, (0.25, 0.4, 0.2, 0.15), strict=True)}
     found = [p for part in PARTS for p in getattr(corpus, part)]
     assert len(found) == len({p.id for p in found}) == 50
     start = 0
     for part in PARTS:
         pairs = getattr(corpus, part)
         prompts = {p.prompt.id for p in pairs}
-        assert abs(len(prompts) - sizes[PARTS.index(part)]) <= 1  # rounded up or down
+        assert abs(len(prompts) - exact[part]) < 1  # rounded up or down
         mine = set(ranked[start : start + len(prompts)])
         start += len(prompts)
         expected = [r for r in rows if r in kept and sha([4, messages(r)]) in mine]
@@ -222,11 +218,11 @@ def test_no_pair_fits(load, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_rows(load, tiny, tmp_path, monkeypatch):
-    """Peak of what Python and numpy hold, in making, opening and going over 300 and 2,300 rows of 300 characters.
+    """Peak of what Python and numpy hold, in making, opening and going over 300 and 2,300 rows of 200 characters.
 
-    A pair may take: id and split key 2 * 8 bytes and their copies while they are sorted, 22 in the set of ids (44 while
-    it grows), 8 an index of the order: 150 bytes at most. The text alone of a row is twice that, its token ids, as
-    Python holds them, 8 * 300.
+    A pair has an id and a split key of 8 bytes each. While rows are read comes at most 22 + 22 for the set of ids as it
+    grows, afterwards some ten arrays of 8 bytes while they are sorted, then 8 for the order of an epoch: never 100. The
+    text alone of a pair has 200, and its token ids, as Python holds them, 8 * 200.
     """
     monkeypatch.setattr(corpus_module, "BLOCK", 100)
 
@@ -247,7 +243,7 @@ def test_memory_does_not_grow_with_the_rows(load, tiny, tmp_path, monkeypatch):
 
     peak(100)  # what is loaded at first use
     few, many = peak(300), peak(2300)
-    assert (many - few) / 2000 < 150
+    assert (many - few) / 2000 < 100
     assert pyarrow.total_allocated_bytes() < 2**20  # rows of files are not copied into Arrow's own memory
 
 
