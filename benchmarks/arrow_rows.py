@@ -14,7 +14,7 @@ from pyarrow import RecordBatch
 from ..results.lazy import LazySequence
 
 Row, Other = TypeVar("Row"), TypeVar("Other")
-LOOKS = 1000  # rows that are looked at before the pages they lay on are let go
+LOOKS = 200  # rows that are looked at before the pages they lay on are let go
 
 
 class ArrowFile:
@@ -26,6 +26,7 @@ class ArrowFile:
         self._batches = pyarrow.ipc.open_file(pyarrow.py_buffer(self._map)).read_all().to_batches()
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)]).tolist()
         self._looks = 0
+        self._let_go()  # of what was read to find the batches
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -38,11 +39,14 @@ class ArrowFile:
         """The batch of a row, and its place in there."""
         self._looks += 1
         if self._looks % LOOKS == 0:
-            # The system would take these pages back when it is short of memory. It is asked to do so at once, lest a
-            # pass over the file look as if the whole of it were needed.
-            self._map.madvise(mmap.MADV_DONTNEED)
+            self._let_go()
         number = bisect.bisect_right(self._starts, row) - 1
         return self._batches[number], row - self._starts[number]
+
+    def _let_go(self) -> None:
+        """Hand pages back that the system would take anyway when it is short of memory, and keeps in its cache: lest a
+        pass over the file look as if the whole of it were needed."""
+        self._map.madvise(mmap.MADV_DONTNEED)
 
 
 class ArrowRows(LazySequence[Row], Generic[Row]):

@@ -171,7 +171,8 @@ def _parquet_rows(path: Path) -> Rows:
         except Exception as error:  # every codec has errors of its own
             raise InputError(_damaged(path, error)) from None
     try:
-        with pyarrow.parquet.ParquetFile(source) as table:
+        # so columns are read piece by piece, and not a row group (often the whole file) at once
+        with pyarrow.parquet.ParquetFile(source, buffer_size=2**16, pre_buffer=False) as table:
             for batch in table.iter_batches(batch_size=1000):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
