@@ -8,7 +8,8 @@ from typing import Any
 from ..results.checkpoint import Checkpoint
 from ..results.records import Generation
 from ..results.store import ALONG, ALONG_SCORES, COST, SCORES, Stage
-from . import stages
+from . import answers
+from .workshop import Workshop, code_digest
 
 Responses = tuple[str, Callable[[], list[Generation]]]  # content key, and how to read them
 TRAINING = "training_reward_model"  # the evaluator that is the training reward model: the proxy that was optimized
@@ -16,7 +17,7 @@ METRICS = ("kl", "reward.training", "reward.reward_model", "reward.gold")
 
 
 def score_along(
-    shop: stages.Workshop,
+    shop: Workshop,
     scorers: Mapping[str, tuple[Any, dict[str, str]]],
     trained: Stage,
     generate: Callable[[Checkpoint], Responses],
@@ -34,7 +35,7 @@ def score_along(
         points[int(folder.name)] = generate(Checkpoint(folder, f"{trained.content}/{folder.name}"))
     points[max(spent, *points)] = final
     parts = {
-        (examples, name): stages.score(shop, name, evaluator, needs, responses, baseline)
+        (examples, name): answers.score(shop, name, evaluator, needs, responses, baseline)
         for examples, responses in points.items()
         for name, (evaluator, needs) in scorers.items()
     }
@@ -52,6 +53,6 @@ def score_along(
 
     inputs = {
         "parts": [[examples, name, part.content] for (examples, name), part in parts.items()],
-        "code": stages.code_digest("benchmarks/along.py"),
+        "code": code_digest("benchmarks/along.py"),
     }
     return shop.store.stage("along", inputs, build)

@@ -13,9 +13,10 @@ from ..results.chat import PLAIN_TEMPLATE
 from ..results.checkpoint import Checkpoint
 from ..results.model_files import remote_code_allowed
 from ..results.store import digest
+from . import answers
 from .corpus import Corpus
 from .spec import BenchmarkSpec
-from .stages import TRAINING_CODE, Workshop, code_digest
+from .workshop import Workshop, code_digest
 
 
 def contract(
@@ -54,7 +55,7 @@ def contract(
         "method_defaults": spec.method_defaults,
         "evaluation": spec.evaluation.model_dump(),
         "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
-        "code": code_digest(*TRAINING_CODE),
+        "code": code_digest(*answers.CODE),
         "packages": shop.packages,
     }
 

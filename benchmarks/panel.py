@@ -6,9 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..evaluators.judge import OPENAI, read_template
 from ..evaluators.reward_model import RewardModel, RewardModelWinRate
 from ..results.checkpoint import Checkpoint, Tuning
+from ..results.integrity import digest_each
 from ..results.records import InputError, LabelledPair, nearest
 from ..results.store import Store, digest, folder_digest
 from . import reward_audit
@@ -18,7 +21,8 @@ from .judge_bill import most
 from .models import find_model
 from .plugins import Where, available, build
 from .spec import BenchmarkSpec
-from .stages import Workshop, heldout_scores
+from .stages import heldout_scores
+from .workshop import Workshop
 
 ALLOWED = "allow_training_model"  # the setting that lets the training reward model evaluate
 
@@ -112,8 +116,8 @@ class Panel:
                 settings.setdefault("device", self.shop.tuning.device)
                 needs = {"model": self.settings.own_reward_model.key}
             if name == "implicit_reward":
-                settings["pairs"] = tuple(self.corpus.labelled)
-                needs = {"pairs": digest([dataclasses.asdict(pair) for pair in self.corpus.labelled])}
+                settings["pairs"] = self.corpus.labelled
+                needs = {"pairs": digest_each(dataclasses.asdict(pair) for pair in self.corpus.labelled)}
             if name == "judge":
                 settings = judge_settings(settings, self.settings.judges, self.shop.tuning.device, self.shop.store.root)
             found[name] = (build("evaluators", name, settings, _where(self.spec, name)), needs)
@@ -153,8 +157,8 @@ class Panel:
         return RewardModelWinRate(**settings, label="reward_model.training"), needs
 
     def _check_reward_models(self) -> None:
-        prompts = [{p.prompt.id for p in pairs} for pairs in (self.corpus.training, self.corpus.evaluation)]
-        if shared := prompts[0] & prompts[1]:
+        shared = np.intersect1d(self.corpus.prompt_ids("training"), self.corpus.prompt_ids("evaluation"))
+        if len(shared):
             raise InputError(f"training and evaluation reward models share {len(shared)} prompts; mend the splits")
         training, own = self.reward_models["training"], self.settings.own_reward_model
         if own is None or folder_digest(own.path) != folder_digest(training.path):

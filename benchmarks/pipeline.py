@@ -8,9 +8,11 @@ from ..results.checkpoint import Checkpoint
 from ..results.store import Looking, Stage
 from . import panel, scoring, stages
 from .along import score_along
+from .answers import Choice, generate, join_scores
 from .corpus import Corpus
 from .spec import BenchmarkSpec
-from .stages import MODEL, Workshop
+from .stages import MODEL
+from .workshop import Workshop
 
 ROLES = ("training", "evaluation")  # of the reward models, and the splits that they learn from
 
@@ -75,7 +77,7 @@ class Pipeline:
 
     def generate(self, policy: Checkpoint | None, seed: int, method: Any = None) -> Stage:
         """Answers to the evaluation's prompts; policy None: by the SFT checkpoint."""
-        return stages.generate(
+        return generate(
             self.shop,
             self.sft,
             policy,
@@ -85,11 +87,11 @@ class Pipeline:
             choice=self._choice(method),
         )
 
-    def _choice(self, method: Any) -> stages.Choice | None:
+    def _choice(self, method: Any) -> Choice | None:
         """How a method that answers with the best of several responses chooses."""
         count = getattr(method, "responses_per_answer", 1)
         key = self.panel.reward_models["training"].key
-        return stages.Choice(count, lambda: self.panel.training_reward, key) if count > 1 else None
+        return Choice(count, lambda: self.panel.training_reward, key) if count > 1 else None
 
     def score(self, evaluator: str, answers: Stage, baseline: Stage, policy: Checkpoint | None) -> Stage:
         """One evaluator's scores of a policy (None: SFT)."""
@@ -103,7 +105,7 @@ class Pipeline:
     def scores(self, answers: Stage, baseline: Stage, policy: Checkpoint | None) -> Stage:
         """Every evaluator's scores of a policy (None: SFT) in one table."""
         parts = [self.score(name, answers, baseline, policy) for name in self.panel.evaluators]
-        return stages.join_scores(self.shop, parts)
+        return join_scores(self.shop, parts)
 
     def along(self, trained: Stage, seed: int, answers: Stage, baseline: Stage) -> Stage:
         """The scores of the checkpoints that a method saved along training."""

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..results.checkpoint import Checkpoint
-from ..results.store import ALONG, POLICY, NotMade, Stage
-from . import panel, stages
+from ..results.store import ALONG, POLICY, Looking, NotMade, Stage
+from . import panel
 from .along import TRAINING
 from .estimate import AT_LEAST, Earlier, Estimate, Rough
 from .harness import Harness, Request
 from .pipeline import ROLES
+from .workshop import settings_of
 
 ON_DISK, TO_DO, ASKS = "on disk", "to do", "asks for what is missing"
 
@@ -73,7 +74,7 @@ def plan(request: Request) -> Plan:
 
     A stage whose key hangs on one that is not made yet counts as to do, though it may turn out to be on disk.
     """
-    harness = Harness(dataclasses.replace(request, say=lambda line: None))
+    harness = Harness(dataclasses.replace(request, say=lambda line: None), Looking(request.root))
     judging = panel.cost_of_judging(
         harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods) * request.seeds
     )
@@ -126,7 +127,7 @@ class _Planner:
         yield from self._scores(f"sft seed {seed}", baseline, baseline, None)
         for label, method in run.methods.items():
             cell = f"{label} seed {seed}"
-            name, settings = run.names[label], stages.settings_of(method)
+            name, settings = run.names[label], settings_of(method)
             trained = self._look(lambda n=name, m=method: pipeline.train(n, m, seed), *self.shared)
             yield _step(
                 cell,

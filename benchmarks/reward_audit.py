@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..evaluators.reward_model import RewardModelWinRate
 from ..preferences.read import read_preferences
 from ..results.chat import encode_response
+from ..results.integrity import digest_each
+from ..results.lazy import LazySequence
 from ..results.records import Generation, InputError, LabelledPair
 from ..results.reward_audit import ScoredPair, audit_reward_model, compare_reward_models
 from ..results.store import Stage, digest, read_jsonl, write_jsonl
-from .corpus import Corpus
-from .stages import Workshop, code_digest
+from .corpus import Corpus, prompt_id
+from .workshop import Workshop, code_digest
 
 PAIRS = "pairs.jsonl"
 CODE = (
@@ -39,16 +43,14 @@ def score_pairs(
     """
 
     def build(out: Path) -> None:
-        sides = [_generation(p, text) for p in pairs for text in (p.chosen, p.rejected)]
+        sides = LazySequence(2 * len(pairs), lambda i: _generation(pairs[i // 2], i % 2))
         found = model.rewards(sides) if scores is None else scores
-        lengths = [len(encode_response(tokenizer, side.response)) for side in sides]
-        write_jsonl(
-            out / PAIRS,
-            [
-                ScoredPair(p.prompt_id, p.subset, *found[2 * i : 2 * i + 2], *lengths[2 * i : 2 * i + 2])
-                for i, p in enumerate(pairs)
-            ],
-        )
+
+        def scored(place: int, pair: LabelledPair) -> ScoredPair:
+            lengths = (len(encode_response(tokenizer, text)) for text in (pair.chosen, pair.rejected))
+            return ScoredPair(pair.prompt_id, pair.subset, *found[2 * place : 2 * place + 2], *lengths)
+
+        write_jsonl(out / PAIRS, (scored(place, pair) for place, pair in enumerate(pairs)))
 
     inputs = {
         "code": code_digest(*CODE),
@@ -57,7 +59,7 @@ def score_pairs(
         "tuning": dataclasses.asdict(shop.tuning),
         "packages": shop.packages,
         "tokenizer": digest(tokenizer.get_vocab()),
-        "pairs": digest([dataclasses.asdict(pair) for pair in pairs]),
+        "pairs": digest_each(dataclasses.asdict(pair) for pair in pairs),
     }
     stage: Stage = shop.store.stage("reward_audit", inputs, build)
     return [ScoredPair(**row) for row in read_jsonl(stage.path / PAIRS)]
@@ -95,10 +97,11 @@ def read_external(source: str, corpus: Corpus) -> tuple[str, list[LabelledPair],
 
     InputError where none is left.
     """
-    rows = read_preferences(source).rows
-    seen = {p.prompt.id for part in (corpus.sft, corpus.training, corpus.evaluation, corpus.heldout) for p in part}
-    pairs = [LabelledPair(digest(list(r.prompt))[:16], r.prompt, r.chosen, r.rejected, r.subset) for r in rows]
-    kept = [pair for pair in pairs if pair.prompt_id not in seen]
+    rows = read_preferences(source)
+    pairs = [LabelledPair(prompt_id(r.prompt), r.prompt, r.chosen, r.rejected, r.subset) for r in rows]
+    names = np.array([int(pair.prompt_id, 16) for pair in pairs], np.uint64)
+    seen = np.isin(names, corpus.prompt_ids("sft", "training", "evaluation", "heldout"))
+    kept = [pair for pair, known in zip(pairs, seen, strict=True) if not known]
     if not kept:
         raise InputError(
             f"--external-pairs {source}: the benchmark has all of its {len(pairs)} prompts itself; "
@@ -107,5 +110,5 @@ def read_external(source: str, corpus: Corpus) -> tuple[str, list[LabelledPair],
     return source, kept, len(pairs) - len(kept)
 
 
-def _generation(pair: LabelledPair, text: str) -> Generation:
-    return Generation(pair.prompt_id, pair.prompt, text, length=0, finished=True)
+def _generation(pair: LabelledPair, side: int) -> Generation:
+    return Generation(pair.prompt_id, pair.prompt, (pair.chosen, pair.rejected)[side], length=0, finished=True)

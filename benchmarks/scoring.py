@@ -14,12 +14,13 @@ from ..methods.rollout import sample, to_generations
 from ..results.chat import encode_prompt, encode_response
 from ..results.checkpoint import Checkpoint
 from ..results.integrity import write_json
+from ..results.lazy import blocks
 from ..results.records import Generation, Message
 from ..results.store import GENERATIONS, SCORES, Stage, digest, read_generations, read_json
-from . import stages
-from .stages import TRAINING_CODE, Workshop
+from . import answers as answering
+from .workshop import Workshop, settings_of, source_digest
 
-CODE = (*TRAINING_CODE, "benchmarks/scoring.py")
+CODE = (*answering.CODE, "benchmarks/scoring.py")
 LOGPS = "logps.json"
 
 
@@ -54,7 +55,8 @@ class PolicyInMemory:
         return to_generations(self.policy, found)
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
-        return self.policy.total_logps(self._encode(conversations)).tolist()
+        found = (self.policy.total_logps(self._encode(block)).tolist() for block in blocks(conversations))
+        return [value for values in found for value in values]
 
     def entropies(self, conversations: Sequence[Conversation]) -> list[float]:
         return self.policy.entropy_and_kl(self._encode(conversations), None)[0]
@@ -119,20 +121,20 @@ def score(
     if getattr(evaluator, "keeps_answers", False):
         scores = list(evaluator.score(_read(answers), _read(baseline)))
         inputs = {"evaluator": name, "scores": digest([dataclasses.astuple(s) for s in scores])}
-        return shop.store.stage("scores", inputs, lambda out: stages.write_scores(out / SCORES, scores))
+        return shop.store.stage("scores", inputs, lambda out: answering.write_scores(out / SCORES, scores))
     if not getattr(evaluator, "needs_policy", False):
-        return stages.score(shop, name, evaluator, needs, responses(answers), responses(baseline))
+        return answering.score(shop, name, evaluator, needs, responses(answers), responses(baseline))
 
     def build(out: Path) -> None:
         with opened(shop, sft, policy, limits) as (ours, reference):
             found = evaluator.score(_read(answers), _read(baseline), policy=ours, reference=reference)
-            stages.write_scores(out / SCORES, list(found))
+            answering.write_scores(out / SCORES, list(found))
 
     inputs = shop.inputs(
         code=(*CODE, "evaluators"),
         evaluator=name,
-        source=stages._source_digest(type(evaluator)),
-        settings={k: v for k, v in stages.settings_of(evaluator).items() if k not in needs},
+        source=source_digest(type(evaluator)),
+        settings={k: v for k, v in settings_of(evaluator).items() if k not in needs},
         needs=needs,
         responses=answers.content,
         baseline=baseline.content,

@@ -36,6 +36,7 @@ from ..results.store import Store
 from . import stages
 from .peak_memory import PeakMemory
 from .spec import Supervised, SupervisedFineTuning
+from .workshop import Workshop
 
 BATCH, VOCABULARY, SHORTEST, LONGEST = 16, 4096, 16, 80
 TUNING = Tuning(precision="fp32", device="cpu")
@@ -105,7 +106,7 @@ class Bench:
         out.mkdir(parents=True)
         prompts = PromptDataset([p.prompt for p in self.pairs], max_new_tokens)
         reward = lambda responses: [float(len(set(g.response))) for g in responses]  # noqa: E731
-        shop = stages.Workshop(Store(out.parent.parent / "store"), TUNING, {})
+        shop = Workshop(Store(out.parent.parent / "store"), TUNING, {})
         pairs = stages.pair_dataset(shop, self.sft, self.pairs)
         return TrainingTask(self.sft, pairs, prompts, reward, Budget(examples), 0, out, TUNING)
 
@@ -129,12 +130,12 @@ def works(bench: Bench, steps: int) -> dict[str, Work]:
 
     def supervised(out: Path) -> Step:
         settings = SupervisedFineTuning(examples=BATCH * steps, lr=LR, batch_size=BATCH)
-        shop = stages.Workshop(Store(out), TUNING, {})
+        shop = Workshop(Store(out), TUNING, {})
         return steps_of(lambda: stages.train_sft(shop, bench.sft, settings, bench.pairs, bench.pairs[:1]))
 
     def reward_model(out: Path) -> Step:
         settings = Supervised(examples=BATCH * steps, lr=LR, batch_size=BATCH)
-        shop = stages.Workshop(Store(out), TUNING, {})
+        shop = Workshop(Store(out), TUNING, {})
         return steps_of(lambda: stages.train_reward_model(shop, bench.sft, settings, bench.pairs, bench.pairs[:1], 1))
 
     def peer(trainer: Callable[..., None], out: Path) -> Step:

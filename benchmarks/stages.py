@@ -1,20 +1,15 @@
-"""The stages before and after a method: SFT, reward models, reference log-probs, cells, generations, scores.
+"""The stages up to a trained policy: SFT, reward models, reference log-probs, cells.
 
 Each is cached in the store under the hash of all it depends on: its settings, the contents of its inputs, and the
 code that makes it. What trains is made by all processes of a run together, and saved by the first; all else by the
 first alone.
 """
 
-import dataclasses
-import hashlib
-import inspect
 import json
-import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,67 +18,34 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..evaluators.reward_model import RewardModel
-from ..methods.base import Budget, Ledger, Pair, PairDataset, Prompt, PromptDataset, RatedReply, TrainingTask
+from ..methods.base import (
+    Budget,
+    Ledger,
+    Pair,
+    PairDataset,
+    Prompt,
+    PromptDataset,
+    RatedReply,
+    TrainingTask,
+)
 from ..methods.loop import fit
 from ..methods.losses import reward_model as reward_model_loss
 from ..methods.pairwise import sides_of
 from ..methods.policy import Policy
-from ..methods.resume import EVERY
-from ..methods.rollout import sample, to_generations
 from ..results import processes
-from ..results.checkpoint import Checkpoint, Tuning, merge_adapter, open_network
+from ..results.checkpoint import Checkpoint, merge_adapter, open_network
+from ..results.integrity import digest_each
 from ..results.layout import count_tokens
+from ..results.lazy import LazySequence, blocks
 from ..results.model_files import remote_code_allowed
-from ..results.records import Generation, InputError, Reward, Score
-from ..results.store import COST, GENERATIONS, POLICY, SCORES, Stage, Store, digest, write_jsonl
+from ..results.records import InputError, Reward
+from ..results.store import COST, POLICY, Stage
+from .corpus import rows_digest
 from .spec import Supervised, SupervisedFineTuning
+from .workshop import Workshop, code_digest, library_version, settings_of, source_digest
 
-PACKAGE = Path(__file__).parent.parent
 MODEL = "model"  # folder of a trained model within its stage
 GATE = "gate.json"  # what a gate looks at, within the stage
-REWARDS = "rewards.json"
-
-
-@lru_cache
-def code_digest(*parts: str) -> str:
-    """SHA-256 of our own source below these folders or files; a stage made by other code is another stage."""
-    files = sorted(
-        p for part in parts for p in ([PACKAGE / part] if part.endswith(".py") else (PACKAGE / part).glob("*.py"))
-    )
-    return digest([hashlib.sha256(p.read_bytes()).hexdigest() for p in files])
-
-
-TRAINING_CODE = (
-    "methods",
-    "benchmarks/stages.py",
-    "results/chat.py",
-    "results/checkpoint.py",
-    "results/layout.py",
-    "results/lora.py",
-    "results/processes.py",
-    "results/sharding.py",
-)
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """What every stage works with."""
-
-    store: Store
-    tuning: Tuning
-    packages: dict[str, str]
-    """Versions of the libraries that numbers depend on."""
-    checkpoint_every: float = EVERY
-    """Seconds between the checkpoints from which a training that was stopped goes on."""
-
-    def inputs(self, code: Iterable[str] = TRAINING_CODE, **more: Any) -> dict[str, Any]:
-        return {
-            "code": code_digest(*code),
-            "tuning": dataclasses.asdict(self.tuning),
-            "packages": self.packages,
-            **({"trust_remote_code": True} if remote_code_allowed() else {}),
-            **more,
-        }
 
 
 @dataclass(frozen=True)
@@ -97,7 +59,7 @@ class Example:
 
 
 def train_sft(
-    shop: Workshop, base: Checkpoint, settings: SupervisedFineTuning, train: list[Pair], heldout: list[Pair]
+    shop: Workshop, base: Checkpoint, settings: SupervisedFineTuning, train: Sequence[Pair], heldout: Sequence[Pair]
 ) -> Stage:
     """Fine-tune the base on the replies of some pairs; the stage holds a plain model (LoRA merged) and gate.json.
 
@@ -138,13 +100,13 @@ def train_sft(
         (out / GATE).write_text(json.dumps(gate))
 
     inputs = shop.inputs(
-        base=base.key, settings=settings.model_dump(), train=_pairs_digest(train), heldout=_pairs_digest(heldout)
+        base=base.key, settings=settings.model_dump(), train=rows_digest(train), heldout=rows_digest(heldout)
     )
     return shop.store.stage("sft", inputs, build, together=True)
 
 
 def train_reward_model(
-    shop: Workshop, sft: Checkpoint, settings: Supervised, train: list[Pair], heldout: list[Pair], seed: int
+    shop: Workshop, sft: Checkpoint, settings: Supervised, train: Sequence[Pair], heldout: Sequence[Pair], seed: int
 ) -> Stage:
     """Fit a Bradley-Terry reward model from the SFT checkpoint; the stage holds the model and gate.json.
 
@@ -175,8 +137,9 @@ def train_reward_model(
         ledger.close()
         if processes.rank():
             return
-        rows = [side for pair in heldout for side in sides_of(pair)]
-        scores = model.score_all(rows, progress="held-out pairs")
+        scores = []
+        for block in blocks(heldout, "held-out pairs"):
+            scores += model.score_all([side for pair in block for side in sides_of(pair)])
         chosen, rejected = torch.tensor(scores).view(-1, 2).unbind(1)
         right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
         gate = {"accuracy": _by_prompt(heldout, right.tolist()), "scores": scores}
@@ -187,8 +150,8 @@ def train_reward_model(
     inputs = shop.inputs(
         sft=sft.key,
         settings=settings.model_dump(),
-        train=_pairs_digest(train),
-        heldout=_pairs_digest(heldout),
+        train=rows_digest(train),
+        heldout=rows_digest(heldout),
         seed=seed,
         scorer=code_digest("evaluators/reward_model.py"),
     )
@@ -200,17 +163,18 @@ def heldout_scores(reward_model: Checkpoint) -> list[float]:
     return json.loads((reward_model.path.parent / GATE).read_text())["scores"]
 
 
-def pair_dataset(shop: Workshop, sft: Checkpoint, pairs: list[Pair]) -> PairDataset:
+def pair_dataset(shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair]) -> PairDataset:
     """The training pairs, with reference log-probs that are computed (or found) when a method first asks for them."""
 
     def build(out: Path) -> None:
         reference = Policy.open(sft, shop.tuning, trainable=False)
-        chosen, rejected = reference.total_logps([s for p in pairs for s in sides_of(p)]).view(-1, 2).T.contiguous()
+        logps = [reference.total_logps([s for p in block for s in sides_of(p)]) for block in blocks(pairs, "reference")]
+        chosen, rejected = torch.cat(logps).view(-1, 2).T.contiguous()
         save_file({"chosen": chosen.clone(), "rejected": rejected.clone()}, out / "reference.safetensors")
 
     @lru_cache
     def reference() -> tuple[Tensor, Tensor]:
-        inputs = shop.inputs(sft=sft.key, pairs=_pairs_digest(pairs))
+        inputs = shop.inputs(sft=sft.key, pairs=rows_digest(pairs))
         sides = load_file(shop.store.stage("reference", inputs, build).path / "reference.safetensors")
         return sides["chosen"], sides["rejected"]
 
@@ -267,14 +231,14 @@ def train_cell(
 
     inputs = shop.inputs(
         method=name,
-        source=_source_digest(type(method)),
+        source=source_digest(type(method)),
         settings=settings_of(method),
-        libraries={name: _version(name) for name in getattr(method, "libraries", ())},
+        libraries={name: library_version(name) for name in getattr(method, "libraries", ())},
         base=base.key,
         sft=sft.key,
-        pairs=_pairs_digest(pairs.pairs),
-        unpaired=digest([[r.id, r.prompt.ids, r.ids, r.good] for r in unpaired]),
-        prompts=digest([p.id for p in prompts.prompts]),
+        pairs=rows_digest(pairs.pairs),
+        unpaired=rows_digest(unpaired),
+        prompts=digest_each(p.id for p in prompts.prompts),
         max_new_tokens=prompts.max_new_tokens,
         reward=reward_model.key,
         budget=budget,
@@ -282,133 +246,6 @@ def train_cell(
         along=along,
     )
     return shop.store.stage("train", inputs, build, together=True)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How best-of-n answers: the best of several responses by a reward."""
-
-    responses: int
-    reward: Callable[[], Reward]
-    key: str
-    """Of the reward model."""
-
-
-def generate(
-    shop: Workshop,
-    sft: Checkpoint,
-    policy: Checkpoint | None,
-    prompts: PromptDataset,
-    *,
-    temperature: float,
-    seed: int,
-    choice: Choice | None = None,
-) -> Stage:
-    """Answer the evaluation prompts with a policy (None: the SFT checkpoint itself), with entropy and KL to SFT.
-
-    With a choice the policy's chosen response is the answer; its KL to SFT is then the bound log n - (n - 1) / n
-    (Beirami et al. 2024, arXiv:2401.01879), for the policy itself must be SFT.
-    """
-
-    n = choice.responses if choice else 1
-
-    def build(out: Path) -> None:
-        reference = Policy.open(sft, shop.tuning, trainable=False)
-        # a policy that is a whole model is opened as a copy of its own, so that the shared SFT model stays in memory
-        model = Policy.open(policy, shop.tuning, trainable=True) if policy else reference
-        try:
-            samples = sample(
-                model,
-                [p for p in prompts.prompts for _ in range(n)],
-                max_new_tokens=prompts.max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                progress="responses",
-            )
-            if choice:
-                rewards = torch.tensor(choice.reward()(to_generations(model, samples))).view(-1, n)
-                samples = [samples[i * n + j] for i, j in enumerate(rewards.argmax(1).tolist())]
-            sequences = [(s.prompt.ids, s.ids) for s in samples]
-            entropies, kls = model.entropy_and_kl(sequences, reference if policy else None)
-            if choice:
-                kls = [math.log(n) - (n - 1) / n] * len(samples)
-        finally:
-            model.network.close()
-        generations = zip(to_generations(model, samples, kls), entropies, strict=True)
-        write_jsonl(out / GENERATIONS, [dataclasses.replace(g, entropy=entropy) for g, entropy in generations])
-
-    inputs = shop.inputs(
-        sft=sft.key,
-        policy=policy.key if policy else None,
-        prompts=digest([[p.id, p.ids] for p in prompts.prompts]),
-        max_new_tokens=prompts.max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        choice=[n, choice.key] if choice else None,
-    )
-    return shop.store.stage("generations", inputs, build)
-
-
-def score(
-    shop: Workshop,
-    name: str,
-    evaluator: Any,
-    needs: dict[str, str],
-    responses: tuple[str, Callable[[], list[Generation]]],
-    baseline: tuple[str, Callable[[], list[Generation]]],
-) -> Stage:
-    """Let one evaluator score responses against a baseline; the stage holds scores.parquet.
-
-    needs: keys of the models that the evaluator uses. Responses and baseline: content key, and how to read them. Where
-    the evaluator has rewards, those of the baseline are computed once, for all methods.
-    """
-    inputs = {
-        "code": code_digest("evaluators"),
-        "evaluator": name,
-        "source": _source_digest(type(evaluator)),
-        "settings": {k: v for k, v in settings_of(evaluator).items() if k not in needs},
-        "needs": needs,
-    }
-
-    def rewards(of: tuple[str, Callable[[], list[Generation]]]) -> list[float]:
-        def build(out: Path) -> None:
-            (out / REWARDS).write_text(json.dumps(evaluator.rewards(of[1]())))
-
-        stage = shop.store.stage("rewards", {**inputs, "of": of[0]}, build)
-        return json.loads((stage.path / REWARDS).read_text())
-
-    def build(out: Path) -> None:
-        if getattr(evaluator, "has_rewards", False):
-            scores = evaluator.compare(responses[1](), rewards(responses), rewards(baseline))
-        else:
-            scores = evaluator.score(responses[1](), baseline[1]())
-        write_scores(out / SCORES, list(scores))
-
-    return shop.store.stage("scores", {**inputs, "responses": responses[0], "baseline": baseline[0]}, build)
-
-
-def write_scores(path: Path, scores: Sequence[Score]) -> None:
-    import pandas
-
-    frame = pandas.DataFrame([dataclasses.astuple(s) for s in scores], columns=["metric", "prompt_id", "value"])
-    frame.astype({"value": "float64"}).to_parquet(path, index=False)
-
-
-def join_scores(shop: Workshop, stages: Sequence[Stage]) -> Stage:
-    """The scores of several evaluators in one table."""
-
-    def build(out: Path) -> None:
-        import pandas
-
-        pandas.concat([pandas.read_parquet(s.path / SCORES) for s in stages]).to_parquet(out / SCORES, index=False)
-
-    return shop.store.stage("all_scores", {"parts": [s.content for s in stages]}, build)
-
-
-def settings_of(plugin: Any) -> dict[str, Any]:
-    """A plugin's settings as JSON-able values; for a class that is no dataclass, its attributes."""
-    values = dataclasses.asdict(plugin) if dataclasses.is_dataclass(plugin) else dict(vars(plugin))
-    return json.loads(json.dumps(values, default=str))
 
 
 def _recipe(settings: Supervised, shop: Workshop, *, seed: int, label: str) -> dict[str, Any]:
@@ -425,17 +262,22 @@ def _recipe(settings: Supervised, shop: Workshop, *, seed: int, label: str) -> d
     }
 
 
-def _examples(pairs: list[Pair], settings: SupervisedFineTuning) -> list[Example]:
-    """What SFT imitates of some pairs."""
-    examples = [Example(p.id, p.prompt, p.chosen) for p in pairs]
-    if settings.replies == "both":
-        examples += [Example(p.id, p.prompt, p.rejected) for p in pairs]
-    return examples
+def _examples(pairs: Sequence[Pair], settings: SupervisedFineTuning) -> Sequence[Example]:
+    """What SFT imitates of some pairs: the chosen replies, then the rejected ones if both are asked for."""
+
+    def example(place: int) -> Example:
+        pair = pairs[place % len(pairs)]
+        return Example(pair.id, pair.prompt, pair.chosen if place < len(pairs) else pair.rejected)
+
+    return LazySequence(len(pairs) * (2 if settings.replies == "both" else 1), example)
 
 
-def _heldout_loss(policy: Policy, heldout: list[Example]) -> list[float]:
-    totals = policy.total_logps([(e.prompt.ids, e.response) for e in heldout])
-    return _by_prompt(heldout, [-float(t) / len(e.response) for t, e in zip(totals, heldout, strict=True)])
+def _heldout_loss(policy: Policy, heldout: Sequence[Example]) -> list[float]:
+    losses = []
+    for block in blocks(heldout):
+        totals = policy.total_logps([(e.prompt.ids, e.response) for e in block]).tolist()
+        losses += [-total / len(e.response) for total, e in zip(totals, block, strict=True)]
+    return _by_prompt(heldout, losses)
 
 
 def _by_prompt(rows: Sequence[Pair | Example], values: list[float]) -> list[float]:
@@ -444,26 +286,6 @@ def _by_prompt(rows: Sequence[Pair | Example], values: list[float]) -> list[floa
     for row, value in zip(rows, values, strict=True):
         groups.setdefault(row.prompt.id, []).append(value)
     return [sum(v) / len(v) for v in groups.values()]
-
-
-def _pairs_digest(pairs: Sequence[Pair]) -> str:
-    return digest([[p.id, p.prompt.ids, p.chosen, p.rejected] for p in pairs])
-
-
-def _source_digest(cls: type) -> str:
-    """Hash of the file that defines a plugin, so that an edited plugin is trained anew."""
-    try:
-        return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
-    except (OSError, TypeError):
-        return ""
-
-
-def _version(library: str) -> str | None:
-    """Version of an optional library; None where it is not installed."""
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
 
 
 def _width(checkpoint: Checkpoint) -> int:

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import SkipValidation
+
+from ..results.lazy import LazySequence
 from ..results.records import Generation, LabelledPair, Score, win
-from .base import OpenPolicy
+from .base import Conversation, OpenPolicy
 
 
 @dataclass(frozen=True)
@@ -15,7 +19,7 @@ class ImplicitReward:
     beta changes no order, so the margin is the one at beta = 1, in nats. SFT itself ties everywhere: accuracy one half.
     """
 
-    pairs: tuple[LabelledPair, ...] = ()
+    pairs: Annotated[Sequence[LabelledPair], SkipValidation] = ()
     """Held-out pairs; filled in by the benchmark."""
 
     needs_policy = True
@@ -28,7 +32,11 @@ class ImplicitReward:
         policy: OpenPolicy,
         reference: OpenPolicy,
     ) -> Iterator[Score]:
-        texts = [(pair.prompt, text) for pair in self.pairs for text in (pair.chosen, pair.rejected)]
+        def text(place: int) -> Conversation:
+            pair = self.pairs[place // 2]
+            return pair.prompt, (pair.chosen, pair.rejected)[place % 2]
+
+        texts = LazySequence(2 * len(self.pairs), text)
         ratios = [ours - theirs for ours, theirs in zip(policy.logps(texts), reference.logps(texts), strict=True)]
         by_prompt: dict[str, list[tuple[float, float]]] = {}
         for place, pair in enumerate(self.pairs):

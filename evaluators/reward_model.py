@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ..results.chat import encode_prompt, encode_response, load_tokenizer
 from ..results.checkpoint import Network, Tuning, open_network
 from ..results.layout import Ids, Sequences
+from ..results.lazy import blocks
 from ..results.model_files import remote_code_allowed
 from ..results.records import Generation, InputError, Score, win
 
@@ -166,9 +167,14 @@ class RewardModelWinRate:
     def rewards(self, generations: Sequence[Generation]) -> list[float]:
         """The model's scores; it is in memory only meanwhile."""
         if self.tuning is None:
-            return TextRewardModel(self.model, self.device)(generations)
+            model = TextRewardModel(self.model, self.device)
+            return [score for block in blocks(generations) for score in model(block)]
         model = RewardModel.open(self.model, self.tuning.resolve())
         try:
-            return model.score_all([model.encode(g) for g in generations], progress="reward model")
+            return [
+                score
+                for block in blocks(generations)
+                for score in model.score_all([model.encode(g) for g in block], progress="reward model")
+            ]
         finally:
             model.network.close()

@@ -6,6 +6,7 @@ import random
 import resource
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ def rated_replies(pair: Pair) -> tuple[RatedReply, RatedReply]:
 
 @dataclass(frozen=True)
 class PairDataset:
-    """Preference pairs, tokenized once for everyone.
+    """Preference pairs, tokenized once for everyone; a benchmark's lie on disk and are read when they are looked at.
 
     `reference`: summed response log-probs (chosen, rejected), each [pairs], under the SFT checkpoint; computed at
     the first call and shared over methods and seeds.
@@ -247,6 +248,6 @@ def shuffled(count: int, seed: int) -> Iterator[int]:
     """Endless indices below `count`: a fresh permutation each epoch, the same for everyone with the same seed."""
     rng = random.Random(seed)
     while True:
-        order = list(range(count))
+        order = array("q", range(count))  # 8 bytes an index
         rng.shuffle(order)
         yield from order

@@ -1,8 +1,9 @@
 """KTO: Kahneman-Tversky optimization, Ethayarajh et al. (2024, arXiv:2402.01306)."""
 
-import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -10,8 +11,9 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from ..results.layout import Sequences, count_tokens
+from ..results.lazy import LazySequence, blocks
 from . import losses
-from .base import Ledger, RatedReply, TrainingError, TrainingTask, rated_replies
+from .base import Ledger, RatedReply, TrainingError, TrainingTask, rated_replies, shuffled
 from .pairwise import OfflineMethod, signals
 from .policy import Policy
 
@@ -76,24 +78,33 @@ class KTO(OfflineMethod):
 
         self.run(policy, task, ledger, couples, loss, sequences, prepare)
 
-    def _couples(self, task: TrainingTask, frozen: Policy, ledger: Ledger) -> list[Couple]:
+    def _couples(self, task: TrainingTask, frozen: Policy, ledger: Ledger) -> Sequence[Couple]:
         if self.data == "pairs":
             chosen, rejected = task.pairs.reference()
-            return [
-                Couple(p.id, rated_replies(p), (float(chosen[i]), float(rejected[i])))
-                for i, p in enumerate(task.pairs.pairs)
-            ]
+            pairs = task.pairs.pairs
+
+            def of_pair(place: int) -> Couple:
+                pair = pairs[place]
+                return Couple(pair.id, rated_replies(pair), (float(chosen[place]), float(rejected[place])))
+
+            return LazySequence(len(pairs), of_pair)
         if len(task.unpaired) < 2:
             raise TrainingError("kto with data: unpaired needs rated replies; give the benchmark `unpaired: FILE`")
-        replies = list(task.unpaired)
-        random.Random(task.seed).shuffle(replies)
-        sequences = [(r.prompt.ids, r.ids) for r in replies]
-        ledger.scored_tokens += count_tokens(sequences)
-        logps = frozen.total_logps(sequences).tolist()
-        return [
-            Couple(f"{replies[i].id}+{replies[i + 1].id}", (replies[i], replies[i + 1]), (logps[i], logps[i + 1]))
-            for i in range(0, len(replies) - 1, 2)
-        ]
+        order = array("q", islice(shuffled(len(task.unpaired), task.seed), len(task.unpaired)))
+        replies = LazySequence(len(order), lambda place: task.unpaired[order[place]])
+        parts = []
+        for block in blocks(replies, "reference"):
+            sequences = [(r.prompt.ids, r.ids) for r in block]
+            ledger.scored_tokens += count_tokens(sequences)
+            parts.append(frozen.total_logps(sequences))
+        logps = torch.cat(parts)
+
+        def of_two(number: int) -> Couple:
+            places = slice(2 * number, 2 * number + 2)
+            first, second = replies[places]
+            return Couple(f"{first.id}+{second.id}", (first, second), tuple(logps[places].tolist()))
+
+        return LazySequence(len(replies) // 2, of_two)
 
 
 def mismatched_log_ratio(policy: Policy, reference: Policy, replies: Sequence[RatedReply], ledger: Ledger) -> Tensor:

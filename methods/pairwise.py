@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..results.checkpoint import Checkpoint
 from ..results.layout import Sequences, count_tokens
+from ..results.lazy import LazySequence
 from .base import Ledger, Pair, Snapshots, TrainingError, TrainingTask
 from .loop import fit
 from .policy import Policy, TokenValues
@@ -106,6 +107,18 @@ class PairLogps:
     """Of the prompt's tokens from the second on, beside the chosen response; if `needs_prompt`."""
 
 
+@dataclass(frozen=True)
+class PlacedPair:
+    """A pair, and its place among the data set's, at which its log-probs under the reference stand."""
+
+    place: int
+    pair: Pair
+
+    @property
+    def id(self) -> str:
+        return self.pair.id
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairwiseMethod(OfflineMethod):
     """A subclass is a dataclass with a `loss` and, if it uses them, `needs_reference` or `needs_prompt`."""
@@ -119,20 +132,21 @@ class PairwiseMethod(OfflineMethod):
 
     def fit(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> None:
         reference = task.pairs.reference() if self.needs_reference else None
-        rows = {pair.id: i for i, pair in enumerate(task.pairs.pairs)}
+        pairs = task.pairs.pairs
+        examples = LazySequence(len(pairs), lambda place: PlacedPair(place, pairs[place]))
 
-        def loss(batch: list[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
+        def loss(batch: list[PlacedPair]) -> tuple[Tensor, dict[str, Tensor]]:
             sides = None
             if reference:
-                index = [rows[p.id] for p in batch]
-                sides = tuple(part[index].to(policy.device) for part in reference)
-            logps = pair_logps(policy, batch, sides, with_prompt=self.needs_prompt)
-            ledger.trained_tokens += sum(count_tokens(sides_of(pair)) for pair in batch)
+                places = [example.place for example in batch]
+                sides = tuple(part[places].to(policy.device) for part in reference)
+            logps = pair_logps(policy, [example.pair for example in batch], sides, with_prompt=self.needs_prompt)
+            ledger.trained_tokens += sum(count_tokens(sides_of(example.pair)) for example in batch)
             return self.loss(logps), signals(
                 logps.chosen.sum(), logps.rejected.sum(), logps.reference_chosen, logps.reference_rejected
             )
 
-        self.run(policy, task, ledger, task.pairs.pairs, loss, sides_of)
+        self.run(policy, task, ledger, examples, loss, lambda example: sides_of(example.pair))
 
 
 def pair_logps(

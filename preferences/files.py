@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..results.records import InputError, nearest
+from ..results.store import digest, file_digest, folder_digest
 from .labels import ITEMS, LABELS
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
@@ -29,17 +30,36 @@ def open_source(source: str, split: str = "train") -> Iterator[tuple[str, Rows]]
     split: the split of a hub data set, or of a folder whose files or subfolders are named after splits. InputError
     if there is no such source, or (while the rows are read) it is damaged.
     """
+    path = _local(source)
+    if path is None:
+        yield source, _read_hub(source, split)
+    elif path.is_dir():
+        yield from _folder_tables(path, split)
+    else:
+        yield str(path), read_file(path)
+
+
+def source_digest(source: str, split: str = "train") -> str:
+    """A hash of what `open_source` reads: of the bytes of files, or what `datasets` says of a hub data set."""
+    path = _local(source)
+    if path is None:
+        return digest([source, split, _read_hub(source, split)._fingerprint])
+    try:
+        return digest([split, folder_digest(path)] if path.is_dir() else [path.name, file_digest(path)])
+    except OSError as error:
+        raise InputError(_damaged(path, error)) from None
+
+
+def _local(source: str) -> Path | None:
+    """The file or folder that a source is; None for the id of a hub data set. InputError where it can be neither."""
     path = Path(source).expanduser()
     if not source.strip():
         raise InputError("no preferences are named; give a file, a folder or a hub id")
-    if path.is_dir():
-        yield from _folder_tables(path, split)
-    elif path.exists():
-        yield str(path), read_file(path)
-    elif format_of(path) or not HUB_ID.fullmatch(source):
+    if path.exists():
+        return path
+    if format_of(path) or not HUB_ID.fullmatch(source):
         raise InputError(f"there is no preference file or folder {source}; check the path")
-    else:
-        yield source, _read_hub(source, split)
+    return None
 
 
 def format_of(path: Path) -> str | None:
@@ -151,7 +171,8 @@ def _parquet_rows(path: Path) -> Rows:
         except Exception as error:  # every codec has errors of its own
             raise InputError(_damaged(path, error)) from None
     try:
-        with pyarrow.parquet.ParquetFile(source) as table:
+        # so columns are read piece by piece, and not a row group (often the whole file) at once
+        with pyarrow.parquet.ParquetFile(source, buffer_size=2**16, pre_buffer=False) as table:
             for batch in table.iter_batches(batch_size=1000):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:

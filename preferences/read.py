@@ -10,11 +10,14 @@ White space around each text is dropped, so a row has the same id in every forma
 
 import math
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from ..results.records import InputError, Message, nearest
 from ..results.store import digest
@@ -42,29 +45,100 @@ class PreferenceRow:
     labeler_id: str | None
 
 
-@dataclass(frozen=True)
-class Preferences:
-    """The usable rows of a source, and the count of the others by reason."""
-
-    rows: tuple[PreferenceRow, ...]
-    source: str
-    read: int
-    dropped: dict[str, int]
-    digest: str
-    """SHA-256 of the rows in their order."""
-
-
 class Unusable(Exception):
     """A row that is dropped; the text is the reason under which it is counted."""
 
 
-def read_preferences(source: str, split: str = "train") -> Preferences:
-    """Read a local file or folder, or a hub data set.
+class Reading(Generic[Row]):
+    """The usable rows of a source, each once by its id, and the counts of all others by reason.
 
-    split: the split of a hub data set, or of a folder whose files or subfolders are named after splits. InputError if
-    there is no such source, it cannot be read, or it has no usable row.
+    Go over it once: a row is in memory while it is looked at. At the end comes an InputError if there were no rows,
+    one of the fields was in none of them, or no row could be used.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        source: str,
+        form: Callable[[Mapping[str, Any]], Row],
+        fields: Sequence[str],
+        needs: str,
+    ):
+        """form: brings a row to its form, or raises Unusable. needs: what a row must have, in words."""
+        self.rows, self.source, self.form, self.fields, self.needs = rows, source, form, fields, needs
+        self.read = 0
+        self._dropped: Counter[str] = Counter()
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows that could not be used by reason, most common first."""
+        return dict(self._dropped.most_common())
+
+    def __iter__(self) -> Iterator[Row]:
+        columns: set[str] = set()
+        ids = HashSet()
+        for raw in self.rows:
+            self.read += 1
+            columns.update(raw)
+            try:
+                row = self.form(raw)
+                if not ids.add(int(row.id, 16)):
+                    raise Unusable("duplicate row")
+            except Unusable as reason:
+                self._dropped[str(reason)] += 1
+            else:
+                yield row
+        check_columns(columns, self.read, self.source, self.fields)
+        if not ids.count:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.dropped.items())
+            raise InputError(
+                f"{self.source}: none of its {self.read} rows can be used ({reasons}); a row needs {self.needs}"
+                + ("" if "prompt" in columns else f"; there is no field 'prompt', {nearest('prompt', columns)}")
+            )
+
+
+class HashSet:
+    """A set of 64-bit hashes at 11 to 22 bytes each, where a set of Python's takes 70.
+
+    Open addressing: hashes are spread evenly, so one's last bits are its place, or the next place that is free.
+    """
+
+    def __init__(self):
+        self.places, self.count = array("Q", bytes(8 * 1024)), 0  # 0: free
+
+    def add(self, key: int) -> bool:
+        """Add a hash; whether it is new."""
+        if 4 * self.count >= 3 * len(self.places):
+            old, self.places = self.places, array("Q", bytes(16 * len(self.places)))
+            for each in filter(None, old):
+                self.places[self._place(each)] = each
+        place = self._place(key or 1)
+        new = not self.places[place]
+        self.places[place] = key or 1
+        self.count += new
+        return new
+
+    def _place(self, key: int) -> int:
+        """Where a hash stands, or is to stand."""
+        last = len(self.places) - 1
+        place = key & last
+        while self.places[place] not in (0, key):
+            place = (place + 1) & last
+        return place
+
+
+def read_preferences(source: str, split: str = "train") -> Reading[PreferenceRow]:
+    """Preference pairs of a local file or folder, or of a hub data set.
+
+    split: the split of a hub data set, or of a folder whose files or subfolders are named after splits. Going over them
+    ends with an InputError if there is no such source, it cannot be read, or it has no usable row.
     """
     return from_rows(_checked_tables(source, split), source)
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]], source: str) -> Reading[PreferenceRow]:
+    """Preference pairs of rows from elsewhere; source: what errors call it."""
+    return Reading(rows, source, normalise, PAIRED, "a prompt and two replies to it, chosen and rejected, that differ")
 
 
 def _checked_tables(source: str, split: str) -> Iterator[dict[str, Any]]:
@@ -93,62 +167,27 @@ def usable(raw: Mapping[str, Any]) -> PreferenceRow | str:
         return str(reason)
 
 
-def from_rows(rows: Iterable[Mapping[str, Any]], source: str) -> Preferences:
-    """Bring rows to one form; rows that cannot be used are dropped and counted by reason.
-
-    InputError if there are no rows, `chosen` or `rejected` is in none of them, or no row can be used.
-    """
-    columns: set[str] = set()
-    read = 0
-
-    def counted() -> Iterator[Mapping[str, Any]]:
-        nonlocal read
-        for raw in rows:
-            read += 1
-            columns.update(raw)
-            yield raw
-
-    kept, counts = brought_to_one_form(counted(), normalise)
-    check_columns(columns, read, source)
-    if not kept:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in counts.items())
-        raise InputError(
-            f"{source}: none of its {read} rows can be used ({reasons}); a row needs a prompt and two replies to it, "
-            "chosen and rejected, that differ"
-            + ("" if "prompt" in columns else f"; there is no field 'prompt', {nearest('prompt', columns)}")
-        )
-    return Preferences(tuple(kept), source, read, counts, digest([asdict(row) for row in kept]))
-
-
-def brought_to_one_form(
-    rows: Iterable[Mapping[str, Any]], form: Callable[[Mapping[str, Any]], Row]
-) -> tuple[list[Row], dict[str, int]]:
-    """The usable rows, each once by its id, and the count of the others by reason, most common first."""
-    kept: dict[str, Row] = {}
-    dropped: Counter[str] = Counter()
-    for raw in rows:
-        try:
-            row = form(raw)
-            if row.id in kept:
-                raise Unusable("duplicate row")
-        except Unusable as reason:
-            dropped[str(reason)] += 1
-        else:
-            kept[row.id] = row
-    return list(kept.values()), dict(dropped.most_common())
-
-
 def split_by_prompt(
-    rows: Sequence[PreferenceRow], shares: Mapping[str, float], seed: int, source: str = "the preferences"
-) -> dict[str, list[PreferenceRow]]:
-    """Split rows so that all rows of a prompt (the exact text of its messages) are on one side.
+    rows: Sequence[Row], shares: Mapping[str, float], seed: int, source: str = "the preferences"
+) -> dict[str, list[Row]]:
+    """Rows with a `prompt`, split so that all rows of a prompt are on one side; see `places_by_prompt`."""
+    keys = np.fromiter((split_key(seed, row.prompt) for row in rows), np.uint64, len(rows))
+    return {name: [rows[i] for i in places] for name, places in places_by_prompt(keys, shares, source).items()}
+
+
+def split_key(seed: int, prompt: Any) -> int:
+    """A 64-bit hash of a prompt (the exact text of its messages), by which prompts are ranked for a split."""
+    return int(digest([seed, prompt])[:16], 16)
+
+
+def places_by_prompt(keys: np.ndarray, shares: Mapping[str, float], source: str) -> dict[str, np.ndarray]:
+    """The places of the rows of each split, in their order; rows of one prompt, by its `split_key`, are on one side.
 
     shares: parts of the prompts, each above 0, scaled to sum to 1; a split gets its share rounded up or down (largest
-    remainders up). Prompts are ranked by a hash of seed and prompt, so the order of rows does not matter; within a
-    split rows keep it. source: for the InputError that says how many prompts are needed if a split would be empty.
+    remainders up). Prompts are ranked by their keys, so the order of rows does not matter. source: for the InputError
+    that says how many prompts are needed if a split would be empty.
     """
-    keys = [digest([seed, row.prompt]) for row in rows]
-    ranked = sorted(set(keys))
+    ranked, rank = np.unique(keys, return_inverse=True)
     total = sum(shares.values())
     # Rounded, lest float noise decide between equal remainders.
     exact = {name: round(len(ranked) * share / total, 9) for name, share in shares.items()}
@@ -160,14 +199,8 @@ def split_by_prompt(
         needed = math.ceil(round(total / min(shares.values()), 9))
         have = f"{source} has {len(ranked)}; give more prompts or larger shares"
         raise InputError(f"splitting into {', '.join(shares)} needs at least {needed} prompts, {have}")
-    side, start = {}, 0
-    for name, size in sizes.items():
-        side |= dict.fromkeys(ranked[start : start + size], name)
-        start += size
-    parts: dict[str, list[PreferenceRow]] = {name: [] for name in shares}
-    for key, row in zip(keys, rows, strict=True):
-        parts[side[key]].append(row)
-    return parts
+    side = np.searchsorted(np.cumsum(list(sizes.values())), rank, side="right")
+    return {name: np.flatnonzero(side == number) for number, name in enumerate(sizes)}
 
 
 # One row

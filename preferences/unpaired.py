@@ -11,7 +11,7 @@ from typing import Any
 from ..results.records import InputError, Message
 from ..results.store import digest
 from .files import read_file
-from .read import Unusable, brought_to_one_form, check_columns, check_prompt, messages_of
+from .read import Reading, Unusable, check_prompt, messages_of
 
 LABELS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}  # 1 is True to Python
 
@@ -26,18 +26,12 @@ class RatedRow:
     good: bool
 
 
-def read_unpaired(source: str) -> tuple[list[RatedRow], dict[str, int]]:
-    """The usable rows of a local file, and the count of the others by reason; InputError if none can be used."""
+def read_unpaired(source: str) -> Reading[RatedRow]:
+    """The usable rows of a local file; InputError if there is none, and at the end if no row can be used."""
     path = Path(source).expanduser()
     if not path.is_file():
         raise InputError(f"there is no file {source}; give a file with rows of prompt, completion and label")
-    raw = list(read_file(path))
-    check_columns({name for row in raw for name in row}, len(raw), path, ("completion", "label"))
-    rows, dropped = brought_to_one_form(raw, _row)
-    if not rows:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
-        raise InputError(f"{source}: none of its rows can be used ({reasons}); a row needs prompt, completion, label")
-    return rows, dropped
+    return Reading(read_file(path), source, _row, ("completion", "label"), "prompt, completion, label")
 
 
 def _row(fields: Mapping[str, Any]) -> RatedRow:

@@ -121,8 +121,9 @@ def _named(stage: Made, need: str, by_name: dict[str, list[Made]], kept: dict[Pa
 
 
 def _referred(run: Run) -> Iterator[str]:
-    """Keys of the stages in a run's cells, and every hash in its contract."""
+    """Keys of the stages in a run's cells and of its tokenized pairs, and every hash in its contract."""
     yield from _texts(run.record.get("contract", {}))
+    yield from _texts(run.record.get("data", {}).get("stage"))
     for manifest in run.path.glob(f"*/seed-*/{MANIFEST}"):
         yield from read_json(manifest).get("stages", {}).values()
 

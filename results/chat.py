@@ -41,15 +41,29 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
+def encode_prompts(tokenizer: "PreTrainedTokenizerBase", conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Token ids of conversations up to where the assistant's reply begins; BOS comes from the template alone."""
+    texts = [
+        tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        for messages in conversations
+    ]
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def encode_responses(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of replies, EOS included; tokenized alone, so no token spans the boundary to the prompt."""
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [[*ids, tokenizer.eos_token_id] for ids in encoded]
+
+
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation up to where the assistant's reply begins; BOS comes from the template alone."""
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    """`encode_prompts` of one conversation."""
+    return encode_prompts(tokenizer, [messages])[0]
 
 
 def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of a reply, EOS included; tokenized alone, so no token spans the boundary to the prompt."""
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    """`encode_responses` of one reply."""
+    return encode_responses(tokenizer, [text])[0]
 
 
 def decode_response(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:

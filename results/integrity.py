@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,14 @@ def digest(value: Any) -> str:
     """SHA-256 of a JSON-able value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_each(values: Iterable[Any]) -> str:
+    """SHA-256 of JSON-able values in their order; only one of them is in memory at a time."""
+    found = hashlib.sha256()
+    for value in values:
+        found.update(digest(value).encode())
+    return found.hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -41,9 +41,6 @@ from .integrity import (
     writing,
 )
 from .records import Generation
-
-if TYPE_CHECKING:
-    pass
 
 RUN = "run.json"
 COST, METRICS, GENERATIONS, SCORES, POLICY = (

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from kill_and_resume import METHODS, PAIRS, PROMPTS, TUNING
 
-from alignment_bench.benchmarks.stages import Workshop, pair_dataset, train_cell
+from alignment_bench.benchmarks.stages import pair_dataset, train_cell
+from alignment_bench.benchmarks.workshop import Workshop
 from alignment_bench.methods import dpo
 from alignment_bench.methods.base import PromptDataset
 from alignment_bench.methods.resume import StepCheckpoints

@@ -26,7 +26,8 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from alignment_bench.benchmarks import harness
 from alignment_bench.benchmarks.spec import Supervised, SupervisedFineTuning, load_spec
-from alignment_bench.benchmarks.stages import Workshop, pair_dataset, train_cell, train_reward_model, train_sft
+from alignment_bench.benchmarks.stages import pair_dataset, train_cell, train_reward_model, train_sft
+from alignment_bench.benchmarks.workshop import Workshop
 from alignment_bench.evaluators.reward_model import RewardModel
 from alignment_bench.methods.base import Pair, Prompt, PromptDataset
 from alignment_bench.methods.dpo import DPO

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import pandas
 import pytest
 
-from alignment_bench.benchmarks import scoring, stages
+from alignment_bench.benchmarks import answers, scoring
 from alignment_bench.benchmarks.passes import counted
-from alignment_bench.benchmarks.stages import Workshop
+from alignment_bench.benchmarks.workshop import Workshop
 from alignment_bench.methods.policy import Policy
 from alignment_bench.results.chat import encode_prompt, encode_response
 from alignment_bench.results.records import Generation, Score, win
@@ -41,7 +41,7 @@ def test_the_baselines_rewards_are_computed_once(tmp_path, full):
     baseline = responses("sft", "four", "four")
     found = {}
     for others in (baseline, responses("a", "three", "two"), responses("b", "two", "four"), responses("c", "0", "")):
-        stage = stages.score(shop, "longer", Longer(), {}, others, baseline)
+        stage = answers.score(shop, "longer", Longer(), {}, others, baseline)
         found[others[0]] = pandas.read_parquet(stage.path / SCORES)["value"].tolist()
     assert found == {"sft": [0.5, 0.5], "a": [1.0, 0.0], "b": [0.0, 0.5], "c": [0.0, 0.0]}
     assert asked == [["four", "four"], ["three", "two"], ["two", "four"], ["0", ""]]

@@ -2,9 +2,11 @@
 
 import math
 
+from alignment_bench.benchmarks.answers import Choice, generate
 from alignment_bench.benchmarks.rows import method_settings
 from alignment_bench.benchmarks.spec import SupervisedFineTuning, load_spec
-from alignment_bench.benchmarks.stages import MODEL, Choice, Workshop, generate, train_sft
+from alignment_bench.benchmarks.stages import MODEL, train_sft
+from alignment_bench.benchmarks.workshop import Workshop
 from alignment_bench.methods.base import Pair, Prompt, PromptDataset
 from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.rollout import sample, to_generations

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alignment_bench.benchmarks.scoring import Limits, PolicyInMemory, opened
-from alignment_bench.benchmarks.stages import Workshop
+from alignment_bench.benchmarks.workshop import Workshop
 from alignment_bench.evaluators.diversity import Diversity, PolicyDiversity, bleu, distinct, distinct_shares, repetition
 from alignment_bench.evaluators.implicit_reward import ImplicitReward
 from alignment_bench.evaluators.lm_eval_harness import LMEval

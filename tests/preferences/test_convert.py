@@ -90,7 +90,8 @@ def test_what_a_shape_has_no_room_for_is_counted(tmp_path):
         "a text holds the marker of a turn, Human: or Assistant:": 1,
         "prompt is empty": 1,
     }
-    assert read_preferences(str(tmp_path / "hh.jsonl")).dropped == {}
+    there = read_preferences(str(tmp_path / "hh.jsonl"))
+    assert len(list(there)) == 4 and there.dropped == {}
     done = convert(source, str(tmp_path / "alpaca.jsonl"), "alpacaeval")
     assert done.dropped["a conversation of several turns is no instruction"] == 3
     assert done.written + sum(done.dropped.values()) == done.read

@@ -65,7 +65,7 @@ def test_rows_have_the_stated_fields(tmp_path, gold):
     assert rows[0]["labeler_id"] == "ann" and rows[0]["timestamp"].endswith("+00:00") and not rows[0]["tie"]
     assert "true reward a 1.000, b 0.000" in rows[0]["reasoning"]
     found = read_preferences(str(tmp_path / "labels"))
-    assert [(r.chosen, r.labeler_id) for r in found.rows] == [("x *", "ann"), ("y *", "ann")]
+    assert [(r.chosen, r.labeler_id) for r in found] == [("x *", "ann"), ("y *", "ann")]
 
 
 N = 4000
@@ -200,7 +200,7 @@ def test_a_file_cut_in_its_middle_is_told_with_the_line_and_left_alone(tmp_path,
         label_all(tmp_path, alphabetical(), "x")
     assert path.read_bytes() == before
     with pytest.raises(InputError, match="x.jsonl, line 3: not valid JSON"):
-        read_preferences(str(tmp_path / "labels"))
+        list(read_preferences(str(tmp_path / "labels")))
 
 
 def test_a_full_disk_keeps_what_was_written(tmp_path, alphabetical, monkeypatch):

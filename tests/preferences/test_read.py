@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment_bench.preferences.read import from_rows, read_preferences, split_by_prompt
+from alignment_bench.preferences.files import source_digest
+from alignment_bench.preferences.read import HashSet, from_rows, read_preferences, split_by_prompt
 from alignment_bench.results.records import InputError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -36,7 +37,7 @@ def write(path, text):
 
 def error_of(source, **options):
     with pytest.raises(InputError) as caught:
-        read_preferences(source, **options)
+        list(read_preferences(source, **options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -61,29 +62,30 @@ CONVERSATIONS = {
 
 @pytest.mark.parametrize("raw", CONVERSATIONS.values(), ids=CONVERSATIONS)
 def test_every_format_gives_the_same_row(raw):
-    (row,) = from_rows([raw], "memory").rows
+    (row,) = from_rows([raw], "memory")
     assert (list(row.prompt), row.chosen, row.rejected) == (TURNS, "No.", "Draw.")
-    (first,) = from_rows([CONVERSATIONS["conversational"]], "elsewhere").rows
+    (first,) = from_rows([CONVERSATIONS["conversational"]], "elsewhere")
     assert row.id == first.id
 
 
 def test_text_prompt_is_one_user_message_and_labels_are_kept():
     raw = GOOD | {"subset": "honest", "labeler_id": 7, "model": "ignored"}
-    (row,) = from_rows([raw], "memory").rows
+    (row,) = from_rows([raw], "memory")
     assert row.prompt == (user("Hi"),)
     assert (row.subset, row.labeler_id) == ("honest", "7")
-    (bare,) = from_rows([GOOD | {"subset": None, "labeler_id": float("nan")}], "memory").rows
+    (bare,) = from_rows([GOOD | {"subset": None, "labeler_id": float("nan")}], "memory")
     assert (bare.subset, bare.labeler_id) == (None, None)
 
 
 def test_system_message_stays_in_the_prompt():
     context = [SYSTEM, user("Hi")]
     raw = {"prompt": "Hi", "chosen": [*context, assistant("Hello!")], "rejected": [*context, assistant("No.")]}
-    assert list(from_rows([raw], "memory").rows[0].prompt) == context
+    (row,) = from_rows([raw], "memory")
+    assert list(row.prompt) == context
 
 
 def test_a_reply_that_begins_with_the_prompt_is_left_whole():
-    (row,) = from_rows([{"prompt": "Hi", "chosen": "Hi there", "rejected": "Hi"}], "memory").rows
+    (row,) = from_rows([{"prompt": "Hi", "chosen": "Hi there", "rejected": "Hi"}], "memory")
     assert (row.chosen, row.rejected) == ("Hi there", "Hi")
 
 
@@ -121,7 +123,7 @@ BAD = [
 @pytest.mark.parametrize(("raw", "reason"), BAD)
 def test_a_bad_row_is_dropped_and_counted(raw, reason):
     preferences = from_rows([GOOD, raw], "memory")
-    assert [row.chosen for row in preferences.rows] == ["Hello!"]
+    assert [row.chosen for row in preferences] == ["Hello!"]
     assert preferences.read == 2
     ((counted, count),) = preferences.dropped.items()
     assert reason in counted and count == 1
@@ -129,22 +131,29 @@ def test_a_bad_row_is_dropped_and_counted(raw, reason):
 
 def test_bad_rows_are_counted_together_and_most_frequent_first():
     preferences = from_rows([GOOD, GOOD, GOOD | {"chosen": ""}, GOOD | {"chosen": " "}], "memory")
+    assert len(list(preferences)) == 1
     assert list(preferences.dropped.items()) == [("chosen is empty", 2), ("duplicate row", 1)]
 
 
 def test_two_labelers_of_the_same_pair_are_two_rows():
     preferences = from_rows([GOOD | {"labeler_id": name} for name in ("ann", "bob", "ann")], "memory")
-    assert [row.labeler_id for row in preferences.rows] == ["ann", "bob"]
-    assert len({row.id for row in preferences.rows}) == 2
+    rows = list(preferences)
+    assert [row.labeler_id for row in rows] == ["ann", "bob"]
+    assert len({row.id for row in rows}) == 2
     assert preferences.dropped == {"duplicate row": 1}
 
 
-def test_digest_follows_content_and_order():
-    other = GOOD | {"chosen": "Good day."}
-    base = from_rows([GOOD, other], "memory").digest
-    assert from_rows([GOOD, other], "another source").digest == base
-    assert from_rows([other, GOOD], "memory").digest != base
-    assert from_rows([GOOD | {"subset": "x"}, other], "memory").digest != base
+def test_a_set_of_hashes_is_a_set():
+    """As Python's, through several times it grows: repeats, 0, and keys that want the same place."""
+    rng = random.Random(0)
+    keys = [rng.getrandbits(64) for _ in range(5000)] + [0, 0, 5, 5 + 2**20, 5 + 2**40, 5]
+    keys += rng.sample(keys, 3000)
+    ours, theirs = HashSet(), set()
+    for key in keys:
+        assert ours.add(key) == (key not in theirs)
+        theirs.add(key)
+    assert ours.count == len(theirs) == 5004
+    assert 11 * ours.count > 8 * len(ours.places) / 2  # never more than 22 bytes a key, once it has grown
 
 
 ROWS = [GOOD | {"prompt": f"Question {i}\u2028, \"quoted\",\nand 'more'", "subset": "a"} for i in range(3)]
@@ -178,15 +187,17 @@ SAVERS = {
 def test_every_file_format_gives_the_same_rows(tmp_path, name):
     SAVERS[name](tmp_path / name, ROWS)
     preferences = read_preferences(str(tmp_path / name))
-    assert preferences.rows == from_rows(ROWS, "memory").rows
+    assert list(preferences) == list(from_rows(ROWS, "memory"))
     assert (preferences.source, preferences.read, preferences.dropped) == (str(tmp_path / name), 3, {})
 
 
 def test_messages_in_parquet_and_long_cells_in_csv(tmp_path):
     save_parquet(tmp_path / "p.parquet", [CONVERSATIONS["conversational"]])
-    assert list(read_preferences(str(tmp_path / "p.parquet")).rows[0].prompt) == TURNS
+    (row,) = read_preferences(str(tmp_path / "p.parquet"))
+    assert list(row.prompt) == TURNS
     save_csv(tmp_path / "p.csv", [GOOD | {"prompt": "x" * 200_000}])
-    assert len(read_preferences(str(tmp_path / "p.csv")).rows[0].prompt[0]["content"]) == 200_000
+    (row,) = read_preferences(str(tmp_path / "p.csv"))
+    assert len(row.prompt[0]["content"]) == 200_000
 
 
 def test_folder_is_read_by_split(tmp_path):
@@ -195,9 +206,9 @@ def test_folder_is_read_by_split(tmp_path):
         write(tmp_path / name, lines([row]))
     write(tmp_path / "README.md", "not data")
     write(tmp_path / ".hidden.jsonl", "not data")
-    ids = [row.id for row in from_rows(ROWS, "memory").rows]
-    assert [row.id for row in read_preferences(str(tmp_path)).rows] == ids[:2]
-    assert [row.id for row in read_preferences(str(tmp_path), "test").rows] == ids[2:]
+    ids = [row.id for row in from_rows(ROWS, "memory")]
+    assert [row.id for row in read_preferences(str(tmp_path))] == ids[:2]
+    assert [row.id for row in read_preferences(str(tmp_path), "test")] == ids[2:]
     message = error_of(str(tmp_path), split="tset")
     assert "'tset'" in message and "did you mean 'test'" in message
 
@@ -205,7 +216,7 @@ def test_folder_is_read_by_split(tmp_path):
 def test_folder_without_splits_is_read_whole(tmp_path):
     write(tmp_path / "a.jsonl", lines(ROWS[:1]))
     save_csv(tmp_path / "b.csv", ROWS[1:])
-    assert read_preferences(str(tmp_path)).rows == from_rows(ROWS, "memory").rows
+    assert tuple(read_preferences(str(tmp_path))) == tuple(from_rows(ROWS, "memory"))
 
 
 def test_folder_saved_by_datasets(tmp_path):
@@ -213,8 +224,8 @@ def test_folder_saved_by_datasets(tmp_path):
     one = datasets.Dataset.from_list(ROWS)
     one.save_to_disk(str(tmp_path / "one"))
     datasets.DatasetDict({"train": one, "test": one.select([0])}).save_to_disk(str(tmp_path / "dict"))
-    assert read_preferences(str(tmp_path / "one")).rows == from_rows(ROWS, "memory").rows
-    assert len(read_preferences(str(tmp_path / "dict"), "test").rows) == 1
+    assert tuple(read_preferences(str(tmp_path / "one"))) == tuple(from_rows(ROWS, "memory"))
+    assert len(tuple(read_preferences(str(tmp_path / "dict"), "test"))) == 1
     assert "did you mean 'train'" in error_of(str(tmp_path / "dict"), split="trian")
     (tmp_path / "one" / "state.json").write_text("{")
     assert "cannot be read as a saved data set" in error_of(str(tmp_path / "one"))
@@ -315,14 +326,33 @@ def test_hub_rows_and_split_are_used(monkeypatch):
     splits = {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:1])}
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, timeout: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: {"some/data": splits}[name][split])
-    assert read_preferences("some/data").rows == from_rows(ROWS, "memory").rows
-    assert read_preferences("some/data", "test").read == 1
+    assert tuple(read_preferences("some/data")) == tuple(from_rows(ROWS, "memory"))
+    assert len(list(read_preferences("some/data", "test"))) == 1
+    assert source_digest("some/data") == source_digest("some/data") != source_digest("some/data", "test")
+
+
+def test_a_source_is_known_by_its_content(tmp_path):
+    """Whatever the folder; another split, another byte or another file beside it is another source."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        write(folder / "train.jsonl", lines(ROWS))
+    assert source_digest(str(one)) == source_digest(str(two)) != source_digest(str(one), "test")
+    assert source_digest(str(one / "train.jsonl")) == source_digest(str(two / "train.jsonl"))
+    write(two / "train.jsonl", lines(ROWS[:2]))
+    assert source_digest(str(one)) != source_digest(str(two))
+    assert source_digest(str(one / "train.jsonl")) != source_digest(str(two / "train.jsonl"))
+    write(two / "train.jsonl", lines(ROWS))
+    write(two / "test.jsonl", lines(ROWS))
+    assert source_digest(str(one)) != source_digest(str(two))
+    with pytest.raises(InputError, match="there is no preference file or folder"):
+        source_digest(str(tmp_path / "none.jsonl"))
 
 
 def many(prompts, each):
     """Rows of several prompts, prompt after prompt, with one reply or more each."""
     rows = [{"prompt": f"p{i}", "chosen": f"a{j}", "rejected": "b"} for j in range(each) for i in range(prompts)]
-    return from_rows(rows, "memory").rows
+    return tuple(from_rows(rows, "memory"))
 
 
 def prompts_of(rows):
@@ -354,7 +384,7 @@ def test_split_depends_on_seed_and_not_on_the_order_of_rows():
 
 def test_split_tells_conversations_apart_by_all_their_messages():
     chats = [[user("x"), assistant(f"{i}"), user("same")] for i in range(10)]
-    rows = from_rows([{"prompt": chat, "chosen": "a", "rejected": "b"} for chat in chats], "memory").rows
+    rows = tuple(from_rows([{"prompt": chat, "chosen": "a", "rejected": "b"} for chat in chats], "memory"))
     parts = split_by_prompt(rows, {"one": 0.5, "two": 0.5}, seed=0)
     assert [len(part) for part in parts.values()] == [5, 5]
 
@@ -362,10 +392,11 @@ def test_split_tells_conversations_apart_by_all_their_messages():
 def test_too_few_prompts_to_split(tmp_path):
     source = write(tmp_path / "one.jsonl", lines([GOOD]))
     preferences = read_preferences(source)
-    assert len(preferences.rows) == 1
+    rows = list(preferences)
+    assert len(rows) == 1
     # The smallest share is 15%: 7 prompts give it at least one for certain (7 * 0.15 > 1 > 6 * 0.15).
     with pytest.raises(InputError, match=r"needs at least 7 prompts, .*one\.jsonl has 1"):
-        split_by_prompt(preferences.rows, SHARES, seed=0, source=preferences.source)
+        split_by_prompt(rows, SHARES, seed=0, source=preferences.source)
     with pytest.raises(InputError, match="needs at least 7 prompts, the preferences has 1"):
         split_by_prompt(many(1, 50), SHARES, seed=0)
     assert all(split_by_prompt(many(7, 1), SHARES, seed=0).values())
@@ -374,27 +405,28 @@ def test_too_few_prompts_to_split(tmp_path):
 def real(name):
     if not (REAL / name).is_file():
         pytest.skip(f"shared/data/{name} does not lie beside the project")
-    return read_preferences(str(REAL / name))
+    preferences = read_preferences(str(REAL / name))
+    return preferences, list(preferences)
 
 
 def test_real_chats():
-    preferences = real("hh_harmless.jsonl.gz")
-    assert (preferences.read, len(preferences.rows), preferences.dropped) == (1861, 1861, {})
-    assert all(row.prompt[-1]["role"] == "user" and row.prompt[-1]["content"] for row in preferences.rows)
+    preferences, rows = real("hh_harmless.jsonl.gz")
+    assert (preferences.read, len(rows), preferences.dropped) == (1861, 1861, {})
+    assert all(row.prompt[-1]["role"] == "user" and row.prompt[-1]["content"] for row in rows)
 
 
 def test_real_transcripts_are_rows_of_the_real_chats():
-    preferences = real("hh_harmless_raw_sample.jsonl")
+    preferences, rows = real("hh_harmless_raw_sample.jsonl")
     # One transcript ends in "Assistant:" with nothing after it.
-    assert (preferences.read, len(preferences.rows), preferences.dropped) == (169, 168, {"chosen is empty": 1})
-    chats = {row.id: row for row in real("hh_harmless.jsonl.gz").rows}
-    assert all(chats[row.id] == row for row in preferences.rows)
+    assert (preferences.read, len(rows), preferences.dropped) == (169, 168, {"chosen is empty": 1})
+    chats = {row.id: row for row in real("hh_harmless.jsonl.gz")[1]}
+    assert all(chats[row.id] == row for row in rows)
 
 
 def test_real_pairs_with_many_replies_to_a_prompt():
-    preferences = real("alpacaeval_gpt4.jsonl.gz")
-    assert (preferences.read, len(preferences.rows), preferences.dropped) == (9061, 9061, {})
-    parts = split_by_prompt(preferences.rows, SHARES, seed=0)
+    preferences, rows = real("alpacaeval_gpt4.jsonl.gz")
+    assert (preferences.read, len(rows), preferences.dropped) == (9061, 9061, {})
+    parts = split_by_prompt(rows, SHARES, seed=0)
     # 442 prompts: 110.5, 176.8, 88.4, 66.3. Floors leave 2 over: training's and sft's.
     assert [len(prompts_of(rows)) for rows in parts.values()] == [111, 177, 88, 66]
     # The counts sum to 442, so if the union has 442 prompts as well, no prompt is on two sides.
@@ -418,11 +450,11 @@ def test_labels_without_a_preference_are_dropped_and_counted(tmp_path):
         (tmp_path / "labels" / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     for source in (tmp_path / "labels", tmp_path):
         found = read_preferences(str(source))
-        assert [row.labeler_id for row in found.rows] == ["ann", "test"]
+        assert [row.labeler_id for row in found] == ["ann", "test"]
         assert found.dropped == {"tie": 2, "both bad by the labeller": 2, "skipped by the labeller": 2}
 
 
 def test_ties_in_a_csv_are_dropped(tmp_path):
     (tmp_path / "x.csv").write_text("prompt,chosen,rejected,tie\np,a,b,False\np,a,c,True\n")
     found = read_preferences(str(tmp_path / "x.csv"))
-    assert len(found.rows) == 1 and found.dropped == {"tie": 1}
+    assert len(list(found)) == 1 and found.dropped == {"tie": 1}

@@ -23,6 +23,7 @@ def make(store, name, **inputs):
 def work(tmp_path):
     """A run outside the root with one cell, and stages that it does and does not refer to."""
     store = Store(tmp_path / "results")
+    corpus = make(store, "corpus", source="s")
     sft = make(store, "sft", lr=1)
     reward_model = make(store, "reward_model", sft=sft.content)
     train = make(store, "train", sft=sft.content, pairs="p", reward=reward_model.content)
@@ -33,13 +34,18 @@ def work(tmp_path):
         make(store, "reference", sft=sft.content, pairs="p"),
         make(store, "reward_audit", model=reward_model.content),
     )
-    unused = make(store, "train", sft=sft.content, pairs="q"), make(store, "reference", sft=sft.content, pairs="q")
+    unused = (
+        make(store, "corpus", source="t"),
+        make(store, "train", sft=sft.content, pairs="q"),
+        make(store, "reference", sft=sft.content, pairs="q"),
+    )
     run = Run(tmp_path / "elsewhere")
     contract = {"sft": {"content": sft.content}, "reward_model": {"training": reward_model.content}}
     record = {"run_id": "r", "created": "now", "commands": [], "contract": contract, "methods": {"dpo": {}}}
+    record["data"] = {"source": "pairs.jsonl", "stage": corpus.key}
     run.open(record)
     run.place("dpo", 0, [generations, everything])
-    kept = {sft.path, reward_model.path, train.path, generations.path, scores.path, everything.path}
+    kept = {corpus.path, sft.path, reward_model.path, train.path, generations.path, scores.path, everything.path}
     return store, run, kept | {stage.path for stage in beside}, {stage.path for stage in unused}
 
 
