@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import sys
+import termios
 import time
 import traceback
 from pathlib import Path
@@ -47,7 +48,8 @@ class Terminal:
             return
         code = 1
         try:
-            os.environ |= {"TERM": "xterm", "COLUMNS": "150"}
+            os.environ["TERM"] = "xterm"
+            termios.tcsetwinsize(0, (40, 150))  # progress bars are not drawn on a terminal without columns
             sys.argv = ["bench", *arguments]
             cli.main()
         except SystemExit as ended:
