@@ -36,6 +36,7 @@ def collect(
     reward_model: Annotated[str | None, typer.Option(help="Folder of the reward model of --rule best_random.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling and of the pairs.")] = 0,
+    sampler: Annotated[str, typer.Option(help="What draws the responses: torch (this package) or vllm.")] = "torch",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
@@ -61,7 +62,7 @@ def collect(
     from .spec import load_spec
 
     allow_remote_code(trust_remote_code)
-    tuning = Tuning(device=device).resolve()
+    tuning = Tuning(device=device, sampler=sampler).resolve()
     # checked before SFT trains
     settings = Sampling(k, _numbers(temperature), top_p, max_new_tokens or 256, seed, rule)
     if rule == "best_random" and reward_model is None:
@@ -89,6 +90,7 @@ def collect(
         "prompts_hash": digest([list(messages) for messages, _ in rows]),
         "prompts_dropped": dropped,
         "reward_model_hash": scorer.key if scorer else None,
+        "sampler": sampler,
     }
     counts = run(
         Policy.open(checkpoint, tuning, trainable=False),

@@ -44,7 +44,7 @@ def sample(
     from vllm import SamplingParams
 
     if temperature < COLDEST:
-        raise InputError(f"vLLM samples at temperatures from {COLDEST}; {temperature} needs tuning.sampler: torch")
+        raise InputError(f"vLLM samples at temperatures from {COLDEST}; {temperature} needs the sampler torch")
     if not rows:
         return []
     eos = policy.tokenizer.eos_token_id
@@ -121,8 +121,7 @@ def _start(config: str, precision: str, length: int, device: str, model: Any) ->
     kind = current_platform.device_type
     if device not in (kind, f"{kind}:0"):
         raise InputError(
-            f"tuning.sampler: this vLLM samples on {kind} and the run is on {device}; give --device {kind}, or set "
-            f"tuning.sampler to torch"
+            f"this vLLM samples on {kind} and the device is {device}; give --device {kind}, or take the sampler torch"
         )
     text = model.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads

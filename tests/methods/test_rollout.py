@@ -99,3 +99,5 @@ def test_vllm_is_refused_where_it_is_missing_or_several_processes_run(full, monk
     with pytest.raises(InputError, match="vLLM works in one process"):
         by_vllm.resolve()
     assert full.resolve() == full
+    with pytest.raises(InputError, match="the sampler vlm is not known; give torch or vllm"):
+        replace(full, sampler="vlm").resolve()

@@ -137,7 +137,7 @@ def test_random_numbers_of_training_are_left_alone(policy):
 
 
 def test_temperatures_that_vllm_would_change_are_refused(policy):
-    with pytest.raises(InputError, match="vLLM samples at temperatures from 0.01; 0.001 needs tuning.sampler: torch"):
+    with pytest.raises(InputError, match="vLLM samples at temperatures from 0.01; 0.001 needs the sampler torch"):
         sample(policy, PROMPTS, max_new_tokens=4, seed=0, temperature=0.001)
 
 
