@@ -34,6 +34,7 @@ TRAINING_CODE = (
     "results/chat.py",
     "results/checkpoint.py",
     "results/layout.py",
+    "results/lazy.py",
     "results/lora.py",
     "results/processes.py",
     "results/sharding.py",

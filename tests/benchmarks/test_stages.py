@@ -2,10 +2,12 @@
 
 import math
 
+import torch
+
 from alignment_bench.benchmarks.answers import Choice, generate
 from alignment_bench.benchmarks.rows import method_settings
 from alignment_bench.benchmarks.spec import SupervisedFineTuning, load_spec
-from alignment_bench.benchmarks.stages import MODEL, train_sft
+from alignment_bench.benchmarks.stages import MODEL, pair_dataset, train_sft
 from alignment_bench.benchmarks.workshop import Workshop
 from alignment_bench.methods.base import Pair, Prompt, PromptDataset
 from alignment_bench.methods.policy import Policy
@@ -39,6 +41,16 @@ def test_chosen_replies_only(tmp_path, tiny, full):
     short, long = first_token_logps(tmp_path, tiny, full, "chosen")
     assert math.exp(short) > 0.95
     assert math.exp(long) < 0.02
+
+
+def test_reference_log_probs_in_blocks_are_those_of_each_pair(tmp_path, tiny, full, monkeypatch):
+    pairs = [Pair(f"x{i}", PROMPT, (*range(20, 21 + i), 1), (*range(90, 99 - i), 1)) for i in range(7)]
+    monkeypatch.setattr("alignment_bench.results.lazy.BLOCK", 3)
+    chosen, rejected = pair_dataset(Workshop(Store(tmp_path), full, {}), tiny, pairs).reference()
+    policy = Policy.open(tiny, full, trainable=False)
+    for i, pair in enumerate(pairs):
+        expected = policy.total_logps([(pair.prompt.ids, pair.chosen), (pair.prompt.ids, pair.rejected)])
+        assert torch.allclose(torch.stack([chosen[i], rejected[i]]), expected, atol=1e-5)
 
 
 def test_the_best_of_three_is_the_answer(tmp_path, tiny, full):

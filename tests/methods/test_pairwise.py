@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -203,6 +204,29 @@ def test_shuffled_is_a_fresh_permutation_each_epoch():
     order = shuffled(5, seed=3)
     epochs = [[next(order) for _ in range(5)] for _ in range(3)]
     assert all(sorted(e) == [0, 1, 2, 3, 4] for e in epochs) and epochs[0] != epochs[1]
+    rng = random.Random(3)  # what Python's own shuffle does to a list, epoch after epoch
+    for epoch in epochs:
+        expected = list(range(5))
+        rng.shuffle(expected)
+        assert epoch == expected
+
+
+def test_couples_of_unpaired_replies_are_neighbours_in_shuffled_order(tiny, full, tmp_path, monkeypatch):
+    """Seven replies: three couples of the order that Python's shuffle gives, each with its own log-probs under SFT,
+    which are computed here in blocks of two."""
+    task = make_task(tiny, full, tmp_path / "t")
+    replies = [RatedReply(f"r{i}", p.prompt, p.chosen, i % 2 == 0) for i, p in enumerate(task.pairs.pairs[:7])]
+    task = dataclasses.replace(task, unpaired=replies, seed=5)
+    frozen, ledger = Policy.open(tiny, full, trainable=False), Ledger(tmp_path, 1)
+    monkeypatch.setattr("alignment_bench.results.lazy.BLOCK", 2)
+    couples = KTO(data="unpaired")._couples(task, frozen, ledger)
+    listed = list(replies)
+    random.Random(5).shuffle(listed)
+    assert [c.replies for c in couples] == [tuple(listed[i : i + 2]) for i in (0, 2, 4)]
+    for couple in couples:
+        expected = frozen.total_logps([(r.prompt.ids, r.ids) for r in couple.replies])
+        assert torch.allclose(torch.tensor(couple.reference), expected, atol=1e-5)
+    assert ledger.scored_tokens == sum(len(r.prompt.ids) + len(r.ids) for r in replies)
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_rows(tiny, full, tmp_path):
