@@ -4,8 +4,8 @@ accelerate's configuration asks for it (`fsdp_version: 2`). Each process then ho
 trained, of its gradient and of Adam's moments; a pass with gradients brings a layer's weights together when it gets to
 it. Passes without gradients (sampling, log-probs, values) and saving go through the plain model, whose weights are
 brought together once after an update and let go at the next pass with gradients, so that the processes need not be in
-step there. Whole in every process are models that are not trained, LoRA adapters, and a model while it is loaded; in bf16
-autograd keeps the casts of the weights, 2 bytes each, from the forward to the backward pass.
+step there. Whole in every process are models that are not trained, LoRA adapters, and a model while it is loaded. In
+bf16 autograd keeps the casts of the weights, 2 bytes each, from the forward to the backward pass.
 """
 
 import copy
@@ -41,6 +41,10 @@ def check() -> None:
         raise InputError(
             f"accelerate's fsdp_auto_wrap_policy {policy} is not supported here; set TRANSFORMER_BASED_WRAP"
         )
+    from torch.distributed.fsdp import FSDPModule
+
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise InputError(f"torch {torch.__version__} is too old to add up divided gradients here; install torch 2.13")
     # accelerate's default, by which transformers loads weights in the first process alone
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
