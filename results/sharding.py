@@ -78,8 +78,11 @@ class Sharded:
         """The plain model with the weights as they are now. All processes call this after an update, or none."""
         if not self.is_whole:
             processes.gather(None)  # should one have failed, all hear it here
-            for weight, shard in zip(self.plain.parameters(), self.parameters, strict=True):
-                weight.data = shard.full_tensor()
+            try:
+                for weight, shard in zip(self.plain.parameters(), self.parameters, strict=True):
+                    weight.data = shard.full_tensor()
+            except Exception as error:  # the others wait for what this process would have sent
+                processes.end_all(error)
             self.is_whole = True
         return self.plain
 
