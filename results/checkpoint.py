@@ -132,9 +132,9 @@ class Network:
         self.model = model
         self.backbone: Callable[..., Any] = getattr(model, model.base_model_prefix)
         if self.kind == "lm":
-            self.head = model.get_output_embeddings()
+            self._head = model.get_output_embeddings()
         else:
-            self.score = self.head = self.score if self._host else model.score
+            self.score = self._head = self.score if self._host else model.score
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -174,6 +174,10 @@ class Network:
             processes.gather(True)  # the others make this pass as well
         return self._states(layout)
 
+    def head(self, states: Tensor) -> Tensor:
+        """Logits or scores of hidden states, by the model that they come from: the one of the last pass."""
+        return self._head(states)
+
     def _states(self, layout: Layout) -> Tensor:
         if layout.segments is None:
             more = {"attention_mask": layout.real.long()}
@@ -185,10 +189,10 @@ class Network:
     def shard(self) -> bool:
         """Divide the weights among the processes until `unshard`; adapters stay whole. Returns whether it did.
 
-        Only where FSDP is asked for. Then all processes make equally many passes with gradients, one for each loss, and
-        `join_passes` after the last.
+        From then on all processes make equally many passes with gradients, one for each loss, and each calls
+        `join_passes` after its last.
         """
-        if self._host or not processes.is_sharding():
+        if self._host:
             return False
         from .sharding import Sharded
 

@@ -121,11 +121,11 @@ def add_up(tensors: Sequence["Tensor"]) -> None:
 
 
 def end_all(error: Exception) -> None:
-    """End this process where it fails in a pass that all make together: they wait for it and cannot be told.
+    """End this process where it fails in what all do together: they wait for it and cannot be told.
 
     The launcher ends them when it sees this one end. What was saved stays, and the same command goes on from there.
     """
-    said = "failed in a pass that all make together, which ends all; if memory ran out, lower the tuning's micro_tokens"
+    said = "failed in what all do together, which ends all; if memory ran out, lower the tuning's micro_tokens"
     print(f"process {_RANK + 1} of {_SIZE} {said}", file=sys.__stderr__)
     traceback.print_exception(error, file=sys.__stderr__)
     sys.__stderr__.flush()

@@ -4,7 +4,7 @@ accelerate's configuration asks for it (`fsdp_version: 2`). Each process then ho
 trained, of its gradient and of Adam's moments; a pass with gradients brings a layer's weights together when it gets to
 it. Passes without gradients (sampling, log-probs, values) and saving go through the plain model, whose weights are
 brought together once after an update and let go at the next pass with gradients, so that the processes need not be in
-step there. Whole in every process are models that are not trained, LoRA adapters, and a model while it is loaded; in
+step there. Whole in every process are models that are not trained, LoRA adapters, and a model while it is loaded. In
 bf16 autograd keeps the casts of the weights, 2 bytes each, from the forward to the backward pass.
 """
 
@@ -41,6 +41,10 @@ def check() -> None:
         raise InputError(
             f"accelerate's fsdp_auto_wrap_policy {policy} is not supported here; set TRANSFORMER_BASED_WRAP"
         )
+    from torch.distributed.fsdp import FSDPModule
+
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise InputError(f"torch {torch.__version__} is too old to add up divided gradients here; install torch 2.13")
     # accelerate's default, by which transformers loads weights in the first process alone
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
@@ -74,8 +78,11 @@ class Sharded:
         """The plain model with the weights as they are now. All processes call this after an update, or none."""
         if not self.is_whole:
             processes.gather(None)  # should one have failed, all hear it here
-            for weight, shard in zip(self.plain.parameters(), self.parameters, strict=True):
-                weight.data = shard.full_tensor()
+            try:
+                for weight, shard in zip(self.plain.parameters(), self.parameters, strict=True):
+                    weight.data = shard.full_tensor()
+            except Exception as error:  # the others wait for what this process would have sent
+                processes.end_all(error)
             self.is_whole = True
         return self.plain
 

@@ -11,11 +11,12 @@ import torch
 from failing_processes import at_call, fail, stop_at_call, train
 from kill_and_resume import PAIRS, TUNING
 
+from alignment_bench.evaluators.reward_model import RewardModel
 from alignment_bench.methods.loop import Optimizer
 from alignment_bench.methods.pairwise import sides_of
 from alignment_bench.methods.policy import Policy
 from alignment_bench.results import processes
-from alignment_bench.results.checkpoint import Checkpoint
+from alignment_bench.results.checkpoint import Checkpoint, open_network
 
 ROWS = [side for pair in PAIRS for side in sides_of(pair)]
 
@@ -47,12 +48,24 @@ def shares(tiny: Checkpoint) -> dict[str, float]:
     return held | {"together": sum(p.numel() for p in policy.network.model.parameters())}
 
 
+def scores(tiny: Checkpoint) -> dict[str, list[float]]:
+    """What a reward model gives to rows before a step, after it, and when its weights are whole again."""
+    torch.manual_seed(0)
+    network = open_network(tiny.path, "score", TUNING, trainable=True, head_std=0.3)
+    model, optimizer = RewardModel(network, tiny.tokenizer()), Optimizer(network, lr=1e-2, total_steps=2)
+    found = {"before": model.score_all(ROWS)}
+    optimizer.step(lambda: [model.scores(processes.mine(ROWS)).sum()])
+    found["after"] = model.score_all(ROWS)
+    optimizer.finish()
+    return found | {"at_the_end": model.score_all(ROWS)}
+
+
 def main(model: str, folder: str) -> None:
     out = sys.stdout
     processes.start("cpu")
     torch.manual_seed(0)
     tiny, root = Checkpoint(Path(model), key="tiny"), Path(folder)
-    found = shares(tiny)
+    found = shares(tiny) | {"scores": scores(tiny)}
     found["whole"] = train(root / "a", tiny)
     with stop_at_call(4):
         found["stopped"] = train(root / "b", tiny)

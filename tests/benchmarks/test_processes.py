@@ -191,12 +191,16 @@ def test_each_process_holds_its_share_of_the_weights(tiny, tmp_path):
         assert share["stopped"].startswith("Stopped: stopped after step 4 of 10")
     assert sum(share["weights"] for share in shares) == weights
     assert shares[0]["loss"] == shares[1]["loss"] == pytest.approx(shares[0]["loss_alone"], rel=1e-6)
+    assert shares[0]["scores"] == shares[1]["scores"]
+    assert shares[0]["scores"]["after"] == shares[0]["scores"]["at_the_end"]
+    # the step lowers what it was given: the scores' sum
+    assert sum(shares[0]["scores"]["after"]) < sum(shares[0]["scores"]["before"]) - 0.1
     assert shares[0]["continued"] == shares[1]["continued"] == shares[0]["whole"]
     (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
     (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
     assert whole.read_bytes() == continued.read_bytes()
     assert "KeyError: 'no such row'" in ended[1][2]
-    assert "process 2 of 2 failed in a pass that all make together" in ended[1][2]
+    assert "process 2 of 2 failed in what all do together" in ended[1][2]
 
 
 @pytest.mark.parametrize(
