@@ -113,7 +113,8 @@ def sample_rows(
     with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:
         while order:
             group = order[: min(batch_size, policy.most_rows or batch_size)]
-            numbers = torch.stack([uniforms(seed, i, max_new_tokens) for i in group]).to(policy.device)
+            numbers = torch.stack([uniforms(seed, i, max_new_tokens) for i in group])
+            numbers = numbers.to(policy.device, torch.float32 if policy.device == "mps" else torch.float64)
             try:
                 drawn = _sample_batch(policy, [prompts[i] for i in group], temperature, top_p, numbers, value_head)
             except (RuntimeError, MemoryError) as error:
@@ -226,9 +227,9 @@ def _sample_batch(
 def draw(chances: Tensor, uniform: Tensor) -> Tensor:
     """A token [batch] from probabilities [batch, vocabulary], by one uniform number [batch] a row.
 
-    torch.multinomial draws one for every token of the vocabulary.
+    Sums are taken in the numbers' precision. torch.multinomial draws one for every token of the vocabulary.
     """
-    reached = chances.cumsum(-1, dtype=torch.float64)
+    reached = chances.cumsum(-1, dtype=uniform.dtype)
     # the first token whose sum is above the number; never one of probability 0
     tokens = torch.searchsorted(reached, uniform[:, None] * reached[:, -1:], right=True)[:, 0]
     return tokens.clamp(max=chances.shape[1] - 1)
