@@ -40,9 +40,13 @@ def test_the_published_page_is_derived_from_the_published_figures():
 
 @pytest.mark.parametrize("phase", ALONE)
 def test_published_time_is_linear_in_pairs(phase):
-    """A pair of 100,000 takes at most 1.3 times as long as one of 10,000."""
+    """A pair of 100,000 takes at most 1.3 times as long as one of 10,000; in shuffled order, where hardly two in turn
+    lie on the same pages, at most 1.6 times, and less than a tenth of a millisecond."""
     small, large = (PUBLISHED[n]["phases"][phase]["seconds"] / int(n) for n in ("10000", "100000"))
-    assert large <= 1.3 * small
+    if phase == "order":
+        assert large <= min(1.6 * small, 1e-4)
+    else:
+        assert large <= 1.3 * small
 
 
 def test_published_memory_is_flat():
