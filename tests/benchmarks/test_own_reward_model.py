@@ -14,7 +14,8 @@ def run(bench, tmp_path, write_tiny):
 
     def run(evaluators, *options, code=0):
         others = {"gold": None, "divergence": None, "length": None}
-        write_tiny(tmp_path, budget=8, evaluation={"prompts": 4}, evaluators={**others, **evaluators})
+        changes = {"max_response_tokens": 40, "budget": 8, "evaluation": {"prompts": 4}}
+        write_tiny(tmp_path, **changes, evaluators={**others, **evaluators})
         command = ["run", "-b", "tiny.yaml", "--model", "model", "-m", "dpo", "--device", "cpu", "--json"]
         return bench(*command, *options, cwd=tmp_path, code=code)
 
