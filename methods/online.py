@@ -155,7 +155,7 @@ class OnlineTrainer:
 
     def old_logps(self, samples: Sequence[Sample]) -> TokenValues:
         """Log-probs of a round's responses under the policy that drew them: the sampler's own where they are exact."""
-        if self.sampler_is_exact:
+        if self.sampler_is_exact and all(s.logps for s in samples):
             return self.drawn([s.logps for s in samples])
         return self.logps(self.policy, [(s.prompt.ids, s.ids) for s in samples])
 

@@ -102,11 +102,11 @@ class PPO(OnlineMethod):
     """First rounds in which only the critic learns, for its head starts at 0."""
 
     needs_reference: ClassVar[bool] = True
+    needs_critic: ClassVar[bool] = True
 
-    @property
-    def needs_critic(self) -> bool:
-        """Whether there is a network beside the policy's."""
-        return self.critic_start != "policy"
+    def __post_init__(self) -> None:
+        if self.critic_start == "policy":  # no network beside the policy's
+            object.__setattr__(self, "needs_critic", False)
 
     def train(self, task: TrainingTask) -> Checkpoint:
         policy = Policy.open(task.sft, task.tuning, trainable=True)
@@ -147,7 +147,8 @@ class Trainer(OnlineTrainer):
             self.optimizer = self.optimizer_for(policy.network, method.lr, per_round * learning)
             self.critic_optimizer = self.optimizer_for(critic, method.critic_lr, per_round * self.rounds)
         else:
-            self.value_head = nn.Linear(policy.network.head.in_features, 1, bias=False, device=policy.device)
+            width = policy.network.model.config.get_text_config().hidden_size
+            self.value_head = nn.Linear(width, 1, bias=False, device=policy.device)
             nn.init.zeros_(self.value_head.weight)
             self.optimizer = self.optimizer_for(
                 policy.network, method.lr, per_round * self.rounds, more=[self.value_head.weight]
@@ -182,7 +183,7 @@ class Trainer(OnlineTrainer):
         final, signals = self.rewards(samples)
         sequences = [(s.prompt.ids, s.ids) for s in samples]
         old, reference = self.old_logps(samples), self.logps(self.reference, sequences)
-        if self.value_head and self.sampler_is_exact:
+        if self.value_head and self.sampler_is_exact and all(s.values for s in samples):
             values = self.drawn([s.values for s in samples])
         else:
             values = self.collect(sequences, self.values)

@@ -89,21 +89,11 @@ def test_samples_follow_the_policy_whatever_their_batch(tiny, full):
         assert s.finished == (ids[-1] == 1)
 
 
-def test_a_response_depends_on_no_other_prompt_of_its_batch(tiny, full):
-    """So processes that share the prompts draw what one process draws."""
-    policy = Policy.open(tiny, full, trainable=False)
-    prompts = [Prompt(f"p{i}", (), tuple(range(3, 5 + i % 5))) for i in range(24)]
-    together = sample(policy, prompts, max_new_tokens=12, seed=3)
-    alone = sample(policy, prompts, max_new_tokens=12, seed=3, batch_size=1)
-    assert [s.ids for s in alone] == [s.ids for s in together]
-    assert len({s.ids for s in together}) == len(prompts)  # nor are they the same for all
-
-
 def test_sampling_frequencies_match_the_distribution(tiny, full):
     """First tokens of 4,000 samples against the softmax: chi-square over the likely tokens."""
     policy = Policy.open(tiny, full, trainable=True)
     prompts = [Prompt(str(i), (), (0, 10, 11)) for i in range(4000)]
-    tokens = torch.tensor([s.ids[0] for s in sample(policy, prompts, max_new_tokens=1, seed=1, batch_size=500)])
+    tokens = torch.tensor([s.ids[0] for s in sample(policy, prompts, max_new_tokens=1, seed=1)])
     with torch.no_grad():
         chances = torch.softmax(policy.network.model(input_ids=torch.tensor([[0, 10, 11]])).logits[0, -1], -1)
     likely = chances > 5 / 4000
@@ -138,7 +128,7 @@ def test_top_p_sampling_stays_in_the_nucleus(tiny, full):
     """2,000 first tokens: none outside the nucleus, and the likeliest as often as its share of it (5 sigma)."""
     policy = Policy.open(tiny, full, trainable=True)
     prompts = [Prompt(str(i), (), (0, 10, 11)) for i in range(2000)]
-    drawn = sample(policy, prompts, max_new_tokens=1, seed=1, top_p=0.5, batch_size=500)
+    drawn = sample(policy, prompts, max_new_tokens=1, seed=1, top_p=0.5)
     with torch.no_grad():
         chances = torch.softmax(policy.network.model(input_ids=torch.tensor([[0, 10, 11]])).logits[0, -1].double(), -1)
     ordered = chances.sort(descending=True)
