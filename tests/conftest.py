@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,7 @@ def bench():
 
     def run(*arguments, cwd, code=0) -> Done:
         out, err = io.StringIO(), io.StringIO()
+        interrupts = signal.getsignal(signal.SIGINT)  # a command that was interrupted ignores any more
         with (
             contextlib.chdir(cwd),
             contextlib.redirect_stdout(out),
@@ -106,6 +108,7 @@ def bench():
             pytest.raises(SystemExit) as ended,
         ):
             main()
+        signal.signal(signal.SIGINT, interrupts)
         returncode = ended.value.code or 0
         assert returncode == code, err.getvalue()[-3000:]
         return Done(returncode, out.getvalue(), err.getvalue())

@@ -34,7 +34,7 @@ CHANGES = {
 
 def slow_reward(prompt, response):
     """The true reward, slow enough that a key can be pressed meanwhile."""
-    time.sleep(0.05)
+    time.sleep(0.15)
     return true_reward(prompt, response)
 
 
