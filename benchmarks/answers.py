@@ -17,9 +17,18 @@ from ..results.checkpoint import Checkpoint
 from ..results.integrity import digest_each
 from ..results.records import Generation, Reward, Score
 from ..results.store import GENERATIONS, SCORES, Stage, write_jsonl
-from .workshop import TRAINING_CODE, Workshop, code_digest, settings_of, source_digest
+from .workshop import SCORER, TRAINING_CODE, Workshop, code_digest, settings_of, source_digest
 
 CODE = (*TRAINING_CODE, "benchmarks/answers.py")
+SCORING_CODE = (
+    "evaluators",
+    "benchmarks/answers.py",
+    "results/chat.py",
+    "results/checkpoint.py",
+    "results/layout.py",
+    "results/lazy.py",
+    "results/lora.py",
+)
 REWARDS = "rewards.json"
 
 
@@ -84,7 +93,7 @@ def generate(
         max_new_tokens=prompts.max_new_tokens,
         temperature=temperature,
         seed=seed,
-        choice=[n, choice.key] if choice else None,
+        choice=[n, choice.key, code_digest(SCORER)] if choice else None,
     )
     return shop.store.stage("generations", inputs, build)
 
@@ -103,7 +112,8 @@ def score(
     the evaluator has rewards, those of the baseline are computed once, for all methods.
     """
     inputs = {
-        "code": code_digest("evaluators"),
+        "code": code_digest(*SCORING_CODE),
+        "packages": shop.packages,
         "evaluator": name,
         "source": source_digest(type(evaluator)),
         "settings": {k: v for k, v in settings_of(evaluator).items() if k not in needs},

@@ -1,19 +1,18 @@
 """A benchmark's preference pairs, tokenized once into files and split by prompt into four disjoint uses."""
 
+import contextlib
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow
 from pyarrow import RecordBatch
-from tqdm import tqdm
 
 from ..methods.base import Pair, Prompt, PromptDataset, RatedReply
 from ..preferences.files import source_digest
@@ -23,7 +22,7 @@ from ..results import processes
 from ..results.chat import encode_prompts, encode_responses
 from ..results.checkpoint import Checkpoint
 from ..results.integrity import digest_each, write_json
-from ..results.lazy import LazySequence
+from ..results.lazy import LazySequence, blocks
 from ..results.records import InputError, LabelledPair, Message, nearest
 from ..results.store import NotMade, digest, read_json
 from .arrow_rows import ArrowFile, ArrowRows, divide, token_ids
@@ -36,7 +35,6 @@ CODE = ("benchmarks/corpus.py", "benchmarks/arrow_rows.py", "preferences", "resu
 WORLD_CODE = ("benchmarks/world.py", "benchmarks/world_reward.py")
 
 SIDES = ("chosen", "rejected")
-BLOCK = 1000  # rows that are in memory at a time
 FITTING, UNPAIRED, RECORD = ".fitting.arrow", "unpaired.arrow", "record.json"
 
 _MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
@@ -46,8 +44,6 @@ _PROMPT = [("id", pyarrow.uint64()), ("prompt_id", pyarrow.uint64()), ("prompt",
 _REPLIES = [("chosen", pyarrow.string()), ("rejected", pyarrow.string()), ("chosen_ids", _IDS), ("rejected_ids", _IDS)]
 PAIRS = pyarrow.schema([*_PROMPT, *_REPLIES, ("subset", pyarrow.string())])
 REPLIES = pyarrow.schema([*_PROMPT, ("ids", _IDS), ("good", pyarrow.bool_())])
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Corpus:
 
     def prompt_ids(self, *parts: str) -> np.ndarray:
         """The ids of the prompts of these splits, each once, as rising numbers."""
-        return np.unique(np.concatenate([getattr(self, part).column("prompt_id") for part in parts]))
+        return _prompt_ids(getattr(self, part) for part in parts)
 
 
 def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus:
@@ -103,9 +99,12 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
     def build(out: Path) -> None:
         _write(spec, base.tokenizer(), out)
 
-    try:
-        stage = processes.tell(None if processes.rank() else shop.store.stage("corpus", inputs, build))
-    except NotMade:  # the store only looks, so it is made for this once; a mapped file outlives its name
+    stage = None
+    if not processes.rank():
+        with contextlib.suppress(NotMade):  # of a store that only looks
+            stage = shop.store.stage("corpus", inputs, build)
+    stage = processes.tell(stage)
+    if stage is None:  # so it is made for this once; a mapped file outlives its name
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder))
             return _open(spec, Path(folder))
@@ -126,6 +125,11 @@ def prompt_id(messages: Sequence[Message]) -> str:
     return digest(list(messages))[:16]
 
 
+def _prompt_ids(parts: Iterable[ArrowRows]) -> np.ndarray:
+    """The ids of the prompts of some splits, each once, as rising numbers."""
+    return np.unique(np.concatenate([part.column("prompt_id") for part in parts]))
+
+
 # Writing
 
 
@@ -135,7 +139,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     names, keys = array("Q"), array("Q")  # of the pairs that fit: 16 bytes each, all that must be in memory of them
     misfits: Counter[str] = Counter()
     with pyarrow.ipc.new_file(str(out / FITTING), PAIRS) as fitting:
-        for block in _blocks(tqdm(usable, "preferences", unit="row", leave=False, disable=None)):
+        for block in blocks(usable, "preferences"):
             fits = []
             chosen, rejected = (encode_responses(tokenizer, [getattr(r, side) for r in block]) for side in SIDES)
             for row, columns, *replies in zip(block, _prompts(tokenizer, block), chosen, rejected, strict=True):
@@ -175,7 +179,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     }
     digests = {name: rows_digest(part) for name, part in parts.items()}
     if spec.unpaired:
-        apart = np.unique(np.concatenate([parts[name].column("prompt_id") for name in ("evaluation", "heldout")]))
+        apart = _prompt_ids(parts[name] for name in ("evaluation", "heldout"))
         record["unpaired"] = _write_unpaired(spec, tokenizer, apart, out)
         digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), _reply))
     write_json(out / RECORD, {"record": record, "digests": digests})
@@ -190,7 +194,7 @@ def _write_unpaired(spec: BenchmarkSpec, tokenizer: Any, apart: np.ndarray, out:
     misfits: Counter[str] = Counter()
     kinds = Counter({True: 0, False: 0})
     with pyarrow.ipc.new_file(str(out / UNPAIRED), REPLIES) as file:
-        for block in _blocks(tqdm(usable, "unpaired replies", unit="row", leave=False, disable=None)):
+        for block in blocks(usable, "unpaired replies"):
             fits = []
             replies = encode_responses(tokenizer, [row.reply for row in block])
             for row, columns, ids in zip(block, _prompts(tokenizer, block), replies, strict=True):
@@ -221,12 +225,6 @@ def _read(spec: BenchmarkSpec) -> Reading[PreferenceRow]:
         raise InputError(f"there are no built-in preferences {name!r}; {nearest(name, WORLDS)}")
     rows = resolve_name(WORLDS[name])(spec.rows or WORLD_ROWS, seed=WORLD_SEED)
     return from_rows(rows, spec.preferences)
-
-
-def _blocks(rows: Iterable[Value]) -> Iterator[list[Value]]:
-    rest = iter(rows)
-    while block := list(islice(rest, BLOCK)):
-        yield block
 
 
 def _prompts(tokenizer: Any, rows: Sequence[PreferenceRow] | Sequence[RatedRow]) -> list[dict[str, Any]]:

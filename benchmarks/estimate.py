@@ -103,7 +103,8 @@ def _scaled(made: Sequence[Made], scale: Callable[[Made], float]) -> Estimate | 
 class Rough:
     """A lower bound: 2 FLOPs a weight and token forward, 4 backward, over the rate of a matrix product measured here.
 
-    It leaves out attention, reading the weights anew for every token that is sampled, and Python. Memory is weights,
+    It leaves out attention, reading the weights anew for every token that is sampled, and Python, which is more than
+    what it counts twice: a prompt with each of its responses, as the costs do. Memory is weights,
     gradients, Adam's moments and the largest logits, on a CPU with what the process holds already; activations are
     left out.
     """
@@ -166,11 +167,11 @@ class Rough:
         if not getattr(method, "needs_reward", False):
             return self.stage(trained=2 * budget * sequence, trainable=1, frozen=1)
         passes = getattr(method, "epochs", 1) * (2 if critic else 1)
-        # sampled once; read by the policy as it was, the reference, the reward model and the critic
+        # sampled once, with log-probs; read by the reference, the reward model and the critic
         return self.stage(
             trained=budget * passes * sequence,
             sampled=budget * self.reply,
-            read=budget * (3 + critic) * sequence,
+            read=budget * (2 + critic) * sequence,
             trainable=1 + critic,
             frozen=2,
         )

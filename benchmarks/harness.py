@@ -177,6 +177,12 @@ class Harness:
                 raise InputError(
                     f"{label} has a training loop of its own, which several processes cannot share; launch one process"
                 )
+            divided = processes.is_sharding() and not self.spec.tuning.lora_rank
+            if divided and getattr(method, "critic_start", None) == "policy":
+                raise InputError(
+                    f"{label} with critic_start: policy cannot train where weights are divided among processes (FSDP); "
+                    f"set critic_start to sft, train LoRA adapters, or launch with --multi_gpu"
+                )
 
     def _compare(self, run: Run) -> Outcome:
         """Train and score the cells of a run that is open, and say what came out."""

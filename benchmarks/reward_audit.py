@@ -24,6 +24,8 @@ CODE = (
     "benchmarks/reward_audit.py",
     "results/chat.py",
     "results/checkpoint.py",
+    "results/layout.py",
+    "results/lazy.py",
     "results/lora.py",
 )
 

@@ -13,11 +13,12 @@ from ..methods.policy import Policy
 from ..methods.rollout import sample, to_generations
 from ..results.chat import encode_prompt, encode_response
 from ..results.checkpoint import Checkpoint
-from ..results.integrity import write_json
+from ..results.integrity import digest_each, write_json
 from ..results.lazy import blocks
 from ..results.records import Generation, Message
 from ..results.store import GENERATIONS, SCORES, Stage, digest, read_generations, read_json
 from . import answers as answering
+from .corpus import prompt_id
 from .workshop import Workshop, settings_of, source_digest
 
 CODE = (*answering.CODE, "benchmarks/scoring.py")
@@ -41,9 +42,7 @@ class PolicyInMemory:
     limits: Limits
 
     def sample(self, prompts: Sequence[Sequence[Message]], seed: int) -> list[Generation]:
-        asked = [
-            Prompt(digest(list(m))[:16], tuple(m), tuple(encode_prompt(self.policy.tokenizer, m))) for m in prompts
-        ]
+        asked = [Prompt(prompt_id(m), tuple(m), tuple(encode_prompt(self.policy.tokenizer, m))) for m in prompts]
         found = sample(
             self.policy,
             asked,
@@ -82,9 +81,9 @@ class ReferenceInMemory(PolicyInMemory):
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
         def build(out: Path) -> None:
-            write_json(out / LOGPS, self.policy.total_logps(self._encode(conversations)).tolist())
+            write_json(out / LOGPS, PolicyInMemory.logps(self, conversations))
 
-        inputs = self.shop.inputs(code=CODE, sft=self.key, conversations=digest(list(conversations)))
+        inputs = self.shop.inputs(code=CODE, sft=self.key, conversations=digest_each(conversations))
         return read_json(self.shop.store.stage("reference_logps", inputs, build).path / LOGPS)
 
 

@@ -42,7 +42,7 @@ from ..results.records import InputError, Reward
 from ..results.store import COST, POLICY, Stage
 from .corpus import rows_digest
 from .spec import Supervised, SupervisedFineTuning
-from .workshop import Workshop, code_digest, library_version, settings_of, source_digest
+from .workshop import SCORER, Workshop, code_digest, library_version, settings_of, source_digest
 
 MODEL = "model"  # folder of a trained model within its stage
 GATE = "gate.json"  # what a gate looks at, within the stage
@@ -153,7 +153,7 @@ def train_reward_model(
         train=rows_digest(train),
         heldout=rows_digest(heldout),
         seed=seed,
-        scorer=code_digest("evaluators/reward_model.py"),
+        scorer=code_digest(SCORER),
     )
     return shop.store.stage("reward_model", inputs, build, together=True)
 
@@ -241,6 +241,7 @@ def train_cell(
         prompts=digest_each(p.id for p in prompts.prompts),
         max_new_tokens=prompts.max_new_tokens,
         reward=reward_model.key,
+        scorer=code_digest(SCORER),
         budget=budget,
         seed=seed,
         along=along,

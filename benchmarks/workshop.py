@@ -41,6 +41,9 @@ TRAINING_CODE = (
 )
 
 
+SCORER = "evaluators/reward_model.py"  # how a reward model is asked
+
+
 @dataclass(frozen=True)
 class Workshop:
     """What every stage works with."""

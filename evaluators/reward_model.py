@@ -173,8 +173,8 @@ class RewardModelWinRate:
         try:
             return [
                 score
-                for block in blocks(generations)
-                for score in model.score_all([model.encode(g) for g in block], progress="reward model")
+                for block in blocks(generations, "reward model")
+                for score in model.score_all([model.encode(g) for g in block])
             ]
         finally:
             model.network.close()

@@ -37,22 +37,26 @@ class Optimizer:
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
         epsilon: float = 1e-8,
-        more: Sequence[nn.Parameter] = (),
+        head: nn.Module | None = None,
+        head_lr: float = 0.0,
     ):
         """total_steps: optimizer steps to come; warmup: share of them; max_grad_norm: of all gradients together;
-        epsilon: added to Adam's denominator; more: weights that learn beside the network's."""
+        epsilon: added to Adam's denominator; head: learns beside the network, at a peak rate of its own."""
         self.network = network
         self.divided = processes.is_sharding() and network.shard()  # else every process holds all weights
-        if self.divided and more:
-            raise TrainingError(
-                "a value head on the policy's trunk cannot learn where weights are divided among processes (FSDP); use "
-                "a critic of its own (critic_start: sft or reward_model)"
-            )
-        self.parameters = [p for p in (*network.parameters, *more) if p.requires_grad]
+        if self.divided and head:
+            raise TrainingError("a head beside the network cannot learn where weights are divided among processes")
+        own, of_head = [p for p in network.parameters if p.requires_grad], [*head.parameters()] if head else []
+        self.parameters = [*own, *of_head]
         self.max_grad_norm = max_grad_norm
         fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)
         self.adam = torch.optim.AdamW(
-            self.parameters, lr=lr, betas=(0.9, 0.999), eps=epsilon, weight_decay=weight_decay, fused=fused
+            [{"params": own}, *([{"params": of_head, "lr": head_lr}] if of_head else [])],
+            lr=lr,
+            betas=(0.9, 0.999),
+            eps=epsilon,
+            weight_decay=weight_decay,
+            fused=fused,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, rise_and_fall(total_steps, warmup))
 
@@ -76,9 +80,9 @@ class Optimizer:
                 moments.setdefault(int(i), {})[name] = divided_like(value, self.parameters[int(i)])
         for i, found in moments.items():
             self.adam.state[self.parameters[i]] = found
-        rate = self.schedule.lr_lambdas[0](steps) * self.schedule.base_lrs[0]
-        self.schedule.load_state_dict({"last_epoch": steps, "_last_lr": [rate], "lr_lambdas": [None]})
-        for group in self.adam.param_groups:
+        rates = [self.schedule.lr_lambdas[0](steps) * peak for peak in self.schedule.base_lrs]
+        self.schedule.load_state_dict({"last_epoch": steps, "_last_lr": rates, "lr_lambdas": [None] * len(rates)})
+        for group, rate in zip(self.adam.param_groups, rates, strict=True):
             group["lr"] = rate
 
     def step(self, losses: Callable[[], Iterable[Tensor]]) -> dict[str, float]:

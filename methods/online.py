@@ -191,11 +191,14 @@ class OnlineTrainer:
         permutation = torch.randperm(count, generator=self.permutations).tolist()
         return [permutation[start : start + size] for start in range(0, count, size)]
 
-    def optimizer_for(self, network: Network, lr: float, steps: int, more: Sequence[nn.Parameter] = ()) -> Optimizer:
-        """An optimizer with the method's warm-up and clipping; more: weights beside the network's."""
+    def optimizer_for(
+        self, network: Network, lr: float, steps: int, *, head: nn.Module | None = None, head_lr: float = 0.0
+    ) -> Optimizer:
+        """An optimizer with the method's warm-up and clipping; head: learns beside the network, at head_lr."""
         return Optimizer(
             network,
-            more=more,
+            head=head,
+            head_lr=head_lr,
             lr=lr,
             total_steps=steps,
             warmup=self.method.warmup,

@@ -73,12 +73,12 @@ class PPO(OnlineMethod):
     al. (2022), appendix C.4; or no network of its own but a head of zeros on the policy's trunk, which learns both, as
     in OpenAI's code of Ziegler et al. (2019): about half the work and memory."""
     critic_lr: Annotated[float, Gt(0)] = 2e-5
-    """Peak learning rate of a critic that is a network of its own, above 0."""
+    """Peak learning rate of the critic, or of its head on the policy's trunk, above 0."""
     value_weight: Annotated[float, Gt(0)] = 0.1
     """Weight of the value loss beside the policy's where they share a trunk, above 0; 0.1 in OpenAI's code."""
     samples_per_prompt: Annotated[int, Gt(0)] = 1
-    """Responses sampled to each prompt of a round; rollout and minibatch sizes are rounded down to whole prompts, for
-    what responses to one prompt share is computed once."""
+    """Responses sampled to each prompt of a round; rollout and minibatch sizes are rounded down to whole prompts, at
+    least one, for what responses to one prompt share is computed once."""
     beta: Annotated[float, Ge(0)] = 0.05
     """Weight of the per-token KL penalty, in (normalized) rewards per nat, at least 0."""
     kl_estimator: losses.KLEstimator = "k1"
@@ -151,7 +151,7 @@ class Trainer(OnlineTrainer):
             self.value_head = nn.Linear(width, 1, bias=False, device=policy.device)
             nn.init.zeros_(self.value_head.weight)
             self.optimizer = self.optimizer_for(
-                policy.network, method.lr, per_round * self.rounds, more=[self.value_head.weight]
+                policy.network, method.lr, per_round * self.rounds, head=self.value_head, head_lr=method.critic_lr
             )
 
     def parts(self) -> dict[str, Stateful]:
@@ -255,7 +255,7 @@ class Trainer(OnlineTrainer):
         with torch.no_grad():
             states, layout = self.policy.response_states([rollout.sequences[i] for i in rows])
         error = rollout.value_loss(rows, self._head_values(states, layout), clip=self.method.value_clip)
-        return error, {"value_loss": error.item()}
+        return self.method.value_weight * error, {"value_loss": error.item()}
 
     def _head_values(self, states: Tensor, layout: Layout) -> TokenValues:
         """What the head on the policy's trunk says of its states."""

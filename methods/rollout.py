@@ -229,6 +229,7 @@ def draw(chances: Tensor, uniform: Tensor) -> Tensor:
 
     Sums are taken in the numbers' precision. torch.multinomial draws one for every token of the vocabulary.
     """
+    uniform = uniform.clamp(max=1 - torch.finfo(uniform.dtype).eps)  # float32 may have rounded it up to 1
     reached = chances.cumsum(-1, dtype=uniform.dtype)
     # the first token whose sum is above the number; never one of probability 0
     tokens = torch.searchsorted(reached, uniform[:, None] * reached[:, -1:], right=True)[:, 0]

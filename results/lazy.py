@@ -1,12 +1,13 @@
 """Many rows, few of them in memory at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 from tqdm import tqdm
 
 Value = TypeVar("Value")
-BLOCK = 1000  # rows that are in memory at a time where a model goes over all of them
+BLOCK = 1000  # rows that are in memory at a time where all are gone over
 
 
 class LazySequence(Sequence[Value]):
@@ -25,8 +26,8 @@ class LazySequence(Sequence[Value]):
         return [self.make(i) for i in found] if isinstance(found, range) else self.make(found)
 
 
-def blocks(rows: Sequence[Value], progress: str | None = None) -> Iterator[Sequence[Value]]:
+def blocks(rows: Iterable[Value], progress: str | None = None) -> Iterator[list[Value]]:
     """Rows in their order, so many at a time that a model finds some of each length; progress: label of the bar."""
-    starts = range(0, len(rows), BLOCK)
-    for start in tqdm(starts, progress, unit="block", leave=False, disable=None if progress else True):
-        yield rows[start : start + BLOCK]
+    rest = iter(tqdm(rows, progress, unit="row", leave=False, disable=None if progress else True))
+    while block := list(islice(rest, BLOCK)):
+        yield block

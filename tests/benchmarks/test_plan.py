@@ -101,7 +101,7 @@ def test_flops_by_hand(work, full):
     assert offline.tokens == 160 and offline.seconds == pytest.approx(160 * 6 * 26880 / 1e9)
     held = (16 + 4) * 26880 + 4 * 100 * 259  # trained and reference, and logits
     assert offline.memory_mb == pytest.approx((held + _resident()) / MIB, rel=0.02)
-    # 5 responses of 6 tokens, read 4 times (old policy, reference, reward, critic), 2 epochs of policy and critic
+    # 5 responses of 6 tokens, read 3 times (reference, reward, critic), 2 epochs of policy and critic
     online = rough.training(PPO(epochs=2), 5)
     assert online.tokens == 5 * 16 * 4 + 5 * 6
-    assert online.seconds == pytest.approx((5 * 16 * 4 * 6 + (5 * 6 + 5 * 16 * 4) * 2) * 26880 / 1e9)
+    assert online.seconds == pytest.approx((5 * 16 * 4 * 6 + (5 * 6 + 5 * 16 * 3) * 2) * 26880 / 1e9)

@@ -293,6 +293,22 @@ def test_one_trunk_stays_as_it_is_while_only_the_head_learns(tiny, tuning, tmp_p
     assert not all(torch.equal(a, b) for a, b in zip(before, trainer.policy.network.parameters, strict=True))
 
 
+def test_the_head_has_a_rate_of_its_own_and_keeps_it(tiny, full, tmp_path):
+    """Adam's first step moves a weight by its rate; after half of 4 steps both are at (4 - 2) / (4 - 1) of it."""
+    method = dataclasses.replace(SHARED, critic_lr=1e-2)
+    trainer = make_trainer(tiny, full, tmp_path / "a", by_length, method)
+    rollout, _ = trainer.score(sampled(trainer))
+    before = trainer.policy.network.parameters[0].detach().clone()
+    trainer._learn_from(rollout, list(range(8)), learn_policy=True)
+    assert float(trainer.value_head.weight.abs().max()) == pytest.approx(1e-2, rel=1e-2)
+    moved = (trainer.policy.network.parameters[0].detach() - before).abs().max()
+    assert float(moved) == pytest.approx(1e-3, rel=1e-2)
+    state = trainer.optimizer.state_dict() | {"steps": 2}  # of 4: two rounds of two minibatches
+    other = make_trainer(tiny, full, tmp_path / "b", by_length, method)
+    other.optimizer.load_state_dict(state)
+    assert [group["lr"] for group in other.optimizer.adam.param_groups] == pytest.approx([1e-3 * 2 / 3, 1e-2 * 2 / 3])
+
+
 def test_minibatches_hold_whole_prompts(tiny, full, tmp_path, monkeypatch):
     trainer = make_trainer(tiny, full, tmp_path, by_length, SHARED)
     rollout, _ = trainer.score(sampled(trainer))
