@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported: tests never wait for a network
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and tests press Ctrl-C
 
 import pytest
 import torch
