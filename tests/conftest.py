@@ -11,7 +11,6 @@ from pathlib import Path
 from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported: tests never wait for a network
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and tests press Ctrl-C
 
 import pytest
 import torch
@@ -19,6 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment_bench.results.checkpoint import Checkpoint, Tuning
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and tests press Ctrl-C
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + eos_token }}{% endfor %}"
