@@ -26,6 +26,12 @@ COLDEST = 0.01  # below, vLLM would take this temperature instead
 SEQUENCES = 64  # for which the key-value cache has room at full length, as many as a batch of our own sampler
 STEP = 1024  # an engine's longest sequence is a multiple of it, so that few calls need another engine
 
+# vLLM reads these when it is imported, which is below
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, where the policy's weights are
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # training uses the same threads
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output may be JSON
+
 _engines: dict[tuple[str, str, int], Any] = {}  # at most one: the model's configuration, its numbers, longest sequence
 
 
@@ -111,10 +117,6 @@ def _engine(policy: Policy, length: int) -> Any:
 
 def _start(config: str, precision: str, length: int, device: str, model: Any) -> Any:
     """An engine with weights that mean nothing yet."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, where the policy's weights are
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # training uses the same threads
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output may be JSON
     from vllm import LLM
     from vllm.platforms import current_platform
 
