@@ -25,9 +25,11 @@ SCORING_CODE = (
     "benchmarks/answers.py",
     "results/chat.py",
     "results/checkpoint.py",
+    "results/cutting.py",
     "results/layout.py",
     "results/lazy.py",
     "results/lora.py",
+    "results/packing.py",
 )
 REWARDS = "rewards.json"
 
@@ -129,7 +131,7 @@ def score(
 
     def build(out: Path) -> None:
         if getattr(evaluator, "has_rewards", False):
-            scores = evaluator.compare(responses[1](), rewards(responses), rewards(baseline))
+            scores = evaluator.compare(responses[1](), rewards(responses), baseline[1](), rewards(baseline))
         else:
             scores = evaluator.score(responses[1](), baseline[1]())
         write_scores(out / SCORES, list(scores))

@@ -53,14 +53,15 @@ class Passes:
         use_cache: bool = False,
         **more: Any,
     ) -> None:
-        """A forward pass of ids [rows, time]; positions start again where a further response to a prompt begins."""
+        """A forward pass of ids [rows, time], padded or packed.
+
+        Packed are all sequences in one row: positions begin at 0 with each prompt, and go back to its end with each
+        further response to it.
+        """
         if use_cache:
             self.sampled += ids.numel() if mask is None or mask.shape[-1] != ids.shape[1] else int(mask.sum())
             return
         real = mask.bool() if mask is not None and mask.ndim == 2 else torch.ones_like(ids, dtype=torch.bool)
-        if mask is not None and mask.ndim == 4:  # responses that share a row: padding sees itself alone
-            real = mask[:, 0].sum(-1) > 1
-            real[:, 0] = True
         if torch.is_grad_enabled():
             self.trained += int(real.sum())
             return
@@ -68,16 +69,23 @@ class Passes:
         for i, kept in enumerate(real):
             row = ids[i][kept].tolist()
             places = list(range(len(row))) if position_ids is None else position_ids[i][kept].tolist()
-            starts = [j for j in range(1, len(row)) if places[j] != places[j - 1] + 1]
-            shared = places[starts[0]] if starts else 0  # length of the prompt
-            known = []
-            for start, end in zip([shared, *starts], [*starts, len(row)], strict=True):
-                key = name, hashlib.sha256(json.dumps(row[:shared] + row[start:end]).encode()).hexdigest()
-                known.append(key in self.seen)
-                self.again += (end - start) * known[-1]
-                self.seen.add(key)
-            self.scored += len(row)
-            self.again += shared * all(known)
+            starts = [j for j, place in enumerate(places) if place == 0]
+            for start, end in zip(starts, [*starts[1:], len(row)], strict=True):
+                self._score(name, row[start:end], places[start:end])
+
+    def _score(self, weights: str, family: list[int], places: list[int]) -> None:
+        """A prompt and the responses to it went through these weights, without gradients."""
+        starts = [j for j in range(1, len(family)) if places[j] != places[j - 1] + 1]
+        shared = places[starts[0]] if starts else 0  # length of the prompt
+        known = []
+        for start, end in zip([shared, *starts], [*starts, len(family)], strict=True):
+            text = json.dumps(family[:shared] + family[start:end])
+            key = weights, hashlib.sha256(text.encode()).hexdigest()
+            known.append(key in self.seen)
+            self.again += (end - start) * known[-1]
+            self.seen.add(key)
+        self.scored += len(family)
+        self.again += shared * all(known)
 
 
 def digest_of(model: LlamaModel) -> str:

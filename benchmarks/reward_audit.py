@@ -24,9 +24,11 @@ CODE = (
     "benchmarks/reward_audit.py",
     "results/chat.py",
     "results/checkpoint.py",
+    "results/cutting.py",
     "results/layout.py",
     "results/lazy.py",
     "results/lora.py",
+    "results/packing.py",
 )
 
 

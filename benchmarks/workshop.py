@@ -33,11 +33,14 @@ TRAINING_CODE = (
     "benchmarks/stages.py",
     "results/chat.py",
     "results/checkpoint.py",
+    "results/cutting.py",
     "results/layout.py",
     "results/lazy.py",
     "results/lora.py",
+    "results/packing.py",
     "results/processes.py",
     "results/sharding.py",
+    "results/target_logps.py",
 )
 
 

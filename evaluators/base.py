@@ -34,11 +34,15 @@ class RewardEvaluator(Evaluator, Protocol):
     has_rewards: Literal[True]
 
     def rewards(self, generations: Sequence[Generation]) -> list[float]:
-        """A number a response, the same in whatever company it is asked for."""
+        """A number a response, the same in whatever company it is asked for, but for rounding."""
         ...
 
     def compare(
-        self, responses: Sequence[Generation], rewards: Sequence[float], baseline: Sequence[float]
+        self,
+        responses: Sequence[Generation],
+        rewards: Sequence[float],
+        baseline: Sequence[Generation],
+        baseline_rewards: Sequence[float],
     ) -> Iterable[Score]:
         """The scores of responses from their rewards and those of the baseline's responses to the same prompts."""
         ...

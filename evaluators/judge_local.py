@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from ..results.chat import encode_prompt
 from ..results.checkpoint import Tuning
-from ..results.layout import micro_batches, pad, start_tokens
+from ..results.cutting import micro_batches, start_tokens
+from ..results.layout import pad
 from ..results.model_files import remote_code_allowed
 from ..results.records import InputError
 from ..results.store import file_digest

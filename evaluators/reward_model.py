@@ -154,13 +154,22 @@ class RewardModelWinRate:
     has_rewards = True
 
     def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterable[Score]:
-        return self.compare(responses, self.rewards(responses), self.rewards(baseline))
+        return self.compare(responses, self.rewards(responses), baseline, self.rewards(baseline))
 
     def compare(
-        self, responses: Sequence[Generation], rewards: Sequence[float], baseline: Sequence[float]
+        self,
+        responses: Sequence[Generation],
+        rewards: Sequence[float],
+        baseline: Sequence[Generation],
+        baseline_rewards: Sequence[float],
     ) -> Iterable[Score]:
-        """The scores of responses from the rewards of their own and of the baseline's."""
-        for generation, our, their in zip(responses, rewards, baseline, strict=True):
+        """The scores of responses from the rewards of their own and of the baseline's.
+
+        The same response has the same reward and is a tie: rewards differ in the last digits by what went through the
+        model beside it.
+        """
+        for generation, our, other, their in zip(responses, rewards, baseline, baseline_rewards, strict=True):
+            our = their if generation.response == other.response else our
             yield Score(f"reward.{self.label}", generation.prompt_id, our)
             yield Score(f"win_rate.{self.label}", generation.prompt_id, win(our, their))
 

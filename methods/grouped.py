@@ -91,7 +91,7 @@ class GroupedTrainer(OnlineTrainer):
         """The minibatch's mean loss in micro-batches of whole groups."""
         k = self.samples_per_prompt
         network, share = self.policy.network, processes.mine(prompts)
-        for part in network.cut([network.row_tokens(sequences[i * k : (i + 1) * k]) for i in share]):
+        for part in network.cut([network.size_of(sequences[i * k : (i + 1) * k]) for i in share]):
             chosen = [share[i] for i in part]
             rows = [i * k + j for i in chosen for j in range(k)]
             self.count([sequences[i] for i in rows])

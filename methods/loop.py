@@ -207,7 +207,7 @@ def fit(
 
         def micro_losses(share=share, sums=sums) -> Iterable[Tensor]:
             sums.clear()
-            for group in network.cut([network.row_tokens(sequences(e)) for e in share]):
+            for group in network.cut([network.size_of(sequences(e)) for e in share]):
                 losses, metrics = loss([share[i] for i in group])
                 for name, values in metrics.items():
                     sums[name] = sums.get(name, 0.0) + float(values.detach().sum())

@@ -60,13 +60,7 @@ class Policy:
 
     def logps_of(self, states: Tensor, layout: Layout, temperature: float = 1.0) -> TokenValues:
         """The same, from the states that `response_states` gives."""
-        with self.network.autocast():
-            logits = self.network.head(states)
-        logits = logits.float()
-        if temperature != 1:
-            logits = logits / temperature
-        chosen = torch.log_softmax(logits, dim=-1).gather(1, layout.targets[:, None])[:, 0]
-        return TokenValues.spread(chosen, layout.mask)
+        return TokenValues.spread(self.network.target_logps(states, layout.targets, temperature), layout.mask)
 
     def kl(self, sequences: Sequences, reference: "Policy") -> list[float]:
         """KL(self || reference) in nats, exact over the vocabulary at each response token, summed over the tokens."""
@@ -121,4 +115,4 @@ class Policy:
     def response_states(self, sequences: Sequences, with_prompt: Collection[int] = ()) -> tuple[Tensor, Layout]:
         """Last hidden states [response tokens, width] from which each response token is predicted, and the layout."""
         layout = self.network.lay_out(sequences, with_prompt)
-        return self.network.hidden(layout)[layout.before], layout
+        return self.network.hidden(layout).index_select(0, layout.before), layout

@@ -228,7 +228,9 @@ class Trainer(OnlineTrainer):
         if not self.critic:
             return self._head_values(*self.policy.response_states(sequences))
         layout = self.critic.lay_out(sequences)
-        states = self.critic.hidden(layout)[layout.before]  # first, for it may bring divided weights together
+        states = self.critic.hidden(layout).index_select(
+            0, layout.before
+        )  # first, for it may bring divided weights together
         values = self.critic.head(states.float())[:, 0]
         if self.method.critic_start == "reward_model":  # its scores are on the reward model's own scale
             values = (values - self.scale[0]) / self.scale[1]

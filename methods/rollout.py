@@ -184,7 +184,7 @@ def _sample_batch(
     alive = list(range(len(prompts)))  # row of the batch -> index of the prompt
     for step in range(max_new_tokens):
         mask = real[:, : longest + step]
-        if step and policy.network.shares_prompts:  # it takes a mask that is made already
+        if step and policy.network.packs:  # its attention is one that takes a mask made already
             mask = mask[:, None, None]
         with policy.network.autocast():
             states = policy.network.backbone(

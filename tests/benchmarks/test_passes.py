@@ -11,7 +11,7 @@ PROMPT = tuple(range(10, 20))
 
 def test_a_text_that_goes_through_the_same_weights_again_is_not_needed(tiny):
     policy = Policy.open(tiny, Tuning(precision="fp32", device="cpu"), trainable=True)
-    assert policy.network.shares_prompts
+    assert policy.network.packs
     one, other, third = ((PROMPT, (20, 21, 1)), (PROMPT, (30, 1)), (PROMPT, (40, 41, 42, 1)))
     with counted() as passes:
         policy.total_logps([one, other])

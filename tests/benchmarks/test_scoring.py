@@ -33,8 +33,9 @@ def test_the_baselines_rewards_are_computed_once(tmp_path, full):
             asked.append([g.response for g in generations])
             return [float(len(g.response)) for g in generations]
 
-        def compare(self, responses, rewards, baseline):
-            for generation, ours, theirs in zip(responses, rewards, baseline, strict=True):
+        def compare(self, responses, rewards, baseline, its_rewards):
+            assert [len(g.response) for g in baseline] == its_rewards
+            for generation, ours, theirs in zip(responses, rewards, its_rewards, strict=True):
                 yield Score("win_rate.longer", generation.prompt_id, win(ours, theirs))
 
     shop = Workshop(Store(tmp_path), full, {})

@@ -78,6 +78,16 @@ def test_win_rate_follows_the_scores(saved, tuning):
     model.network.close()
 
 
+def test_the_same_response_is_a_tie_whatever_the_last_digits_of_its_rewards():
+    ours = [generation("a", "same"), generation("b", "this")]
+    theirs = [generation("a", "same"), generation("b", "that")]
+    found = RewardModelWinRate("a model").compare(ours, [1.0000001, 1.0000001], theirs, [1.0, 1.0])
+    assert [(s.metric, s.value) for s in found if s.metric.startswith("win")] == [
+        ("win_rate.reward_model", 0.5),
+        ("win_rate.reward_model", 1.0),
+    ]
+
+
 # --- a reward model from elsewhere
 
 

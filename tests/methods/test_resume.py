@@ -35,7 +35,7 @@ def train_more(ledger, model, *, at_step=None, do=None, every=0.0, label="fit"):
 
     fit(
         NUMBERS,
-        SimpleNamespace(parameters=list(model.parameters()), row_tokens=len, cut=lambda sizes: [range(len(sizes))]),
+        SimpleNamespace(parameters=list(model.parameters()), size_of=len, cut=lambda sizes: [range(len(sizes))]),
         loss,
         lambda number: [((), (0,))],
         ledger=ledger,

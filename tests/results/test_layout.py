@@ -1,4 +1,4 @@
-"""Rows that share a prompt give the states of rows of their own; passes cost least; running out of memory."""
+"""Packed sequences give the states of rows of their own; passes cost least; running out of memory."""
 
 import itertools
 
@@ -9,7 +9,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForC
 from alignment_bench.methods.loop import Optimizer
 from alignment_bench.methods.policy import Policy
 from alignment_bench.results.checkpoint import Checkpoint, OutOfMemory, Tuning
-from alignment_bench.results.layout import families, lay_out, micro_batches
+from alignment_bench.results.cutting import micro_batches
+from alignment_bench.results.layout import families, lay_out
+from alignment_bench.results.packing import Row, pack
 
 LONG, OTHER, SHORT = (0, *range(10, 21)), (0, *range(30, 38)), (0, 9)
 SEQUENCES = [
@@ -23,41 +25,73 @@ SEQUENCES = [
 ]
 
 
-def test_who_shares_a_row():
-    """Prompts of fewer than 8 tokens are not worth it, and the fifth response begins another row."""
-    assert families(SEQUENCES, share=True) == [[0, 2, 6], [1, 4], [3], [5]]
+def test_who_stands_together():
+    assert families(SEQUENCES, share=True) == [[0, 2, 6], [1, 4], [3, 5]]
     assert families(SEQUENCES, share=False) == [[i] for i in range(7)]
-    assert families([(LONG, (1,))] * 5, share=True) == [[0, 1, 2, 3], [4]]
 
 
-def test_a_shared_row_by_hand():
-    """Prompt of 8 tokens, responses of 2 and 1: the second starts at position 8 again and sees prompt and itself."""
-    prompt = tuple(range(8))
-    layout = lay_out([(prompt, (20, 21)), (prompt, (30,))], "cpu", share=True)
-    assert layout.ids.tolist() == [[*range(8), 20, 21, 30]]
-    assert layout.positions.tolist() == [[*range(8), 8, 9, 8]]
-    assert layout.before == ([0, 0, 0], [7, 8, 7])
-    assert layout.last == ([0, 0], [9, 10])
-    seen = layout.attention()[0, 0]
-    assert seen[10].nonzero()[:, 0].tolist() == [*range(8), 10]
-    assert seen[9].nonzero()[:, 0].tolist() == [*range(8), 8, 9]
-    assert seen[3].nonzero()[:, 0].tolist() == [0, 1, 2, 3]
-    longer = lay_out([(prompt, (20, 21)), (prompt, (30,))], "cpu", share=True, with_prompt=[1])
-    assert longer.targets.tolist() == [20, 21, 1, 2, 3, 4, 5, 6, 7, 30]
-    assert longer.before[1] == [7, 8, 0, 1, 2, 3, 4, 5, 6, 7]
+def seen_by(packing, token):
+    """Tokens that this one sees in its block, read off places and mask."""
+    place, queries, keys = int(packing.query_places[token]), 0, 0
+    for block in packing.blocks:
+        row, column = divmod(place - queries, block.queries)
+        if row < block.rows:
+            first = keys + row * block.keys
+            shown = range(column + 1) if block.mask is None else block.mask[row, 0, column].nonzero()[:, 0].tolist()
+            return [int(packing.keys[first + i]) for i in shown]
+        queries, keys = queries + block.rows * block.queries, keys + block.rows * block.keys
+    raise AssertionError(f"token {token} stands in no block")
+
+
+def test_a_pass_by_hand():
+    """Two responses to one prompt of 3 tokens, one to another prompt: the second of the first two starts again at 3."""
+    prompt, other = (2, 3, 4), (5,)
+    sequences = [(prompt, (20, 21)), (other, (40, 1)), (prompt, (30,))]
+    layout = lay_out(sequences, "cpu", share=True)
+    assert layout.ids.tolist() == [2, 3, 4, 20, 21, 30, 5, 40, 1]
+    assert layout.positions.tolist() == [0, 1, 2, 3, 4, 3, 0, 1, 2]
+    assert layout.before.tolist() == [2, 3, 6, 7, 2]
+    assert layout.targets.tolist() == [20, 21, 40, 1, 30]
+    assert layout.last.tolist() == [4, 8, 5]
+    assert layout.mask.tolist() == [[True, True], [True, True], [True, False]]
+    assert [seen_by(layout.packing, token) for token in (2, 4, 5, 6, 8)] == [
+        [0, 1, 2],
+        [0, 1, 2, 3, 4],
+        [0, 1, 2, 5],
+        [6],
+        [6, 7, 8],
+    ]
+    longer = lay_out(sequences, "cpu", share=True, with_prompt=[2])
+    assert longer.targets.tolist() == [20, 21, 40, 1, 3, 4, 30]
+    assert longer.before.tolist() == [2, 3, 6, 7, 0, 1, 2]
+
+
+def test_without_sharing_all_lie_in_one_block_of_padded_rows():
+    layout = lay_out([((2, 3), (20, 21)), ((2, 3), (30,))], "cpu", share=False)
+    (block,) = layout.packing.blocks
+    assert (block.rows, block.queries, block.keys, block.mask) == (2, 4, 4, None)
+    assert layout.ids[layout.packing.queries].tolist() == [2, 3, 20, 21, 2, 3, 30, 2]
+    assert layout.packing.query_places.tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_blocks_hold_rows_of_similar_length():
+    """500 keys beside 10: a block of their own, for padding the short ones would cost more than starting it."""
+    rows = [Row(range(0), range(0, 500)), *(Row(range(0), range(500 + 10 * i, 510 + 10 * i)) for i in range(8))]
+    assert [(b.rows, b.queries) for b in pack(rows, "cpu", cut=True).blocks] == [(8, 10), (1, 500)]
+    assert [(b.rows, b.queries) for b in pack(rows, "cpu", cut=False).blocks] == [(9, 500)]
 
 
 @pytest.mark.parametrize("with_prompt", [(), (0, 2)])
 @pytest.mark.parametrize("chosen", [range(7), [0, 2, 6], [6, 0, 4, 2, 1]])
-def test_shared_rows_give_the_log_probs_and_gradients_of_plain_ones(tiny, tuning, chosen, with_prompt):
+def test_packed_passes_give_the_log_probs_and_gradients_of_padded_ones(tiny, tuning, chosen, with_prompt):
     policy = Policy.open(tiny, tuning, trainable=True)
     with torch.no_grad():
         for parameter in policy.network.parameters:
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
-    assert policy.network.shares_prompts
+    assert policy.network.packs
     sequences, found = [SEQUENCES[i] for i in chosen], []
     for share in (True, False):
-        policy.network.shares_prompts = share
+        policy.network.packs = share
         logps = policy.logps(sequences, with_prompt=with_prompt)
         (logps.values * torch.arange(1, logps.values.shape[1] + 1)).sum().backward()
         found.append((logps.values.detach(), logps.mask, [p.grad.clone() for p in policy.network.parameters]))
@@ -73,7 +107,7 @@ def test_shared_rows_give_the_log_probs_and_gradients_of_plain_ones(tiny, tuning
     policy.network.close()
 
 
-def test_architectures_are_tried_before_rows_are_shared(tiny, full, tmp_path):
+def test_architectures_are_tried_before_sequences_are_packed(tiny, full, tmp_path):
     """GPT-2's learnt positions can be given; a sliding window would run on from response to response."""
     sizes = {"vocab_size": 259, "bos_token_id": 0, "eos_token_id": 1}
     gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **sizes))
@@ -88,15 +122,15 @@ def test_architectures_are_tried_before_rows_are_shared(tiny, full, tmp_path):
             **sizes,
         )
     )
-    shares = {}
+    packs = {}
     for name, model in (("gpt2", gpt2), ("mistral", mistral)):
         model.save_pretrained(tmp_path / name)
         tiny.tokenizer().save_pretrained(tmp_path / name)
         policy = Policy.open(Checkpoint(tmp_path / name, name), full, trainable=True)
-        shares[name] = policy.network.shares_prompts
+        packs[name] = policy.network.packs
         alone = torch.cat([policy.total_logps([s]) for s in SEQUENCES])
         assert torch.allclose(policy.total_logps(SEQUENCES), alone, atol=1e-4)
-    assert shares == {"gpt2": True, "mistral": False}
+    assert packs == {"gpt2": True, "mistral": False}
 
 
 def cost(groups, lengths, overhead):
@@ -123,14 +157,14 @@ def test_a_row_longer_than_the_limit_goes_alone():
 
 
 class Short:
-    """A device that holds so many rows at once: more of them raise what torch raises."""
+    """A device that holds so many tokens at once: more of them raise what torch raises."""
 
-    def __init__(self, policy, rows, message="DefaultCPUAllocator: can't allocate memory: you tried to allocate"):
-        self.hidden, self.rows, self.message, self.failures = policy.network.hidden, rows, message, 0
+    def __init__(self, policy, tokens, message="DefaultCPUAllocator: can't allocate memory: you tried to allocate"):
+        self.hidden, self.tokens, self.message, self.failures = policy.network.hidden, tokens, message, 0
         policy.network.hidden = self
 
     def __call__(self, layout):
-        if len(layout.ids) > self.rows:
+        if len(layout.ids) > self.tokens:
             self.failures += 1
             raise RuntimeError(self.message)
         return self.hidden(layout)
@@ -139,9 +173,9 @@ class Short:
 def test_out_of_memory_once_gives_the_same_results_in_smaller_passes(tiny, full):
     """Scores, and the weights after a step on the summed loss."""
     ends = []
-    for rows in (100, 2):
+    for tokens in (1000, 40):
         policy = Policy.open(tiny, full, trainable=True)
-        short = Short(policy, rows)
+        short = Short(policy, tokens)
         totals = policy.total_logps(SEQUENCES)
         optimizer = Optimizer(policy.network, lr=1e-2, total_steps=2)
 
@@ -151,7 +185,7 @@ def test_out_of_memory_once_gives_the_same_results_in_smaller_passes(tiny, full)
 
         outcome = optimizer.step(losses)
         ends.append((totals, outcome["loss"], [p.detach().clone() for p in policy.network.parameters]))
-        assert (short.failures > 0) == (rows == 2)
+        assert (short.failures > 0) == (tokens == 40)
     assert torch.allclose(ends[0][0], ends[1][0], atol=1e-4)
     assert ends[0][1] == pytest.approx(ends[1][1], abs=1e-4)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ends[0][2], ends[1][2], strict=True))
@@ -159,7 +193,7 @@ def test_out_of_memory_once_gives_the_same_results_in_smaller_passes(tiny, full)
 
 def test_out_of_memory_always_ends_in_one_sentence(tiny):
     policy = Policy.open(tiny, Tuning(precision="fp32", device="cpu", micro_tokens=16), trainable=True)
-    assert policy.network.shares_prompts
+    assert policy.network.packs
     Short(policy, 0)
     with pytest.raises(OutOfMemory, match="out of memory with one row at a time: shorten the rows"):
         policy.total_logps(SEQUENCES)
@@ -167,7 +201,7 @@ def test_out_of_memory_always_ends_in_one_sentence(tiny):
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny, full):
     policy = Policy.open(tiny, full, trainable=True)
-    assert policy.network.shares_prompts
+    assert policy.network.packs
     short = Short(policy, 0, "mat1 and mat2 shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         policy.total_logps(SEQUENCES)
