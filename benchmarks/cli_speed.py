@@ -38,7 +38,8 @@ def speed(
     quiet()
     from ..results.integrity import write_json
     from ..results.store import read_json
-    from .speed import measure, page
+    from .speed import measure
+    from .speed_page import page
 
     found = measure(
         names, runs, steps, lambda line: print(line, file=sys.stderr if as_json else sys.stdout, flush=True)

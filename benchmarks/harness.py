@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..methods.resume import EVERY
 from ..reports.render import render
 from ..results import processes
+from ..results.allocator import keep_freed_memory
 from ..results.changes import differences_to_sft, ties
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.model_files import allow_remote_code
@@ -109,6 +110,8 @@ class Harness:
                 near = nearest(name, available("methods"))
                 raise InputError(f"{spec.place('methods', name)}: methods.{name} is no method; {near}")
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
+        if tuning.device == "cpu":
+            keep_freed_memory()
         self.scored_by = panel.check_settings(spec, tuning)
         judge = self.scored_by.evaluators.get("judge")
         self.people_labels = judge_people.read(judge, self.say) if judge else []

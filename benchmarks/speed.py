@@ -1,19 +1,22 @@
 """`bench speed`: ours beside TRL and transformers, the same pairs, model and mathematics, in one run.
 
-Runs alternate, and a ratio is one of medians. A step's time is that between two lines of the training log; the first
-step and the few in which we look at the policy (`methods/signals.py`) are left to the median.
+Runs alternate, and a ratio is one of medians. Each side has a process of its own, in which it runs as it comes: ours
+with freed memory kept (`results/allocator.py`). A step's time is that between two lines of the training log; the first
+step and those in which the policy was looked at (`methods/signals.py`) are left out.
 """
 
 import contextlib
+import multiprocessing
 import platform
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,11 +34,14 @@ from ..methods.policy import Policy
 from ..methods.ppo import PPO
 from ..methods.rloo import RLOO
 from ..methods.rollout import sample
+from ..results.allocator import keep_freed_memory
 from ..results.checkpoint import Checkpoint, Tuning
 from ..results.store import Store
 from . import stages
 from .peak_memory import PeakMemory
 from .spec import Supervised, SupervisedFineTuning
+from .speed_page import line
+from .terminal import quiet
 from .workshop import Workshop
 
 BATCH, VOCABULARY, SHORTEST, LONGEST = 16, 4096, 16, 80
@@ -226,7 +232,7 @@ def listening(hear: Callable[..., None]) -> Iterator[None]:
 
 def steps_of(work: Callable[[], Any], every: int = 1) -> Step:
     """The median step of some training; a step ends with each line (or each so many) that it logs."""
-    seen: list[tuple[float, int]] = []
+    seen: list[tuple[float, int, int]] = []
     tokens, log = 0, Ledger.log
 
     def count(model: LlamaModel, ids: Any, mask: Any, **more: Any) -> None:
@@ -234,7 +240,7 @@ def steps_of(work: Callable[[], Any], every: int = 1) -> Step:
         tokens += ids.numel()
 
     def mark(self: Ledger, **values: float) -> None:
-        seen.append((time.perf_counter(), tokens))
+        seen.append((time.perf_counter(), tokens, len(values)))
         log(self, **values)
 
     with listening(count), mock.patch.object(Ledger, "log", mark):
@@ -242,27 +248,62 @@ def steps_of(work: Callable[[], Any], every: int = 1) -> Step:
     return median_step(seen[::-every][::-1])
 
 
-def median_step(seen: list[tuple[float, int]]) -> Step:
-    """The median step, the first (which ends with the first mark) left out."""
-    differences = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(seen, seen[1:], strict=False)]
+def median_step(seen: list[tuple[float, int, int]]) -> Step:
+    """The median step, from each line's time, tokens until then, and how many figures it tells.
+
+    The first step, which ends with the first line, is left out; so are those whose line tells more than others do, for
+    in them the policy was looked at as well.
+    """
+    plain = min(figures for *_, figures in seen)
+    differences = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(seen, seen[1:], strict=False) if b[2] == plain]
     return Step(*(statistics.median(column) for column in zip(*differences, strict=True)))
+
+
+@lru_cache
+def _works(folder: Path, steps: int) -> dict[str, Work]:
+    return works(Bench(folder), steps)
+
+
+def run_side(name: str, side: str, folder: Path, number: int, steps: int) -> Step:
+    """One run of one side; folder: of this side, kept from run to run."""
+    run = getattr(_works(folder, steps)[name], side)
+    with PeakMemory() as memory:
+        step = run(folder / f"{name} {number}" / side)
+    return replace(step, memory=memory.bytes / 1e6)
+
+
+@contextlib.contextmanager
+def sides() -> Iterator[dict[str, Executor]]:
+    """A process for each side."""
+    spawn = multiprocessing.get_context("spawn")
+    start = {"ours": keep_freed_memory, "peer": None}
+    with contextlib.ExitStack() as stack:
+        yield {
+            side: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn, initializer=_start, initargs=(first,)))
+            for side, first in start.items()
+        }
+
+
+def _start(first: Callable[[], None] | None) -> None:
+    quiet()
+    if first:
+        first()
 
 
 def measure(names: list[str], runs: int, steps: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Both sides of each work in turn, `runs` times; JSON with machine, versions and date."""
     found: dict[str, Any] = {}
     peak = matrix_rate()
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder))
+    with tempfile.TemporaryDirectory() as folder, sides() as processes:
+        bench = Bench(Path(folder) / "bench")
         known = works(bench, steps)
         for name in names:
-            work, sides = known[name], {"ours": [], "peer": []}
+            taken: dict[str, list[Step]] = {side: [] for side in processes}
             for number in range(runs):
-                for side, taken in sides.items():
-                    with PeakMemory() as memory:
-                        step = getattr(work, side)(Path(folder) / f"{name} {number}" / side)
-                    taken.append(replace(step, memory=memory.bytes / 1e6))
-            found[name] = summary(work, sides, bench.weights, peak)
+                for side, process in processes.items():
+                    run = process.submit(run_side, name, side, Path(folder) / side, number, steps)
+                    taken[side].append(run.result())
+            found[name] = summary(known[name], taken, bench.weights, peak)
             say(line(name, found[name]))
     return {
         "work": found,
@@ -290,54 +331,6 @@ def summary(work: Work, sides: dict[str, list[Step]], weights: int, peak: float)
                 "matrix_rate_share": 6 * weights * work.needed / seconds[side] / peak,
             }
     return found | {"ratio": seconds["peer"] / seconds["ours"], "ratios": each}
-
-
-def line(name: str, found: dict[str, Any]) -> str:
-    """One work in one line."""
-    ratios = found["ratios"]
-    said = (
-        f"{name:<13} {found['ours']['seconds']:8.3f} s {found['peer']['seconds']:8.3f} s  {found['ratio']:5.2f}x "
-        f"({min(ratios):.2f} to {max(ratios):.2f}, wanted {found['target']})  "
-        f"{found['ours']['peak_megabytes']:.0f} and {found['peer']['peak_megabytes']:.0f} MB"
-    )
-    if "executed_over_needed" in found["ours"]:
-        ours, peer = found["ours"], found["peer"]
-        said += (
-            f"  passes {ours['executed_over_needed']:.2f} and {peer['executed_over_needed']:.2f}, matrix rate "
-            f"{ours['matrix_rate_share']:.0%} and {peer['matrix_rate_share']:.0%}"
-        )
-    return said
-
-
-def page(found: dict[str, Any]) -> str:
-    """The figures as a table in Markdown."""
-    machine, packages = found["machine"], found["packages"]
-    lines = [
-        "# Ours beside TRL and transformers",
-        "",
-        "Seconds of a step, a round or a generation: medians of some runs of each side in turn, on "
-        f"{machine['device']} with {machine['threads']} threads ({machine['platform']}), fp32; "
-        + ", ".join(f"{name} {number}" for name, number in packages.items())
-        + f"; {found['date']}. Matrix products reached {found['matrix_gflops']} GFLOP/s on this machine, measured just "
-        "before. Passes: tokens that went forward over tokens that had to (each distinct prompt once, no padding). "
-        "Share: of that matrix rate. MB: resident memory at the peak of a run, beyond "
-        "what was in use before. Derived from speed.json, which `bench speed --out FOLDER` writes.",
-        "",
-        "| work | ours | peer | ratio | range | runs | wanted | passes | share | MB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in found["work"].values():
-        ours, peer, ratios = row["ours"], row["peer"], row["ratios"]
-        passes = share = "-"
-        if "executed_over_needed" in ours:
-            passes = f"{ours['executed_over_needed']:.2f}, {peer['executed_over_needed']:.2f}"
-            share = f"{ours['matrix_rate_share']:.0%}, {peer['matrix_rate_share']:.0%}"
-        lines.append(
-            f"| {row['what']} | {ours['seconds']:.2f} | {peer['seconds']:.2f} | {row['ratio']:.2f} "
-            f"| {min(ratios):.2f} to {max(ratios):.2f} | {len(ratios)} | {row['target']} | {passes} | {share} "
-            f"| {ours['peak_megabytes']:.0f}, {peer['peak_megabytes']:.0f} |"
-        )
-    return "\n".join([*lines, ""])
 
 
 def matrix_rate(size: int = 1024, seconds: float = 1.0) -> float:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..results import processes
 from ..results.chat import decode_response
-from ..results.checkpoint import halved
+from ..results.cutting import halved
 from ..results.records import Generation
 from .base import Ids, Prompt
 from .policy import Policy

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import processes
 from .chat import load_tokenizer
-from .cutting import micro_batches, start_tokens
+from .cutting import halved, micro_batches, start_tokens
 from .layout import Layout, Sequences, families, family_lengths, lay_out
 from .lora import Host
 from .model_files import remote_code_allowed
@@ -95,27 +95,6 @@ class Checkpoint:
 
     def tokenizer(self):
         return load_tokenizer(self.path)
-
-
-class OutOfMemory(Exception):
-    """The memory does not hold one row: one sentence with what to do."""
-
-
-def halved(size: int, error: Exception, device: str) -> int:
-    """Half of the size that went through at once when memory ran out. Any other error is raised again.
-
-    OutOfMemory where the size was 1: a single row at a time was too much already.
-    """
-    if not (isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)):
-        raise error
-    if size == 1:
-        raise OutOfMemory(
-            "out of memory with one row at a time: shorten the rows, train LoRA adapters (lora_rank), or take a "
-            "smaller model or larger machine"
-        ) from None
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    return size // 2
 
 
 class Network:

@@ -10,7 +10,7 @@ from alignment_bench.methods.base import Prompt
 from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.rollout import sample, sample_rows, uniforms
 from alignment_bench.results import checkpoint, processes
-from alignment_bench.results.checkpoint import OutOfMemory
+from alignment_bench.results.cutting import OutOfMemory
 from alignment_bench.results.records import InputError
 
 # lengths differ, and prompts repeat, as they do where a method compares several responses to one

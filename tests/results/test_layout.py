@@ -8,8 +8,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForC
 
 from alignment_bench.methods.loop import Optimizer
 from alignment_bench.methods.policy import Policy
-from alignment_bench.results.checkpoint import Checkpoint, OutOfMemory, Tuning
-from alignment_bench.results.cutting import micro_batches
+from alignment_bench.results.checkpoint import Checkpoint, Tuning
+from alignment_bench.results.cutting import OutOfMemory, micro_batches
 from alignment_bench.results.layout import families, lay_out
 from alignment_bench.results.packing import Row, pack
 
