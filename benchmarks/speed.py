@@ -251,10 +251,10 @@ def steps_of(work: Callable[[], Any], every: int = 1) -> Step:
 def median_step(seen: list[tuple[float, int, int]]) -> Step:
     """The median step, from each line's time, tokens until then, and how many figures it tells.
 
-    The first step, which ends with the first line, is left out; so are those whose line tells more than others do, for
-    in them the policy was looked at as well.
+    The first step, which ends with the first line, is left out; so are those whose line does not tell as many figures
+    as most do, for in them the policy was looked at as well.
     """
-    plain = min(figures for *_, figures in seen)
+    plain = statistics.mode(figures for *_, figures in seen)
     differences = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(seen, seen[1:], strict=False) if b[2] == plain]
     return Step(*(statistics.median(column) for column in zip(*differences, strict=True)))
 
