@@ -28,19 +28,14 @@ def code_digest(*parts: str) -> str:
     return digest([hashlib.sha256(p.read_bytes()).hexdigest() for p in files])
 
 
-TRAINING_CODE = (
-    "methods",
-    "benchmarks/stages.py",
+MODEL_CODE = (  # how a model is opened, and rows of text go through it
     "results/chat.py",
     "results/checkpoint.py",
     "results/layout.py",
     "results/lazy.py",
     "results/lora.py",
-    "results/processes.py",
-    "results/sharding.py",
 )
-
-
+TRAINING_CODE = ("methods", "benchmarks/stages.py", *MODEL_CODE, "results/processes.py", "results/sharding.py")
 SCORER = "evaluators/reward_model.py"  # how a reward model is asked
 
 
