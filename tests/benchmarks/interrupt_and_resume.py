@@ -52,14 +52,17 @@ def hold(label: str, keys: int) -> None:
 
         def __iter__(self):
             for i, each in enumerate(super().__iter__()):
-                if self.desc == label and not i:
-                    wait()
+                if not i:
+                    self.wait()
                 yield each
 
         def __enter__(self):
-            if self.desc == label:
-                wait()
+            self.wait()
             return super().__enter__()
+
+        def wait(self):
+            if not self.disable and self.desc == label:
+                wait()
 
     def score(*given):
         if label == "scores":

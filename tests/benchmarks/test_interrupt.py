@@ -27,6 +27,7 @@ def test_ctrl_c_wherever_a_run_is(tmp_path, make_tiny):
     found = {row["moment"]: row for row in rows}
     for row in rows:
         assert not [line for line in row["shown"] if "Traceback" in line or "KeyboardInterrupt" in line], row["moment"]
+        assert not [line for line in row["shown"] if " failed" in line], row["moment"]
     expected = {"SFT": SAVED, "training, twice": KEPT, "training": SAVED, "responses": KEPT, "scores": KEPT}
     expected |= {f"start of {name}": KEPT for name in own} | {f"training of {name}": SAVED for name in own}
     assert list(found) == [*expected, "none", "whole"]
