@@ -109,6 +109,12 @@ class Harness:
                 near = nearest(name, available("methods"))
                 raise InputError(f"{spec.place('methods', name)}: methods.{name} is no method; {near}")
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
+        if tuning.sampler == "vllm":
+            from ..methods.sampler_vllm import check_temperatures
+
+            own = {label: m.temperature for label, m in self.methods.items() if hasattr(m, "temperature")}
+            field = f"{spec.place('evaluation', 'temperature')}, evaluation.temperature"
+            check_temperatures({field: spec.evaluation.temperature, **own})
         self.scored_by = panel.check_settings(spec, tuning)
         judge = self.scored_by.evaluators.get("judge")
         self.people_labels = judge_people.read(judge, self.say) if judge else []
