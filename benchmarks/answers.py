@@ -17,20 +17,10 @@ from ..results.checkpoint import Checkpoint
 from ..results.integrity import digest_each
 from ..results.records import Generation, Reward, Score
 from ..results.store import GENERATIONS, SCORES, Stage, write_jsonl
-from .workshop import SCORER, TRAINING_CODE, Workshop, code_digest, settings_of, source_digest
+from .workshop import MODEL_CODE, SCORER, TRAINING_CODE, Workshop, code_digest, settings_of, source_digest
 
 CODE = (*TRAINING_CODE, "benchmarks/answers.py")
-SCORING_CODE = (
-    "evaluators",
-    "benchmarks/answers.py",
-    "results/chat.py",
-    "results/checkpoint.py",
-    "results/cutting.py",
-    "results/layout.py",
-    "results/lazy.py",
-    "results/lora.py",
-    "results/packing.py",
-)
+SCORING_CODE = ("evaluators", "benchmarks/answers.py", *MODEL_CODE)
 REWARDS = "rewards.json"
 
 

@@ -21,7 +21,7 @@ from .cli_doctor import doctor
 from .cli_plan import print_plan
 from .cli_speed import speed
 from .live import watching
-from .terminal import quiet
+from .terminal import hearing, quiet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -310,7 +310,8 @@ def _end(message: str, code: int) -> NoReturn:
 def main() -> NoReturn:
     """Run the command: exit code 0 ok, 1 a cell or gate failed, 2 bad input, 130 interrupted."""
     try:
-        code = app(prog_name="bench", standalone_mode=False)
+        with hearing():
+            code = app(prog_name="bench", standalone_mode=False)
     except InputError as error:
         _end(str(error), 2)
     except Stopped as stopped:

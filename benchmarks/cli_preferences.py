@@ -65,6 +65,10 @@ def collect(
     tuning = Tuning(device=device, sampler=sampler).resolve()
     # checked before SFT trains
     settings = Sampling(k, _numbers(temperature), top_p, max_new_tokens or 256, seed, rule)
+    if sampler == "vllm":
+        from ..methods.sampler_vllm import check_temperatures
+
+        check_temperatures({"--temperature": min(settings.temperatures)})
     if rule == "best_random" and reward_model is None:
         raise InputError("--rule best_random needs a reward model; give its folder with --reward-model")
     scorer = find_model(reward_model, "--reward-model") if reward_model else None

@@ -17,14 +17,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..methods.base import TrainingError
 from ..results.records import InputError, Stopped
 from .spec import BenchmarkSpec
+from .terminal import hearing, quiet
 
 if TYPE_CHECKING:
     from .harness import Request
 
 Cell = tuple[str, int]  # label of the row, and seed
 Engine = Literal["local", "ray"]
-# how a cell's process begins: Ctrl-C ends it without a word until it can say how far it came
-START = f"import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from {__name__} import main; main()"
+# How a cell's process begins: Ctrl-C ends it without a word until it can say how far it came. It is started deaf, for
+# while Python itself begins it would say where it was interrupted.
+START = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    f"signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT]); from {__name__} import main; main()"
+)
 # fields of a request that are JSON as they are
 PLAIN = ("methods", "seeds", "device", "gate", "checkpoint_every", "trust_remote_code")
 
@@ -39,7 +44,6 @@ def pack(request: "Request", cell: Cell) -> str:
 def train_packed(packed: str) -> None:
     """Train the cell of a packed request; its stage lies in the store then."""
     from .harness import Harness, Request
-    from .terminal import quiet
 
     quiet()
     values = json.loads(packed)
@@ -58,7 +62,8 @@ def train_apart(request: "Request", cell: Cell, limit: float | None) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         outcome = Path(folder) / "outcome.json"
-        process = subprocess.Popen([sys.executable, "-c", START, str(outcome)], stdin=subprocess.PIPE, text=True)
+        with _deaf():
+            process = subprocess.Popen([sys.executable, "-c", START, str(outcome)], stdin=subprocess.PIPE, text=True)
         pressed = False
         try:
             process.communicate(pack(request, cell), timeout=limit)
@@ -83,6 +88,16 @@ def train_apart(request: "Request", cell: Cell, limit: float | None) -> None:
         code = process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
         raise TrainingError(f"its process {how} before the training was done; mend the method")
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C waits until this ends; a child that is started within is deaf and hears it later."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def train_on_ray(
@@ -139,8 +154,9 @@ def main() -> None:
     said: dict[str, Any] = {"done": True}
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if failed := _reason(lambda: train_packed(sys.stdin.read())):
-            said = {"failed": failed}
+        with hearing():
+            if failed := _reason(lambda: train_packed(sys.stdin.read())):
+                said = {"failed": failed}
     except Stopped as stopped:
         said = {"stopped": str(stopped)}
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import torch
 
 from ..methods.base import Pair
 from ..results.checkpoint import Checkpoint, Tuning
+from ..results.memory import resident
 from ..results.model_files import remote_code_allowed
 from ..results.store import GENERATIONS, SCORES, Made, Store
 
@@ -147,7 +148,7 @@ class Rough:
             trainable, frozen = 0, 1
         memory = self.size * (trainable * TRAINED + frozen * FROZEN) + self.logits
         if self.tuning.device == "cpu":
-            memory += _resident()
+            memory += resident()
         return Estimate(AT_LEAST, flops / self.rate, memory / MIB, trained + sampled)
 
     def sft(self, examples: int) -> Estimate:
@@ -180,13 +181,3 @@ class Rough:
         """Sampling, and two passes for the KL."""
         sequence = self.prompt + self.reply
         return self.stage(sampled=prompts * responses * self.reply, read=prompts * 2 * sequence, frozen=2)
-
-
-def _resident() -> float:
-    """Bytes that this process holds now; 0 where the system does not tell."""
-    try:
-        with open("/proc/self/status") as stream:
-            line = next(line for line in stream if line.startswith("VmRSS"))
-        return 1024.0 * int(line.split()[1])
-    except (OSError, StopIteration, ValueError):
-        return 0.0

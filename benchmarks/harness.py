@@ -112,6 +112,12 @@ class Harness:
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
         if tuning.device == "cpu":
             keep_freed_memory()
+        if tuning.sampler == "vllm":
+            from ..methods.sampler_vllm import check_temperatures
+
+            own = {label: m.temperature for label, m in self.methods.items() if hasattr(m, "temperature")}
+            field = f"{spec.place('evaluation', 'temperature')}, evaluation.temperature"
+            check_temperatures({field: spec.evaluation.temperature, **own})
         self.scored_by = panel.check_settings(spec, tuning)
         judge = self.scored_by.evaluators.get("judge")
         self.people_labels = judge_people.read(judge, self.say) if judge else []

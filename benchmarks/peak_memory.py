@@ -1,12 +1,10 @@
 """How much memory a piece of work takes at its peak, beyond what was in use before."""
 
-import contextlib
-import ctypes
 import gc
 import threading
 from types import TracebackType
 
-import psutil
+from ..results.memory import give_back, resident
 
 INTERVAL = 0.005  # seconds between two looks
 
@@ -16,9 +14,8 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError):  # where it is not the C library of GNU
-            ctypes.CDLL(None).malloc_trim(0)  # or what earlier work has freed would hide this one's growth
-        self._start = self._highest = self._now()
+        give_back()
+        self._start = self._highest = resident()
         self._done = threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
@@ -31,10 +28,6 @@ class PeakMemory:
 
     def _look(self) -> None:
         while True:
-            self._highest = max(self._highest, self._now())
+            self._highest = max(self._highest, resident())
             if self._done.wait(INTERVAL):
                 return
-
-    @staticmethod
-    def _now() -> int:
-        return psutil.Process().memory_info().rss

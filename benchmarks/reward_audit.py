@@ -16,20 +16,10 @@ from ..results.records import Generation, InputError, LabelledPair
 from ..results.reward_audit import ScoredPair, audit_reward_model, compare_reward_models
 from ..results.store import Stage, digest, read_jsonl, write_jsonl
 from .corpus import Corpus, prompt_id
-from .workshop import Workshop, code_digest
+from .workshop import MODEL_CODE, SCORER, Workshop, code_digest
 
 PAIRS = "pairs.jsonl"
-CODE = (
-    "evaluators/reward_model.py",
-    "benchmarks/reward_audit.py",
-    "results/chat.py",
-    "results/checkpoint.py",
-    "results/cutting.py",
-    "results/layout.py",
-    "results/lazy.py",
-    "results/lora.py",
-    "results/packing.py",
-)
+CODE = (SCORER, "benchmarks/reward_audit.py", *MODEL_CODE)
 
 
 def score_pairs(

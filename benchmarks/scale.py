@@ -7,7 +7,6 @@ page derived from it, scale.md.
 
 import argparse
 import csv
-import ctypes
 import gc
 import gzip
 import json
@@ -28,6 +27,8 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+
+from ..results import memory
 
 PUBLISHED = Path(__file__).parent.parent / "results" / "published"
 SIZES = (1_000, 10_000, 100_000)
@@ -164,8 +165,8 @@ def measure(folder: Path) -> dict[str, Any]:
         before, started = _begin(), time.process_time()
         yield
         seconds = time.process_time() - started
-        phases[name] = {"seconds": seconds, "peak_mib": (_memory("VmHWM") - before) / MIB}
-        peaks.append(_memory("VmHWM"))
+        phases[name] = {"seconds": seconds, "peak_mib": (memory.peak() - before) / MIB}
+        peaks.append(memory.peak())
 
     warm = folder / "warm"
     warm.mkdir()
@@ -181,15 +182,9 @@ def _begin() -> int:
     """Give back what nobody uses, and measure the peak from now on; returns the bytes that are held."""
     gc.collect()
     pyarrow.default_memory_pool().release_unused()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return _memory("VmRSS")
-
-
-def _memory(field: str) -> int:
-    """Bytes that this process holds (VmRSS), or held at most (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+    memory.give_back()
+    memory.reset_peak()
+    return memory.resident()
 
 
 def measure_apart(count: int) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""What the commands print: tables for people, in colour only where a terminal shows it."""
+"""What the commands print: tables for people, in colour only where a terminal shows it. And what they hear: Ctrl-C."""
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+import threading
+from _thread import interrupt_main
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas
@@ -33,6 +36,24 @@ def quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+@contextmanager
+def hearing() -> Iterator[None]:
+    """Ctrl-C counts wherever it comes; in a finalizer (`__del__`, a weak reference's callback) Python but tells it."""
+    former = sys.unraisablehook
+
+    def press_again(lost: Any) -> None:
+        if lost.exc_type is KeyboardInterrupt:
+            threading.Timer(0.01, interrupt_main).start()  # seconds in which the finalizer ends
+        else:
+            former(lost)
+
+    sys.unraisablehook = press_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = former
 
 
 def table(

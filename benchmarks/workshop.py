@@ -28,9 +28,7 @@ def code_digest(*parts: str) -> str:
     return digest([hashlib.sha256(p.read_bytes()).hexdigest() for p in files])
 
 
-TRAINING_CODE = (
-    "methods",
-    "benchmarks/stages.py",
+MODEL_CODE = (  # how a model is opened, and rows of text go through it
     "results/chat.py",
     "results/checkpoint.py",
     "results/cutting.py",
@@ -38,12 +36,9 @@ TRAINING_CODE = (
     "results/lazy.py",
     "results/lora.py",
     "results/packing.py",
-    "results/processes.py",
-    "results/sharding.py",
     "results/target_logps.py",
 )
-
-
+TRAINING_CODE = ("methods", "benchmarks/stages.py", *MODEL_CODE, "results/processes.py", "results/sharding.py")
 SCORER = "evaluators/reward_model.py"  # how a reward model is asked
 
 

@@ -1,10 +1,7 @@
 """The interface of a method: what every method is given, and what it must return. This is the fairness contract."""
 
-import contextlib
 import json
 import random
-import resource
-import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..results import processes
+from ..results import memory, processes
 from ..results.checkpoint import Checkpoint, Network, Tuning
 from ..results.layout import Ids
 from ..results.records import Message, Reward
@@ -229,19 +226,12 @@ def _reset_peak_memory() -> None:
     """Start to measure the peak anew, where the system can: one process trains many methods after another."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    memory.reset_peak()
 
 
 def _peak_memory() -> float:
     """Peak memory in MiB: of the CUDA device where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return peak / (2**20 if sys.platform == "darwin" else 1024)
+    return (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory.peak()) / 2**20
 
 
 def shuffled(count: int, seed: int) -> Iterator[int]:

@@ -5,6 +5,7 @@ bit-identical to those of a training that was never stopped. It lies in the stag
 the stage is finished.
 """
 
+import contextlib
 import json
 import shutil
 import signal
@@ -78,7 +79,7 @@ class StepCheckpoints:
         self.out, self.phase, self.total, self.every = out, phase, total, every
         self.folder = out / STEPS
         self.parts = {**parts, "random": RandomState()}
-        self.stop = False
+        self.asked: int | None = None  # the signal by which this process was asked to stop
 
     def restore(self) -> int:
         """Put the newest whole checkpoint back into the parts; returns how many steps it has done, 0 without one."""
@@ -103,9 +104,10 @@ class StepCheckpoints:
         """Numbers of the steps to do, from `first` on, with a progress bar.
 
         After each step the state is saved if it is time, or if a person (Ctrl-C) or the system (SIGTERM) asked to
-        stop: then Stopped follows. Asked twice, it stops at once.
+        stop: then Stopped follows. Asked twice, it stops at once. Where the step fails, whoever listened before hears
+        of it.
         """
-        saved = time.monotonic()
+        saved, failed = time.monotonic(), False
         former = self._listen()
         try:
             rest = range(first, self.total)
@@ -113,19 +115,36 @@ class StepCheckpoints:
                 yield number
                 done = number + 1
                 due = time.monotonic() - saved >= self.every and done < self.total
-                asked, dues = zip(*processes.gather((self.stop, due)), strict=True)
-                self.stop = any(asked)  # asked of one process, all stop after the same step
-                if self.stop or dues[0]:
+                stop, dues = self._agreed(due)
+                if stop or dues[0]:
                     self._save(done)
                     saved = time.monotonic()
-                if self.stop:
-                    raise Stopped(
-                        f"stopped after {unit} {done} of {self.total} of {label}, which is saved; the same command "
-                        f"goes on from there"
-                    )
+                if stop:
+                    raise self._stopped(done, label, unit)
+        except GeneratorExit:
+            failed = True
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+        if failed:
+            if self.asked is not None:
+                signal.raise_signal(self.asked)
+            return
+        stop, _ = self._agreed()
+        if stop:  # asked when the last step had been looked at
+            self._save(self.total)
+            raise self._stopped(self.total, label, unit)
+
+    def _agreed(self, due: bool = False) -> tuple[bool, tuple[bool, ...]]:
+        """Whether to stop, which all do after the same step where one of them is asked; and what was due in each."""
+        asked, dues = zip(*processes.gather((self.asked is not None, due)), strict=True)
+        return any(asked), dues
+
+    def _stopped(self, done: int, label: str, unit: str) -> Stopped:
+        return Stopped(
+            f"stopped after {unit} {done} of {self.total} of {label}, which is saved; the same command goes on from "
+            f"there"
+        )
 
     def _listen(self) -> dict[int, Any]:
         """Wait for the end of the step when asked to stop; returns the handlers from before."""
@@ -134,9 +153,14 @@ class StepCheckpoints:
         former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def asked(number: int, frame: Any) -> None:
-            self.stop = True
-            signal.signal(number, former[number])
-            print("stopping after this step, to save it; once more to stop at once", file=sys.stderr)
+            if self.asked is not None:
+                self.asked = None
+                signal.signal(number, former[number])
+                signal.raise_signal(number)
+                return
+            self.asked = number
+            with contextlib.suppress(RuntimeError):  # it came within another line's writing, as Python cannot twice
+                print("stopping after this step, to save it; once more to stop at once", file=sys.stderr)
 
         for number in former:
             signal.signal(number, asked)

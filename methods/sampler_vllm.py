@@ -6,7 +6,7 @@ Kwon et al. (2023, arXiv:2309.06180). Written for and tried with vLLM 0.32.
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,7 @@ def sample(
     """A `Sampler`, see methods/rollout.py. A policy that is an adapter is handed over merged."""
     from vllm import SamplingParams
 
-    if temperature < COLDEST:
-        raise InputError(f"vLLM samples at temperatures from {COLDEST}; {temperature} needs the sampler torch")
+    check_temperatures({"this sampling": temperature})
     if not rows:
         return []
     eos = policy.tokenizer.eos_token_id
@@ -80,6 +79,15 @@ def sample(
         logps = tuple(step[token].logprob for token, step in zip(ids, answer.logprobs, strict=True))
         samples.append(Sample(prompts[i], ids, ids[-1] == eos, logps))
     return samples
+
+
+def check_temperatures(asked: Mapping[str, float]) -> None:
+    """InputError for a temperature that vLLM would change; asked: by what it was given to."""
+    for where, temperature in asked.items():
+        if temperature < COLDEST:
+            raise InputError(
+                f"{where}: vLLM samples at temperatures from {COLDEST}; {temperature} needs the sampler torch"
+            )
 
 
 def plain_weights(network: Network) -> Iterator[tuple[str, Tensor]]:

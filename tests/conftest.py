@@ -1,12 +1,15 @@
-"""Tiny models and data that every test may use, the command line in this process, and a browser."""
+"""Tiny models and data that every test may use, the command line in this process, a chat server, and a browser."""
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import signal
 import sys
+import threading
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
 
@@ -116,6 +119,47 @@ def bench():
         return Done(returncode, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture
+def serve_chat(monkeypatch):
+    """serve_chat(reply): an OpenAI-compatible server's url, and the (path, headers, body) of each request as it comes.
+
+    It answers with what `reply(question, attempt)` returns: (status, JSON or bytes[, headers]).
+    """
+    servers = []
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def start(reply):
+        requests, attempts, lock = [], {}, threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                question = body["messages"][0]["content"]
+                with lock:
+                    attempts[question] = attempt = attempts.get(question, 0) + 1
+                    requests.append((self.path, dict(self.headers.items()), body))
+                status, content, *headers = reply(question, attempt)
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(data)), **(headers[0] if headers else {})}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}/v1", requests
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture(scope="module")

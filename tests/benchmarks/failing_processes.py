@@ -6,6 +6,7 @@ Prints a line of JSON: what each of its trainings came to.
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +71,7 @@ def stop_at_call(number: int) -> Iterator[None]:
     steps = StepCheckpoints.steps
 
     def listening(self, first, label, unit="step"):
-        at_call(number, lambda: setattr(self, "stop", True))
+        at_call(number, lambda: setattr(self, "asked", signal.SIGTERM))
         return steps(self, first, label, unit)
 
     StepCheckpoints.steps = listening

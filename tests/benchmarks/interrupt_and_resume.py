@@ -2,46 +2,82 @@
 
 python interrupt_and_resume.py MODEL FOLDER [METHOD] prints a line of JSON for each time that the command is given.
 MODEL: folder of a tiny model; METHOD: one that trains in a process of its own. The command is given in forks of this
-process, each in a pseudo-terminal, for the imports of each would take longer than all the rest.
+process, each in a pseudo-terminal, for the imports of each would take longer than all the rest. What is interrupted in
+a fork waits there for the key: the terminal's table is drawn four times a second, and work that is done sooner may
+never be seen.
 """
 
 import json
 import os
 import pty
 import re
+import select
+import signal
 import sys
 import termios
 import time
 import traceback
 from pathlib import Path
 
+import tqdm
 import yaml
 from kill_and_resume import run_result  # sibling; imports, as it does here, what every fork needs
 
 from alignment_bench.benchmarks import cli
-from alignment_bench.benchmarks.world import true_reward
+from alignment_bench.evaluators.gold import Gold
+from alignment_bench.methods import resume, rollout
 
 CTRL_C = b"\x03"
+LONGEST = 60  # seconds that work waits for a key; without one the run ends with 0
 CHANGES = {
-    "rows": 200,
     "sft": {"examples": 400},
     "budget": 400,
-    "methods": {"dpo": {"batch_size": 40}},  # a step takes so long that a key can be pressed twice in it
-    "evaluation": {"prompts": 24},
-    "evaluators": {"gold": {"reward": "interrupt_and_resume:slow_reward"}, "divergence": None},
+    "evaluators": {"gold": {"reward": "alignment_bench.benchmarks.world:true_reward"}, "divergence": None},
 }
 
 
-def slow_reward(prompt, response):
-    """The true reward, slow enough that a key can be pressed meanwhile."""
-    time.sleep(0.15)
-    return true_reward(prompt, response)
+def hold(label: str, keys: int) -> None:
+    """Let the work with this label, of a progress bar or `scores`, wait for so many keys, and act on each."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)  # a byte a signal
+
+    def wait() -> None:
+        for _ in range(keys):
+            if select.select([reading], [], [], LONGEST)[0]:
+                os.read(reading, 1)
+
+    class Held(tqdm.tqdm):
+        """A progress bar that waits when it has been drawn, before any work is done."""
+
+        def __iter__(self):
+            for i, each in enumerate(super().__iter__()):
+                if not i:
+                    self.wait()
+                yield each
+
+        def __enter__(self):
+            self.wait()
+            return super().__enter__()
+
+        def wait(self):
+            if not self.disable and self.desc == label:
+                wait()
+
+    def score(*given):
+        if label == "scores":
+            wait()
+        return own_score(*given)
+
+    resume.tqdm = rollout.tqdm = Held
+    own_score, Gold.score = Gold.score, score
 
 
 class Terminal:
     """A pseudo-terminal in which `bench` runs in a fork of this process."""
 
-    def __init__(self, *arguments: str):
+    def __init__(self, *arguments: str, held: str = "", keys: int = 1):
+        """held, keys: what is to wait there, and for how many keys."""
         self.shown = ""
         self.child, self.stream = pty.fork()
         if self.child:
@@ -51,6 +87,7 @@ class Terminal:
             os.environ["TERM"] = "xterm"
             termios.tcsetwinsize(0, (40, 150))  # progress bars are not drawn on a terminal without columns
             sys.argv = ["bench", *arguments]
+            hold(held, keys)
             cli.main()
         except SystemExit as ended:
             code = ended.code or 0
@@ -86,9 +123,9 @@ class Terminal:
         }
 
 
-def interrupted(command: list[str], *patterns: str) -> dict:
+def interrupted(command: list[str], *patterns: str, held: str = "") -> dict:
     """Give the command, and press Ctrl-C each time that one of these was shown after the one before."""
-    terminal, pressed = Terminal(*command), 0
+    terminal, pressed = Terminal(*command, held=held, keys=len(patterns)), 0
     for pattern in patterns:
         if terminal.wait_for(pattern):
             terminal.press(CTRL_C)
@@ -99,23 +136,22 @@ def interrupted(command: list[str], *patterns: str) -> dict:
 
 
 def main(model: str, folder: str, *apart: str) -> None:
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # for slow_reward, in a cell's own process too
     os.chdir(folder)
     spec = {"extends": str(Path(__file__).parent / "tiny.yaml"), "model": model, **CHANGES}
     Path("slower.yaml").write_text(yaml.safe_dump(spec))
     command = ["run", "-b", "slower.yaml", "-m", ",".join(("dpo", *apart)), "--gate", "ignore", "--root"]
     moments = {
-        "SFT": [r"SFT: +\d"],
-        "training, twice": [r"DPO seed 0: +\d", "once more to stop at once"],
-        "training": [r"DPO seed 0: +\d"],
-        "responses": [r"responses: +\d"],
-        "scores": [r"dpo .*scores"],
-        **{f"start of {name}": [rf"{name}[^\n]*training"] for name in apart},
-        **{f"training of {name}": [rf"(?i){name} seed 0: +\d"] for name in apart},
-        "none": [],
+        "SFT": ("SFT", r"SFT: +\d"),
+        "training, twice": ("DPO seed 0", r"DPO seed 0: +\d", "once more to stop at once"),
+        "training": ("DPO seed 0", r"DPO seed 0: +\d"),
+        "responses": ("responses", r"responses: +\d"),
+        "scores": ("scores", r"dpo .*scores"),
+        **{f"start of {name}": ("", rf"{name}[^\n]*training") for name in apart},  # imports take seconds there
+        **{f"training of {name}": ("", rf"(?i){name} seed 0: +\d") for name in apart},  # 50 steps
+        "none": ("",),
     }
-    for moment, patterns in moments.items():
-        said = interrupted([*command, "stopped"], *patterns)
+    for moment, (held, *patterns) in moments.items():
+        said = interrupted([*command, "stopped"], *patterns, held=held)
         print(json.dumps({"moment": moment, **said, "steps": sorted(map(str, Path("stopped").rglob(".steps/[0-9]*")))}))
     print(json.dumps({"moment": "whole", **interrupted([*command, "whole"])}))
     ends = [next(Path(root).glob("runs/*/*/summary.json")) for root in ("stopped", "whole")]

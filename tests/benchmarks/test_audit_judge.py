@@ -3,8 +3,6 @@
 import gzip
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -95,38 +93,19 @@ def test_an_unknown_label_of_the_published_judge_is_named(tmp_path):
 
 
 @pytest.fixture
-def endpoint(monkeypatch):
+def endpoint(serve_chat, monkeypatch):
     """A scripted endpoint that prefers the good answer, reports its tokens, and quotes the key in every error."""
-    requests = []
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     state = {"fail": False}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            question = body["messages"][0]["content"]
-            requests.append(question)
-            if state["fail"]:
-                status, content = 400, {"error": {"message": f"bad key {self.headers['authorization']}"}}
-            else:
-                first = question.split("<answer_a>")[1].split("</answer_a>")[0]
-                choice = {"message": {"content": "A" if "good" in first else "B"}}
-                status, content = 200, {"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 1}}
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def reply(question, attempt):
+        if state["fail"]:
+            return 400, {"error": {"message": f"bad key Bearer {CANARY}"}}
+        first = question.split("<answer_a>")[1].split("</answer_a>")[0]
+        choice = {"message": {"content": "A" if "good" in first else "B"}}
+        return 200, {"choices": [choice], "usage": {"prompt_tokens": 100, "completion_tokens": 1}}
 
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1", requests, state
-    server.shutdown()
-    server.server_close()
+    return *serve_chat(reply), state
 
 
 def audit(*arguments):

@@ -1,8 +1,10 @@
 """The command line as a whole: errors in one sentence, exit codes, help with examples, completion."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
@@ -65,6 +67,24 @@ def test_an_interrupted_run_says_that_nothing_is_lost(bench, tmp_path, monkeypat
     monkeypatch.setattr(harness, "run", interrupted)
     done = bench("run", "-m", "dpo", cwd=tmp_path, code=130)
     assert done.stderr.strip() == ("bench: interrupted; finished stages are kept, the same command goes on from there")
+
+
+def test_ctrl_c_in_a_finalizer_counts(bench, tmp_path, monkeypatch):
+    """Python prints what is raised in one, and goes on."""
+    from alignment_bench.benchmarks import harness
+
+    class Presses:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupted(request):
+        pressed = Presses()
+        del pressed
+        time.sleep(30)
+
+    monkeypatch.setattr(harness, "run", interrupted)
+    said = bench("run", "-m", "dpo", cwd=tmp_path, code=130).stderr
+    assert said.strip() == "bench: interrupted; finished stages are kept, the same command goes on from there"
 
 
 def test_completion_of_names():

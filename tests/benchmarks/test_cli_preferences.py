@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from alignment_bench.benchmarks.cli import app
+from alignment_bench.results import checkpoint
 from alignment_bench.results.checkpoint import open_network
 from alignment_bench.results.records import InputError
 
@@ -57,7 +58,7 @@ def test_bad_labelling_is_told_and_writes_nothing(folder, arguments, said):
     assert not (folder / "labels").exists()
 
 
-def test_bad_collecting_is_told(tmp_path):
+def test_bad_collecting_is_told(tmp_path, monkeypatch):
     for arguments, said in [
         (["-k", "1"], "-k 1 gives no pair"),
         (["--temperature", "warm"], "--temperature warm is no list of numbers"),
@@ -67,6 +68,9 @@ def test_bad_collecting_is_told(tmp_path):
     ]:
         with pytest.raises(InputError, match=said):
             bench("collect", "--out", tmp_path / "out", *arguments)
+    monkeypatch.setattr(checkpoint, "find_spec", lambda name: name)  # as if vLLM were installed
+    with pytest.raises(InputError, match="--temperature: vLLM samples at temperatures from 0.01; 0.001 needs"):
+        bench("collect", "--out", tmp_path / "out", "--sampler", "vllm", "--temperature", "1,0.001")
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="holds no items.jsonl; give a folder that `bench collect` wrote"):
         bench("label", tmp_path, "--labeller", "simulated", "--reward", GOLD)

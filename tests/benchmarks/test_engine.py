@@ -1,6 +1,9 @@
 """Cells in processes of their own and on Ray: what goes wrong there stays there, and results are the same."""
 
 import json
+import signal
+import subprocess
+import time
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,6 +58,23 @@ def test_a_method_that_hangs_is_stopped(workdir):
     Harness(request).train_shared()
     with pytest.raises(TrainingError, match="took longer than 3 s and was stopped; allow more with --cell-timeout"):
         train_apart(request, ("faulty:how=hang", 0), limit=3)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.01, 0.02, 0.03, 0.05])
+def test_ctrl_c_while_its_process_begins_says_nothing(workdir, monkeypatch, capfd, after):
+    """Pressed so many seconds after the start, which is before Python has begun, as it begins, or soon after."""
+    request = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo",), 1, workdir / "results")
+
+    class Pressed(subprocess.Popen):
+        def communicate(self, *given, **options):
+            time.sleep(after)
+            self.send_signal(signal.SIGINT)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Pressed)
+    with pytest.raises(KeyboardInterrupt):
+        train_apart(request, ("dpo", 0), limit=None)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed; pip install 'alignment-bench[ray]'")

@@ -27,11 +27,10 @@ def test_ctrl_c_wherever_a_run_is(tmp_path, make_tiny):
     found = {row["moment"]: row for row in rows}
     for row in rows:
         assert not [line for line in row["shown"] if "Traceback" in line or "KeyboardInterrupt" in line], row["moment"]
+        assert not [line for line in row["shown"] if " failed" in line], row["moment"]
     expected = {"SFT": SAVED, "training, twice": KEPT, "training": SAVED, "responses": KEPT, "scores": KEPT}
     expected |= {f"start of {name}": KEPT for name in own} | {f"training of {name}": SAVED for name in own}
     assert list(found) == [*expected, "none", "whole"]
-    if late := [moment for moment in expected if found[moment]["code"] == 0]:
-        pytest.skip(f"the run ended before the key for {late[0]} was heard, as on a busy machine it may")
     for moment, said in expected.items():
         row = found[moment]
         assert row["code"] == 130 and row["pressed"] == 1 + ("twice" in moment), (moment, row["shown"][-3:])

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from alignment_bench.benchmarks.estimate import MIB, Rough, _resident
+from alignment_bench.benchmarks.estimate import MIB, Rough
 from alignment_bench.methods.base import Pair, Prompt
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.ppo import PPO
 from alignment_bench.results.checkpoint import Checkpoint
+from alignment_bench.results.memory import resident
 from alignment_bench.results.store import Store, folder_digest
 
 
@@ -100,7 +101,7 @@ def test_flops_by_hand(work, full):
     offline = rough.training(DPO(), 5)
     assert offline.tokens == 160 and offline.seconds == pytest.approx(160 * 6 * 26880 / 1e9)
     held = (16 + 4) * 26880 + 4 * 100 * 259  # trained and reference, and logits
-    assert offline.memory_mb == pytest.approx((held + _resident()) / MIB, rel=0.02)
+    assert offline.memory_mb == pytest.approx((held + resident()) / MIB, rel=0.02)
     # 5 responses of 6 tokens, read 3 times (reference, reward, critic), 2 epochs of policy and critic
     online = rough.training(PPO(epochs=2), 5)
     assert online.tokens == 5 * 16 * 4 + 5 * 6

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from alignment_bench.benchmarks.corpus import WORLD_SEED
 from alignment_bench.benchmarks.world import preference_rows
+from alignment_bench.results import checkpoint
 from alignment_bench.results.run_folder import Run
 from alignment_bench.results.store import folder_digest
 
@@ -124,6 +125,25 @@ def test_what_a_method_lacks_is_said_before_anything_trains(bench, workdir, writ
     assert "weight: input should be greater than 0, not -1; see Hong et al. (2024, arXiv:2403.07691)" in done.stderr
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "dpo:beta", cwd=workdir, code=2)
     assert "setting 'beta' has no value; give FIELD=VALUE" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "where"),
+    [
+        ("dpo", "evaluation.temperature=0.001", "--set evaluation.temperature=0.001, evaluation.temperature"),
+        ("ppo", "methods.ppo.temperature=0.001", "ppo"),
+        ("dpo,rloo:temperature=0.001", "budget=16", "rloo:temperature=0.001"),
+    ],
+)
+def test_what_vllm_cannot_sample_is_said_before_anything_trains(
+    bench, workdir, write_tiny, monkeypatch, method, field, where
+):
+    monkeypatch.setattr(checkpoint, "find_spec", lambda name: name)  # as if vLLM were installed
+    spec = write_tiny(workdir, tuning={"sampler": "vllm"})
+    arguments = ["run", "-b", spec, "--model", workdir / "model", "-m", method, "--root", workdir / "none"]
+    said = bench(*arguments, "--set", field, cwd=workdir, code=2).stderr
+    assert f"{where}: vLLM samples at temperatures from 0.01; 0.001 needs the sampler torch" in said
+    assert not (workdir / "none").exists()
 
 
 def test_lora_run(bench, workdir, write_tiny):

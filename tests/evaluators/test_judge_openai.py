@@ -4,7 +4,6 @@ import json
 import socketserver
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -28,42 +27,10 @@ def completion(content) -> tuple[int, dict]:
 
 
 @pytest.fixture
-def endpoint(monkeypatch):
-    """Starts a server that answers with what `reply(question, attempt)` returns: (status, JSON or bytes[, headers])."""
-    servers = []
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def endpoint(serve_chat, monkeypatch):
+    """serve_chat, and a key for it."""
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
-
-    def start(reply):
-        requests, attempts, lock = [], {}, threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                question = body["messages"][0]["content"]
-                with lock:
-                    attempts[question] = attempt = attempts.get(question, 0) + 1
-                    requests.append((self.path, dict(self.headers.items()), body))
-                status, content, *headers = reply(question, attempt)
-                data = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(data)), **(headers[0] if headers else {})}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}/v1", requests
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return serve_chat
 
 
 def asker_for(url, **settings) -> OpenAIAsker:

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from alignment_bench.methods import resume
 from alignment_bench.methods.base import Ledger
 from alignment_bench.methods.loop import fit
 from alignment_bench.results.records import Stopped
@@ -61,6 +65,15 @@ def press(times=1):
 
 
 @pytest.fixture
+def interrupts():
+    """Signals that whoever listened before a training has heard."""
+    heard = []
+    former = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    yield heard
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.fixture
 def whole(tmp_path):
     """Weights and log of a training that was never stopped."""
     return train(tmp_path / "whole", every=1e9), log(tmp_path / "whole")
@@ -87,6 +100,66 @@ def test_asked_twice_it_stops_at_once(tmp_path, whole):
     assert len(log(tmp_path / "x")) == 4
     assert train(tmp_path / "x") == whole[0]
     assert log(tmp_path / "x") == whole[1]
+
+
+def test_asked_when_the_last_step_has_been_looked_at(tmp_path, whole, monkeypatch):
+    """The bar goes away between the last look and the end of listening."""
+
+    def bar(rest, *_, **__):
+        yield from rest
+        press()
+
+    monkeypatch.setattr(resume, "tqdm", bar)
+    with pytest.raises(Stopped, match="stopped after step 10 of 10 of fit, which is saved"):
+        train(tmp_path / "x", every=1e9)
+    monkeypatch.undo()
+    assert train(tmp_path / "x") == whole[0]
+    assert log(tmp_path / "x") == whole[1]
+
+
+def test_asked_in_a_step_that_fails_those_before_hear_of_it(tmp_path, interrupts):
+    """A run goes on with other cells when a training fails, unless somebody wants it to end."""
+
+    def press_and_fail():
+        press()
+        raise ValueError("these rows")
+
+    with pytest.raises(ValueError, match="these rows"):
+        train(tmp_path / "x", at_step=4, do=press_and_fail)
+    assert interrupts == [signal.SIGINT]
+
+
+def test_asked_twice_those_before_hear_of_it_once(tmp_path, interrupts):
+    def press_twice_and_fail():
+        press(2)
+        raise ValueError("these rows")
+
+    with pytest.raises(ValueError, match="these rows"):
+        train(tmp_path / "x", at_step=4, do=press_twice_and_fail)
+    assert interrupts == [signal.SIGINT]
+
+
+def test_asked_while_a_terminal_takes_no_more_lines(tmp_path, monkeypatch):
+    """The key comes within the writing of a line, where Python can write no other."""
+    reading, writing = os.pipe()
+    stderr = os.fdopen(writing, "w", buffering=1)  # lines, as the real one
+    monkeypatch.setattr(sys, "stderr", stderr)
+
+    def write_much():
+        def press_then_read():
+            time.sleep(0.2)
+            press()
+            time.sleep(0.2)
+            while os.read(reading, 65536):
+                pass
+
+        threading.Thread(target=press_then_read, daemon=True).start()
+        stderr.write("x" * 500_000)
+        stderr.flush()
+
+    with pytest.raises(Stopped, match="stopped after step 5 of 10"):
+        train(tmp_path / "x", at_step=4, do=write_much, every=1e9)
+    stderr.close()
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json", METRICS])
