@@ -77,7 +77,7 @@ def generate(
                 rewards = torch.tensor(choice.reward()(to_generations(model, samples))).view(-1, n)
                 samples = [samples[i * n + j] for i, j in enumerate(rewards.argmax(1).tolist())]
             sequences = [(s.prompt.ids, s.ids) for s in samples]
-            entropies, kls = model.entropy_and_kl(sequences, reference if policy else None)
+            entropies, kls, _ = model.entropy_kl_logps(sequences, reference if policy else None)
             if choice:
                 kls = [math.log(n) - (n - 1) / n] * len(samples)
         finally:

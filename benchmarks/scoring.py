@@ -58,7 +58,7 @@ class PolicyInMemory:
         return [value for values in found for value in values]
 
     def entropies(self, conversations: Sequence[Conversation]) -> list[float]:
-        return self.policy.entropy_and_kl(self._encode(conversations), None)[0]
+        return self.policy.entropy_kl_logps(self._encode(conversations), None)[0]
 
     def network(self) -> tuple[Any, Any]:
         return self.policy.network.activate(), self.policy.tokenizer
