@@ -19,6 +19,7 @@ from ..results.records import Generation, Message
 from ..results.store import GENERATIONS, SCORES, Stage, digest, read_generations, read_json
 from . import answers as answering
 from .corpus import prompt_id
+from .stages import heldout_logps
 from .workshop import Workshop, settings_of, source_digest
 
 CODE = (*answering.CODE, "benchmarks/scoring.py")
@@ -73,17 +74,26 @@ class PolicyInMemory:
 
 @dataclass(frozen=True)
 class ReferenceInMemory(PolicyInMemory):
-    """The SFT checkpoint; its log-probs of the same conversations are computed once, for all methods and seeds."""
+    """The SFT checkpoint; its log-probs of the same conversations are computed once, for all methods and seeds.
+
+    Those of the replies in its gate are known from there.
+    """
 
     shop: Workshop
-    key: str
-    """Of the checkpoint."""
+    sft: Checkpoint
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
         def build(out: Path) -> None:
-            write_json(out / LOGPS, PolicyInMemory.logps(self, conversations))
+            known, found = heldout_logps(self.sft), []
+            for block in blocks(conversations):
+                rows = self._encode(block)
+                keys = [digest(row) for row in rows]
+                new = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
+                values = dict(zip(new, self.policy.total_logps([*new.values()]).tolist(), strict=True))
+                found += [known[key] if key in known else values[key] for key in keys]
+            write_json(out / LOGPS, found)
 
-        inputs = self.shop.inputs(code=CODE, sft=self.key, conversations=digest_each(conversations))
+        inputs = self.shop.inputs(code=CODE, sft=self.sft.key, conversations=digest_each(conversations))
         return read_json(self.shop.store.stage("reference_logps", inputs, build).path / LOGPS)
 
 
@@ -92,7 +102,7 @@ def opened(
     shop: Workshop, sft: Checkpoint, policy: Checkpoint | None, limits: Limits
 ) -> Iterator[tuple[PolicyInMemory, PolicyInMemory]]:
     """A policy (None: the SFT checkpoint itself) and the SFT checkpoint in memory."""
-    reference = ReferenceInMemory(Policy.open(sft, shop.tuning, trainable=False), limits, shop, sft.key)
+    reference = ReferenceInMemory(Policy.open(sft, shop.tuning, trainable=False), limits, shop, sft)
     if policy is None:
         yield reference, reference
         return

@@ -39,13 +39,14 @@ from ..results.layout import count_tokens
 from ..results.lazy import LazySequence, blocks
 from ..results.model_files import remote_code_allowed
 from ..results.records import InputError, Reward
-from ..results.store import COST, POLICY, Stage
+from ..results.store import COST, POLICY, Stage, digest
 from .corpus import rows_digest
 from .spec import Supervised, SupervisedFineTuning
 from .workshop import SCORER, Workshop, code_digest, library_version, settings_of, source_digest
 
 MODEL = "model"  # folder of a trained model within its stage
 GATE = "gate.json"  # what a gate looks at, within the stage
+HELDOUT = "heldout_logps.json"  # of SFT's texts in the gate, by the hash of their ids
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,14 @@ def train_sft(
     """Fine-tune the base on the replies of some pairs; the stage holds a plain model (LoRA merged) and gate.json.
 
     gate.json: mean negative log-likelihood a token of such replies to held-out prompts, base and SFT, one value a
-    prompt.
+    prompt. heldout_logps.json: what `heldout_logps` reads.
     """
     examples, unseen = (_examples(pairs, settings) for pairs in (train, heldout))
 
     def build(out: Path) -> None:
         torch.manual_seed(0)
         policy = Policy(open_network(base.path, "lm", shop.tuning, trainable=True), base.tokenizer())
-        gate = {"base": _heldout_loss(policy, unseen)}  # before the first step it is the base
+        gate = {"base": _losses(unseen, _logps(policy, unseen))}  # before the first step it is the base
         ledger = Ledger.of(policy.network, out)
         # every token weighs the same: a mean over each reply's own tokens would teach it to be brief
         tokens = sum(len(e.response) for e in examples) / len(examples)
@@ -96,8 +97,12 @@ def train_sft(
         model.save_pretrained(out / MODEL)
         policy.tokenizer.save_pretrained(out / MODEL)
         saved = Policy.open(Checkpoint(out / MODEL, ""), shop.tuning, trainable=False)  # what lies on disk is judged
-        gate["sft"] = _heldout_loss(saved, unseen)
+        logps = _logps(saved, unseen)
+        gate["sft"] = _losses(unseen, logps)
         (out / GATE).write_text(json.dumps(gate))
+        (out / HELDOUT).write_text(
+            json.dumps({digest([e.prompt.ids, e.response]): value for e, value in zip(unseen, logps, strict=True)})
+        )
 
     inputs = shop.inputs(
         base=base.key, settings=settings.model_dump(), train=rows_digest(train), heldout=rows_digest(heldout)
@@ -156,6 +161,12 @@ def train_reward_model(
         scorer=code_digest(SCORER),
     )
     return shop.store.stage("reward_model", inputs, build, together=True)
+
+
+def heldout_logps(sft: Checkpoint) -> dict[str, float]:
+    """SFT's log-probs of the replies that its gate looked at, by the `digest` of the ids of prompt and reply."""
+    path = sft.path.parent / HELDOUT
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def heldout_scores(reward_model: Checkpoint) -> list[float]:
@@ -273,12 +284,14 @@ def _examples(pairs: Sequence[Pair], settings: SupervisedFineTuning) -> Sequence
     return LazySequence(len(pairs) * (2 if settings.replies == "both" else 1), example)
 
 
-def _heldout_loss(policy: Policy, heldout: Sequence[Example]) -> list[float]:
-    losses = []
-    for block in blocks(heldout):
-        totals = policy.total_logps([(e.prompt.ids, e.response) for e in block]).tolist()
-        losses += [-total / len(e.response) for total, e in zip(totals, block, strict=True)]
-    return _by_prompt(heldout, losses)
+def _logps(policy: Policy, examples: Sequence[Example]) -> list[float]:
+    found = (policy.total_logps([(e.prompt.ids, e.response) for e in block]).tolist() for block in blocks(examples))
+    return [value for values in found for value in values]
+
+
+def _losses(examples: Sequence[Example], logps: list[float]) -> list[float]:
+    """Mean negative log-likelihood a token, one value a prompt."""
+    return _by_prompt(examples, [-total / len(e.response) for e, total in zip(examples, logps, strict=True)])
 
 
 def _by_prompt(rows: Sequence[Pair | Example], values: list[float]) -> list[float]:

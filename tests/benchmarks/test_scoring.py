@@ -7,9 +7,13 @@ import pytest
 
 from alignment_bench.benchmarks import answers, scoring
 from alignment_bench.benchmarks.passes import counted
+from alignment_bench.benchmarks.spec import SupervisedFineTuning
+from alignment_bench.benchmarks.stages import MODEL, train_sft
 from alignment_bench.benchmarks.workshop import Workshop
+from alignment_bench.methods.base import Pair, Prompt
 from alignment_bench.methods.policy import Policy
 from alignment_bench.results.chat import encode_prompt, encode_response
+from alignment_bench.results.checkpoint import Checkpoint
 from alignment_bench.results.records import Generation, Score, win
 from alignment_bench.results.store import SCORES, Store
 
@@ -64,3 +68,21 @@ def test_the_references_log_probs_are_computed_once(tmp_path, tiny, full):
     tokenizer = tiny.tokenizer()
     ids = [(tuple(encode_prompt(tokenizer, p)), tuple(encode_response(tokenizer, text))) for p, text in texts]
     assert first == Policy.open(tiny, full, trainable=False).total_logps(ids).tolist()
+
+
+def test_what_sfts_gate_looked_at_is_known_to_the_reference(tmp_path, tiny, full):
+    """Of three replies to one prompt, two were held out from SFT: only the third goes through the model."""
+    shop, tokenizer = Workshop(Store(tmp_path), full, {}), tiny.tokenizer()
+    texts = [(ASK, "of the dust in it"), (ASK, "because"), (ASK, "I cannot say")]
+    prompt = tuple(encode_prompt(tokenizer, ASK))
+    one, other, third = (tuple(encode_response(tokenizer, text)) for _, text in texts)
+    pairs = [Pair("x", Prompt("p", ASK, prompt), chosen=other, rejected=one)]
+    settings = SupervisedFineTuning(examples=4, lr=1e-3, batch_size=2, replies="both")
+    stage = train_sft(shop, tiny, settings, pairs, pairs)
+    sft = Checkpoint(stage.path / MODEL, stage.content)
+    with scoring.opened(shop, sft, None, scoring.Limits(64, 8, 1.0)) as (_, reference):
+        expected = [float(reference.policy.total_logps([(prompt, ids)])) for ids in (one, other, third)]
+        with counted() as passes:
+            found = reference.logps(texts)
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert passes.scored == len(prompt) + len(third)
