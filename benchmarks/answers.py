@@ -25,6 +25,7 @@ SCORING_CODE = (
     "benchmarks/answers.py",
     "results/chat.py",
     "results/checkpoint.py",
+    "results/known.py",
     "results/layout.py",
     "results/lazy.py",
     "results/lora.py",

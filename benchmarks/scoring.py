@@ -14,12 +14,12 @@ from ..methods.rollout import sample, to_generations
 from ..results.chat import encode_prompt, encode_response
 from ..results.checkpoint import Checkpoint
 from ..results.integrity import digest_each, write_json
+from ..results.known import filled, read_known
 from ..results.lazy import blocks
 from ..results.records import Generation, Message
 from ..results.store import GENERATIONS, SCORES, Stage, digest, read_generations, read_json
 from . import answers as answering
 from .corpus import prompt_id
-from .stages import heldout_logps
 from .workshop import Workshop, settings_of, source_digest
 
 CODE = (*answering.CODE, "benchmarks/scoring.py")
@@ -84,13 +84,9 @@ class ReferenceInMemory(PolicyInMemory):
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
         def build(out: Path) -> None:
-            known, found = heldout_logps(self.sft), []
+            known, found = read_known(self.sft.path), []
             for block in blocks(conversations):
-                rows = self._encode(block)
-                keys = [digest(row) for row in rows]
-                new = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
-                values = dict(zip(new, self.policy.total_logps([*new.values()]).tolist(), strict=True))
-                found += [known[key] if key in known else values[key] for key in keys]
+                found += filled(self._encode(block), known, lambda rows: self.policy.total_logps(rows).tolist())
             write_json(out / LOGPS, found)
 
         inputs = self.shop.inputs(code=CODE, sft=self.sft.key, conversations=digest_each(conversations))

@@ -35,18 +35,18 @@ from ..methods.policy import Policy
 from ..results import processes
 from ..results.checkpoint import Checkpoint, merge_adapter, open_network
 from ..results.integrity import digest_each
+from ..results.known import write_known
 from ..results.layout import count_tokens
 from ..results.lazy import LazySequence, blocks
 from ..results.model_files import remote_code_allowed
 from ..results.records import InputError, Reward
-from ..results.store import COST, POLICY, Stage, digest
+from ..results.store import COST, POLICY, Stage
 from .corpus import rows_digest
 from .spec import Supervised, SupervisedFineTuning
 from .workshop import SCORER, Workshop, code_digest, library_version, settings_of, source_digest
 
 MODEL = "model"  # folder of a trained model within its stage
 GATE = "gate.json"  # what a gate looks at, within the stage
-HELDOUT = "heldout_logps.json"  # of SFT's texts in the gate, by the hash of their ids
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def train_sft(
     """Fine-tune the base on the replies of some pairs; the stage holds a plain model (LoRA merged) and gate.json.
 
     gate.json: mean negative log-likelihood a token of such replies to held-out prompts, base and SFT, one value a
-    prompt. heldout_logps.json: what `heldout_logps` reads.
+    prompt. known.json: what SFT said of each.
     """
     examples, unseen = (_examples(pairs, settings) for pairs in (train, heldout))
 
@@ -100,9 +100,7 @@ def train_sft(
         logps = _logps(saved, unseen)
         gate["sft"] = _losses(unseen, logps)
         (out / GATE).write_text(json.dumps(gate))
-        (out / HELDOUT).write_text(
-            json.dumps({digest([e.prompt.ids, e.response]): value for e, value in zip(unseen, logps, strict=True)})
-        )
+        write_known(out / MODEL, [(e.prompt.ids, e.response) for e in unseen], logps)
 
     inputs = shop.inputs(
         base=base.key, settings=settings.model_dump(), train=rows_digest(train), heldout=rows_digest(heldout)
@@ -115,7 +113,8 @@ def train_reward_model(
 ) -> Stage:
     """Fit a Bradley-Terry reward model from the SFT checkpoint; the stage holds the model and gate.json.
 
-    gate.json: held-out pair accuracy, one value a prompt (ties count half), and the scores of both sides of each pair.
+    gate.json: held-out pair accuracy, one value a prompt (ties count half). known.json: its scores of both sides of
+    each pair.
     """
 
     def build(out: Path) -> None:
@@ -142,14 +141,13 @@ def train_reward_model(
         ledger.close()
         if processes.rank():
             return
-        scores = []
-        for block in blocks(heldout, "held-out pairs"):
-            scores += model.score_all([side for pair in block for side in sides_of(pair)])
+        sides = LazySequence(2 * len(heldout), lambda place: sides_of(heldout[place // 2])[place % 2])
+        scores = [score for block in blocks(sides, "held-out pairs") for score in model.score_all(block)]
         chosen, rejected = torch.tensor(scores).view(-1, 2).unbind(1)
         right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-        gate = {"accuracy": _by_prompt(heldout, right.tolist()), "scores": scores}
-        (out / GATE).write_text(json.dumps(gate))
+        (out / GATE).write_text(json.dumps({"accuracy": _by_prompt(heldout, right.tolist())}))
         network.save(out / MODEL, model.tokenizer)
+        write_known(out / MODEL, sides, scores)
         network.close()
 
     inputs = shop.inputs(
@@ -161,17 +159,6 @@ def train_reward_model(
         scorer=code_digest(SCORER),
     )
     return shop.store.stage("reward_model", inputs, build, together=True)
-
-
-def heldout_logps(sft: Checkpoint) -> dict[str, float]:
-    """SFT's log-probs of the replies that its gate looked at, by the `digest` of the ids of prompt and reply."""
-    path = sft.path.parent / HELDOUT
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def heldout_scores(reward_model: Checkpoint) -> list[float]:
-    """What a reward model that was trained here gave the held-out pairs, chosen and rejected in turn."""
-    return json.loads((reward_model.path.parent / GATE).read_text())["scores"]
 
 
 def pair_dataset(shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair]) -> PairDataset:

@@ -33,6 +33,7 @@ TRAINING_CODE = (
     "benchmarks/stages.py",
     "results/chat.py",
     "results/checkpoint.py",
+    "results/known.py",
     "results/layout.py",
     "results/lazy.py",
     "results/lora.py",

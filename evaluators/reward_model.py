@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,10 +11,14 @@ from tqdm import tqdm
 
 from ..results.chat import encode_prompt, encode_response, load_tokenizer
 from ..results.checkpoint import Network, Tuning, open_network
+from ..results.known import filled, read_known
 from ..results.layout import Ids, Sequences
 from ..results.lazy import blocks
 from ..results.model_files import remote_code_allowed
 from ..results.records import Generation, InputError, Score, win
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class RewardModel:
@@ -54,12 +59,13 @@ class RewardModel:
             self.network.in_groups(new, measure)
         return [known[row] for row in sequences]
 
-    def encode(self, generation: Generation) -> tuple[Ids, Ids]:
-        prompt = encode_prompt(self.tokenizer, generation.prompt)
-        return tuple(prompt), tuple(encode_response(self.tokenizer, generation.response))
-
     def __call__(self, generations: Sequence[Generation]) -> list[float]:
-        return self.score_all([self.encode(g) for g in generations])
+        return self.score_all([encode(self.tokenizer, g) for g in generations])
+
+
+def encode(tokenizer: "PreTrainedTokenizerBase", generation: Generation) -> tuple[Ids, Ids]:
+    """Ids of the prompt and of the response, with EOS."""
+    return tuple(encode_prompt(tokenizer, generation.prompt)), tuple(encode_response(tokenizer, generation.response))
 
 
 class TextRewardModel:
@@ -165,16 +171,24 @@ class RewardModelWinRate:
             yield Score(f"win_rate.{self.label}", generation.prompt_id, win(our, their))
 
     def rewards(self, generations: Sequence[Generation]) -> list[float]:
-        """The model's scores; it is in memory only meanwhile."""
+        """The model's scores; it is in memory only meanwhile, if it did not give all of them in its gate already."""
         if self.tuning is None:
             model = TextRewardModel(self.model, self.device)
             return [score for block in blocks(generations) for score in model(block)]
-        model = RewardModel.open(self.model, self.tuning.resolve())
+        known, tokenizer = read_known(Path(self.model)), load_tokenizer(self.model)
+        model: RewardModel | None = None
+
+        def compute(sequences: Sequences) -> list[float]:
+            nonlocal model
+            model = model or RewardModel.open(self.model, self.tuning.resolve())
+            return model.score_all(sequences)
+
         try:
             return [
                 score
                 for block in blocks(generations, "reward model")
-                for score in model.score_all([model.encode(g) for g in block])
+                for score in filled([encode(tokenizer, g) for g in block], known, compute)
             ]
         finally:
-            model.network.close()
+            if model:
+                model.network.close()
