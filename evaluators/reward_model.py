@@ -158,6 +158,7 @@ class RewardModelWinRate:
     """Evaluate even with the model that the methods were trained on; every page then says so."""
 
     has_rewards = True
+    rewards_text = True
 
     def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterable[Score]:
         return self.compare(responses, self.rewards(responses), self.rewards(baseline))

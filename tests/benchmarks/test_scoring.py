@@ -25,13 +25,19 @@ def responses(key, *texts):
     return key, lambda: [Generation(f"p{i}", ASK, text, len(text), True) for i, text in enumerate(texts)]
 
 
-def test_the_baselines_rewards_are_computed_once(tmp_path, full):
-    """Longer is better; each of four sets of responses is asked for once, though three are compared with the first."""
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_baselines_rewards_are_computed_once(tmp_path, full, alone):
+    """Longer is better; each of four sets of responses is asked for once, though three are compared with the first.
+
+    Where rewards hang on the text alone, the second response of b is not asked for: the baseline gave it to the same
+    prompt. That of c it gave to the other prompt.
+    """
     asked = []
 
     @dataclass(frozen=True)
     class Longer:
         has_rewards = True
+        rewards_text = alone
 
         def rewards(self, generations):
             asked.append([g.response for g in generations])
@@ -42,13 +48,18 @@ def test_the_baselines_rewards_are_computed_once(tmp_path, full):
                 yield Score("win_rate.longer", generation.prompt_id, win(ours, theirs))
 
     shop = Workshop(Store(tmp_path), full, {})
-    baseline = responses("sft", "four", "four")
+    baseline = responses("sft", "four", "five")
     found = {}
-    for others in (baseline, responses("a", "three", "two"), responses("b", "two", "four"), responses("c", "0", "")):
+    for others in (
+        baseline,
+        responses("a", "three", "two"),
+        responses("b", "two", "five"),
+        responses("c", "0", "four"),
+    ):
         stage = answers.score(shop, "longer", Longer(), {}, others, baseline)
         found[others[0]] = pandas.read_parquet(stage.path / SCORES)["value"].tolist()
-    assert found == {"sft": [0.5, 0.5], "a": [1.0, 0.0], "b": [0.0, 0.5], "c": [0.0, 0.0]}
-    assert asked == [["four", "four"], ["three", "two"], ["two", "four"], ["0", ""]]
+    assert found == {"sft": [0.5, 0.5], "a": [1.0, 0.0], "b": [0.0, 0.5], "c": [0.0, 0.5]}
+    assert asked == [["four", "five"], ["three", "two"], ["two"] if alone else ["two", "five"], ["0", "four"]]
 
 
 def test_the_references_log_probs_are_computed_once(tmp_path, tiny, full):
