@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..results.checkpoint import Checkpoint
-from ..results.records import Generation
 from ..results.store import ALONG, ALONG_SCORES, COST, SCORES, Stage
 from . import answers
 from .workshop import Workshop, code_digest
 
-Responses = tuple[str, Callable[[], list[Generation]]]  # content key, and how to read them
 TRAINING = "training_reward_model"  # the evaluator that is the training reward model: the proxy that was optimized
 METRICS = ("kl", "reward.training", "reward.reward_model", "reward.gold")
 
@@ -20,9 +18,9 @@ def score_along(
     shop: Workshop,
     scorers: Mapping[str, tuple[Any, dict[str, str]]],
     trained: Stage,
-    generate: Callable[[Checkpoint], Responses],
-    final: Responses,
-    baseline: Responses,
+    generate: Callable[[Checkpoint], answers.Answers],
+    final: answers.Answers,
+    baseline: answers.Answers,
 ) -> Stage:
     """Answer the evaluation prompts with each checkpoint and score them; the stage holds along.parquet.
 
@@ -30,7 +28,7 @@ def score_along(
     at what its training spent.
     """
     spent = json.loads((trained.path / COST).read_text()).get("examples", 0) if (trained.path / COST).exists() else 0
-    points: dict[int, Responses] = {0: baseline}
+    points: dict[int, answers.Answers] = {0: baseline}
     for folder in sorted((trained.path / ALONG).iterdir()):
         points[int(folder.name)] = generate(Checkpoint(folder, f"{trained.content}/{folder.name}"))
     points[max(spent, *points)] = final

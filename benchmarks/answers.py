@@ -22,6 +22,7 @@ from .workshop import MODEL_CODE, SCORER, TRAINING_CODE, Workshop, code_digest, 
 CODE = (*TRAINING_CODE, "benchmarks/answers.py")
 SCORING_CODE = ("evaluators", "benchmarks/answers.py", *MODEL_CODE)
 REWARDS = "rewards.json"
+Answers = tuple[str, Callable[[], list[Generation]]]  # content key, and how to read them
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def generate(
                 rewards = torch.tensor(choice.reward()(to_generations(model, samples))).view(-1, n)
                 samples = [samples[i * n + j] for i, j in enumerate(rewards.argmax(1).tolist())]
             sequences = [(s.prompt.ids, s.ids) for s in samples]
-            entropies, kls = model.entropy_and_kl(sequences, reference if policy else None)
+            entropies, kls, _ = model.entropy_kl_logps(sequences, reference if policy else None)
             if choice:
                 kls = [math.log(n) - (n - 1) / n] * len(samples)
         finally:
@@ -95,13 +96,14 @@ def score(
     name: str,
     evaluator: Any,
     needs: dict[str, str],
-    responses: tuple[str, Callable[[], list[Generation]]],
-    baseline: tuple[str, Callable[[], list[Generation]]],
+    responses: Answers,
+    baseline: Answers,
 ) -> Stage:
     """Let one evaluator score responses against a baseline; the stage holds scores.parquet.
 
     needs: keys of the models that the evaluator uses. Responses and baseline: content key, and how to read them. Where
-    the evaluator has rewards, those of the baseline are computed once, for all methods.
+    the evaluator has rewards, those of the baseline are computed once, for all methods; and for a response that is the
+    baseline's, where the evaluator rewards the text alone.
     """
     inputs = {
         "code": code_digest(*SCORING_CODE),
@@ -112,21 +114,32 @@ def score(
         "needs": needs,
     }
 
-    def rewards(of: tuple[str, Callable[[], list[Generation]]]) -> list[float]:
-        def build(out: Path) -> None:
-            (out / REWARDS).write_text(json.dumps(evaluator.rewards(of[1]())))
+    def rewards(of: Answers, than: Answers | None = None) -> list[float]:
+        """Of some responses; a text that others have too has the reward that it has there."""
 
-        stage = shop.store.stage("rewards", {**inputs, "of": of[0]}, build)
+        def build(out: Path) -> None:
+            known = dict(zip(map(_text, than[1]()), rewards(than), strict=True)) if than else {}
+            texts = [(_text(g), g) for g in of[1]()]
+            new = iter(evaluator.rewards([g for text, g in texts if text not in known]))
+            (out / REWARDS).write_text(json.dumps([known[t] if t in known else next(new) for t, _ in texts]))
+
+        stage = shop.store.stage("rewards", {**inputs, "of": of[0], "than": than and than[0]}, build)
         return json.loads((stage.path / REWARDS).read_text())
 
     def build(out: Path) -> None:
         if getattr(evaluator, "has_rewards", False):
-            scores = evaluator.compare(responses[1](), rewards(responses), baseline[1](), rewards(baseline))
+            shares = getattr(evaluator, "rewards_text", False) and responses[0] != baseline[0]
+            ours = rewards(responses, than=baseline if shares else None)
+            scores = evaluator.compare(responses[1](), ours, rewards(baseline))
         else:
             scores = evaluator.score(responses[1](), baseline[1]())
         write_scores(out / SCORES, list(scores))
 
     return shop.store.stage("scores", {**inputs, "responses": responses[0], "baseline": baseline[0]}, build)
+
+
+def _text(generation: Generation) -> tuple[str, str]:
+    return generation.prompt_id, generation.response
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:

@@ -21,7 +21,6 @@ from .judge_bill import most
 from .models import find_model
 from .plugins import Where, available, build
 from .spec import BenchmarkSpec
-from .stages import heldout_scores
 from .workshop import Workshop
 
 ALLOWED = "allow_training_model"  # the setting that lets the training reward model evaluate
@@ -138,11 +137,11 @@ class Panel:
     ) -> dict[str, Any]:
         """For summary.json: both reward models on held-out pairs and on those from elsewhere."""
         models = {
-            role: (RewardModelWinRate(str(made.path), self.shop.tuning), made.key, heldout_scores(made))
+            role: (RewardModelWinRate(str(made.path), self.shop.tuning), made.key)
             for role, made in self.reward_models.items()
         }
         if own := self.settings.own_reward_model:
-            models["evaluation"] = self.evaluators["reward_model"][0], own.key, None
+            models["evaluation"] = self.evaluators["reward_model"][0], own.key
         return reward_audit.audit(self.shop, models, tokenizer, self.corpus.labelled, external)
 
     def _reward_model(self, role: str) -> tuple[dict[str, Any], dict[str, str]]:

@@ -28,17 +28,15 @@ def score_pairs(
     key: str,
     tokenizer: Any,
     pairs: Sequence[LabelledPair],
-    scores: Sequence[float] | None,
 ) -> list[ScoredPair]:
     """A reward model's scores of both replies of each pair; key: hash of the model's files.
 
-    Lengths are in tokens of the benchmark's tokenizer, the same for every reward model. scores: chosen and rejected in
-    turn, where they are known already.
+    Lengths are in tokens of the benchmark's tokenizer, the same for every reward model.
     """
 
     def build(out: Path) -> None:
         sides = LazySequence(2 * len(pairs), lambda i: _generation(pairs[i // 2], i % 2))
-        found = model.rewards(sides) if scores is None else scores
+        found = model.rewards(sides)
 
         def scored(place: int, pair: LabelledPair) -> ScoredPair:
             lengths = (len(encode_response(tokenizer, text)) for text in (pair.chosen, pair.rejected))
@@ -61,23 +59,19 @@ def score_pairs(
 
 def audit(
     shop: Workshop,
-    models: dict[str, tuple[RewardModelWinRate, str, Sequence[float] | None]],
+    models: dict[str, tuple[RewardModelWinRate, str]],
     tokenizer: Any,
     heldout: Sequence[LabelledPair],
     external: tuple[str, Sequence[LabelledPair], int] | None,
 ) -> dict[str, Any]:
     """For summary.json: each reward model on held-out pairs and, if given, on external ones; and their agreement.
 
-    models: by role, each with the hash of its files and its scores of the held-out pairs, where they are known.
-    external: source, pairs, and how many were left out.
+    models: by role, each with the hash of its files. external: source, pairs, and how many were left out.
     """
     sets = {"heldout": heldout} | ({"external": external[1]} if external else {})
     found: dict[str, Any] = {}
     for name, pairs in sets.items():
-        scored = {
-            role: score_pairs(shop, model, key, tokenizer, pairs, scores if name == "heldout" else None)
-            for role, (model, key, scores) in models.items()
-        }
+        scored = {role: score_pairs(shop, model, key, tokenizer, pairs) for role, (model, key) in models.items()}
         found[name] = {"models": {role: audit_reward_model(rows) for role, rows in scored.items()}}
         if len(scored) == 2:
             found[name] |= compare_reward_models(*scored.values())

@@ -14,6 +14,7 @@ from ..methods.rollout import sample, to_generations
 from ..results.chat import encode_prompt, encode_response
 from ..results.checkpoint import Checkpoint
 from ..results.integrity import digest_each, write_json
+from ..results.known import filled, read_known
 from ..results.lazy import blocks
 from ..results.records import Generation, Message
 from ..results.store import GENERATIONS, SCORES, Stage, digest, read_generations, read_json
@@ -58,7 +59,7 @@ class PolicyInMemory:
         return [value for values in found for value in values]
 
     def entropies(self, conversations: Sequence[Conversation]) -> list[float]:
-        return self.policy.entropy_and_kl(self._encode(conversations), None)[0]
+        return self.policy.entropy_kl_logps(self._encode(conversations), None)[0]
 
     def network(self) -> tuple[Any, Any]:
         return self.policy.network.activate(), self.policy.tokenizer
@@ -73,17 +74,22 @@ class PolicyInMemory:
 
 @dataclass(frozen=True)
 class ReferenceInMemory(PolicyInMemory):
-    """The SFT checkpoint; its log-probs of the same conversations are computed once, for all methods and seeds."""
+    """The SFT checkpoint; its log-probs of the same conversations are computed once, for all methods and seeds.
+
+    Those of the replies in its gate are known from there.
+    """
 
     shop: Workshop
-    key: str
-    """Of the checkpoint."""
+    sft: Checkpoint
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
         def build(out: Path) -> None:
-            write_json(out / LOGPS, PolicyInMemory.logps(self, conversations))
+            known, found = read_known(self.sft.path), []
+            for block in blocks(conversations):
+                found += filled(self._encode(block), known, lambda rows: self.policy.total_logps(rows).tolist())
+            write_json(out / LOGPS, found)
 
-        inputs = self.shop.inputs(code=CODE, sft=self.key, conversations=digest_each(conversations))
+        inputs = self.shop.inputs(code=CODE, sft=self.sft.key, conversations=digest_each(conversations))
         return read_json(self.shop.store.stage("reference_logps", inputs, build).path / LOGPS)
 
 
@@ -92,7 +98,7 @@ def opened(
     shop: Workshop, sft: Checkpoint, policy: Checkpoint | None, limits: Limits
 ) -> Iterator[tuple[PolicyInMemory, PolicyInMemory]]:
     """A policy (None: the SFT checkpoint itself) and the SFT checkpoint in memory."""
-    reference = ReferenceInMemory(Policy.open(sft, shop.tuning, trainable=False), limits, shop, sft.key)
+    reference = ReferenceInMemory(Policy.open(sft, shop.tuning, trainable=False), limits, shop, sft)
     if policy is None:
         yield reference, reference
         return

@@ -35,6 +35,7 @@ from ..methods.policy import Policy
 from ..results import processes
 from ..results.checkpoint import Checkpoint, merge_adapter, open_network
 from ..results.integrity import digest_each
+from ..results.known import write_known
 from ..results.layout import count_tokens
 from ..results.lazy import LazySequence, blocks
 from ..results.model_files import remote_code_allowed
@@ -64,14 +65,14 @@ def train_sft(
     """Fine-tune the base on the replies of some pairs; the stage holds a plain model (LoRA merged) and gate.json.
 
     gate.json: mean negative log-likelihood a token of such replies to held-out prompts, base and SFT, one value a
-    prompt.
+    prompt. known.json: what SFT said of each.
     """
     examples, unseen = (_examples(pairs, settings) for pairs in (train, heldout))
 
     def build(out: Path) -> None:
         torch.manual_seed(0)
         policy = Policy(open_network(base.path, "lm", shop.tuning, trainable=True), base.tokenizer())
-        gate = {"base": _heldout_loss(policy, unseen)}  # before the first step it is the base
+        gate = {"base": _losses(unseen, _logps(policy, unseen))}  # before the first step it is the base
         ledger = Ledger.of(policy.network, out)
         # every token weighs the same: a mean over each reply's own tokens would teach it to be brief
         tokens = sum(len(e.response) for e in examples) / len(examples)
@@ -96,8 +97,10 @@ def train_sft(
         model.save_pretrained(out / MODEL)
         policy.tokenizer.save_pretrained(out / MODEL)
         saved = Policy.open(Checkpoint(out / MODEL, ""), shop.tuning, trainable=False)  # what lies on disk is judged
-        gate["sft"] = _heldout_loss(saved, unseen)
+        logps = _logps(saved, unseen)
+        gate["sft"] = _losses(unseen, logps)
         (out / GATE).write_text(json.dumps(gate))
+        write_known(out / MODEL, [(e.prompt.ids, e.response) for e in unseen], logps)
 
     inputs = shop.inputs(
         base=base.key, settings=settings.model_dump(), train=rows_digest(train), heldout=rows_digest(heldout)
@@ -110,7 +113,8 @@ def train_reward_model(
 ) -> Stage:
     """Fit a Bradley-Terry reward model from the SFT checkpoint; the stage holds the model and gate.json.
 
-    gate.json: held-out pair accuracy, one value a prompt (ties count half), and the scores of both sides of each pair.
+    gate.json: held-out pair accuracy, one value a prompt (ties count half). known.json: its scores of both sides of
+    each pair.
     """
 
     def build(out: Path) -> None:
@@ -137,14 +141,13 @@ def train_reward_model(
         ledger.close()
         if processes.rank():
             return
-        scores = []
-        for block in blocks(heldout, "held-out pairs"):
-            scores += model.score_all([side for pair in block for side in sides_of(pair)])
+        sides = LazySequence(2 * len(heldout), lambda place: sides_of(heldout[place // 2])[place % 2])
+        scores = [score for block in blocks(sides, "held-out pairs") for score in model.score_all(block)]
         chosen, rejected = torch.tensor(scores).view(-1, 2).unbind(1)
         right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-        gate = {"accuracy": _by_prompt(heldout, right.tolist()), "scores": scores}
-        (out / GATE).write_text(json.dumps(gate))
+        (out / GATE).write_text(json.dumps({"accuracy": _by_prompt(heldout, right.tolist())}))
         network.save(out / MODEL, model.tokenizer)
+        write_known(out / MODEL, sides, scores)
         network.close()
 
     inputs = shop.inputs(
@@ -156,11 +159,6 @@ def train_reward_model(
         scorer=code_digest(SCORER),
     )
     return shop.store.stage("reward_model", inputs, build, together=True)
-
-
-def heldout_scores(reward_model: Checkpoint) -> list[float]:
-    """What a reward model that was trained here gave the held-out pairs, chosen and rejected in turn."""
-    return json.loads((reward_model.path.parent / GATE).read_text())["scores"]
 
 
 def pair_dataset(shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair]) -> PairDataset:
@@ -273,12 +271,14 @@ def _examples(pairs: Sequence[Pair], settings: SupervisedFineTuning) -> Sequence
     return LazySequence(len(pairs) * (2 if settings.replies == "both" else 1), example)
 
 
-def _heldout_loss(policy: Policy, heldout: Sequence[Example]) -> list[float]:
-    losses = []
-    for block in blocks(heldout):
-        totals = policy.total_logps([(e.prompt.ids, e.response) for e in block]).tolist()
-        losses += [-total / len(e.response) for total, e in zip(totals, block, strict=True)]
-    return _by_prompt(heldout, losses)
+def _logps(policy: Policy, examples: Sequence[Example]) -> list[float]:
+    found = (policy.total_logps([(e.prompt.ids, e.response) for e in block]).tolist() for block in blocks(examples))
+    return [value for values in found for value in values]
+
+
+def _losses(examples: Sequence[Example], logps: list[float]) -> list[float]:
+    """Mean negative log-likelihood a token, one value a prompt."""
+    return _by_prompt(examples, [-total / len(e.response) for e, total in zip(examples, logps, strict=True)])
 
 
 def _by_prompt(rows: Sequence[Pair | Example], values: list[float]) -> list[float]:

@@ -32,6 +32,7 @@ MODEL_CODE = (  # how a model is opened, and rows of text go through it
     "results/chat.py",
     "results/checkpoint.py",
     "results/cutting.py",
+    "results/known.py",
     "results/layout.py",
     "results/lazy.py",
     "results/lora.py",

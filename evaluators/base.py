@@ -1,6 +1,6 @@
 """What an evaluator is: it turns responses, and a baseline's responses to the same prompts, into scores.
 
-Three optional class attributes tell the benchmark more:
+Four optional class attributes tell the benchmark more:
 
 - `needs_policy = True`: responses are not enough, the model itself is needed. `score` then takes two more arguments,
   `policy` and `reference` (the SFT checkpoint), each an `OpenPolicy`; see `PolicyEvaluator`.
@@ -8,6 +8,8 @@ Three optional class attributes tell the benchmark more:
   is then called on every run, so that what failed is tried again; otherwise scores on disk are used as they are.
 - `has_rewards = True`: each response has a number of its own, whatever it is compared with. The benchmark then asks for
   the baseline's once and not again with every method; see `RewardEvaluator`.
+- `rewards_text = True`: that number hangs on the prompt and the response's text alone, not on its length in tokens, KL
+  or how it ended. A response that the baseline gave too is then not asked for.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,15 +36,11 @@ class RewardEvaluator(Evaluator, Protocol):
     has_rewards: Literal[True]
 
     def rewards(self, generations: Sequence[Generation]) -> list[float]:
-        """A number a response, the same in whatever company it is asked for, but for rounding."""
+        """A number a response, the same in whatever company it is asked for, but for its last digits."""
         ...
 
     def compare(
-        self,
-        responses: Sequence[Generation],
-        rewards: Sequence[float],
-        baseline: Sequence[Generation],
-        baseline_rewards: Sequence[float],
+        self, responses: Sequence[Generation], rewards: Sequence[float], baseline: Sequence[float]
     ) -> Iterable[Score]:
         """The scores of responses from their rewards and those of the baseline's responses to the same prompts."""
         ...

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,10 +11,14 @@ from tqdm import tqdm
 
 from ..results.chat import encode_prompt, encode_response, load_tokenizer
 from ..results.checkpoint import Network, Tuning, open_network
+from ..results.known import filled, read_known
 from ..results.layout import Ids, Sequences
 from ..results.lazy import blocks
 from ..results.model_files import remote_code_allowed
 from ..results.records import Generation, InputError, Score, win
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class RewardModel:
@@ -54,12 +59,13 @@ class RewardModel:
             self.network.in_groups(new, measure)
         return [known[row] for row in sequences]
 
-    def encode(self, generation: Generation) -> tuple[Ids, Ids]:
-        prompt = encode_prompt(self.tokenizer, generation.prompt)
-        return tuple(prompt), tuple(encode_response(self.tokenizer, generation.response))
-
     def __call__(self, generations: Sequence[Generation]) -> list[float]:
-        return self.score_all([self.encode(g) for g in generations])
+        return self.score_all([encode(self.tokenizer, g) for g in generations])
+
+
+def encode(tokenizer: "PreTrainedTokenizerBase", generation: Generation) -> tuple[Ids, Ids]:
+    """Ids of the prompt and of the response, with EOS."""
+    return tuple(encode_prompt(tokenizer, generation.prompt)), tuple(encode_response(tokenizer, generation.response))
 
 
 class TextRewardModel:
@@ -152,38 +158,39 @@ class RewardModelWinRate:
     """Evaluate even with the model that the methods were trained on; every page then says so."""
 
     has_rewards = True
+    rewards_text = True
 
     def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterable[Score]:
-        return self.compare(responses, self.rewards(responses), baseline, self.rewards(baseline))
+        both = self.rewards([*baseline, *responses])  # at once: the same response has the same reward to the last digit
+        return self.compare(responses, both[len(baseline) :], both[: len(baseline)])
 
     def compare(
-        self,
-        responses: Sequence[Generation],
-        rewards: Sequence[float],
-        baseline: Sequence[Generation],
-        baseline_rewards: Sequence[float],
+        self, responses: Sequence[Generation], rewards: Sequence[float], baseline: Sequence[float]
     ) -> Iterable[Score]:
-        """The scores of responses from the rewards of their own and of the baseline's.
-
-        The same response has the same reward and is a tie: rewards differ in the last digits by what went through the
-        model beside it.
-        """
-        for generation, our, other, their in zip(responses, rewards, baseline, baseline_rewards, strict=True):
-            our = their if generation.response == other.response else our
+        """The scores of responses from the rewards of their own and of the baseline's."""
+        for generation, our, their in zip(responses, rewards, baseline, strict=True):
             yield Score(f"reward.{self.label}", generation.prompt_id, our)
             yield Score(f"win_rate.{self.label}", generation.prompt_id, win(our, their))
 
     def rewards(self, generations: Sequence[Generation]) -> list[float]:
-        """The model's scores; it is in memory only meanwhile."""
+        """The model's scores; it is in memory only meanwhile, if it did not give all of them in its gate already."""
         if self.tuning is None:
             model = TextRewardModel(self.model, self.device)
             return [score for block in blocks(generations) for score in model(block)]
-        model = RewardModel.open(self.model, self.tuning.resolve())
+        known, tokenizer = read_known(Path(self.model)), load_tokenizer(self.model)
+        model: RewardModel | None = None
+
+        def compute(sequences: Sequences) -> list[float]:
+            nonlocal model
+            model = model or RewardModel.open(self.model, self.tuning.resolve())
+            return model.score_all(sequences)
+
         try:
             return [
                 score
                 for block in blocks(generations, "reward model")
-                for score in model.score_all([model.encode(g) for g in block])
+                for score in filled([encode(tokenizer, g) for g in block], known, compute)
             ]
         finally:
-            model.network.close()
+            if model:
+                model.network.close()

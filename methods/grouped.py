@@ -71,7 +71,8 @@ class GroupedTrainer(OnlineTrainer):
         k = self.samples_per_prompt
         rewards, signals = self.rewards(samples)
         sequences = [(s.prompt.ids, s.ids) for s in samples]
-        old, reference = self.old_logps(samples), self.logps(self.reference, sequences)
+        old = self.old_logps(samples)
+        reference = self.reference_logps(self.reference, samples, old)
         log_ratios = (old.values - reference.values).sum(1)
         advantages = self.method.advantages(rewards.view(-1, k), log_ratios.view(-1, k))
         signals |= {

@@ -159,8 +159,14 @@ class OnlineTrainer:
             return self.drawn([s.logps for s in samples])
         return self.logps(self.policy, [(s.prompt.ids, s.ids) for s in samples])
 
+    def reference_logps(self, reference: Policy, samples: Sequence[Sample], old: TokenValues) -> TokenValues:
+        """Log-probs of a round's responses under the SFT checkpoint, given those under the policy that drew them."""
+        if self.optimizer.schedule.last_epoch == 0:  # the policy has not moved yet
+            return old
+        return self.logps(reference, [(s.prompt.ids, s.ids) for s in samples])
+
     def drawn(self, rows: Sequence[Sequence[float]]) -> TokenValues:
-        """Rows of numbers from the sampler, one a token, as [batch, longest]."""
+        """Rows of numbers, one a token, as [batch, longest]."""
         lengths = torch.tensor([len(row) for row in rows])
         mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
         values = torch.tensor([number for row in rows for number in row])
@@ -168,23 +174,22 @@ class OnlineTrainer:
 
     @torch.no_grad()
     def collect(self, sequences: Sequences, function: Callable[[Sequences], TokenValues]) -> TokenValues:
-        """Apply a function of sequences in micro-batches and put the rows back in order; all processes share them."""
-        self.ledger.scored_tokens += count_tokens(sequences)
-        longest = max(len(response) for _, response in sequences)
-        values = torch.zeros(len(sequences), longest, device=self.policy.device)
-        mask = torch.zeros(len(sequences), longest, dtype=torch.uint8, device=self.policy.device)
-        share = processes.part(range(len(sequences)))
+        """A function of sequences in micro-batches, in their order; all processes share them.
+
+        A response that was drawn more than once is computed once in each process.
+        """
+        share = processes.part(sequences)
+        distinct, found = list(dict.fromkeys(share)), {}
+        self.ledger.scored_tokens += sum(processes.gather(count_tokens(distinct)))
 
         def measure(group: list[int]) -> None:
-            rows = [share[i] for i in group]
-            found = function([sequences[i] for i in rows])
-            values[rows, : found.values.shape[1]] = found.values
-            mask[rows, : found.mask.shape[1]] = found.mask.to(mask.dtype)
+            rows = [distinct[i] for i in group]
+            for row, values in zip(rows, function(rows).values.tolist(), strict=True):
+                found[row] = values[: len(row[1])]
 
-        self.policy.network.in_groups([sequences[i] for i in share], measure)
-        processes.gather(None)  # should one have failed, all hear it here
-        processes.add_up([values, mask])  # each process has zeros where others have values
-        return TokenValues(values, mask.bool())
+        self.policy.network.in_groups(distinct, measure)
+        shares = processes.gather([found[row] for row in share])  # should one have failed, all hear it here
+        return self.drawn([row for part in shares for row in part])
 
     def minibatches(self, count: int, size: int) -> Iterable[list[int]]:
         """A fresh permutation of the indices below count, in parts."""

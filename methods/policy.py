@@ -64,31 +64,34 @@ class Policy:
 
     def kl(self, sequences: Sequences, reference: "Policy") -> list[float]:
         """KL(self || reference) in nats, exact over the vocabulary at each response token, summed over the tokens."""
-        return self.entropy_and_kl(sequences, reference)[1]
+        return self.entropy_kl_logps(sequences, reference)[1]
 
     @torch.no_grad()
-    def entropy_and_kl(self, sequences: Sequences, reference: "Policy | None") -> tuple[list[float], list[float]]:
-        """Of each response the entropy of the next token, mean over its tokens, and the KL as in `kl`; in nats.
+    def entropy_kl_logps(
+        self, sequences: Sequences, reference: "Policy | None"
+    ) -> tuple[list[float], list[float], list[float]]:
+        """Of each response the entropy of the next token, mean over its tokens; the KL as in `kl`; the summed log-prob.
 
-        Both exact over the vocabulary. None as the reference is this policy itself: the KL is 0.
+        All in nats, entropy and KL exact over the vocabulary. None as the reference is this policy itself: the KL is 0.
         """
         distinct = list(dict.fromkeys(sequences))
         found = {}
 
         def measure(group: list[int]) -> None:
             rows = [distinct[i] for i in group]
-            logits, _, mask = self.response_logits(rows)
+            logits, tokens, mask = self.response_logits(rows)
             ours = torch.log_softmax(logits.float(), dim=-1)
             entropies, kls = -(ours.exp() * ours).sum(-1), torch.zeros(len(ours), device=self.device)
             if reference:
                 theirs = torch.log_softmax(reference.response_logits(rows)[0].float(), dim=-1)
                 kls = (ours.exp() * (ours - theirs)).sum(-1)
             means = TokenValues.spread(entropies, mask).mean().tolist()
-            totals = TokenValues.spread(kls, mask).sum().tolist()
-            found.update(zip(rows, zip(means, totals, strict=True), strict=True))
+            logps = ours.gather(1, tokens[:, None])[:, 0]
+            totals = (TokenValues.spread(values, mask).sum().tolist() for values in (kls, logps))
+            found.update(zip(rows, zip(means, *totals, strict=True), strict=True))
 
         self.network.in_groups(distinct, measure)
-        return [found[row][0] for row in sequences], [found[row][1] for row in sequences]
+        return tuple([found[row][i] for row in sequences] for i in range(3))
 
     @torch.no_grad()
     def total_logps(self, sequences: Sequences) -> Tensor:

@@ -182,8 +182,11 @@ class Trainer(OnlineTrainer):
         method = self.method
         final, signals = self.rewards(samples)
         sequences = [(s.prompt.ids, s.ids) for s in samples]
-        old, reference = self.old_logps(samples), self.logps(self.reference, sequences)
-        if self.value_head and self.sampler_is_exact and all(s.values for s in samples):
+        old = self.old_logps(samples)
+        reference = self.reference_logps(self.reference, samples, old)
+        if method.critic_start == "sft" and self.ledger.optimizer_steps == 0:  # its head is still 0
+            values = TokenValues(torch.zeros_like(old.values), old.mask)
+        elif self.value_head and self.sampler_is_exact and all(s.values for s in samples):
             values = self.drawn([s.values for s in samples])
         else:
             values = self.collect(sequences, self.values)

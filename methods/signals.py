@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-from ..results.layout import count_tokens
+from ..results.checkpoint import Checkpoint, Tuning
+from ..results.layout import Sequences, count_tokens
 from .base import Ledger, TrainingTask, shuffled
 from .policy import Policy
 from .rollout import Sample, sample
@@ -31,8 +33,9 @@ class Probe:
         self.reference = Policy.open(task.sft, task.tuning, trainable=False)
         pairs = _first(task.pairs.pairs, PAIRS)
         self.prompts = _first(task.prompts.prompts, PROMPTS)
-        self.sides = [[(p.prompt.ids, getattr(p, side)) for p in pairs] for side in ("chosen", "rejected")]
-        self.start = [self._total(self.reference, side) for side in self.sides]
+        self.sides = tuple((p.prompt.ids, reply) for p in pairs for reply in (p.chosen, p.rejected))
+        self.ledger.scored_tokens += count_tokens(self.sides)  # though another cell may have done it: costs are of one
+        self.start = _logps_of_sft(task.sft, task.tuning, self.sides)
         self.shares = list(SHARES)
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,11 +52,10 @@ class Probe:
         return self._pairs() | (self._samples() if self.with_samples and self.prompts else {})
 
     def _pairs(self) -> dict[str, float]:
-        if not self.sides[0]:
+        if not self.sides:
             return {}
-        chosen, rejected = (
-            self._total(self.policy, side) - start for side, start in zip(self.sides, self.start, strict=True)
-        )
+        self.ledger.scored_tokens += count_tokens(self.sides)
+        chosen, rejected = (self.policy.total_logps(self.sides) - self.start).view(-1, 2).T
         return {
             "chosen_displacement": float(chosen.mean()),
             "rejected_displacement": float(rejected.mean()),
@@ -65,14 +67,10 @@ class Probe:
         samples = sample(self.policy, self.prompts, max_new_tokens=self.max_new_tokens, seed=0, together=True)
         sequences = [(s.prompt.ids, s.ids) for s in samples]
         self.ledger.generated_tokens += sum(len(s.ids) for s in samples)
-        self.ledger.scored_tokens += 3 * count_tokens(sequences)
-        kls = self.policy.kl(sequences, self.reference)
-        logps = -self._total(self.policy, sequences).sum() / sum(len(s.ids) for s in samples)
-        return {"kl": sum(kls) / len(kls), "entropy": float(logps), **response_signals(samples)}
-
-    def _total(self, policy: Policy, sequences) -> torch.Tensor:
-        self.ledger.scored_tokens += count_tokens(sequences)
-        return policy.total_logps(sequences)
+        self.ledger.scored_tokens += 2 * count_tokens(sequences)
+        _, kls, logps = self.policy.entropy_kl_logps(sequences, self.reference)
+        entropy = -sum(logps) / sum(len(s.ids) for s in samples)
+        return {"kl": sum(kls) / len(kls), "entropy": entropy, **response_signals(samples)}
 
 
 def response_signals(samples: Sequence[Sample]) -> dict[str, float]:
@@ -91,6 +89,12 @@ def repetition(ids: Sequence[int], n: int = 4) -> float:
     """
     grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+@lru_cache(maxsize=1)
+def _logps_of_sft(sft: Checkpoint, tuning: Tuning, sequences: Sequences) -> torch.Tensor:
+    """What the probes of all methods and seeds start from."""
+    return Policy.open(sft, tuning, trainable=False).total_logps(sequences)
 
 
 def _first(rows: Sequence, count: int) -> list:

@@ -2,17 +2,22 @@
 
 import math
 
+import pytest
 import torch
 
 from alignment_bench.benchmarks.answers import Choice, generate
+from alignment_bench.benchmarks.passes import counted
 from alignment_bench.benchmarks.rows import method_settings
-from alignment_bench.benchmarks.spec import SupervisedFineTuning, load_spec
-from alignment_bench.benchmarks.stages import MODEL, pair_dataset, train_sft
+from alignment_bench.benchmarks.spec import Supervised, SupervisedFineTuning, load_spec
+from alignment_bench.benchmarks.stages import MODEL, pair_dataset, train_reward_model, train_sft
 from alignment_bench.benchmarks.workshop import Workshop
+from alignment_bench.evaluators.reward_model import RewardModel, RewardModelWinRate
 from alignment_bench.methods.base import Pair, Prompt, PromptDataset
 from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.rollout import sample, to_generations
+from alignment_bench.results.chat import encode_prompt, encode_response
 from alignment_bench.results.checkpoint import Checkpoint
+from alignment_bench.results.records import Generation
 from alignment_bench.results.store import GENERATIONS, Store, read_generations
 
 PROMPT = Prompt("p", ({"role": "user", "content": "?"},), (0, 10, 11))
@@ -51,6 +56,26 @@ def test_reference_log_probs_in_blocks_are_those_of_each_pair(tmp_path, tiny, fu
     for i, pair in enumerate(pairs):
         expected = policy.total_logps([(pair.prompt.ids, pair.chosen), (pair.prompt.ids, pair.rejected)])
         assert torch.allclose(torch.stack([chosen[i], rejected[i]]), expected, atol=1e-5)
+
+
+def test_what_the_gate_of_a_reward_model_scored_is_known(tmp_path, tiny, full):
+    """Both sides of held-out pairs, one of two prompts: as the saved model scores them, without a pass."""
+    tokenizer, texts = tiny.tokenizer(), [("yes", "no, it is not"), ("I cannot say", "blue")]
+    asks = [({"role": "user", "content": text},) for text in ("Is the sky blue?", "Why?")]
+    prompts = [Prompt(f"p{i}", ask, tuple(encode_prompt(tokenizer, ask))) for i, ask in enumerate(asks)]
+    pairs = [
+        Pair(f"x{i}", prompts[i], *(tuple(encode_response(tokenizer, text)) for text in sides))
+        for i, sides in enumerate(texts)
+    ]
+    settings = Supervised(examples=8, lr=1e-3, batch_size=2)
+    stage = train_reward_model(Workshop(Store(tmp_path), full, {}), tiny, settings, pairs, pairs, seed=1)
+    shown = [
+        Generation(p.id, p.messages, text, 5, True) for p, sides in zip(prompts, texts, strict=True) for text in sides
+    ]
+    with counted() as passes:
+        found = RewardModelWinRate(str(stage.path / MODEL), full).rewards(shown)
+    assert passes.scored == 0
+    assert found == pytest.approx(RewardModel.open(stage.path / MODEL, full)(shown), abs=1e-5)
 
 
 def test_the_best_of_three_is_the_answer(tmp_path, tiny, full):

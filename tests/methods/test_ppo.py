@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from alignment_bench.benchmarks.passes import counted
 from alignment_bench.methods.base import Budget, PairDataset, Prompt, PromptDataset, TrainingError, TrainingTask
 from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.ppo import PPO, Trainer, token_rewards, whiten
@@ -46,6 +47,11 @@ def sampled(trainer, *, temperature=1.0, max_new_tokens=6):
         temperature=temperature,
         value_head=trainer.value_head,
     )
+
+
+def warm_up(trainer):
+    """Let all networks find out whether responses may share a row, before passes are counted."""
+    assert all(n.packs for n in (trainer.policy.network, trainer.reference.network, trainer.critic))
 
 
 def by_length(generations):
@@ -278,8 +284,55 @@ def test_what_the_sampler_kept_is_what_passes_over_whole_rows_give(tiny, tuning,
     torch.testing.assert_close(trainer.drawn([s.values for s in samples]).values, values.values, rtol=0, atol=1e-4)
     assert torch.equal(trainer.old_logps(samples).mask, logps.mask)
     before = trainer.ledger.scored_tokens
+    trainer.score(samples)  # the policy is the reference still: nobody looks at them
+    assert trainer.ledger.scored_tokens == before
+    trainer.optimizer.schedule.step()  # as if it had moved
     trainer.score(samples)  # only the reference looks at them
-    assert trainer.ledger.scored_tokens - before == sum(len(prompt) + len(ids) for prompt, ids in sequences)
+    distinct = {(prompt, ids) for prompt, ids in sequences}
+    assert trainer.ledger.scored_tokens - before == sum(len(prompt) + len(ids) for prompt, ids in distinct)
+
+
+def test_a_response_that_was_drawn_twice_is_computed_once(tiny, full, tmp_path):
+    """Reference and critic each see three distinct texts of 5 tokens; each of eight responses keeps its place."""
+    trainer = make_trainer(tiny, full, tmp_path, by_length)
+    trainer.optimizer.schedule.step()  # policy and critic have moved
+    trainer.ledger.optimizer_steps = 1
+    torch.nn.init.normal_(trainer.critic.score.weight)
+    with torch.no_grad():
+        trainer.critic.parameters[0].mul_(1.1)
+    warm_up(trainer)
+    samples = [Sample(PROMPTS[i % 3], (20 + i % 3, 1), True, logps=(-1.0, -2.0)) for i in range(8)]
+    with counted() as passes:
+        rollout, _ = trainer.score(samples)
+    assert (passes.scored, passes.again) == (2 * 3 * 5, 0)
+    assert trainer.ledger.scored_tokens == 2 * 3 * 5
+    with torch.no_grad():
+        alone = torch.cat([trainer.values([(s.prompt.ids, s.ids)]).values for s in samples])
+    torch.testing.assert_close(rollout.old_values, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("critic", ["sft", "reward_model"])
+def test_until_they_move_neither_reference_nor_critic_is_asked(tiny, full, tmp_path, critic):
+    """The policy is the reference and the critic's head is 0; but for a critic from the reward model, which has one.
+
+    That critic sees eight texts of 5 tokens; so does, after a step of both, each of reference and critic.
+    """
+    task = make_task(tiny, full, tmp_path, by_length)
+    open_network(tiny.path, "score", full, trainable=True, head_std=0.5).save(tmp_path / "rm", tiny.tokenizer())
+    task = dataclasses.replace(task, reward_model=Checkpoint(tmp_path / "rm", "rm"))
+    method = PPO(rollout_size=8, critic_start=critic)
+    policy, reference = (Policy.open(tiny, full, trainable=trainable) for trainable in (True, False))
+    trainer = Trainer(method, task, policy, reference, method.open_critic(task))
+    samples = [Sample(p, (20, 1), True, logps=(-1.0, -2.0)) for p in PROMPTS]
+    warm_up(trainer)
+    asked = []
+    for _ in range(2):
+        with counted() as passes:
+            rollout, signals = trainer.score(samples)
+        asked.append(passes.scored)
+        trainer.update(rollout, learn_policy=True)
+    assert asked == [0 if critic == "sft" else 8 * 5, 2 * 8 * 5]
+    assert signals["kl"] != 0.0
 
 
 def test_one_trunk_stays_as_it_is_while_only_the_head_learns(tiny, tuning, tmp_path):

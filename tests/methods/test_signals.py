@@ -1,19 +1,23 @@
 """The signals of a training gone wrong: repetition by hand, and what the probe sees in a policy that moved."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
 
+from alignment_bench.benchmarks.passes import counted
 from alignment_bench.methods.base import Budget, Ledger, Pair, PairDataset, Prompt, PromptDataset, TrainingTask
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.ppo import PPO
 from alignment_bench.methods.rollout import Sample
-from alignment_bench.methods.signals import Probe, repetition, response_signals
+from alignment_bench.methods.signals import Probe, _logps_of_sft, repetition, response_signals
+from alignment_bench.results.checkpoint import Checkpoint
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11)) for i in range(8)]
 PAIRS = [Pair(f"r{i}", p, chosen=(50, 51, 1), rejected=(60, 1)) for i, p in enumerate(PROMPTS)]
+TRIAL = (3 + 3 + 2 + 2 + 1) + (6 + 3 + 5)  # tokens by which a network finds out whether it can pack: packed, padded
 EVERYWHERE = {
     "chosen_displacement", "rejected_displacement", "implicit_margin", "implicit_accuracy",
     "kl", "entropy", "length", "eos_rate", "repetition", "grad_norm",
@@ -66,6 +70,29 @@ def test_the_probe_looks_four_times_and_measures_against_sft(tiny, full, tmp_pat
     assert second["kl"] > 0.01
     assert probe(1.0) == {}
     assert ledger.generated_tokens > 0 and ledger.scored_tokens > 0
+
+
+def test_probes_of_one_start_share_it_and_go_through_no_text_twice(tiny, full, tmp_path):
+    """The first probe sees 8 pairs under SFT, once for all that follow; then each looks at its own policy."""
+    policy = Policy.open(tiny, full, trainable=True)
+    with torch.no_grad():
+        policy.network.parameters[0].mul_(1.1)
+    assert policy.network.packs  # found out here, not while passes are counted
+    _logps_of_sft.cache_clear()
+    tokens = sum(2 * len(p.prompt.ids) + len(p.chosen) + len(p.rejected) for p in PAIRS)
+    task = make_task(tiny, full, tmp_path)
+    with counted() as passes:
+        probes = [Probe(task, policy, Ledger.of(policy.network, tmp_path), with_samples=True) for _ in range(3)]
+        assert passes.scored == tokens + TRIAL
+        assert [probe.ledger.scored_tokens for probe in probes] == [tokens] * 3  # what a cell costs hangs on no other
+        assert probes[0].reference.network.packs
+        again = passes.again
+        probes[0](1.0)
+    assert passes.again == again
+    other = dataclasses.replace(task, sft=Checkpoint(tiny.path, "other"))
+    with counted() as passes:
+        Probe(other, policy, Ledger.of(policy.network, tmp_path), with_samples=True)
+    assert passes.scored == tokens + TRIAL
 
 
 @pytest.mark.parametrize("method", [DPO(batch_size=8), PPO(rollout_size=8, minibatch_size=8)], ids=["dpo", "ppo"])
