@@ -38,6 +38,7 @@ TRAINING_CODE = (
     "results/lora.py",
     "results/processes.py",
     "results/sharding.py",
+    "results/zero.py",
 )
 
 
