@@ -48,14 +48,13 @@ FSDP = {
     "num_processes": 2,
     "fsdp_config": {"fsdp_version": 2, "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
 }
-ZERO_1 = {"distributed_type": "DEEPSPEED", "num_processes": 2, "deepspeed_config": {"zero_stage": 1}}
-ZERO_2 = {
+ZERO = {
     "distributed_type": "DEEPSPEED",
     "num_processes": 2,
     "deepspeed_config": {"deepspeed_config_file": "zero.json"},
 }
 # a bucket holds a few weights, and the largest one alone
-ZERO_2_FILE = {
+ZERO_FILE = {
     "zero_optimization": {"stage": 2, "reduce_bucket_size": 5000, "overlap_comm": False},
     "bf16": {"enabled": False},
 }
@@ -91,15 +90,14 @@ def alone(bench, tiny, tmp_path_factory):
         pytest.param(DATA_PARALLEL, 0, "dpo,orpo,ppo", id="data-parallel"),
         pytest.param(DATA_PARALLEL, 4, "dpo,ppo", id="lora"),
         pytest.param(FSDP, 0, "dpo,orpo,ppo", id="fsdp"),
-        pytest.param(ZERO_1, 4, "dpo,ppo", id="zero-1-lora", marks=needs_deepspeed),
-        pytest.param(ZERO_2, 0, "dpo,orpo,ppo", id="zero-2", marks=needs_deepspeed),
+        pytest.param(ZERO, 0, "dpo,orpo,ppo", id="zero-2", marks=needs_deepspeed),
     ],
 )
 def test_same_losses_and_weights_as_one_process(alone, tmp_path, config, lora_rank, methods):
     one = alone(lora_rank, methods)
     shutil.copy(one / "tiny.yaml", tmp_path)
     (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(config))
-    (tmp_path / "zero.json").write_text(json.dumps(ZERO_2_FILE))
+    (tmp_path / "zero.json").write_text(json.dumps(ZERO_FILE))
     # where the launcher imports DeepSpeed it would tell stdout that it found no GPU
     environment = {"DS_ACCELERATOR": "cpu"} if config["distributed_type"] == "DEEPSPEED" else {}
     two = subprocess.run(
@@ -226,35 +224,57 @@ def test_each_process_holds_its_share_of_the_weights(tiny, tmp_path):
     assert "process 2 of 2 failed in what all do together" in ended[1][2]
 
 
-@needs_deepspeed
-@pytest.mark.parametrize("stage", [1, 2])
-def test_moments_are_divided_and_a_kill_changes_nothing(tiny, tmp_path, stage):
-    """ZeRO in updates of a policy and a head with its own rate, beside AdamW in one process; saved, loaded, killed."""
+def run_zero(stage: int, *arguments: object) -> list[tuple[int, list, str]]:
+    """Run zero_processes.py; returns the code, what stdout has as JSON, and stderr of each of the two."""
     config = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
-    ended = side_by_side("zero_processes.py", tiny.path, tmp_path, "kill", **config)
+    ended = side_by_side("zero_processes.py", *arguments, **config)
+    return [(code, [*map(json.loads, out.splitlines())], err) for code, out, err in ended]
+
+
+def check_updates(found: dict, weights: int) -> None:
+    """Updates of so many weights by two processes are those of AdamW in one, and each has half of Adam's moments."""
+    assert found["moments"] == 2 * weights // 2
+    assert found["losses"] == pytest.approx(found["plain_losses"], rel=1e-5)
+    assert found["norms"] == pytest.approx(found["plain_norms"], rel=1e-5)
+    assert found["off"] < 1e-5  # of weights that moved by the learning rate, 1e-3 and 1e-2, in each of four steps
+    assert "loss nan" in found["failed"]
+    assert found["untouched"]
+    assert found["apart"]
+
+
+@needs_deepspeed
+def test_zero_1_divides_the_moments_of_adapters_and_a_head(tiny, tmp_path):
+    ended = run_zero(1, tiny.path, tmp_path, 4, "stay")
+    # rank 4 on q and o of 32 x 32, k and v of 32 x 16, three of 32 x 64, in two layers; and a head of 32
+    weights = 4 * 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64)) + 32
+    for code, (found, _), err in ended:
+        assert code == 0, err
+        check_updates(found, weights)
+        assert found["gradients"] == weights
+    # here they wait for each other after their passes alone, where one that failed tells the other
+    failed = [lines[1] for _, lines, _ in ended]
+    assert failed == ["PeerError: process 2 of 2: KeyError: 'no such row'", "KeyError: 'no such row'"]
+
+
+@needs_deepspeed
+def test_zero_2_divides_gradients_too_and_a_kill_changes_nothing(tiny, tmp_path):
+    ended = run_zero(2, tiny.path, tmp_path, 0, "kill")
     assert [code for code, _, _ in ended] == [-signal.SIGKILL] * 2, ended
-    found = [json.loads(out.splitlines()[0]) for _, out, _ in ended]
-    weights = 259 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32
-    head = 32
-    for each in found:
-        assert each["moments"] == 2 * (weights + head) // 2
-        # in stage 2 the share, and at most the rest of the weight that lies in both, none there larger than 64 x 32
-        most = weights + head if stage == 1 else (weights + head) // 2 + 64 * 32
-        least = weights + head if stage == 1 else (weights + head) // 2
-        assert least <= each["gradients"] <= most
-        assert each["losses"] == pytest.approx(each["plain_losses"], rel=1e-5)
-        assert each["norms"] == pytest.approx(each["plain_norms"], rel=1e-5)
-        assert each["off"] < 1e-5  # of weights that moved by the learning rate, 1e-3 and 1e-2, in each of four steps
-        assert "loss nan" in each["failed"]
-        assert each["untouched"]
-        assert each["apart"]
+    weights = 259 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32 + 32
+    for _, (found, _), _ in ended:
+        check_updates(found, weights)
+        # the share, and at most the rest of the weight that lies in both shares, none there larger than 64 x 32
+        assert weights // 2 <= found["gradients"] <= weights // 2 + 64 * 32
     left = [path.name for path in tmp_path.glob(f"b/cache/train/.*/{STEPS}/[0-9]*")]
     assert sorted(left) == ["000000002", "000000003"]
-    ended = side_by_side("zero_processes.py", tiny.path, tmp_path, "continue", **config)
-    assert [json.loads(out)["continued"] for _, out, _ in ended] == [found[0]["whole"]] * 2, ended
+    again = run_zero(2, tiny.path, tmp_path, 0, "continue")
+    assert [lines[0] for _, lines, _ in again] == [lines[1] for _, lines, _ in ended]
     (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
     (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
     assert whole.read_bytes() == continued.read_bytes()
+    assert [code for code, _, _ in again] == [1, 1]
+    assert "KeyError: 'no such row'" in again[1][2]
+    assert "process 2 of 2 failed in what all do together" in again[1][2]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
-"""One of two processes that divide Adam's moments: zero_processes.py MODEL FOLDER kill|continue, under accelerate's
-variables for DeepSpeed.
+"""One of two processes that divide Adam's moments: zero_processes.py MODEL FOLDER LORA_RANK kill|continue|stay,
+under accelerate's variables for DeepSpeed.
 
-Prints a line of JSON, what updates came to beside plain AdamW and what each process holds; both are killed in a training
-that `continue` goes on with.
+Prints a line of JSON, what updates came to beside plain AdamW and what each process holds; then both are killed in a
+training, which `continue` goes on with. Without a kill the second one fails in the middle of a step.
 """
 
 import copy
@@ -12,10 +12,11 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from failing_processes import LOSS, train
+from failing_processes import LOSS, at_call, fail, train
 from kill_and_resume import PAIRS, TUNING
 from torch import Tensor, nn
 
@@ -41,9 +42,14 @@ def loss(policy: Policy, head: nn.Module, rows: list, *, head_alone: bool) -> Te
     return error if head_alone else error - policy.logps_of(states, layout, 1.0).values.sum() / 10
 
 
-def plain(tiny: Checkpoint, head: nn.Module) -> tuple[list[float], list[float], list[Tensor]]:
+def opened(tiny: Checkpoint, lora_rank: int) -> Policy:
+    torch.manual_seed(1)
+    return Policy.open(tiny, replace(TUNING, lora_rank=lora_rank), trainable=True)
+
+
+def plain(tiny: Checkpoint, lora_rank: int, head: nn.Module) -> tuple[list[float], list[float], list[Tensor]]:
     """Losses, gradient norms and weights after the steps in one process, without ours."""
-    policy = Policy.open(tiny, TUNING, trainable=True)
+    policy = opened(tiny, lora_rank)
     own = policy.network.parameters
     adam = torch.optim.AdamW([{"params": own}, {"params": head.parameters(), "lr": HEAD_LR}], lr=LR, **OTHERS)
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, rise_and_fall(STEPS, 0.0))
@@ -59,16 +65,15 @@ def plain(tiny: Checkpoint, head: nn.Module) -> tuple[list[float], list[float], 
     return losses, norms, [p.detach().clone() for p in (*own, *head.parameters())]
 
 
-def divided(tiny: Checkpoint, head: nn.Module) -> dict[str, object]:
+def divided(tiny: Checkpoint, lora_rank: int, head: nn.Module) -> dict[str, object]:
     """The same steps by both processes, the last ones after all was saved and loaded into another optimizer."""
 
-    def opened(head: nn.Module) -> tuple[Policy, Optimizer]:
-        policy = Policy.open(tiny, TUNING, trainable=True)
+    def beginning(head: nn.Module) -> tuple[Policy, Optimizer]:
+        policy = opened(tiny, lora_rank)
         given = {"lr": LR, "total_steps": STEPS, "warmup": 0.0, "weight_decay": 0.1, "epsilon": 1e-6}
         return policy, Optimizer(policy.network, head=head, head_lr=HEAD_LR, **given)
 
-    policy, optimizer = opened(head)
-    first = (policy, head, optimizer)
+    policy, optimizer = beginning(head)
     kept = []
 
     def losses(step: int) -> Iterator[Tensor]:
@@ -83,7 +88,7 @@ def divided(tiny: Checkpoint, head: nn.Module) -> dict[str, object]:
             state = processes.tell(optimizer.state_dict())  # the first process has all of it
             weights = [p.detach().clone() for p in optimizer.parameters]
             head = copy.deepcopy(head)
-            policy, optimizer = opened(head)
+            policy, optimizer = beginning(head)
             with torch.no_grad():
                 for parameter, weight in zip(optimizer.parameters, weights, strict=True):
                     parameter.copy_(weight)
@@ -106,7 +111,6 @@ def divided(tiny: Checkpoint, head: nn.Module) -> dict[str, object]:
     }
     optimizer.finish()
     storages = {p.untyped_storage().data_ptr() for p in optimizer.parameters}
-    assert first[2].zero is not optimizer.zero
     return found | {
         "apart": len(storages) == len(optimizer.parameters),
         "weights": [p.detach() for p in optimizer.parameters],
@@ -125,22 +129,25 @@ def kill_at_call(number: int) -> None:
     dpo.DPO.loss = counted
 
 
-def main(model: str, folder: str, act: str) -> None:
+def main(model: str, folder: str, rank: str, act: str) -> None:
     out = sys.stdout
     processes.start("cpu")
     tiny, root = Checkpoint(Path(model), key="tiny"), Path(folder)
     if act == "continue":
-        print(json.dumps({"continued": train(root / "b", tiny)}), file=out, flush=True)
-        return
-    torch.manual_seed(0)
-    head = nn.Linear(32, 1, bias=False)
-    losses, norms, weights = plain(tiny, copy.deepcopy(head))
-    found = divided(tiny, head)
-    found["off"] = max(float((a - b).abs().max()) for a, b in zip(weights, found.pop("weights"), strict=True))
-    found |= {"plain_losses": losses, "plain_norms": norms, "whole": train(root / "a", tiny)}
-    print(json.dumps(found), file=out, flush=True)
-    kill_at_call(4)
-    train(root / "b", tiny, every=0.0)
+        print(json.dumps(train(root / "b", tiny)), file=out, flush=True)
+    else:
+        torch.manual_seed(0)
+        head = nn.Linear(32, 1, bias=False)
+        losses, norms, weights = plain(tiny, int(rank), copy.deepcopy(head))
+        found = divided(tiny, int(rank), head) | {"plain_losses": losses, "plain_norms": norms}
+        found["off"] = max(float((a - b).abs().max()) for a, b in zip(weights, found.pop("weights"), strict=True))
+        print(json.dumps(found), file=out, flush=True)
+    if act == "kill":
+        print(json.dumps(train(root / "a", tiny)), file=out, flush=True)
+        kill_at_call(4)
+        train(root / "b", tiny, every=0.0)
+    at_call(3, fail)
+    print(json.dumps(train(root / "c", tiny)), file=out, flush=True)
 
 
 if __name__ == "__main__":
