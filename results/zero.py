@@ -269,11 +269,11 @@ def _settings() -> Settings:
         said |= of_file | {f"zero_optimization.{name}": value for name, value in zero.items()}
     if str(stage) not in ("1", "2"):
         more = (
-            "to divide the weights too take FSDP (distributed_type: FSDP, fsdp_version: 2)"
+            "take FSDP, which divides the weights too (distributed_type: FSDP, fsdp_version: 2)"
             if str(stage) == "3"
-            else "--multi_gpu divides nothing"
+            else "launch with --multi_gpu, where nothing is divided"
         )
-        raise InputError(f"ZeRO's stage {stage} is not supported here; set zero_stage to 1 or 2; {more}")
+        raise InputError(f"ZeRO's stage {stage} is not supported here; set zero_stage to 1 or 2, or {more}")
     for name, value in said.items():
         if not _is_off(value) and not (name == "gradient_accumulation_steps" and str(value) == "1"):
             value = json.dumps(value) if isinstance(value, dict | list) else value
