@@ -18,6 +18,7 @@ EXTRAS = {  # what each extra of pyproject.toml enables
     "trl": "the methods trl-*: TRL's own trainers beside ours",
     "vllm": "tuning.sampler vllm: responses drawn by vLLM",
     "ray": "--engine ray: cells side by side, on one machine or many",
+    "deepspeed": "ZeRO under accelerate launch: Adam's moments and gradients divided over devices",
     "tensorboard": "--tracker tensorboard",
     "wandb": "--tracker wandb",
     "trackio": "--tracker trackio",

@@ -28,9 +28,12 @@ def console(*, stderr: bool = False) -> "Console":
 
 def quiet() -> None:
     """Keep libraries from writing between our lines."""
+    import logging as standard_logging
     import warnings
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # where it is installed accelerate imports it as a model is saved, and its logger writes to stdout
+    standard_logging.getLogger("DeepSpeed").disabled = True
     warnings.filterwarnings("ignore", module="(torch|peft|transformers|huggingface_hub).*")
     from transformers.utils import logging
 

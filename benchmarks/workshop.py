@@ -39,7 +39,14 @@ MODEL_CODE = (  # how a model is opened, and rows of text go through it
     "results/packing.py",
     "results/target_logps.py",
 )
-TRAINING_CODE = ("methods", "benchmarks/stages.py", *MODEL_CODE, "results/processes.py", "results/sharding.py")
+TRAINING_CODE = (
+    "methods",
+    "benchmarks/stages.py",
+    *MODEL_CODE,
+    "results/processes.py",
+    "results/sharding.py",
+    "results/zero.py",
+)
 SCORER = "evaluators/reward_model.py"  # how a reward model is asked
 
 

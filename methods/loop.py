@@ -12,6 +12,7 @@ from ..results import processes
 from ..results.checkpoint import Network
 from ..results.layout import Sequences
 from ..results.sharding import divided_like, full
+from ..results.zero import Zero
 from .base import Ledger, TrainingError, shuffled
 from .resume import EVERY, Stateful, StepCheckpoints, Weights
 
@@ -58,6 +59,7 @@ class Optimizer:
             weight_decay=weight_decay,
             fused=fused,
         )
+        self.zero = Zero(self.adam) if processes.is_dividing_moments() else None
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.adam, rise_and_fall(total_steps, warmup))
 
     @property
@@ -67,6 +69,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Adam's moments by parameter, and how many steps were done."""
         state: dict[str, Any] = {"steps": self.schedule.last_epoch}
+        if self.zero:
+            return state | self.zero.state_dict()
         for i, parameter in enumerate(self.parameters):
             state |= {f"{i} {name}": value for name, value in self.adam.state.get(parameter, {}).items()}
         return state
@@ -77,9 +81,13 @@ class Optimizer:
         for key, value in state.items():
             if key != "steps":
                 i, _, name = key.partition(" ")
-                moments.setdefault(int(i), {})[name] = divided_like(value, self.parameters[int(i)])
-        for i, found in moments.items():
-            self.adam.state[self.parameters[i]] = found
+                moments.setdefault(int(i), {})[name] = value
+        if self.zero:
+            self.zero.load_state_dict(moments)
+        else:
+            for i, found in moments.items():
+                parameter = self.parameters[i]
+                self.adam.state[parameter] = {name: divided_like(value, parameter) for name, value in found.items()}
         rates = [self.schedule.lr_lambdas[0](steps) * peak for peak in self.schedule.base_lrs]
         self.schedule.load_state_dict({"last_epoch": steps, "_last_lr": rates, "lr_lambdas": [None] * len(rates)})
         for group, rate in zip(self.adam.param_groups, rates, strict=True):
@@ -94,34 +102,44 @@ class Optimizer:
         TrainingError, with the weights untouched, if the loss or the gradient is not finite.
         """
         total = self._add_up(self._backward(losses))
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = full(nn.utils.get_total_norm(gradients))
-        nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, norm)
+        updated = self.zero.shares if self.zero else self.parameters
+        norm = full(nn.utils.get_total_norm([p.grad for p in updated if p.grad is not None]))
+        if self.zero:
+            norm = self.zero.norm(norm)
+        nn.utils.clip_grads_with_norm_(updated, self.max_grad_norm, norm)
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
                 f"loss {total} with gradient norm {float(norm)}: lower the learning rate or look at these rows"
             )
         self.adam.step()
+        if self.zero:
+            self.zero.spread()
         self.schedule.step()
         return {"loss": total, "grad_norm": float(norm)}
 
     def _backward(self, losses: Callable[[], Iterable[Tensor]]) -> float:
         """Put the gradient of the losses' sum into the weights and return the sum.
 
-        Where weights are divided, all processes make every pass together: none can start again or fail alone.
+        Where weights or gradients are divided, all processes make every pass together: none can start again or fail
+        alone.
         """
+        together = self.divided or (self.zero and self.zero.stage == 2)
         while True:
             self.adam.zero_grad(set_to_none=True)
+            if self.zero:
+                self.zero.clear()
             total = 0.0
             try:
                 for loss in losses():
-                    loss.backward()
+                    self.zero.backward(loss) if self.zero else loss.backward()
                     total += loss.item()
                 if self.divided:
                     self.network.join_passes()
+                if self.zero:
+                    self.zero.join_passes()
                 return total
             except Exception as error:
-                if self.divided and not getattr(error, "told", False):
+                if together and not getattr(error, "told", False):
                     processes.end_all(error)
                 if not isinstance(error, (RuntimeError, MemoryError)):
                     raise
@@ -134,7 +152,9 @@ class Optimizer:
         """
         if processes.size() == 1:
             return total
-        if self.divided:
+        if self.zero:
+            self.zero.add_up()
+        if self.divided or self.zero:
             return sum(processes.gather(total))
         heard = processes.gather((total, [p.grad is not None for p in self.parameters]))
         totals, given = zip(*heard, strict=True)
@@ -153,6 +173,8 @@ class Optimizer:
         """
         if self.divided:
             self.network.unshard()
+        if self.zero:
+            self.zero.finish()
         if not all(bool(torch.isfinite(p).all()) for p in self.network.parameters):
             raise TrainingError("the weights are not finite after the last step: lower the learning rate")
 

@@ -1,9 +1,10 @@
 """The processes of one run: alone as a rule, several side by side under `accelerate launch`.
 
 A step's rows are divided among them, and gradients and sums are added up over all, so that every process makes the same
-update. Every process holds all weights (data parallel), unless accelerate asks for FSDP (`sharding.py`). Whatever the
-processes tell each other goes through one exchange, in which a process can also say that it failed: then the others
-fail with it and none is left waiting. All of it does nothing in a run of one process.
+update. Every process holds all weights (data parallel), unless accelerate asks for FSDP (`sharding.py`), and all of
+Adam's moments, unless it asks for DeepSpeed's ZeRO (`zero.py`). Whatever the processes tell each other goes through one
+exchange, in which a process can also say that it failed: then the others fail with it and none is left waiting. All of
+it does nothing in a run of one process.
 """
 
 import contextlib
@@ -35,10 +36,9 @@ def start(device: str) -> str:
     """
     global _RANK, _SIZE
     if is_true("ACCELERATE_USE_DEEPSPEED"):
-        raise InputError(
-            "accelerate is configured for DeepSpeed, which is not supported; give accelerate launch --multi_gpu (every "
-            "process holds all weights), or a configuration with FSDP and fsdp_version: 2 (weights are divided)"
-        )
+        from . import zero
+
+        zero.check()
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         return device
     if device not in ("auto", "cpu", "cuda"):
@@ -52,6 +52,8 @@ def start(device: str) -> str:
         check()
 
     cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+    if is_true("ACCELERATE_USE_DEEPSPEED"):
+        zero.load(cpu)
     state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
     _RANK, _SIZE = state.process_index, state.num_processes
     if _RANK:
@@ -78,6 +80,11 @@ def size() -> int:
 def is_sharding() -> bool:
     """Whether weights are divided among processes while they are trained: FSDP, and more than one process."""
     return _SIZE > 1 and is_true("ACCELERATE_USE_FSDP")
+
+
+def is_dividing_moments() -> bool:
+    """Whether Adam's moments are divided among processes: DeepSpeed's ZeRO, and more than one process."""
+    return _SIZE > 1 and is_true("ACCELERATE_USE_DEEPSPEED")
 
 
 def mine(rows: Sequence[Value]) -> Sequence[Value]:

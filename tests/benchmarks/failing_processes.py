@@ -27,9 +27,9 @@ LOSS = dpo.DPO.loss
 calls = 0
 
 
-def train(root: Path, tiny: Checkpoint) -> str:
-    """Ten steps of DPO; returns how it ended."""
-    shop = Workshop(Store(root), TUNING, {}, checkpoint_every=1e9)
+def train(root: Path, tiny: Checkpoint, every: float = 1e9) -> str:
+    """Ten steps of DPO, a checkpoint every so many seconds; returns how it ended."""
+    shop = Workshop(Store(root), TUNING, {}, checkpoint_every=every)
     try:
         made = train_cell(
             shop,

@@ -7,6 +7,7 @@ process with threads may hang.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from alignment_bench.benchmarks import harness
 from alignment_bench.benchmarks.spec import Supervised, SupervisedFineTuning, load_spec
 from alignment_bench.benchmarks.stages import pair_dataset, train_cell, train_reward_model, train_sft
+from alignment_bench.benchmarks.terminal import quiet
 from alignment_bench.benchmarks.workshop import Workshop
 from alignment_bench.evaluators.reward_model import RewardModel
 from alignment_bench.methods.base import Pair, Prompt, PromptDataset
@@ -36,6 +38,10 @@ from alignment_bench.methods.ppo import PPO
 from alignment_bench.results.checkpoint import Checkpoint, Tuning, open_network
 from alignment_bench.results.integrity import write_json
 from alignment_bench.results.store import COST, METRICS, Store, read_jsonl
+
+quiet()  # stdout is for JSON alone
+with contextlib.suppress(ImportError):
+    import deepspeed  # noqa: F401  (accelerate imports it, where it is installed, as a model is saved)
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11, *range(12, 12 + i))) for i in range(6)]
 PAIRS = [Pair(f"x{i}", p, (20 + i, 30, 1), (40 + i, 41, 42, 1)) for i, p in enumerate(PROMPTS)]

@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 
 from alignment_bench.results import processes
 from alignment_bench.results.records import InputError
-from alignment_bench.results.store import read_jsonl
+from alignment_bench.results.store import STEPS, read_jsonl
 
 SPEC = {
     "name": "tiny",
@@ -40,12 +42,27 @@ SPEC = {
 }
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
-
+DATA_PARALLEL = {"distributed_type": "MULTI_GPU", "num_processes": 2}
 FSDP = {
     "distributed_type": "FSDP",
     "num_processes": 2,
     "fsdp_config": {"fsdp_version": 2, "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
 }
+ZERO = {
+    "distributed_type": "DEEPSPEED",
+    "num_processes": 2,
+    "deepspeed_config": {"deepspeed_config_file": "zero.json"},
+}
+# a bucket holds a few weights, and the largest one alone
+ZERO_FILE = {
+    "zero_optimization": {"stage": 2, "reduce_bucket_size": 5000, "overlap_comm": False},
+    "bf16": {"enabled": False},
+}
+
+
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="DeepSpeed is not installed; pip install 'alignment-bench[deepspeed]'"
+)
 
 
 def command(methods: str, root: Path) -> list[str]:
@@ -68,22 +85,26 @@ def alone(bench, tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("launch", "lora_rank", "methods"),
+    ("config", "lora_rank", "methods"),
     [
-        pytest.param(["--multi_gpu", "--num_processes", "2"], 0, "dpo,orpo,ppo", id="data-parallel"),
-        pytest.param(["--multi_gpu", "--num_processes", "2"], 4, "dpo,ppo", id="lora"),
-        pytest.param(["--config_file", "fsdp.yaml"], 0, "dpo,orpo,ppo", id="fsdp"),
+        pytest.param(DATA_PARALLEL, 0, "dpo,orpo,ppo", id="data-parallel"),
+        pytest.param(DATA_PARALLEL, 4, "dpo,ppo", id="lora"),
+        pytest.param(FSDP, 0, "dpo,orpo,ppo", id="fsdp"),
+        pytest.param(ZERO, 0, "dpo,orpo,ppo", id="zero-2", marks=needs_deepspeed),
     ],
 )
-def test_same_losses_and_weights_as_one_process(alone, tmp_path, launch, lora_rank, methods):
+def test_same_losses_and_weights_as_one_process(alone, tmp_path, config, lora_rank, methods):
     one = alone(lora_rank, methods)
     shutil.copy(one / "tiny.yaml", tmp_path)
-    (tmp_path / "fsdp.yaml").write_text(yaml.safe_dump(FSDP))
+    (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "zero.json").write_text(json.dumps(ZERO_FILE))
+    # where the launcher imports DeepSpeed it would tell stdout that it found no GPU
+    environment = {"DS_ACCELERATOR": "cpu"} if config["distributed_type"] == "DEEPSPEED" else {}
     two = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "alignment_bench"]
-        + [*command(methods, tmp_path / "two"), "--json"],
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate.yaml"]
+        + ["-m", "alignment_bench", *command(methods, tmp_path / "two"), "--json"],
         cwd=tmp_path,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -203,10 +224,62 @@ def test_each_process_holds_its_share_of_the_weights(tiny, tmp_path):
     assert "process 2 of 2 failed in what all do together" in ended[1][2]
 
 
+def run_zero(stage: int, *arguments: object) -> list[tuple[int, list, str]]:
+    """Run zero_processes.py; returns the code, what stdout has as JSON, and stderr of each of the two."""
+    config = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
+    ended = side_by_side("zero_processes.py", *arguments, **config)
+    return [(code, [*map(json.loads, out.splitlines())], err) for code, out, err in ended]
+
+
+def check_updates(found: dict, weights: int) -> None:
+    """Updates of so many weights by two processes are those of AdamW in one, and each has half of Adam's moments."""
+    assert found["moments"] == 2 * weights // 2
+    assert found["losses"] == pytest.approx(found["plain_losses"], rel=1e-5)
+    assert found["norms"] == pytest.approx(found["plain_norms"], rel=1e-5)
+    assert found["off"] < 1e-5  # of weights that moved by the learning rate, 1e-3 and 1e-2, in each of four steps
+    assert "loss nan" in found["failed"]
+    assert found["untouched"]
+    assert found["apart"]
+
+
+@needs_deepspeed
+def test_zero_1_divides_the_moments_of_adapters_and_a_head(tiny, tmp_path):
+    ended = run_zero(1, tiny.path, tmp_path, 4, "stay")
+    # rank 4 on q and o of 32 x 32, k and v of 32 x 16, three of 32 x 64, in two layers; and a head of 32
+    weights = 4 * 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64)) + 32
+    for code, (found, _), err in ended:
+        assert code == 0, err
+        check_updates(found, weights)
+        assert found["gradients"] == weights
+    # here they wait for each other after their passes alone, where one that failed tells the other
+    failed = [lines[1] for _, lines, _ in ended]
+    assert failed == ["PeerError: process 2 of 2: KeyError: 'no such row'", "KeyError: 'no such row'"]
+
+
+@needs_deepspeed
+def test_zero_2_divides_gradients_too_and_a_kill_changes_nothing(tiny, tmp_path):
+    ended = run_zero(2, tiny.path, tmp_path, 0, "kill")
+    assert [code for code, _, _ in ended] == [-signal.SIGKILL] * 2, ended
+    weights = 259 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32 + 32
+    for _, (found, _), _ in ended:
+        check_updates(found, weights)
+        # the share, and at most the rest of the weight that lies in both shares, none there larger than 64 x 32
+        assert weights // 2 <= found["gradients"] <= weights // 2 + 64 * 32
+    left = [path.name for path in tmp_path.glob(f"b/cache/train/.*/{STEPS}/[0-9]*")]
+    assert sorted(left) == ["000000002", "000000003"]
+    again = run_zero(2, tiny.path, tmp_path, 0, "continue")
+    assert [lines[0] for _, lines, _ in again] == [lines[1] for _, lines, _ in ended]
+    (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
+    (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
+    assert whole.read_bytes() == continued.read_bytes()
+    assert [code for code, _, _ in again] == [1, 1]
+    assert "KeyError: 'no such row'" in again[1][2]
+    assert "process 2 of 2 failed in what all do together" in again[1][2]
+
+
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed.*--multi_gpu.*fsdp_version: 2"),
         ({"ACCELERATE_USE_FSDP": "true"}, "FSDP 1.*fsdp_version: 2"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
         (
