@@ -151,14 +151,19 @@ def _trainings(root: Path, run: Path) -> dict[str, tuple[list, dict, dict]]:
     }
 
 
-def side_by_side(script: str, *arguments, **environment: str) -> list[tuple[int, str, str]]:
-    """Run a script in two processes, as a launcher would start them; returns the code, stdout and stderr of each."""
+def side_by_side(program: str, *arguments, cwd: Path | None = None, **environment: str) -> list[tuple[int, str, str]]:
+    """Run a script or module in two processes, as a launcher starts them; the code, stdout and stderr of each.
+
+    Both are killed when they have not ended after 200 seconds.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
+    started = [str(Path(__file__).parent / program)] if program.endswith(".py") else ["-m", program]
     both = [
         subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / script), *map(str, arguments)],
+            [sys.executable, *started, *map(str, arguments)],
+            cwd=cwd,
             env={
                 **ENVIRONMENT,
                 **environment,
@@ -174,8 +179,25 @@ def side_by_side(script: str, *arguments, **environment: str) -> list[tuple[int,
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=200) for process in both]
+    try:
+        said = [process.communicate(timeout=200) for process in both]
+    finally:
+        for process in both:
+            process.kill()
     return [(process.returncode, *each) for process, each in zip(both, said, strict=True)]
+
+
+def test_a_dry_run_ends_and_is_said_once(tiny, tmp_path):
+    """Nothing is on disk and the first process makes no pairs, so each reads them for itself."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**SPEC, "model": str(tiny.path)}))
+    options = [*command("dpo", tmp_path / "root"), "--dry-run", "--json"]
+    ended = side_by_side("alignment_bench", *options, cwd=tmp_path)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    first, second = (out for _, out, _ in ended)
+    steps = json.loads(first)["steps"]
+    assert "dpo seed 0, training" in {step["stage"] for step in steps}
+    assert {step["state"] for step in steps} == {"to do"}
+    assert second == "" and not (tmp_path / "root").exists()
 
 
 def test_an_error_or_a_stop_in_one_process_is_of_both(tiny, tmp_path):
