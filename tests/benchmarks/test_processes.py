@@ -246,57 +246,45 @@ def test_each_process_holds_its_share_of_the_weights(tiny, tmp_path):
     assert "process 2 of 2 failed in what all do together" in ended[1][2]
 
 
-def run_zero(stage: int, *arguments: object) -> list[tuple[int, list, str]]:
-    """Run zero_processes.py; returns the code, what stdout has as JSON, and stderr of each of the two."""
-    config = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
-    ended = side_by_side("zero_processes.py", *arguments, **config)
-    return [(code, [*map(json.loads, out.splitlines())], err) for code, out, err in ended]
-
-
-def check_updates(found: dict, weights: int) -> None:
-    """Updates of so many weights by two processes are those of AdamW in one, and each has half of Adam's moments."""
-    assert found["moments"] == 2 * weights // 2
-    assert found["losses"] == pytest.approx(found["plain_losses"], rel=1e-5)
-    assert found["norms"] == pytest.approx(found["plain_norms"], rel=1e-5)
-    assert found["off"] < 1e-5  # of weights that moved by the learning rate, 1e-3 and 1e-2, in each of four steps
-    assert "loss nan" in found["failed"]
-    assert found["untouched"]
-    assert found["apart"]
-
-
 @needs_deepspeed
-def test_zero_1_divides_the_moments_of_adapters_and_a_head(tiny, tmp_path):
-    ended = run_zero(1, tiny.path, tmp_path, 4, "stay")
-    # rank 4 on q and o of 32 x 32, k and v of 32 x 16, three of 32 x 64, in two layers; and a head of 32
-    weights = 4 * 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64)) + 32
-    for code, (found, _), err in ended:
-        assert code == 0, err
-        check_updates(found, weights)
-        assert found["gradients"] == weights
-    # here they wait for each other after their passes alone, where one that failed tells the other
-    failed = [lines[1] for _, lines, _ in ended]
-    assert failed == ["PeerError: process 2 of 2: KeyError: 'no such row'", "KeyError: 'no such row'"]
-
-
-@needs_deepspeed
-def test_zero_2_divides_gradients_too_and_a_kill_changes_nothing(tiny, tmp_path):
-    ended = run_zero(2, tiny.path, tmp_path, 0, "kill")
+def test_moments_and_gradients_are_divided_and_a_kill_changes_nothing(tiny, tmp_path):
+    """ZeRO's updates of a network and a head beside plain AdamW: adapters in stage 1, all weights in stage 2."""
+    launched = {"ACCELERATE_USE_DEEPSPEED": "true"}
+    ended = side_by_side("zero_processes.py", tiny.path, tmp_path, "kill", **launched)
     assert [code for code, _, _ in ended] == [-signal.SIGKILL] * 2, ended
-    weights = 259 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32 + 32
-    for _, (found, _), _ in ended:
-        check_updates(found, weights)
-        # the share, and at most the rest of the weight that lies in both shares, none there larger than 64 x 32
-        assert weights // 2 <= found["gradients"] <= weights // 2 + 64 * 32
+    first, second = (json.loads(out) for _, out, _ in ended)
+    head = 32
+    weights = {
+        # rank 4 on q and o of 32 x 32, k and v of 32 x 16, three of 32 x 64, in two layers
+        "1": 4 * 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64)) + head,
+        "2": 259 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32 + head,
+    }
+    for stage, count in weights.items():
+        for found in (first[stage], second[stage]):
+            assert found["moments"] == 2 * count // 2
+            # in stage 2 the share, and at most the rest of the weight that lies in both, none there larger than 64 x 32
+            least, most = (count, count) if stage == "1" else (count // 2, count // 2 + 64 * 32)
+            assert least <= found["gradients"] <= most
+            assert found["losses"] == pytest.approx(found["plain_losses"], rel=1e-5)
+            assert found["norms"] == pytest.approx(found["plain_norms"], rel=1e-5)
+            assert found["off"] < 1e-5  # weights moved by the learning rate, 1e-3 and 1e-2, in each of four steps
+            assert "loss nan" in found["failed"]
+            assert found["untouched"]
+            assert found["apart"]
+    # in stage 1 they wait for each other after their passes alone, where one that failed tells the other
+    assert first["ended"] == "PeerError: process 2 of 2: KeyError: 'no such row'"
+    assert second["ended"] == "KeyError: 'no such row'"
+
     left = [path.name for path in tmp_path.glob(f"b/cache/train/.*/{STEPS}/[0-9]*")]
     assert sorted(left) == ["000000002", "000000003"]
-    again = run_zero(2, tiny.path, tmp_path, 0, "continue")
-    assert [lines[0] for _, lines, _ in again] == [lines[1] for _, lines, _ in ended]
+    ended = side_by_side("zero_processes.py", tiny.path, tmp_path, "continue", **launched)
+    assert [json.loads(out)["made"] for _, out, _ in ended] == [first["made"]] * 2, ended
     (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
     (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
     assert whole.read_bytes() == continued.read_bytes()
-    assert [code for code, _, _ in again] == [1, 1]
-    assert "KeyError: 'no such row'" in again[1][2]
-    assert "process 2 of 2 failed in what all do together" in again[1][2]
+    assert [code for code, _, _ in ended] == [1, 1]
+    assert "KeyError: 'no such row'" in ended[1][2]
+    assert "process 2 of 2 failed in what all do together" in ended[1][2]
 
 
 @pytest.mark.parametrize(

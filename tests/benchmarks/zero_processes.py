@@ -1,8 +1,9 @@
-"""One of two processes that divide Adam's moments: zero_processes.py MODEL FOLDER LORA_RANK kill|continue|stay,
-under accelerate's variables for DeepSpeed.
+"""One of two processes that divide Adam's moments: zero_processes.py MODEL FOLDER kill|continue, under accelerate's
+variable for DeepSpeed.
 
-Prints a line of JSON, what updates came to beside plain AdamW and what each process holds; then both are killed in a
-training, which `continue` goes on with. Without a kill the second one fails in the middle of a step.
+Prints a line of JSON: for each stage what updates came to beside plain AdamW and what each process holds; how a
+training in stage 1 ended in which the second one fails; what one in stage 2 made. Then both are killed in such a
+training, which `continue` goes on with, and then the second one fails.
 """
 
 import copy
@@ -31,6 +32,7 @@ from alignment_bench.results.checkpoint import Checkpoint
 ROWS = [side for pair in PAIRS for side in sides_of(pair)]
 PARTS = [[ROWS[:2], ROWS[2:5], ROWS[5:9]], [ROWS[9:]]]  # the first process has three passes, the second has one
 LR, HEAD_LR, STEPS = 1e-3, 1e-2, 4
+STAGE = "ACCELERATE_DEEPSPEED_ZERO_STAGE"
 OTHERS = {"weight_decay": 0.1, "eps": 1e-6, "betas": (0.9, 0.999)}
 
 
@@ -129,25 +131,31 @@ def kill_at_call(number: int) -> None:
     dpo.DPO.loss = counted
 
 
-def main(model: str, folder: str, rank: str, act: str) -> None:
+def main(model: str, folder: str, act: str) -> None:
     out = sys.stdout
     processes.start("cpu")
-    tiny, root = Checkpoint(Path(model), key="tiny"), Path(folder)
-    if act == "continue":
-        print(json.dumps(train(root / "b", tiny)), file=out, flush=True)
-    else:
-        torch.manual_seed(0)
-        head = nn.Linear(32, 1, bias=False)
-        losses, norms, weights = plain(tiny, int(rank), copy.deepcopy(head))
-        found = divided(tiny, int(rank), head) | {"plain_losses": losses, "plain_norms": norms}
-        found["off"] = max(float((a - b).abs().max()) for a, b in zip(weights, found.pop("weights"), strict=True))
-        print(json.dumps(found), file=out, flush=True)
+    tiny, root, found = Checkpoint(Path(model), key="tiny"), Path(folder), {}
     if act == "kill":
-        print(json.dumps(train(root / "a", tiny)), file=out, flush=True)
+        for stage, lora_rank in (("1", 4), ("2", 0)):
+            os.environ[STAGE] = stage
+            torch.manual_seed(0)
+            head = nn.Linear(32, 1, bias=False)
+            losses, norms, weights = plain(tiny, lora_rank, copy.deepcopy(head))
+            each = divided(tiny, lora_rank, head) | {"plain_losses": losses, "plain_norms": norms}
+            each["off"] = max(float((a - b).abs().max()) for a, b in zip(weights, each.pop("weights"), strict=True))
+            found[stage] = each
+        os.environ[STAGE] = "1"
+        at_call(3, fail)
+        found["ended"] = train(root / "c", tiny)
+        dpo.DPO.loss = LOSS
+    os.environ[STAGE] = "2"
+    found["made"] = train(root / ("a" if act == "kill" else "b"), tiny)
+    print(json.dumps(found), file=out, flush=True)
+    if act == "kill":
         kill_at_call(4)
         train(root / "b", tiny, every=0.0)
     at_call(3, fail)
-    print(json.dumps(train(root / "c", tiny)), file=out, flush=True)
+    train(root / "c", tiny)
 
 
 if __name__ == "__main__":
