@@ -70,6 +70,8 @@ def test_kl_is_zero_against_itself_and_exact_otherwise(tiny, tuning):
         kl = sum(float((p[t].exp() * (p[t] - q[t])).sum()) for t in range(len(prompt) - 1, ids.shape[1] - 1))
         assert found == pytest.approx(kl, rel=1e-3)
         assert found > 0.001
+    logps = policy.entropy_kl_logps(SEQUENCES, reference)[2]
+    assert logps == pytest.approx(policy.total_logps(SEQUENCES).tolist(), abs=1e-4)
     policy.network.close()
 
 
