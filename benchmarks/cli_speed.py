@@ -17,7 +17,8 @@ def speed(
     runs: Annotated[int, typer.Option(help="Runs of each side, in turn; figures are their medians.", min=1)] = 3,
     steps: Annotated[int, typer.Option(help="Optimizer steps a run, at least 10.", min=10)] = 12,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for speed.json and its page; works that are there already stay.")
+        Path | None,
+        typer.Option(help="Folder for speed.json and its page; works there stay, if of this machine."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON alone on stdout.")] = False,
 ) -> None:
@@ -46,7 +47,9 @@ def speed(
     )
     if out:
         path = out / "speed.json"
-        before = read_json(path)["work"] if path.exists() else {}
+        last = read_json(path) if path.exists() else {}
+        same = all(last.get(name) == found[name] for name in ("machine", "packages", "steps"))
+        before = last["work"] if same else {}
         found["work"] = {name: row for name in WORKS if (row := {**before, **found["work"]}.get(name))}
         write_json(path, found)
         (out / "speed.md").write_text(page(found))

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from ..methods.resume import EVERY
 from ..reports.render import render
 from ..results import processes
-from ..results.allocator import keep_freed_memory
 from ..results.changes import differences_to_sft, ties
 from ..results.checkpoint import Checkpoint, Tuning
+from ..results.memory import keep_freed
 from ..results.model_files import allow_remote_code
 from ..results.records import GateError, InputError, nearest
 from ..results.run_folder import Run, check_names, runs_folder
@@ -111,7 +111,7 @@ class Harness:
                 raise InputError(f"{spec.place('methods', name)}: methods.{name} is no method; {near}")
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
         if tuning.device == "cpu":
-            keep_freed_memory()
+            keep_freed()
         if tuning.sampler == "vllm":
             from ..methods.sampler_vllm import check_temperatures
 

@@ -1,7 +1,7 @@
 """`bench speed`: ours beside TRL and transformers, the same pairs, model and mathematics, in one run.
 
 Runs alternate, and a ratio is one of medians. Each side has a process of its own, in which it runs as it comes: ours
-with freed memory kept (`results/allocator.py`). A step's time is that between two lines of the training log; the first
+with freed memory kept (`results/memory.py`). A step's time is that between two lines of the training log; the first
 step and those in which the policy was looked at (`methods/signals.py`) are left out.
 """
 
@@ -10,6 +10,7 @@ import multiprocessing
 import platform
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -34,8 +35,8 @@ from ..methods.policy import Policy
 from ..methods.ppo import PPO
 from ..methods.rloo import RLOO
 from ..methods.rollout import sample
-from ..results.allocator import keep_freed_memory
 from ..results.checkpoint import Checkpoint, Tuning
+from ..results.memory import keep_freed
 from ..results.store import Store
 from . import stages
 from .peak_memory import PeakMemory
@@ -168,7 +169,8 @@ def works(bench: Bench, steps: int) -> dict[str, Work]:
             partial(train, TRLDPO(**offline, precompute_reference=True)),
         ),
         "dpo_default": Work(
-            "DPO, each as it comes, but both in fp32: TRL recomputes activations and the reference at each step",
+            "DPO, each as it comes, but both in fp32: TRL recomputes activations and the reference at each step, ours "
+            "has the reference from before, once for all trainings",
             4.0,
             once,
             partial(train, DPO(**offline)),
@@ -276,7 +278,7 @@ def run_side(name: str, side: str, folder: Path, number: int, steps: int) -> Ste
 def sides() -> Iterator[dict[str, Executor]]:
     """A process for each side."""
     spawn = multiprocessing.get_context("spawn")
-    start = {"ours": keep_freed_memory, "peer": None}
+    start = {"ours": keep_freed, "peer": None}
     with contextlib.ExitStack() as stack:
         yield {
             side: stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn, initializer=_start, initargs=(first,)))
@@ -286,6 +288,7 @@ def sides() -> Iterator[dict[str, Executor]]:
 
 def _start(first: Callable[[], None] | None) -> None:
     quiet()
+    sys.stdout = sys.stderr  # trainers print their logs, and stdout is for the figures
     if first:
         first()
 

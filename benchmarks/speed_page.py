@@ -28,7 +28,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         "Seconds of a step, a round or a generation: medians of some runs of each side in turn, each in a process of "
         "its own as it comes (ours lets the C library keep freed memory, which would quicken the peer too: "
-        "results/allocator.py), on "
+        "results/memory.py), the first step and those in which the policy was looked at left out, on "
         f"{machine['device']} with {machine['threads']} threads ({machine['platform']}), fp32; "
         + ", ".join(f"{name} {number}" for name, number in packages.items())
         + f"; {found['date']}. Matrix products reached {found['matrix_gflops']} GFLOP/s on this machine, measured just "

@@ -226,6 +226,7 @@ def _reset_peak_memory() -> None:
     """Start to measure the peak anew, where the system can: one process trains many methods after another."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    memory.give_back()  # what was kept of the work before would count as this one's
     memory.reset_peak()
 
 

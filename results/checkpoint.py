@@ -48,7 +48,7 @@ class Tuning:
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto picks CUDA, then MPS, then the CPU."""
     micro_tokens: Annotated[int, Gt(0)] = 8192
-    """Tokens (padding included) in one forward pass; bounds memory, leaves results alone."""
+    """Most tokens in one forward pass, padding (if any) included; bounds memory, leaves results alone."""
     sampler: Literal["torch", "vllm"] = "torch"
     """What draws responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
 
@@ -172,6 +172,8 @@ class Network:
             return torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
         numbers = torch.bfloat16 if self.tuning.precision == "bf16" else self._head.weight.dtype
         weight, bias = (part if part is None else part.to(numbers) for part in (self._head.weight, self._head.bias))
+        if not torch.is_grad_enabled():  # a trainable head would have its logits kept
+            weight, bias = weight.detach(), bias if bias is None else bias.detach()
         return TargetLogps.apply(states.to(numbers), weight, bias, targets, temperature)
 
     def _states(self, layout: Layout) -> Tensor:
@@ -232,6 +234,8 @@ class Network:
             for self.packs in (True, False):
                 layout = self.lay_out(sequences)
                 found.append(self.hidden(layout)[layout.before].float())
+                if self.packs and not layout.packing.layers:  # it attends in its own way, over all sequences
+                    return False
         except Exception:  # what an architecture raises that attends in its own way is its own affair
             return False
         packed, plain = found
@@ -246,13 +250,16 @@ class Network:
     def cut(self, sizes: Sequence[int]) -> list[list[int]]:
         """Indices of examples, by their `size_of`, that go through the network together."""
         overhead = start_tokens(self.size, self.tuning.device)
-        # packed passes gain nothing from being larger than this, and memory grows with them
-        enough = max(PACKED, int(PACKED_STARTS * overhead)) if self.packs else self.micro_tokens
-        return micro_batches(sizes, min(self.micro_tokens, enough), overhead, padded=not self.packs)
+        return micro_batches(sizes, self._most_tokens(), overhead, padded=not self.packs)
+
+    def _most_tokens(self) -> int:
+        """Of a pass; packed ones gain nothing from being larger than this, and memory grows with them."""
+        enough = PACKED_STARTS * start_tokens(self.size, self.tuning.device)
+        return min(self.micro_tokens, max(PACKED, int(enough))) if self.packs else self.micro_tokens
 
     def groups(self, sequences: Sequences) -> list[list[int]]:
-        """Indices of sequences that go through the network together; those with one prompt stay together."""
-        found = families(sequences, share=self.packs)
+        """Indices of sequences that go through the network together; those with one prompt stay so if they fit."""
+        found = families(sequences, share=self.packs, tokens=self._most_tokens())
         return [[i for n in group for i in found[n]] for group in self.cut(family_lengths(sequences, found))]
 
     def in_groups(self, sequences: Sequences, work: Callable[[list[int]], None]) -> None:
@@ -270,7 +277,7 @@ class Network:
 
     def use_less_memory(self, error: Exception) -> None:
         """After running out of memory: halve what goes through at once; see `halved`."""
-        self.micro_tokens = halved(self.micro_tokens, error, self.tuning.device)
+        self.micro_tokens = halved(self._most_tokens(), error, self.tuning.device)
 
     def autocast(self) -> torch.autocast:
         """bf16 matrix products over fp32 weights, where the tuning asks for them."""

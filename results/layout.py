@@ -4,6 +4,7 @@ A pass is `prompt response response ... prompt response ...`. Each response sees
 response, and its positions go on from the prompt's end, so its states are those of a row of its own (`packing.py`).
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -36,14 +37,23 @@ class Layout:
     """[sequences, longest], true on the predicted tokens."""
 
 
-def families(sequences: Sequences, *, share: bool) -> list[list[int]]:
-    """Indices of the sequences with one prompt, which stand together; share: else each stands alone."""
+def families(sequences: Sequences, *, share: bool, tokens: float = math.inf) -> list[list[int]]:
+    """Indices of the sequences with one prompt, which stand together; share: else each stands alone.
+
+    tokens: a family that would hold more goes on in another one, with the prompt once more.
+    """
     if not share:
         return [[i] for i in range(len(sequences))]
-    found: dict[Ids, list[int]] = {}
-    for i, (prompt, _) in enumerate(sequences):
-        found.setdefault(prompt, []).append(i)
-    return list(found.values())
+    found: list[list[int]] = []
+    open_family: dict[Ids, tuple[list[int], int]] = {}  # and its tokens
+    for i, (prompt, response) in enumerate(sequences):
+        family, size = open_family.get(prompt, ([], 0))
+        if not family or size + len(response) > tokens:
+            family, size = [], len(prompt)
+            found.append(family)
+        family.append(i)
+        open_family[prompt] = family, size + len(response)
+    return found
 
 
 def lay_out(sequences: Sequences, device: str, *, share: bool, with_prompt: Collection[int] = ()) -> Layout:

@@ -9,7 +9,7 @@ prompt, causally; each further one brings its own queries and sees the prompt's 
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -57,6 +57,8 @@ class Packing:
     key_places: list[tuple[Tensor, Tensor]]
     """Tokens and places of their keys: first all tokens in order, then those of prompts that stand in further rows,
     each at most once in an entry."""
+    layers: set[nn.Module] = field(default_factory=set)
+    """Attention layers that went by it."""
 
 
 def pack(rows: Sequence[Row], device: str, *, cut: bool) -> Packing:
@@ -66,8 +68,8 @@ def pack(rows: Sequence[Row], device: str, *, cut: bool) -> Packing:
     again: Counter[int] = Counter()  # by prompt: in how many rows its keys stand so far
     for kind in ([row for row in rows if not row.prompt], [row for row in rows if row.prompt]):
         lengths = [len(row.prompt) + len(row.own) for row in kind]
-        groups = cheapest_groups(lengths, lambda n, longest, total: n * longest**2 + start)
-        for group in groups if cut else [range(len(kind))] * bool(kind):
+        cost = lambda n, longest, total: n * longest**2 + start  # noqa: E731
+        for group in cheapest_groups(lengths, cost) if cut else [range(len(kind))] * bool(kind):
             before, width = (max(len(getattr(kind[i], part)) for i in group) for part in ("prompt", "own"))
             query = torch.full((len(group), width), -1)
             key, level = (torch.full((len(group), before + width), -1) for _ in range(2))
@@ -144,6 +146,7 @@ def attend(
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls for attention in a packed pass: query, key and value [1, heads, tokens, width]."""
+    packing.layers.add(module)
 
     def spread(states: Tensor, index: Tensor, places: list[tuple[Tensor, Tensor]], sizes: list[int]) -> list[Tensor]:
         _, heads, tokens, width = states.shape

@@ -40,6 +40,7 @@ from .integrity import (
     seal,
     writing,
 )
+from .memory import give_back
 from .records import Generation
 
 RUN = "run.json"
@@ -213,6 +214,7 @@ class Store:
             with _waiting(FileLock(parent / f".{key[:20]}.lock"), name):
                 if found := self.find(name, inputs):
                     return found
+                give_back()  # memory that the stage before has freed
                 if folder.exists():  # damaged: kept aside, for nothing on disk is ever lost
                     aside = parent / f"{key[:20]}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
                     folder.rename(aside)

@@ -1,6 +1,7 @@
 """`bench speed`: its arithmetic by hand, both sides of a work at their smallest, and its errors."""
 
 import json
+import os
 import time
 
 import pytest
@@ -39,6 +40,17 @@ def test_both_sides_get_the_same_work(tmp_path):
     ours, peer = work.ours(tmp_path / "run" / "ours"), work.peer(tmp_path / "run" / "peer")
     assert 0.5 * work.needed < ours.tokens < peer.tokens
     assert ours.seconds > 0 and peer.seconds > 0
+
+
+def test_each_side_has_a_process_of_its_own(capfd):
+    """Whose prints do not get among the figures on stdout."""
+    with speed.sides() as processes:
+        found = {process.submit(os.getpid).result() for process in processes.values()}
+        for process in processes.values():
+            process.submit(print, "a trainer's log").result()
+    assert len(found - {os.getpid()}) == 2
+    shown = capfd.readouterr()
+    assert "log" not in shown.out and shown.err.count("a trainer's log") == 2
 
 
 def test_peak_memory_is_what_was_added_and_let_go_again():

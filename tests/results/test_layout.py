@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from alignment_bench.methods.loop import Optimizer
 from alignment_bench.methods.policy import Policy
@@ -28,6 +28,24 @@ SEQUENCES = [
 def test_who_stands_together():
     assert families(SEQUENCES, share=True) == [[0, 2, 6], [1, 4], [3, 5]]
     assert families(SEQUENCES, share=False) == [[i] for i in range(7)]
+
+
+def test_a_family_that_would_hold_too_much_goes_on_in_another():
+    """Prompts of 12 and 9 tokens, responses of 4, 2 and 6, of 3 and 5: with 18 tokens one does not fit, with 15 none."""
+    assert families(SEQUENCES, share=True, tokens=18) == [[0, 2], [1, 4], [3, 5], [6]]
+    assert families(SEQUENCES, share=True, tokens=15) == [[0], [1], [2], [3, 5], [4], [6]]
+
+
+def test_many_responses_to_one_prompt_keep_to_the_limit(tiny):
+    tuning = Tuning(precision="fp32", device="cpu", micro_tokens=32)
+    policy = Policy.open(tiny, tuning, trainable=True)
+    sequences = [(LONG, (40, 41, 42 + i, 1)) for i in range(16)]
+    groups = policy.network.groups(sequences)
+    assert sorted(i for group in groups for i in group) == list(range(16))
+    assert {len(policy.network.lay_out([sequences[i] for i in group]).ids) for group in groups} == {12 + 5 * 4, 12 + 4}
+    expected = policy.total_logps(sequences)
+    short = Short(policy, 25)  # tokens
+    assert torch.allclose(policy.total_logps(sequences), expected, atol=1e-4) and short.failures > 0
 
 
 def seen_by(packing, token):
@@ -131,6 +149,17 @@ def test_architectures_are_tried_before_sequences_are_packed(tiny, full, tmp_pat
         alone = torch.cat([policy.total_logps([s]) for s in SEQUENCES])
         assert torch.allclose(policy.total_logps(SEQUENCES), alone, atol=1e-4)
     assert packs == {"gpt2": True, "mistral": False}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_that_attends_in_its_own_way_is_not_packed(tiny, tmp_path, precision):
+    """Bloom takes no notice of the packing; with small weights a leak could pass for rounding."""
+    model = BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=259))
+    model.save_pretrained(tmp_path / "bloom")
+    tiny.tokenizer().save_pretrained(tmp_path / "bloom")
+    tuning = Tuning(precision=precision, device="cpu")
+    packs = [Policy.open(c, tuning, trainable=True).network.packs for c in (Checkpoint(tmp_path / "bloom", ""), tiny)]
+    assert packs == [False, True]
 
 
 def cost(groups, lengths, overhead):
