@@ -31,7 +31,7 @@ def test_who_stands_together():
 
 
 def test_a_family_that_would_hold_too_much_goes_on_in_another():
-    """Prompts of 12 and 9 tokens, responses of 4, 2 and 6, of 3 and 5: with 18 tokens one does not fit, with 15 none."""
+    """Prompts of 12 and 9 tokens, responses of 4, 2, 6 and of 3, 5: with 18 tokens one does not fit, with 15 none."""
     assert families(SEQUENCES, share=True, tokens=18) == [[0, 2], [1, 4], [3, 5], [6]]
     assert families(SEQUENCES, share=True, tokens=15) == [[0], [1], [2], [3, 5], [4], [6]]
 

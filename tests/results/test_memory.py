@@ -20,8 +20,8 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 torch.set_num_threads(1)
 memory.keep_freed()
-faults()
 blocks = [torch.ones(5_000_000), torch.ones(10_000_000)]
+faults()
 kept, held = faults(), memory.resident()
 del blocks
 still = memory.resident()
