@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..methods.resume import EVERY
+from ..methods.sampler_vllm import check_temperatures
 from ..reports.render import render
 from ..results import processes
 from ..results.changes import differences_to_sft, ties
@@ -105,18 +106,15 @@ class Harness:
         check_names(self.methods)
         self._check_processes()
         self.runs = runs_folder(request.root, spec.name)
-        for name in spec.methods:
-            if name not in available("methods"):
-                near = nearest(name, available("methods"))
-                raise InputError(f"{spec.place('methods', name)}: methods.{name} is no method; {near}")
+        for name in [name for name in spec.methods if name not in available("methods")]:
+            near = nearest(name, available("methods"))
+            raise InputError(f"{spec.place('methods', name)}: methods.{name} is no method; {near}")
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
         if tuning.device == "cpu":
             keep_freed()
         if tuning.sampler == "vllm":
-            from ..methods.sampler_vllm import check_temperatures
-
-            own = {label: m.temperature for label, m in self.methods.items() if hasattr(m, "temperature")}
             field = f"{spec.place('evaluation', 'temperature')}, evaluation.temperature"
+            own = {label: m.temperature for label, m in self.methods.items() if hasattr(m, "temperature")}
             check_temperatures({field: spec.evaluation.temperature, **own})
         self.scored_by = panel.check_settings(spec, tuning)
         judge = self.scored_by.evaluators.get("judge")
