@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..results import processes
 from ..results.checkpoint import Checkpoint, Network
-from ..results.layout import Sequences, count_tokens
+from ..results.layout import Sequences, count_tokens, pad
 from .base import Ledger, Snapshots, TrainingError, TrainingTask, shuffled
 from .loop import Optimizer
 from .policy import Policy, TokenValues
@@ -167,10 +167,7 @@ class OnlineTrainer:
 
     def drawn(self, rows: Sequence[Sequence[float]]) -> TokenValues:
         """Rows of numbers, one a token, as [batch, longest]."""
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-        values = torch.tensor([number for row in rows for number in row])
-        return TokenValues.spread(values.to(self.policy.device), mask.to(self.policy.device))
+        return TokenValues(*pad(rows, self.policy.device, fill=0.0))
 
     @torch.no_grad()
     def collect(self, sequences: Sequences, function: Callable[[Sequences], TokenValues]) -> TokenValues:
