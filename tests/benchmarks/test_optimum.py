@@ -92,11 +92,11 @@ def test_ipo_optimum_is_where_the_expected_loss_has_no_slope(world):
     assert utility.grad.abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("name", ["dpo", "rloo"])
-def test_check_nears_the_optimum_with_a_small_part_of_the_budget(name):
-    """A 32nd of the budget already covers part of the way; the full budget takes a minute and more."""
+@pytest.mark.parametrize(("name", "left"), [("dpo", 0.7), ("rloo", 0.2), ("ppo", 0.1)])
+def test_check_nears_the_optimum_with_a_small_part_of_the_budget(name, left):
+    """A 32nd of the budget leaves only a share of the way; the full budget takes a minute and more."""
     report = checking.check(name, shares=(1 / 32,))
-    assert report.curve[-1][1].kl_to_optimum < 0.7 * report.start.kl_to_optimum
+    assert report.curve[-1][1].kl_to_optimum < left * report.start.kl_to_optimum
     assert [f.name for f in report.findings if not f.passed] == []
 
 
