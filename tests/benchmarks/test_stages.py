@@ -1,9 +1,11 @@
 """SFT as a stage: which replies it imitates, and that a short reply does not weigh more than a long one; best-of-n."""
 
+import json
 import math
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignment_bench.benchmarks.answers import Choice, generate
 from alignment_bench.benchmarks.passes import counted
@@ -18,7 +20,7 @@ from alignment_bench.methods.rollout import sample, to_generations
 from alignment_bench.results.chat import encode_prompt, encode_response
 from alignment_bench.results.checkpoint import Checkpoint
 from alignment_bench.results.records import Generation
-from alignment_bench.results.store import GENERATIONS, Store, read_generations
+from alignment_bench.results.store import GENERATIONS, METRICS, Store, read_generations, read_jsonl
 
 PROMPT = Prompt("p", ({"role": "user", "content": "?"},), (0, 10, 11))
 SHORT, LONG = (20, 1), (30, *range(40, 70), 1)  # ids; 1 is EOS
@@ -76,6 +78,67 @@ def test_what_the_gate_of_a_reward_model_scored_is_known(tmp_path, tiny, full):
         found = RewardModelWinRate(str(stage.path / MODEL), full).rewards(shown)
     assert passes.scored == 0
     assert found == pytest.approx(RewardModel.open(stage.path / MODEL, full)(shown), abs=1e-5)
+
+
+def test_a_reward_model_is_trained_as_plain_transformers_train_it(tmp_path, tiny, full):
+    """Bradley and Terry's loss on all pairs in each of three steps, AdamW at the rates 1, 2/2 and 1/2 of the peak.
+
+    The start is what a training too slow to move saves. The gate: a tie (one text twice) counts half.
+    """
+    other = Prompt("q", ({"role": "user", "content": "??"},), (0, 10, 11, 12))
+    pairs = [Pair(f"x{i}", (PROMPT, other)[i % 2], (20 + i, *[21] * (i % 3), 1), (30, 31 + i, 1)) for i in range(6)]
+    unseen = [*pairs[:3], Pair("tie", other, (40, 1), (40, 1))]
+
+    def trained(name, lr, steps):
+        settings = Supervised(examples=6 * steps, lr=lr, batch_size=6)
+        shop = Workshop(Store(tmp_path / name), full, {})
+        stage = train_reward_model(shop, tiny, settings, pairs, unseen, seed=1)
+        model = AutoModelForSequenceClassification.from_pretrained(stage.path / MODEL, num_labels=1).eval()
+        return stage, model, read_jsonl(stage.path / METRICS), json.loads((stage.path / "gate.json").read_text())
+
+    def scores(model, pair):
+        return [
+            model.score(model.model(input_ids=torch.tensor([[*pair.prompt.ids, *ids]])).last_hidden_state[0, -1])[0]
+            for ids in (pair.chosen, pair.rejected)
+        ]
+
+    _, model, _, _ = trained("start", 1e-30, 1)
+    stage, found, log, gate = trained("end", 1e-3, 3)
+    model.model.embed_tokens.padding_idx = 1  # as in training, where transformers keep the pad's row, EOS's here, fixed
+    before = [p.detach().clone() for p in model.parameters()]
+    adam = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    for logged, rate in zip(log, (1.0, 1.0, 0.5), strict=True):
+        both = [scores(model, pair) for pair in pairs]
+        loss = torch.stack([(1 + (rejected - chosen).exp()).log() for chosen, rejected in both]).mean()
+        assert logged["loss"] == pytest.approx(loss.item(), rel=1e-3)
+        assert logged["accuracy"] == pytest.approx(sum(bool(a > b) for a, b in both) / 6)
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.param_groups[0]["lr"] = 1e-3 * rate
+        adam.step()
+    for one, expected, start in zip(found.parameters(), model.parameters(), before, strict=True):
+        assert float((one - expected).abs().mean()) < 1e-2 * float((expected - start).abs().max())
+    right = [0.5 if a == b else float(a > b) for a, b in (scores(found, pair) for pair in unseen)]
+    assert gate["accuracy"] == [(right[0] + right[2]) / 2, (right[1] + right[3]) / 2] and right[3] == 0.5
+
+
+def test_the_gate_of_sft_is_the_loss_a_token_before_and_after(tmp_path, tiny, full):
+    pairs = [Pair("x", PROMPT, chosen=SHORT, rejected=LONG), Pair("y", PROMPT, chosen=LONG, rejected=SHORT)]
+    settings = SupervisedFineTuning(examples=40, lr=3e-3, batch_size=2, replies="chosen")
+    stage = train_sft(Workshop(Store(tmp_path), full, {}), tiny, settings, pairs, pairs)
+    expected = []
+    for folder in (tiny.path, stage.path / MODEL):
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        each = []
+        for ids in (SHORT, LONG):
+            with torch.no_grad():
+                logps = model(input_ids=torch.tensor([[*PROMPT.ids, *ids]])).logits[0].log_softmax(-1)
+            each.append(-sum(float(logps[2 + i, token]) for i, token in enumerate(ids)) / len(ids))
+        expected.append(sum(each) / 2)
+    gate = json.loads((stage.path / "gate.json").read_text())
+    assert [*gate["base"], *gate["sft"]] == pytest.approx(expected, rel=1e-3)
+    assert expected[1] < 0.5 * expected[0]
 
 
 def test_the_best_of_three_is_the_answer(tmp_path, tiny, full):

@@ -5,13 +5,14 @@ import json
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from alignment_bench.benchmarks.passes import counted
 from alignment_bench.methods.base import Budget, Ledger, Pair, PairDataset, Prompt, PromptDataset, TrainingTask
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.ppo import PPO
-from alignment_bench.methods.rollout import Sample
+from alignment_bench.methods.rollout import Sample, sample
 from alignment_bench.methods.signals import Probe, _logps_of_sft, repetition, response_signals
 from alignment_bench.results.checkpoint import Checkpoint
 
@@ -70,6 +71,57 @@ def test_the_probe_looks_four_times_and_measures_against_sft(tiny, full, tmp_pat
     assert second["kl"] > 0.01
     assert probe(1.0) == {}
     assert ledger.generated_tokens > 0 and ledger.scored_tokens > 0
+
+
+def test_the_probe_says_what_plain_transformers_say(tiny, full, tmp_path, plain):
+    """All eight pairs and prompts, for there are no more; the samples are those of seed 0, the KL is over the whole
+    vocabulary. Half of the pairs are turned round, so that the policy prefers some and not others."""
+    pairs = [dataclasses.replace(p, chosen=p.rejected, rejected=p.chosen) if i % 2 else p for i, p in enumerate(PAIRS)]
+    task = dataclasses.replace(make_task(tiny, full, tmp_path), pairs=PairDataset(pairs, lambda: None))
+    policy = Policy.open(tiny, full, trainable=True)
+    probe = Probe(task, policy, Ledger.of(policy.network, tmp_path), with_samples=True)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in policy.network.parameters:
+            weight.add_(0.05 * torch.randn_like(weight))
+    sft, moved = (AutoModelForCausalLM.from_pretrained(tiny.path).eval() for _ in range(2))
+    moved.load_state_dict(policy.network.model.state_dict())
+    found = probe(0.25)
+    with torch.no_grad():
+        chosen, rejected = (
+            [
+                float((plain.logps(moved, prompt, ids) - plain.logps(sft, prompt, ids)).sum())
+                for prompt, ids in ((p.prompt.ids, getattr(p, side)) for p in pairs)
+            ]
+            for side in ("chosen", "rejected")
+        )
+        samples = sample(policy, probe.prompts, max_new_tokens=6, seed=0)
+        kls, entropies, lengths = [], [], [len(s.ids) for s in samples]
+        for s in samples:
+            ids, at = torch.tensor([[*s.prompt.ids, *s.ids]]), len(s.prompt.ids) - 1
+            p, q = (model(input_ids=ids).logits[0, at:-1].log_softmax(-1) for model in (moved, sft))
+            kls.append(float((p.exp() * (p - q)).sum()))
+            entropies.append(-float(plain.logps(moved, s.prompt.ids, s.ids).sum()))
+    margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
+    expected = {
+        "chosen_displacement": sum(chosen) / 8,
+        "rejected_displacement": sum(rejected) / 8,
+        "implicit_margin": sum(margins) / 8,
+        "implicit_accuracy": sum(m > 0 for m in margins) / 8,
+        "kl": sum(kls) / 8,
+        "entropy": sum(entropies) / sum(lengths),
+        "length": sum(lengths) / 8,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert 0 < expected["implicit_accuracy"] < 1 and expected["implicit_accuracy"] != 0.5
+
+
+def test_the_probe_looks_after_each_quarter(tiny, full, tmp_path):
+    """16 steps: after the 4th, the 8th, the 12th and the last; 3 steps: after each; 1 step: once, at its end."""
+    policy = Policy.open(tiny, full, trainable=True)
+    for steps, expected in ((16, [4, 8, 12, 16]), (3, [1, 2, 3]), (1, [1])):
+        probe = Probe(make_task(tiny, full, tmp_path), policy, Ledger.of(policy.network, tmp_path), with_samples=False)
+        assert [n for n in range(1, steps + 1) if probe(n / steps)] == expected
 
 
 def test_probes_of_one_start_share_it_and_go_through_no_text_twice(tiny, full, tmp_path):
