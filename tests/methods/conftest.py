@@ -23,9 +23,9 @@ def rate(step: int, total: int, rising: int) -> float:
 class Learner:
     """PyTorch's AdamW on groups (weights, peak rate), with the gradient cut to a norm and the rate set by hand."""
 
-    def __init__(self, *groups, total, rising=1, epsilon=1e-8, max_norm=1.0):
+    def __init__(self, *groups, total, rising=1, epsilon=1e-8, max_norm=1.0, decay=0.0):
         self.total, self.rising, self.max_norm, self.done = total, rising, max_norm, 0
-        self.adam = torch.optim.AdamW([{"params": p, "lr": lr} for p, lr in groups], eps=epsilon, weight_decay=0.0)
+        self.adam = torch.optim.AdamW([{"params": p, "lr": lr} for p, lr in groups], eps=epsilon, weight_decay=decay)
         self.peaks = [lr for _, lr in groups]
 
     def step(self, loss: Tensor) -> float:

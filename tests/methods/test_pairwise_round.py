@@ -99,7 +99,7 @@ CASES = {
         lambda c, r, fc, fr: (c.mean() - fc.mean() - r.mean() + fr.mean() - 1.25) ** 2,
     ),
     "simpo": (
-        SimPO(beta=1.5, gamma=0.6, **COMMON),
+        SimPO(beta=1.5, gamma=0.6, weight_decay=0.5, **COMMON),
         lambda c, r, fc, fr: -log_sigmoid(1.5 * (c.mean() - r.mean()) - 0.6),
     ),
     "cpo": (
@@ -129,7 +129,8 @@ class Both:
         self.policy, self.sft = (AutoModelForCausalLM.from_pretrained(sft.path).eval() for _ in range(2))
         self.start, self.plain = copy.deepcopy([*self.sft.parameters()]), plain
         peak = ([*self.policy.parameters()], method.lr)
-        self.learner = plain.Learner(peak, total=STEPS, rising=RISING, max_norm=method.max_grad_norm)
+        how = {"max_norm": method.max_grad_norm, "decay": method.weight_decay}
+        self.learner = plain.Learner(peak, total=STEPS, rising=RISING, **how)
 
     def logps(self, prompt, ids) -> tuple[Tensor, Tensor]:
         """Under the policy as it is, and under SFT."""
