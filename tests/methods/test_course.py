@@ -186,6 +186,35 @@ def test_rounds_take_the_prompts_in_shuffled_order(tiny, full, tmp_path):
     assert seen == [[p for p in order[3 * i : 3 * i + 3] for _ in range(2)] for i in range(4)]
 
 
+# --- on the way
+
+
+def test_snapshots_are_saved_when_their_share_of_the_budget_is_spent(tiny, full, tmp_path):
+    """Three marks on 48 examples: 12, 24 and 36. Rounds of 8 pass them at 16, 24 and 40; steps of 32 pass two at once,
+    and what does not fill a step is not drawn. Each is the policy of its moment, so no two are the same."""
+    rounds = make_task(tiny, full, tmp_path / "rounds", 48, along=3)
+    RLOO(rollout_size=8, samples_per_prompt=2, lr=1e-2).train(rounds)
+    folders = sorted((rounds.out / "along").iterdir())
+    assert [folder.name for folder in folders] == ["000000016", "000000024", "000000040"]
+    assert len({folder_digest(folder) for folder in [*folders, rounds.out / "policy"]}) == 4
+    steps = make_task(tiny, full, tmp_path / "steps", 48, along=3)
+    DPO(batch_size=32, lr=1e-3).train(steps)
+    assert [folder.name for folder in (steps.out / "along").iterdir()] == ["000000032"]
+
+
+def test_costs_are_two_flops_a_weight_and_token_and_two_passes_back(tiny, full, tmp_path):
+    """DPO on one pair at a time, all weights learning: 6 FLOPs for a token that is learnt, 2 for one that is not."""
+    task = make_task(tiny, full, tmp_path / "t", 3)
+    DPO(batch_size=1).train(task)
+    cost = json.loads((task.out / "cost.json").read_text())
+    weights = sum(p.numel() for p in Policy.open(tiny, full, trainable=True).network.model.parameters())
+    assert cost["trained_tokens"] == 3 * (3 + 3 + 3 + 2)
+    assert cost["flops"] == weights * (
+        6 * cost["trained_tokens"] + 2 * (cost["scored_tokens"] + cost["generated_tokens"])
+    )
+    assert cost["scored_tokens"] > 0 and cost["generated_tokens"] > 0
+
+
 # --- going on after a stop
 
 

@@ -91,6 +91,11 @@ def learnt(trainer) -> list[Tensor]:
     return [*trainer.policy.network.parameters, *of_critic]
 
 
+def weights_of(trainer) -> dict[str, Tensor]:
+    """The policy's, by name."""
+    return trainer.policy.network.model.state_dict()
+
+
 # --- PPO, written out
 
 
@@ -272,7 +277,7 @@ def test_penalties_a_token_are_beta_times_the_estimate(two, plain, kind):
     play(trainer, 0, first)
     mean = sum(worth(s.prompt.id, len(s.ids)) for s in first) / 8
     deviation = (sum((worth(s.prompt.id, len(s.ids)) - mean) ** 2 for s in first) / 8) ** 0.5
-    brute.policy.load_state_dict(trainer.policy.network.model.state_dict())
+    brute.policy.load_state_dict(weights_of(trainer))
     samples = plain.ended(draw(trainer, seed=1))
     for s, returns in zip(samples, score(trainer, samples).returns, strict=True):
         with torch.no_grad():
@@ -294,7 +299,7 @@ def test_the_beta_of_one_round_acts_in_the_next_ones_rewards(two, plain):
     for number, beta in enumerate((0.3, 0.3 * 0.6, 0.3 * 0.6 * 1.4)):
         samples = draw(trainer, seed=number)
         brute.beta = beta
-        brute.policy.load_state_dict(trainer.policy.network.model.state_dict())
+        brute.policy.load_state_dict(weights_of(trainer))
         found = score(trainer, samples)
         assert flat(found.returns) == pytest.approx(flat(r.returns for r in brute.score(samples)), rel=1e-3, abs=5e-4)
         logged.append(play(trainer, number, samples))

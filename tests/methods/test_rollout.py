@@ -4,12 +4,15 @@ import itertools
 from dataclasses import replace
 
 import pytest
+import torch
 from scipy import stats
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from alignment_bench.methods.base import Prompt
 from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.rollout import sample, sample_rows, uniforms
 from alignment_bench.results import checkpoint, processes
+from alignment_bench.results.checkpoint import Checkpoint
 from alignment_bench.results.cutting import OutOfMemory
 from alignment_bench.results.records import InputError
 
@@ -24,6 +27,37 @@ def test_batches_do_not_change_responses(tiny, full, batch_size):
     whole = sample(policy, PROMPTS, max_new_tokens=12, seed=4)
     assert sample_rows(policy, PROMPTS, range(len(PROMPTS)), **HOW, batch_size=batch_size) == whole
     assert len({s.ids for s in whole}) == len(PROMPTS)  # equal prompts get different responses
+
+
+def test_rows_that_leave_take_their_numbers_with_them(tiny, full):
+    """EOS is made likely, so that rows leave the batch early: those that stay go on as they would alone."""
+    policy = Policy.open(tiny, full, trainable=True)
+    head, bias = policy.network.head, torch.zeros(259)
+    bias[1] = 5.0
+    policy.network.head = lambda states: head(states) + bias
+    whole = sample(policy, PROMPTS, max_new_tokens=12, seed=4)
+    assert sample_rows(policy, PROMPTS, range(len(PROMPTS)), **HOW, batch_size=1) == whole
+    lengths = [len(s.ids) for s in whole]
+    assert min(lengths) < 4 and sum(n < 12 for n in lengths) > len(PROMPTS) / 4 and max(lengths) > 6
+
+
+def test_positions_begin_after_the_padding(tiny, full, tmp_path):
+    """GPT-2 learns a vector for each position, so a row that is shifted by its padding would say something else: a
+    near-greedy sample among longer prompts is the likeliest token, one by one, of passes without padding."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=259, n_positions=64, n_embd=32, n_layer=2, n_head=4, initializer_range=0.5, eos_token_id=1
+    )
+    model = GPT2LMHeadModel(config).eval()
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    policy = Policy.open(Checkpoint(tmp_path, "gpt2"), full, trainable=True)
+    for s in sample(policy, PROMPTS[:5], max_new_tokens=6, seed=4, temperature=1e-4):
+        ids = list(s.prompt.ids)
+        while len(ids) < len(s.prompt.ids) + 6 and (len(ids) == len(s.prompt.ids) or ids[-1] != 1):
+            with torch.no_grad():
+                ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        assert list(s.ids) == ids[len(s.prompt.ids) :]
 
 
 def test_some_rows_get_the_responses_that_they_get_among_all(tiny, full):
