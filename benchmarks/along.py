@@ -5,13 +5,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..evaluators.base import traits_of
 from ..results.checkpoint import Checkpoint
-from ..results.store import ALONG, ALONG_SCORES, COST, SCORES, Stage
+from ..results.store import ALONG, ALONG_SCORES, COST, SCORES, Stage, digest
 from . import answers
 from .workshop import Workshop, code_digest
 
-TRAINING = "training_reward_model"  # the evaluator that is the training reward model: the proxy that was optimized
-METRICS = ("kl", "reward.training", "reward.reward_model", "reward.gold")
+# What the benchmark itself scores with, beside the evaluators of its settings.
+TRAINING = "training_reward_model"  # the training reward model: the proxy that was optimized
+TRAINING_LABEL = "reward_model.training"  # what its metrics are called
+DISTANCE = "divergence"  # KL to SFT, against which rewards are drawn; the name that it has in settings
 
 
 def score_along(
@@ -38,19 +41,21 @@ def score_along(
         for name, (evaluator, needs) in scorers.items()
     }
 
+    metrics = {name: traits_of(evaluator).scores_along for name, (evaluator, _) in scorers.items()}
+
     def build(out: Path) -> None:
         import pandas
 
         frames = []
-        for (examples, _), part in parts.items():
+        for (examples, name), part in parts.items():
             frame = pandas.read_parquet(part.path / SCORES)
-            frame["metric"] = frame["metric"].replace("reward.reward_model.training", "reward.training")
-            frames.append(frame[frame["metric"].isin(METRICS)].assign(examples=examples))
+            frame = frame[frame["metric"].isin(metrics[name])].assign(examples=examples)
+            frames.append(frame.replace({"metric": {f"reward.{TRAINING_LABEL}": "reward.training"}}))
         table = pandas.concat(frames, ignore_index=True).drop_duplicates(["examples", "metric", "prompt_id"])
         table.to_parquet(out / ALONG_SCORES, index=False)
 
     inputs = {
         "parts": [[examples, name, part.content] for (examples, name), part in parts.items()],
-        "code": code_digest("benchmarks/along.py"),
+        "code": digest([code_digest("benchmarks/along.py"), metrics]),  # the evaluators' code says which metrics
     }
     return shop.store.stage("along", inputs, build)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..evaluators.base import traits_of
 from ..methods.base import PromptDataset
 from ..methods.policy import Policy
 from ..methods.rollout import sample, to_generations
@@ -127,8 +128,8 @@ def score(
         return json.loads((stage.path / REWARDS).read_text())
 
     def build(out: Path) -> None:
-        if getattr(evaluator, "has_rewards", False):
-            shares = getattr(evaluator, "rewards_text", False) and responses[0] != baseline[0]
+        if (traits := traits_of(evaluator)).has_rewards:
+            shares = traits.rewards_text and responses[0] != baseline[0]
             ours = rewards(responses, than=baseline if shares else None)
             scores = evaluator.compare(responses[1](), ours, rewards(baseline))
         else:

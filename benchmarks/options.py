@@ -8,6 +8,13 @@ from ..results.records import InputError
 from .spec import BenchmarkSpec, load_spec
 
 LEVEL = 0.05  # of the verdict that --judge-until-decided must allow
+REWARD_MODEL, JUDGE = "reward_model", "judge"  # the evaluators whose settings these options write
+
+
+def option_of(evaluator: str) -> str:
+    """What gives an evaluator its model, for errors: an option of the command line, or a field of the YAML."""
+    known = {REWARD_MODEL: "--reward-model", JUDGE: "--judge"}
+    return known.get(evaluator, f"evaluators.{evaluator}.model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,22 +52,22 @@ def chosen_spec(benchmark: str, methods: Sequence[str], options: Options) -> Ben
     top = {name: getattr(options, name) for name in ("model", "preferences", "external_pairs", "tracker")}
     spec = load_spec(benchmark, top, options.settings)
     if options.reward_model:
-        spec = _evaluator(spec, "reward_model", model=options.reward_model)
+        spec = _evaluator(spec, REWARD_MODEL, model=options.reward_model)
     if options.judge:
-        kept = {k: v for k, v in spec.evaluators.get("judge", {}).items() if k not in ("model", "url", "prompt")}
+        kept = {k: v for k, v in spec.evaluators.get(JUDGE, {}).items() if k not in ("model", "url", "prompt")}
         url = {"url": options.judge_url} if options.judge_url else {}
         judge = kept | {"model": tuple(options.judge)} | url
-        spec = spec.model_copy(update={"evaluators": {**spec.evaluators, "judge": judge}})
+        spec = spec.model_copy(update={"evaluators": {**spec.evaluators, JUDGE: judge}})
     given = {"limit": options.judge_limit, "price": options.judge_price}
     if given := {name: value for name, value in given.items() if value}:
-        if "judge" not in spec.evaluators:
+        if JUDGE not in spec.evaluators:
             raise InputError("--judge-limit and --judge-price go with a judge; give --judge")
-        spec = _evaluator(spec, "judge", **given)
+        spec = _evaluator(spec, JUDGE, **given)
     if options.judge_until_decided:
-        if "judge" not in spec.evaluators:
+        if JUDGE not in spec.evaluators:
             raise InputError(f"--judge-until-decided needs a judge, and {spec.name} has none; give one with --judge")
         # the level of the strictest comparison after correction for as many methods, so that "decided" is a verdict
-        spec = _evaluator(spec, "judge", until_decided=LEVEL / len(methods))
+        spec = _evaluator(spec, JUDGE, until_decided=LEVEL / len(methods))
     return spec
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..evaluators.base import traits_of
 from ..results.checkpoint import Checkpoint
 from ..results.store import ALONG, POLICY, Looking, NotMade, Stage
 from . import panel
-from .along import TRAINING
 from .estimate import AT_LEAST, Earlier, Estimate, Rough
 from .harness import Harness, Request
 from .pipeline import ROLES
@@ -151,8 +151,8 @@ class _Planner:
         return _step(cell, "responses", made, guess)
 
     def _scores(self, cell: str, answers: Stage | None, baseline: Stage | None, policy: Any) -> Iterator[Step]:
-        names = [*self.spec.evaluators, *([TRAINING] if "reward_model" in self.spec.evaluators else [])]
-        asking = {n for n in names if getattr(self.run.scored_by.evaluators.get(n), "keeps_answers", False)}
+        names = self.run.scored_by.names
+        asking = {n for n in names if traits_of(self.run.scored_by.evaluators.get(n)).keeps_answers}
         for name in sorted(names, key=lambda n: n in asking):
             if name in asking:
                 yield Step(cell, name, ASKS, is_score=True)  # what is missing is known to the evaluator alone

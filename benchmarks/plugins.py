@@ -58,6 +58,16 @@ def build(group: Group, name: str, settings: Mapping[str, Any], where: Where) ->
     return checked(cls, dict(settings), where)
 
 
+def with_given(plugin: Any, settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """The same plugin with what a benchmark fills in, whose types are not checked: it may be read from disk lazily.
+
+    settings: those that it was constructed from.
+    """
+    if dataclasses.is_dataclass(plugin):
+        return dataclasses.replace(plugin, **given)
+    return type(plugin)(**{**settings, **given}) if given else plugin
+
+
 def parse_setting(text: str) -> tuple[str, Any]:
     """FIELD=VALUE from the command line; the value is read as YAML. InputError if there is none."""
     field, equals, value = text.partition("=")

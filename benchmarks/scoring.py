@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evaluators.base import Conversation
+from ..evaluators.base import Conversation, traits_of
 from ..methods.base import Prompt
 from ..methods.policy import Policy
 from ..methods.rollout import sample, to_generations
@@ -123,11 +123,12 @@ def score(
     limits: Limits,
 ) -> Stage:
     """Let one evaluator score a policy's responses against the baseline's; the stage holds scores.parquet."""
-    if getattr(evaluator, "keeps_answers", False):
+    traits = traits_of(evaluator)
+    if traits.keeps_answers:
         scores = list(evaluator.score(_read(answers), _read(baseline)))
         inputs = {"evaluator": name, "scores": digest([dataclasses.astuple(s) for s in scores])}
         return shop.store.stage("scores", inputs, lambda out: answering.write_scores(out / SCORES, scores))
-    if not getattr(evaluator, "needs_policy", False):
+    if not traits.needs_policy:
         return answering.score(shop, name, evaluator, needs, responses(answers), responses(baseline))
 
     def build(out: Path) -> None:

@@ -18,6 +18,8 @@ class Gold:
     """The function, as package.module:function; it takes (prompt messages, response text) and returns a mapping with
     the number `reward` and any facets, None for a facet that does not apply."""
 
+    scores_along = ("reward.gold",)
+
     def __post_init__(self) -> None:
         self._function()  # a wrong name is told before anything is trained
 

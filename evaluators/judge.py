@@ -62,7 +62,10 @@ class Judge:
     cache: Path | None = None
     """Folder of the verdicts; filled in by the benchmark, none keeps nothing."""
 
-    keeps_answers = True  # has a cache of its own, of which failures are no part; see `Evaluator`
+    asks_models = True
+    is_judge = True
+    keeps_answers = True
+    determined_by = ("url", "prompt")
 
     def __post_init__(self) -> None:
         read_template(self.prompt)  # what can be checked is checked before anything is trained

@@ -157,8 +157,14 @@ class RewardModelWinRate:
     allow_training_model: bool = False
     """Evaluate even with the model that the methods were trained on; every page then says so."""
 
+    needs_reward_model = True
+    compares_with_training = True
     has_rewards = True
     rewards_text = True
+
+    @property
+    def scores_along(self) -> tuple[str, ...]:
+        return (f"reward.{self.label}",)
 
     def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterable[Score]:
         both = self.rewards([*baseline, *responses])  # at once: the same response has the same reward to the last digit
