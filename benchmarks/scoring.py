@@ -1,10 +1,12 @@
 """How an evaluator gets what it needs: responses from disk, and a policy in memory where it asks for one."""
 
 import dataclasses
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 from ..evaluators.base import Conversation
@@ -62,7 +64,11 @@ class PolicyInMemory:
         return self.policy.entropy_kl_logps(self._encode(conversations), None)[0]
 
     def network(self) -> tuple[Any, Any]:
-        return self.policy.network.activate(), self.policy.tokenizer
+        network = self.policy.network
+        model = network.activate()
+        # whoever calls it gets the numbers of our own passes; a proxy, for a model that held itself would stay in memory
+        model.forward = network.autocast()(MethodType(type(model).forward, weakref.proxy(model)))
+        return model, self.policy.tokenizer
 
     def _encode(self, conversations: Sequence[Conversation]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         tokenizer = self.policy.tokenizer

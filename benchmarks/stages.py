@@ -93,8 +93,7 @@ def train_sft(
         ledger.close()
         if processes.rank():
             return
-        model = merge_adapter(policy.network)
-        model.save_pretrained(out / MODEL)
+        merge_adapter(policy.network).save_pretrained(out / MODEL)
         policy.tokenizer.save_pretrained(out / MODEL)
         saved = Policy.open(Checkpoint(out / MODEL, ""), shop.tuning, trainable=False)  # what lies on disk is judged
         logps = _logps(saved, unseen)

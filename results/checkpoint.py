@@ -19,7 +19,7 @@ from . import processes
 from .chat import load_tokenizer
 from .cutting import halved, micro_batches, start_tokens
 from .layout import Layout, Sequences, families, family_lengths, lay_out
-from .lora import Host
+from .lora import Host, round_products
 from .model_files import remote_code_allowed
 from .packing import packed_attention
 from .records import InputError
@@ -132,8 +132,8 @@ class Network:
 
     @cached_property
     def size(self) -> int:
-        """Number of weights that a token passes through."""
-        return sum(p.numel() for p in self.model.parameters())
+        """Number of weights that a token passes through, adapters not counted: all on one model cut passes alike."""
+        return self._host.size if self._host else sum(p.numel() for p in self.model.parameters())
 
     def activate(self) -> nn.Module:
         """Put this network's adapter into the shared model (or take all out) and return the model.
@@ -334,7 +334,7 @@ def open_network(
         host = _host(folder, tuning)
         network = Network(host.model, kind, tuning, host, host.add(tuning))
     else:
-        network = Network(load_model(folder, kind, tuning), kind, tuning, None, None)
+        network = Network(load_model(folder, kind, tuning, frozen=not trainable), kind, tuning, None, None)
         if not trainable:
             network.model.requires_grad_(False)
     if head_std is not None:
@@ -343,24 +343,19 @@ def open_network(
 
 
 def merge_adapter(network: Network) -> nn.Module:
-    """A plain model with the network's adapter added into its weights; a full network's model as it is.
-
-    The sum is kept in the base's own type.
-    """
-    if not (network._host and network._adapter):
+    """A plain model with the network's adapter added into its weights, fp32 on the CPU; a full network's as it is."""
+    host = network._host
+    if not (host and network._adapter):
         return network.model
-    network.activate()
-    model = network._host.merge(network._adapter)
-    _host_of.cache_clear()
-    return model
+    whole = load_model(host.folder, "lm", replace(network.tuning, device="cpu"))
+    return host.merge(network._adapter, whole)
 
 
 def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False) -> nn.Module:
-    """Load a model with dropout off; weights fp32, or bf16 where they stay frozen and the products are bf16 too."""
+    """Load a model with dropout off and weights in fp32; frozen: see `round_products`, which changes no number."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    dtype = torch.bfloat16 if frozen and tuning.precision == "bf16" else torch.float32
-    given = {"dtype": dtype, "trust_remote_code": remote_code_allowed()}
+    given = {"dtype": torch.float32, "trust_remote_code": remote_code_allowed()}
     try:
         if kind == "lm":
             model = AutoModelForCausalLM.from_pretrained(str(folder), **given)
@@ -373,6 +368,8 @@ def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False
         ) from None
     if kind == "lm":
         _check_head(model, folder)
+    if frozen and tuning.precision == "bf16":
+        round_products(model)
     return model.to(tuning.device).eval()
 
 

@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from .records import InputError
@@ -23,6 +24,7 @@ class Host:
         """folder: where the model lies, for adapters name their base."""
         self.folder = folder
         self.model = model.requires_grad_(False)
+        self.size = sum(p.numel() for p in model.parameters())
         self._targets = _linear_names(self.model)
         self._names = (f"adapter{i}" for i in count())
         self._configs = {}
@@ -44,15 +46,15 @@ class Host:
             warnings.simplefilter("ignore", UserWarning)  # several adapters on one model are what we want
             inject_adapter_in_model(config, self.model, adapter_name=name)
         self._configs[name] = config
+        self._parameters[name] = [p for n, p in self.model.named_parameters() if f".{name}." in n]
+        for parameter in self._parameters[name]:  # before they are read: peft makes them in the type of the model's
+            parameter.data = parameter.data.float()
         if saved:
             weights = load_file(saved / ADAPTER)
             weights = {k.removeprefix("base_model.model."): v for k, v in weights.items() if ".score." not in k}
             outcome = set_peft_model_state_dict(self.model, weights, adapter_name=name)
             if outcome.unexpected_keys:
                 raise InputError(f"{saved / ADAPTER} does not fit its base {self.folder}: {outcome.unexpected_keys[0]}")
-        self._parameters[name] = [p for n, p in self.model.named_parameters() if f".{name}." in n]
-        for parameter in self._parameters[name]:
-            parameter.data = parameter.data.float()
         self._active = name
         self.use(None)
         return name
@@ -86,15 +88,16 @@ class Host:
         self.model.peft_config.pop(name, None)
         del self._parameters[name], self._configs[name]
 
-    def merge(self, name: str) -> nn.Module:
-        """Add the adapter into the weights and take the adapters out; the host is not to be used afterwards."""
+    def merge(self, name: str, whole: nn.Module) -> nn.Module:
+        """Add the adapter into the weights of `whole`, another copy of the frozen model in fp32, and return it."""
         from peft.tuners.lora import LoraLayer
 
-        for path, layer in [(p, m) for p, m in self.model.named_modules() if isinstance(m, LoraLayer)]:
-            layer.merge(adapter_names=[name])
-            parent, _, attribute = path.rpartition(".")
-            setattr(self.model.get_submodule(parent), attribute, layer.get_base_layer())
-        return self.model
+        with torch.no_grad():
+            for path, layer in self.model.named_modules():
+                if isinstance(layer, LoraLayer):
+                    weight = whole.get_submodule(path).weight
+                    weight += layer.get_delta_weight(name).to(weight.device)
+        return whole
 
     def save(self, name: str, folder: Path, score: nn.Linear | None) -> None:
         """Write the adapter in peft's layout: AutoModelForCausalLM or ...SequenceClassification load it."""
@@ -119,6 +122,23 @@ class Host:
 
         weights = load_file(folder / ADAPTER)
         score.load_state_dict({"weight": weights["base_model.model.score.weight"]})
+
+
+def round_products(model: nn.Module) -> None:
+    """Hold the weights of the linear layers in bf16; no pass under autocast in bf16 changes by a bit.
+
+    Autocast rounds these weights before each product anyway. What it leaves in fp32 stays so: norms, embeddings, an
+    output layer that shares its weight with them, and the scalar head of a scorer.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    linear = (nn.Linear, Conv1D)
+    used = {id(p) for m in model.modules() if type(m) not in linear for p in m.parameters(recurse=False)}
+    for name, module in model.named_modules():
+        if type(module) in linear and name != "score":
+            for parameter in module.parameters(recurse=False):
+                if id(parameter) not in used:
+                    parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _linear_names(model: nn.Module) -> list[str]:
