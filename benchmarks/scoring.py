@@ -66,7 +66,7 @@ class PolicyInMemory:
     def network(self) -> tuple[Any, Any]:
         network = self.policy.network
         model = network.activate()
-        # whoever calls it gets the numbers of our own passes; a proxy, for a model that held itself would stay in memory
+        # its callers get the numbers of our own passes; a proxy, for a model that held itself would stay in memory
         model.forward = network.autocast()(MethodType(type(model).forward, weakref.proxy(model)))
         return model, self.policy.tokenizer
 
