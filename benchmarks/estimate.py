@@ -16,7 +16,7 @@ from ..results.model_files import remote_code_allowed
 from ..results.store import GENERATIONS, SCORES, Made, Store
 
 TRAINED = 16  # bytes a trained weight: fp32 value, gradient, and Adam's two moments
-FROZEN = 4  # bytes a weight of a model that is only read, fp32
+FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
 MIB = 2**20
 AT_LEAST = "at least, by FLOPs"  # the basis of a rough estimate
 
@@ -146,7 +146,7 @@ class Rough:
         flops = self.size * (trained * (2 + backward) + (sampled + read) * 2)
         if self.tuning.lora_rank:  # one frozen model under all adapters
             trainable, frozen = 0, 1
-        memory = self.size * (trainable * TRAINED + frozen * FROZEN) + self.logits
+        memory = self.size * (trainable * TRAINED + frozen * FROZEN[self.tuning.precision]) + self.logits
         if self.tuning.device == "cpu":
             memory += resident()
         return Estimate(AT_LEAST, flops / self.rate, memory / MIB, trained + sampled)
