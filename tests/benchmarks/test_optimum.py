@@ -51,10 +51,10 @@ def test_start_against_listing_by_hand(world):
         highest = sum(math.exp(b) * (rewards[text] - BETA * (b - listed[text])) for text, b in best.items())
         regrets.append(highest - sum(math.exp(x) * rewards[text] for text, x in listed.items()))
     found = world.distance(world.reference)
-    assert found.kl_to_optimum == pytest.approx(sum(kls) / 4, abs=1e-3)
-    assert found.regret == pytest.approx(sum(regrets) / 4, abs=1e-3)
-    assert found.kl_to_reference == pytest.approx(0.0, abs=1e-6)
-    assert found.regret == pytest.approx(BETA * found.kl_to_optimum, abs=1e-4)  # a theorem, for any policy
+    assert found.kl_to_optimum == pytest.approx(sum(kls) / 4, rel=1e-4)
+    assert found.regret == pytest.approx(sum(regrets) / 4, rel=1e-4)
+    assert found.kl_to_reference == pytest.approx(0.0, abs=1e-5)
+    assert found.regret == pytest.approx(BETA * found.kl_to_optimum, rel=1e-4)  # a theorem, for any policy
     assert found.kl_to_optimum > 2.0
 
 
@@ -142,7 +142,7 @@ def test_best_of_n_is_exact(world):
     best = draws.gather(1, rewards[draws].argmax(1, keepdim=True))[:, 0]
     shares = torch.bincount(best, minlength=len(RESPONSES)) / len(best)
     errors = (chances * (1 - chances) / len(best)).sqrt() + 1e-6
-    assert float(chances.sum()) == pytest.approx(1.0, abs=1e-6)
+    assert float(chances.sum()) == pytest.approx(1.0, rel=1e-5)
     assert ((shares - chances).abs() / errors).max() < 4.5
 
 

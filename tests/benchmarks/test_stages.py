@@ -75,7 +75,7 @@ def test_what_the_gate_of_a_reward_model_scored_is_known(tmp_path, tiny, full):
     with counted() as passes:
         found = RewardModelWinRate(str(stage.path / MODEL), full).rewards(shown)
     assert passes.scored == 0
-    assert found == pytest.approx(RewardModel.open(stage.path / MODEL, full)(shown), abs=1e-5)
+    assert found == pytest.approx(RewardModel.open(stage.path / MODEL, full)(shown), rel=1e-5, abs=1e-5)
 
 
 def test_the_best_of_three_is_the_answer(tmp_path, tiny, full):

@@ -81,9 +81,9 @@ def test_entropy_and_logps_equal_direct_forward_passes(policy, tiny):
             logps = model(torch.tensor([before + after])).logits[0].log_softmax(-1)
         places = range(len(before) - 1, len(before) + len(after) - 1)
         direct = [-(logps[t].exp() * logps[t]).sum().item() for t in places]
-        assert entropy == pytest.approx(sum(direct) / len(direct), abs=1e-4)
+        assert entropy == pytest.approx(sum(direct) / len(direct), rel=1e-5)
         assert logp == pytest.approx(
-            sum(logps[t, token].item() for t, token in zip(places, after, strict=True)), abs=1e-3
+            sum(logps[t, token].item() for t, token in zip(places, after, strict=True)), rel=1e-5
         )
         assert 0 < entropy < math.log(259)
 

@@ -53,8 +53,8 @@ def test_the_probe_looks_four_times_and_measures_against_sft(tiny, full, tmp_pat
     ledger = Ledger.of(policy.network, tmp_path)
     probe = Probe(make_task(tiny, full, tmp_path), policy, ledger, with_samples=True)
     first = probe(0.3)
-    assert first["chosen_displacement"] == pytest.approx(0.0, abs=1e-5)
-    assert first["kl"] == pytest.approx(0.0, abs=1e-5) and first["entropy"] > 1.0
+    assert first["chosen_displacement"] == pytest.approx(0.0, abs=1e-4)  # of log-probs of about -30
+    assert first["kl"] == pytest.approx(0.0, abs=1e-4) and first["entropy"] > 1.0
     assert probe(0.4) == {}
     torch.manual_seed(0)
     with torch.no_grad():
@@ -65,8 +65,9 @@ def test_the_probe_looks_four_times_and_measures_against_sft(tiny, full, tmp_pat
         p.total_logps([(x.prompt.ids, x.chosen) for x in PAIRS])
         for p in (Policy.open(tiny, full, trainable=False), policy)
     )
-    assert second["chosen_displacement"] == pytest.approx(float((after - before).mean()), abs=1e-4)
-    assert second["implicit_margin"] == pytest.approx(second["chosen_displacement"] - second["rejected_displacement"])
+    assert second["chosen_displacement"] == pytest.approx(float((after - before).mean()), rel=1e-4, abs=1e-4)
+    difference = second["chosen_displacement"] - second["rejected_displacement"]
+    assert second["implicit_margin"] == pytest.approx(difference, rel=1e-4, abs=1e-4)
     assert second["kl"] > 0.01
     assert probe(1.0) == {}
     assert ledger.generated_tokens > 0 and ledger.scored_tokens > 0

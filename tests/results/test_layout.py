@@ -118,7 +118,7 @@ def test_packed_passes_give_the_log_probs_and_gradients_of_padded_ones(tiny, tun
     (shared, mask, gradients), (plain, plain_mask, plain_gradients) = found
     more = sum(len(sequences[i][0]) - 1 for i in with_prompt)
     assert torch.equal(mask, plain_mask) and mask.sum() == more + sum(len(response) for _, response in sequences)
-    assert (shared - plain).abs().max() < 1e-4
+    assert (shared - plain).abs().max() < 1e-5 * plain.abs().max()
     scale = max(float(g.abs().max()) for g in plain_gradients)
     for ours, theirs in zip(gradients, plain_gradients, strict=True):
         assert (ours - theirs).abs().max() < 1e-5 * scale
@@ -216,7 +216,7 @@ def test_out_of_memory_once_gives_the_same_results_in_smaller_passes(tiny, full)
         ends.append((totals, outcome["loss"], [p.detach().clone() for p in policy.network.parameters]))
         assert (short.failures > 0) == (tokens == 40)
     assert torch.allclose(ends[0][0], ends[1][0], atol=1e-4)
-    assert ends[0][1] == pytest.approx(ends[1][1], abs=1e-4)
+    assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-5)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ends[0][2], ends[1][2], strict=True))
 
 
