@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -15,6 +16,7 @@ from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported: tests never wait for a network
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -23,6 +25,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from alignment_bench.results.checkpoint import Checkpoint, Tuning
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and tests press Ctrl-C
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Every test, fixtures that it is the first to ask for among them, draws what it draws when it runs alone."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + eos_token }}{% endfor %}"
