@@ -1,9 +1,9 @@
 """What the commands print: tables for people, in colour only where a terminal shows it. And what they hear: Ctrl-C."""
 
 import os
+import signal
 import sys
 import threading
-from _thread import interrupt_main
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,9 @@ def hearing() -> Iterator[None]:
 
     def press_again(lost: Any) -> None:
         if lost.exc_type is KeyboardInterrupt:
-            threading.Timer(0.01, interrupt_main).start()  # seconds in which the finalizer ends
+            # a signal, which ends what the main thread waits for; seconds in which the finalizer ends
+            press = (threading.main_thread().ident, signal.SIGINT)
+            threading.Timer(0.01, signal.pthread_kill, press).start()
         else:
             former(lost)
 
