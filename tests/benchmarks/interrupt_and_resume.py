@@ -30,7 +30,7 @@ from alignment_bench.methods import resume, rollout
 CTRL_C = b"\x03"
 LONGEST = 60  # seconds that work waits for a key; without one the run ends with 0
 CHANGES = {
-    "sft": {"examples": 400},
+    "sft": {"examples": 80},
     "budget": 400,
     "evaluators": {"gold": {"reward": "alignment_bench.benchmarks.world:true_reward"}, "divergence": None},
 }
