@@ -1,5 +1,5 @@
 """`python -m alignment_bench` is the `bench` command."""
 
-from .benchmarks.cli import main
+from .benchmarks.cli.main import main
 
 main()

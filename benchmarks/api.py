@@ -7,16 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..results.records import InputError, nearest
-from ..results.run_differences import changes
+from ..analysis.run_differences import changes
+from ..analysis.verdict import verdict
+from ..errors import InputError, nearest
 from ..results.run_folder import Run, find_run
-from ..results.summary import verdict
-from .options import Options, chosen_spec
+from .definition.options import Options, chosen_spec
 
 if TYPE_CHECKING:
     import pandas
 
-    from .harness import Request
+    from .request import Request
 
 
 class Results:
@@ -134,8 +134,8 @@ def run(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo"),
     name, {"methods.dpo.beta": 0.05}; and those of `Options` (model, preferences, judge, tracker, ...). What is on disk
     below root already is not done again. InputError for bad input, before anything trains.
     """
-    from .live import watching
-    from .terminal import quiet
+    from ..runtime.quiet import quiet
+    from .cli.live import watching
 
     quiet()
     from . import harness
@@ -150,7 +150,7 @@ def plan(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo")
     """What `run` would do with the same arguments, a row a stage: stage, state, basis, seconds, memory_mb, tokens."""
     import pandas
 
-    from .terminal import quiet
+    from ..runtime.quiet import quiet
 
     quiet()
     from . import plan as planning
@@ -171,7 +171,7 @@ def _request(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> "Request":
-    from .harness import Request
+    from .request import Request
 
     known = [field.name for field in dataclasses.fields(Options)]
     for name in options:

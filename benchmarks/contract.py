@@ -1,6 +1,5 @@
 """What rows of one table must share, and what a reader of its numbers must know beside it."""
 
-import dataclasses
 import os
 import platform
 from importlib.metadata import version
@@ -8,15 +7,14 @@ from typing import Any
 
 import torch
 
-from ..results import processes
-from ..results.chat import PLAIN_TEMPLATE
-from ..results.checkpoint import Checkpoint
-from ..results.model_files import remote_code_allowed
-from ..results.store import digest
-from . import answers
-from .corpus import Corpus
-from .spec import BenchmarkSpec
-from .workshop import Workshop, code_digest
+from ..models.chat import PLAIN_TEMPLATE
+from ..models.checkpoint import Checkpoint
+from ..models.model_files import remote_code_allowed
+from ..results.integrity import code_digest, digest
+from ..runtime import processes
+from .context import LOSSES, TRAINING_CODE, Workshop
+from .data.corpus import Corpus
+from .definition.spec import BenchmarkSpec
 
 
 def contract(
@@ -27,11 +25,12 @@ def contract(
     shop: Workshop,
     sft: Checkpoint,
     reward_models: dict[str, Checkpoint],
-    own_reward_model: Checkpoint | None,
+    evaluated_by: str | None,
 ) -> dict[str, Any]:
     """All that rows of one table must share, the benchmark's settings of its methods included.
 
-    Which of them are run, seeds and evaluators come on top of it. own_reward_model: the user's, which evaluates.
+    Which of them are run, seeds and evaluators come on top of it. evaluated_by: hash of the user's reward model, which
+    evaluates.
     """
     return {
         "benchmark": spec.name,
@@ -43,19 +42,21 @@ def contract(
         "splits": {**spec.splits.model_dump(), "seed": spec.split_seed},
         "lengths": {"prompt": spec.max_prompt_tokens, "response": spec.max_response_tokens},
         **({"trust_remote_code": True} if remote_code_allowed() else {}),
-        "tuning": dataclasses.asdict(shop.tuning),
+        "tuning": shop.tuning.identity(),
+        # stages have one key however many processes made them, for results differ by rounding alone; this names it
+        **({"processes": processes.arrangement()} if processes.size() > 1 else {}),
         "sft": {**spec.sft.model_dump(), "content": sft.key},
         "reward_model": {
             **spec.reward_model.model_dump(),
             **{role: checkpoint.key for role, checkpoint in reward_models.items()},
         },
-        **({"evaluated_by": own_reward_model.key} if own_reward_model else {}),
+        **({"evaluated_by": evaluated_by} if evaluated_by else {}),
         "budget": spec.budget,
         "methods": spec.methods,
         "method_defaults": spec.method_defaults,
         "evaluation": spec.evaluation.model_dump(),
         "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
-        "code": code_digest(*answers.CODE),
+        "code": code_digest(*TRAINING_CODE, LOSSES),
         "packages": shop.packages,
     }
 

@@ -5,57 +5,29 @@ crosses over is the request as JSON; a worker finds the shared stages on disk.
 """
 
 import contextlib
+import importlib
 import json
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
-from ..methods.base import TrainingError
-from ..results.records import InputError, Stopped
-from .spec import BenchmarkSpec
-from .terminal import hearing, quiet
+from ..errors import InputError, Stopped, TrainingError
+from .request import Cell, Request, pack
 
-if TYPE_CHECKING:
-    from .harness import Request
+WORKER = f"{__package__}.worker"  # by name: it opens a harness, which stands above this module
 
-Cell = tuple[str, int]  # label of the row, and seed
-Engine = Literal["local", "ray"]
 # How a cell's process begins: Ctrl-C ends it without a word until it can say how far it came. It is started deaf, for
 # while Python itself begins it would say where it was interrupted.
 START = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
-    f"signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT]); from {__name__} import main; main()"
+    f"signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT]); from {WORKER} import main; main()"
 )
-# fields of a request that are JSON as they are
-PLAIN = ("methods", "seeds", "device", "gate", "checkpoint_every", "trust_remote_code")
 
 
-def pack(request: "Request", cell: Cell) -> str:
-    """A request and one of its cells as JSON."""
-    values = {name: getattr(request, name) for name in PLAIN}
-    root, spec = str(request.root.resolve()), request.spec.model_dump(mode="json")
-    return json.dumps({**values, "root": root, "spec": spec, "cell": cell})
-
-
-def train_packed(packed: str) -> None:
-    """Train the cell of a packed request; its stage lies in the store then."""
-    from .harness import Harness, Request
-
-    quiet()
-    values = json.loads(packed)
-    label, seed = values.pop("cell")
-    root, spec = Path(values.pop("root")), BenchmarkSpec.model_validate(values.pop("spec"))
-    values["methods"] = tuple(values["methods"])
-    harness = Harness(Request(spec=spec, root=root, say=lambda line: None, **values))
-    harness.train_shared()
-    harness.train(label, seed)
-
-
-def train_apart(request: "Request", cell: Cell, limit: float | None) -> None:
+def train_apart(request: Request, cell: Cell, limit: float | None) -> None:
     """Train a cell in a process of its own, for whatever it does there stays there.
 
     limit: seconds it may take. TrainingError where it fails, takes longer, or its process ends.
@@ -101,7 +73,7 @@ def _deaf() -> Iterator[None]:
 
 
 def train_on_ray(
-    request: "Request", cells: Iterable[Cell], resources: dict[str, float], address: str | None
+    request: Request, cells: Iterable[Cell], resources: dict[str, float], address: str | None
 ) -> Iterator[tuple[Cell, str | None]]:
     """Train cells on a Ray cluster that sees the same files; yields each as it ends, with the reason if it failed.
 
@@ -132,33 +104,10 @@ def train_on_ray(
 
 def _on_ray(packed: str) -> str | None:
     """Train a cell; returns why it failed. Only a dead worker is an error to Ray, and tried again."""
-    return _reason(lambda: train_packed(packed))
-
-
-def _reason(work: Callable[[], Any]) -> str | None:
-    try:
-        work()
-    except (Exception, SystemExit) as error:
-        return reason(error)
-    return None
+    return importlib.import_module(WORKER).train_or_tell(packed)
 
 
 def reason(error: BaseException) -> str:
     """Why a cell failed, in a line."""
     kind = "" if isinstance(error, TrainingError) else f"{type(error).__name__}: "
     return (f"{kind}{error}".strip().splitlines() or [kind])[0].rstrip(": ")
-
-
-def main() -> None:
-    """The child of `train_apart`: a packed request on stdin, the path of the outcome as the argument."""
-    said: dict[str, Any] = {"done": True}
-    try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        with hearing():
-            if failed := _reason(lambda: train_packed(sys.stdin.read())):
-                said = {"failed": failed}
-    except Stopped as stopped:
-        said = {"stopped": str(stopped)}
-    except KeyboardInterrupt:
-        sys.exit(130)
-    Path(sys.argv[1]).write_text(json.dumps(said))

@@ -3,20 +3,21 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from ..methods.base import Pair
-from ..results.checkpoint import Checkpoint, Tuning
-from ..results.memory import resident
-from ..results.model_files import remote_code_allowed
+from ..models.checkpoint import Checkpoint
+from ..models.model_files import remote_code_allowed
+from ..models.tuning import Tuning
+from ..results.records import Pair
 from ..results.store import GENERATIONS, SCORES, Made, Store
+from ..runtime.memory import resident
 
 TRAINED = 16  # bytes a trained weight: fp32 value, gradient, and Adam's two moments
-FROZEN = 4  # bytes a weight of a model that is only read, fp32
+FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
 MIB = 2**20
 AT_LEAST = "at least, by FLOPs"  # the basis of a rough estimate
 
@@ -81,7 +82,7 @@ class Earlier:
 
 
 def _ran_alike(inputs: dict[str, Any], tuning: Tuning) -> bool:
-    theirs, ours = inputs.get("tuning"), asdict(tuning)
+    theirs, ours = inputs.get("tuning"), tuning.identity()
     return isinstance(theirs, dict) and all(theirs.get(k) == ours[k] for k in ("device", "precision", "lora_rank"))
 
 
@@ -146,7 +147,7 @@ class Rough:
         flops = self.size * (trained * (2 + backward) + (sampled + read) * 2)
         if self.tuning.lora_rank:  # one frozen model under all adapters
             trainable, frozen = 0, 1
-        memory = self.size * (trainable * TRAINED + frozen * FROZEN) + self.logits
+        memory = self.size * (trainable * TRAINED + frozen * FROZEN[self.tuning.precision]) + self.logits
         if self.tuning.device == "cpu":
             memory += resident()
         return Estimate(AT_LEAST, flops / self.rate, memory / MIB, trained + sampled)

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from ..methods.base import Prompt
-from ..methods.policy import Policy
-from ..methods.rollout import sample, to_generations
-from ..results.chat import encode_prompt
-from ..results.checkpoint import Checkpoint, Tuning
+from ..errors import InputError
+from ..models.chat import encode_prompt
+from ..models.checkpoint import Checkpoint
+from ..models.policy import Policy
+from ..models.sampler import to_generations
+from ..models.sampling import sample
+from ..models.tuning import Tuning
 from ..results.outputs import Answer, Format, read_outputs, write_outputs
-from ..results.records import Generation, InputError
+from ..results.records import Generation, Prompt
 from ..results.run_folder import Cell, Run
 from ..results.store import POLICY
 

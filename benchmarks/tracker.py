@@ -12,10 +12,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from ..results.integrity import write_json
-from ..results.records import InputError
+from ..errors import InputError
+from ..results.integrity import MANIFEST, digest, write_json
 from ..results.run_folder import TRACKED, Cell, Run
-from ..results.store import MANIFEST, digest, read_json
+from ..results.store import read_json
 
 PROJECT = "alignment-bench"
 SUMMARY = "summary"

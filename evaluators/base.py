@@ -1,23 +1,65 @@
 """What an evaluator is: it turns responses, and a baseline's responses to the same prompts, into scores.
 
-Four optional class attributes tell the benchmark more:
-
-- `needs_policy = True`: responses are not enough, the model itself is needed. `score` then takes two more arguments,
-  `policy` and `reference` (the SFT checkpoint), each an `OpenPolicy`; see `PolicyEvaluator`.
-- `keeps_answers = True`: the evaluator has a cache of its own (a judge's verdicts), of which failures are no part. It
-  is then called on every run, so that what failed is tried again; otherwise scores on disk are used as they are.
-- `has_rewards = True`: each response has a number of its own, whatever it is compared with. The benchmark then asks for
-  the baseline's once and not again with every method; see `RewardEvaluator`.
-- `rewards_text = True`: that number hangs on the prompt and the response's text alone, not on its length in tokens, KL
-  or how it ended. A response that the baseline gave too is then not asked for.
+What else it needs of a benchmark, or offers, its class says by attributes: those of `Traits`, and no others. Nobody
+asks which evaluator it is.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
 from ..results.records import Generation, Message, Score
 
 Conversation = tuple[Sequence[Message], str]  # a prompt's messages and the response's text
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the class of an evaluator says of itself: class attributes of these names, each with its default.
+
+    What an evaluator is given comes as arguments of its constructor, beside its YAML settings: the fields of a
+    dataclass, or attributes of the same names.
+    """
+
+    needs_policy: bool = False
+    """Responses are not enough, the model itself is needed: `score` takes two more arguments, `policy` and `reference`
+    (the SFT checkpoint), each an `OpenPolicy`; see `PolicyEvaluator`."""
+    needs_pairs: bool = False
+    """It is given `pairs`, a sequence of the held-out `LabelledPair`s. They are read as they are looked at: take
+    elements and slices, and keep no list of them."""
+    needs_reward_model: bool = False
+    """It is given `model`, the folder of a reward model that no method was trained on, and `tuning`, the device and
+    precision to open it with. Settings with a `model` of their own go before: `model` is then that one's folder, and
+    `device` is given in place of `tuning`."""
+    compares_with_training: bool = False
+    """Its scores are read beside those of the reward model that methods are trained on, which then scores as well."""
+    asks_models: bool = False
+    """It asks the models that its setting `model` names, and has them as `models`. It is given their folders as `model`
+    (openai:NAME stays as it is), `cache`, a folder for answers, and `device`, unless the settings name one."""
+    is_judge: bool = False
+    """It asks models which of two responses is better. What that can cost at most is said before, what it cost after,
+    and its verdicts are audited and compared with people's labels; so it is to be a `Judge` or a subclass, and a run
+    has one of them: several models form its panel."""
+    keeps_answers: bool = False
+    """It has a cache of its own (a judge's verdicts), of which failures are no part. It is then called on every run, so
+    that what failed is tried again; otherwise scores on disk are used as they are."""
+    has_rewards: bool = False
+    """Each response has a number of its own, whatever it is compared with. The benchmark then asks for the baseline's
+    once and not again with every method; see `RewardEvaluator`."""
+    rewards_text: bool = False
+    """That number hangs on the prompt and the response's text alone, not on its length in tokens, KL or how it ended. A
+    response that the baseline gave too is then not asked for."""
+    scores_along: tuple[str, ...] = ()
+    """The metrics, if any, that are also measured at the checkpoints along training; not together with `needs_policy`
+    or `keeps_answers`."""
+    determined_by: tuple[str, ...] | None = None
+    """The settings that its scores depend on, beside the models it asks; none says all of them. Scores of evaluators
+    that differ in them never share a column of a table."""
+
+
+def traits_of(evaluator: Any) -> Traits:
+    """What an evaluator, or its class, says of itself."""
+    return Traits(**{trait.name: getattr(evaluator, trait.name, trait.default) for trait in fields(Traits)})
 
 
 class Evaluator(Protocol):

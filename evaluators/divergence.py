@@ -10,6 +10,8 @@ from ..results.records import Generation, Score
 class Divergence:
     """Yields `kl`: KL(policy || SFT) in nats per response, measured when the response was sampled; None where not."""
 
+    scores_along = ("kl",)
+
     def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterator[Score]:
         for ours in responses:
             yield Score("kl", ours.prompt_id, ours.kl)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
-from ..results.records import Generation, InputError, Message, Score, win
+from ..errors import InputError
+from ..results.records import Generation, Message, Score, win
 
 GoldReward = Callable[[Sequence[Message], str], Mapping[str, float | None]]
 
@@ -17,6 +18,8 @@ class Gold:
     reward: str
     """The function, as package.module:function; it takes (prompt messages, response text) and returns a mapping with
     the number `reward` and any facets, None for a facet that does not apply."""
+
+    scores_along = ("reward.gold",)
 
     def __post_init__(self) -> None:
         self._function()  # a wrong name is told before anything is trained

@@ -2,9 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
-
-from pydantic import SkipValidation
 
 from ..results.lazy import LazySequence
 from ..results.records import Generation, LabelledPair, Score, win
@@ -19,10 +16,11 @@ class ImplicitReward:
     beta changes no order, so the margin is the one at beta = 1, in nats. SFT itself ties everywhere: accuracy one half.
     """
 
-    pairs: Annotated[Sequence[LabelledPair], SkipValidation] = ()
+    pairs: Sequence[LabelledPair] = ()
     """Held-out pairs; filled in by the benchmark."""
 
     needs_policy = True
+    needs_pairs = True
 
     def score(
         self,

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Lt
 
-from ..results.model_files import check_model_files
-from ..results.records import Generation, InputError, Message, Score, nearest
-from ..results.sequential import asking_order
+from ..analysis.sequential import asking_order
+from ..errors import InputError, nearest
+from ..models.model_files import check_model_files
+from ..results.records import Generation, Message, Score
 from ..results.store import folder_digest
 from .judge_cache import Asker, RememberingAsker, Usage, Verdict
 from .judge_sequential import judge_until_decided
@@ -23,7 +24,6 @@ Pair = tuple[Generation, Generation]
 
 PROMPTS = Path(__file__).parent / "prompts"
 OPENAI = "openai:"
-OPENAI_URL = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,10 @@ class Judge:
     cache: Path | None = None
     """Folder of the verdicts; filled in by the benchmark, none keeps nothing."""
 
-    keeps_answers = True  # has a cache of its own, of which failures are no part; see `Evaluator`
+    asks_models = True
+    is_judge = True
+    keeps_answers = True
+    determined_by = ("url", "prompt")
 
     def __post_init__(self) -> None:
         read_template(self.prompt)  # what can be checked is checked before anything is trained
@@ -220,25 +223,6 @@ def fill(template: str, prompt: Sequence[Message], a: str, b: str) -> str:
         forged = re.compile(rf"<(?=\s*/?\s*(?:{'|'.join(sorted(tags))})\b)", re.IGNORECASE)
         values = {name: forged.sub("&lt;", text) for name, text in values.items()}
     return re.sub(r"\{(prompt|a|b)\}", lambda match: values[match[1]], template)
-
-
-# What may stand around a verdict, left and right.
-_WRAPPERS = (("**", "**"), ("__", "__"), ("[", "]"), ("(", ")"), ("{", "}"))
-_WRAPPERS += (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("", "."))
-
-
-def parse_verdict(text: str) -> Verdict | None:
-    """A or B, alone or in whitespace, brackets, quotes, bold or before one full stop; None for anything else."""
-    text = text.strip()
-    while text not in ("A", "B"):
-        for left, right in _WRAPPERS:
-            inner = text[len(left) : len(text) - len(right)].strip()
-            if text.startswith(left) and text.endswith(right) and inner and not (right == "." and inner[-1] == "."):
-                break
-        else:
-            return None
-        text = inner
-    return text
 
 
 def _render(prompt: Sequence[Message]) -> str:

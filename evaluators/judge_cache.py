@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ..results.integrity import writing
-from ..results.store import digest
+from ..results.integrity import digest, writing
 
 Verdict = Literal["A", "B"]
 CHECK, FIELDS = "check", {"question", "answer", "in", "out"}  # of a line

@@ -4,24 +4,23 @@ import copy
 import logging
 import re
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..results.chat import encode_prompt
-from ..results.checkpoint import Tuning
-from ..results.cutting import micro_batches, start_tokens
-from ..results.layout import pad
-from ..results.model_files import remote_code_allowed
-from ..results.records import InputError
-from ..results.store import file_digest
+from ..errors import InputError
+from ..models.chat import encode_prompt
+from ..models.layout import pad
+from ..models.micro_batches import micro_batches, start_tokens
+from ..models.model_files import remote_code_allowed
+from ..models.tuning import Tuning
+from ..results.integrity import code_digest
 from .judge_cache import Answer, Keep, Verdict
 
 TOKENS = 8192  # tokens (padding included) in one forward pass; bounds memory, leaves verdicts alone
-CODE = ("evaluators/judge_local.py", "results/chat.py")
+CODE = ("evaluators", "models", "runtime")  # folders that its verdicts hang on
 SHORTEST_PREFIX = 16  # shared tokens from which on their cache is worth its copies
 
 
@@ -137,7 +136,7 @@ def identity(device: str) -> dict[str, Any]:
     return {
         "device": device.partition(":")[0],
         "precision": str(dtype),
-        "code": [file_digest(Path(__file__).parent.parent / name) for name in CODE],
+        "code": code_digest(*CODE),
         "packages": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
     }
 

@@ -13,9 +13,9 @@ import tenacity
 from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
 
-from ..results.records import InputError
-from .judge import OPENAI_URL, parse_verdict
+from ..errors import InputError
 from .judge_cache import Answer, Keep, Verdict
+from .judge_verdict import parse_verdict
 
 KEY = "OPENAI_API_KEY"
 ATTEMPTS = 6  # requests for one question; the waits between them add up to half a minute
@@ -203,3 +203,6 @@ def _detail(reply: httpx.Response, key: str) -> str:
     text = " ".join(str(text).split())
     text = text.replace(key, "[key]") if key else text
     return f" ({text[:200]})" if text else ""
+
+
+OPENAI_URL = "https://api.openai.com/v1"

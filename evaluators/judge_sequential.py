@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from ..analysis.sequential import UNTIL_DECIDED, asking_order, is_decided
 from ..results.records import Generation, Score
-from ..results.sequential import UNTIL_DECIDED, asking_order, is_decided
 
 BATCH = 20  # prompts a batch: looking more often would ask an endpoint less at once and save little
 Pair = tuple[Generation, Generation]

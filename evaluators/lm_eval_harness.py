@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from annotated_types import Gt
 
-from ..results.records import Generation, InputError, Score, nearest
+from ..errors import InputError, nearest
+from ..results.records import Generation, Score
 from .base import OpenPolicy
 
 SHIPPED = Path(__file__).parent / "lm_eval_tasks"

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..results.records import Generation, InputError, Score
+from ..errors import InputError
+from ..results.records import Generation, Score
 from .base import OpenPolicy
 
 SHIPPED = Path(__file__).parent / "refusals" / "prompts.jsonl"

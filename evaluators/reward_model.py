@@ -3,142 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
-from ..results.chat import encode_prompt, encode_response, load_tokenizer
-from ..results.checkpoint import Network, Tuning, open_network
-from ..results.known import filled, read_known
-from ..results.layout import Ids, Sequences
+from ..models.chat import load_tokenizer
+from ..models.kept_values import filled, read_known
+from ..models.layout import Sequences
+from ..models.reward_model import RewardModel, TextRewardModel, encode
+from ..models.tuning import Tuning
 from ..results.lazy import blocks
-from ..results.model_files import remote_code_allowed
-from ..results.records import Generation, InputError, Score, win
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-class RewardModel:
-    """A sequence classifier with one output, read at the last real token of prompt and response.
-
-    Callable as a `Reward`: generations in, scores out. It takes text, so policy and reward model may differ in their
-    tokenizers. A response is always shown with its EOS; that it did not end by itself is counted elsewhere.
-    """
-
-    def __init__(self, network: Network, tokenizer):
-        self.network, self.tokenizer = network, tokenizer
-
-    @classmethod
-    def open(cls, folder: str | Path, tuning: Tuning) -> "RewardModel":
-        return cls(open_network(folder, "score", tuning, trainable=False), load_tokenizer(folder))
-
-    def scores(self, sequences: Sequences) -> Tensor:
-        """Scores [sequences] of responses (with EOS) to prompts; gradients flow if enabled."""
-        layout = self.network.lay_out(sequences)
-        return self.network.head(self.network.hidden(layout)[layout.last].float())[:, 0]
-
-    def score_all(self, sequences: Sequences, progress: str | None = None) -> list[float]:
-        """Scores of any number of responses without gradients; each distinct one is computed once.
-
-        Nothing is kept for the next call: which texts go through together moves the last digits of their scores, so
-        these must not depend on what was scored before, or a training that goes on would not end where it would have.
-        """
-        new, known = list(dict.fromkeys(sequences)), {}
-        quiet = None if progress else True
-
-        @torch.no_grad()
-        def measure(group: list[int]) -> None:
-            part = [new[i] for i in group]
-            known.update(zip(part, self.scores(part).tolist(), strict=True))
-            bar.update(len(part))
-
-        with tqdm(total=len(new), desc=progress, unit="response", leave=False, disable=quiet) as bar:
-            self.network.in_groups(new, measure)
-        return [known[row] for row in sequences]
-
-    def __call__(self, generations: Sequence[Generation]) -> list[float]:
-        return self.score_all([encode(self.tokenizer, g) for g in generations])
-
-
-def encode(tokenizer: "PreTrainedTokenizerBase", generation: Generation) -> tuple[Ids, Ids]:
-    """Ids of the prompt and of the response, with EOS."""
-    return tuple(encode_prompt(tokenizer, generation.prompt)), tuple(encode_response(tokenizer, generation.response))
-
-
-class TextRewardModel:
-    """A sequence classifier from elsewhere, read through text with its own tokenizer and template.
-
-    With a chat template the conversation and the response go in as it renders them; without one the prompt's text and
-    the response are the tokenizer's pair of texts (as encoders such as DeBERTa are trained). Scores are the model's own
-    forward pass over rows of equal length, so no padding can move what it reads. InputError for a model that cannot be
-    loaded or has more than one output.
-    """
-
-    def __init__(self, name: str, device: str = "auto"):
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        self.name, self.tuning = name, Tuning(device=device).resolve()
-        if (Path(name) / "adapter_config.json").exists():  # its base's config decides what is read, often wrongly
-            raise InputError(f"reward model {name} is an adapter; merge it into its base and give the whole model")
-        trust = remote_code_allowed()
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust
-            )
-        except (OSError, ValueError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise InputError(
-                f"reward model {name} cannot be loaded as a sequence classifier with its tokenizer ({first}); "
-                f"give a hub id or a folder in Hugging Face layout"
-            ) from None
-        if model.config.num_labels != 1:
-            raise InputError(
-                f"reward model {name} has {model.config.num_labels} outputs, but a reward is one number; "
-                f"give a classifier with num_labels 1"
-            )
-        if loaded["missing_keys"]:
-            raise InputError(
-                f"reward model {name} holds no weights for {sorted(loaded['missing_keys'])[0]}, so its scores would be "
-                f"random; give a model that was trained as a sequence classifier"
-            )
-        self.model = model.to(self.tuning.device).eval()
-
-    def encode(self, generation: Generation) -> dict[str, list[int]]:
-        messages = [*generation.prompt, {"role": "assistant", "content": generation.response}]
-        if self.tokenizer.chat_template is not None:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False)
-            return dict(self.tokenizer(text, add_special_tokens=False))
-        prompt = "\n\n".join(message["content"] for message in generation.prompt)
-        return dict(self.tokenizer(prompt, generation.response))
-
-    @torch.no_grad()
-    def __call__(self, generations: Sequence[Generation]) -> list[float]:
-        """Scores; InputError where a text is longer than the model reads."""
-        rows = [self.encode(g) for g in generations]
-        window = getattr(self.model.config, "max_position_embeddings", None)
-        longest = max((len(row["input_ids"]) for row in rows), default=0)
-        if window and longest > window:
-            raise InputError(
-                f"reward model {self.name} reads at most {window} tokens, but a prompt and response have {longest}; "
-                f"lower the benchmark's max_prompt_tokens or max_response_tokens, or give another model"
-            )
-        batch = 16 if self.model.config.pad_token_id is not None else 1  # transformers wants one row without a pad id
-        places: dict[int, list[int]] = {}
-        for place, row in enumerate(rows):
-            places.setdefault(len(row["input_ids"]), []).append(place)
-        groups = [part[i : i + batch] for part in places.values() for i in range(0, len(part), batch)]
-        scores = [0.0] * len(rows)
-        for group in tqdm(groups, desc="reward model", unit="batch", leave=False, disable=None):
-            columns = {name: [rows[i][name] for i in group] for name in rows[group[0]]}
-            inputs = {name: torch.tensor(values, device=self.tuning.device) for name, values in columns.items()}
-            logits = self.model(**inputs).logits[:, 0].float()
-            for i, value in zip(group, logits.tolist(), strict=True):
-                scores[i] = value
-        return scores
+from ..results.records import Generation, Score, win
 
 
 @dataclass(frozen=True)
@@ -157,8 +29,14 @@ class RewardModelWinRate:
     allow_training_model: bool = False
     """Evaluate even with the model that the methods were trained on; every page then says so."""
 
+    needs_reward_model = True
+    compares_with_training = True
     has_rewards = True
     rewards_text = True
+
+    @property
+    def scores_along(self) -> tuple[str, ...]:
+        return (f"reward.{self.label}",)
 
     def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterable[Score]:
         both = self.rewards([*baseline, *responses])  # at once: the same response has the same reward to the last digit

@@ -6,9 +6,10 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from ..results.checkpoint import Checkpoint
-from .base import Ledger, TrainingTask
-from .policy import Policy
+from ..models.checkpoint import Checkpoint
+from ..models.policy import Policy
+from ..training.ledger import Ledger
+from ..training.task import TrainingTask
 
 
 @dataclass(frozen=True, kw_only=True)

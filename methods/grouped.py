@@ -6,14 +6,14 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from ..results import processes
-from ..results.checkpoint import Checkpoint
-from ..results.layout import Sequences
+from ..models.checkpoint import Checkpoint
+from ..models.layout import Sequences
+from ..models.policy import Policy, TokenValues
+from ..models.sampler import Sample
+from ..runtime import processes
+from ..training.task import TrainingTask
 from . import losses
-from .base import TrainingTask
 from .online import Losses, OnlineMethod, OnlineTrainer, train_online
-from .policy import Policy, TokenValues
-from .rollout import Sample
 
 
 @dataclass(frozen=True)

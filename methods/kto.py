@@ -10,12 +10,15 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from ..results.layout import Sequences, count_tokens
+from ..errors import TrainingError
+from ..models.layout import Sequences, count_tokens
+from ..models.policy import Policy
 from ..results.lazy import LazySequence, blocks
+from ..results.records import RatedReply, rated_replies
+from ..training.ledger import Ledger
+from ..training.task import TrainingTask, shuffled
 from . import losses
-from .base import Ledger, RatedReply, TrainingError, TrainingTask, rated_replies, shuffled
 from .pairwise import OfflineMethod, signals
-from .policy import Policy
 
 
 @dataclass(frozen=True)

@@ -129,11 +129,6 @@ def orpo(chosen_mean_logps: Tensor, rejected_mean_logps: Tensor, chosen_nll: Ten
     return chosen_nll - weight * F.logsigmoid(log_odds)
 
 
-def reward_model(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
-    """Bradley-Terry negative log-likelihood of a preference. All tensors [batch]. Ouyang et al. (2022), eq. 1."""
-    return -F.logsigmoid(chosen_scores - rejected_scores)
-
-
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over real tokens; values and mask [batch, time], mask true on real tokens."""
     return (values * mask).sum() / mask.sum()

@@ -9,15 +9,19 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from ..results import processes
-from ..results.checkpoint import Checkpoint, Network
-from ..results.layout import Sequences, count_tokens, pad
-from .base import Ledger, Snapshots, TrainingError, TrainingTask, shuffled
-from .loop import Optimizer
-from .policy import Policy, TokenValues
-from .resume import Stateful, StepCheckpoints, Weights
-from .rollout import Sample, sample, to_generations
-from .signals import Probe, response_signals
+from ..errors import TrainingError
+from ..models.checkpoint import Checkpoint
+from ..models.layout import Sequences, count_tokens, pad
+from ..models.network import Network
+from ..models.policy import Policy, TokenValues
+from ..models.sampler import Sample, to_generations
+from ..models.sampling import sample
+from ..runtime import processes
+from ..training.ledger import Ledger, Snapshots
+from ..training.loop import Optimizer
+from ..training.probe import Probe, response_signals
+from ..training.resume import Stateful, StepCheckpoints, Weights
+from ..training.task import TrainingTask, shuffled
 
 Losses = Iterable[tuple[Tensor, dict[str, float]]]  # of micro-batches, with numbers to watch; both are summed
 

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 from annotated_types import Gt
 from torch import Tensor
 
-from ..results.checkpoint import Checkpoint
+from ..errors import TrainingError
+from ..models.checkpoint import Checkpoint
+from ..training.task import TrainingTask
 from . import losses
-from .base import TrainingError, TrainingTask
 from .pairwise import PairLogps, PairwiseMethod
 
 

@@ -8,13 +8,16 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from ..results.checkpoint import Checkpoint
-from ..results.layout import Sequences, count_tokens
+from ..errors import TrainingError
+from ..models.checkpoint import Checkpoint
+from ..models.layout import Sequences, count_tokens
+from ..models.policy import Policy, TokenValues
 from ..results.lazy import LazySequence
-from .base import Ledger, Pair, Snapshots, TrainingError, TrainingTask
-from .loop import fit
-from .policy import Policy, TokenValues
-from .signals import Probe
+from ..results.records import Pair
+from ..training.ledger import Ledger, Snapshots
+from ..training.loop import Recipe, fit
+from ..training.probe import Probe
+from ..training.task import TrainingTask, sides_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +77,8 @@ class OfflineMethod:
             snapshots.reached(ledger.examples, policy.save)
             return probe(share)
 
-        fit(
-            examples,
-            policy.network,
-            loss,
-            sequences,
-            ledger=ledger,
-            total_examples=task.budget.examples,
+        recipe = Recipe(
+            examples=task.budget.examples,
             batch_size=self.batch_size,
             lr=self.lr,
             warmup=self.warmup,
@@ -88,10 +86,19 @@ class OfflineMethod:
             max_grad_norm=self.max_grad_norm,
             seed=task.seed,
             label=f"{type(self).__name__} seed {task.seed}",
+            checkpoint_every=task.checkpoint_every,
+        )
+        parts = {"probe": probe, "snapshots": snapshots}
+        fit(
+            examples,
+            policy.network,
+            loss,
+            sequences,
+            ledger=ledger,
+            recipe=recipe,
             prepare=prepare,
             watch=watch,
-            parts={"probe": probe, "snapshots": snapshots},
-            checkpoint_every=task.checkpoint_every,
+            parts=parts,
         )
 
 
@@ -163,11 +170,6 @@ def pair_logps(
         in_prompt = torch.arange(both.mask.shape[1], device=both.mask.device)[None] < ends[:, None]
         prompt, chosen = chosen.where(in_prompt), chosen.where(~in_prompt)
     return PairLogps(chosen, rejected, *(reference or (None, None)), prompt)
-
-
-def sides_of(pair: Pair) -> Sequences:
-    """A pair's prompt with each of its responses."""
-    return (pair.prompt.ids, pair.chosen), (pair.prompt.ids, pair.rejected)
 
 
 @torch.no_grad()

@@ -13,16 +13,18 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from ..results import processes
-from ..results.checkpoint import Checkpoint, Network, open_network
-from ..results.layout import Layout, Sequences
+from ..errors import TrainingError
+from ..models.checkpoint import Checkpoint, open_network
+from ..models.layout import Layout, Sequences
+from ..models.network import Network
+from ..models.policy import Policy, TokenValues
+from ..models.sampler import Sample
+from ..runtime import processes
+from ..training.loop import Optimizer
+from ..training.resume import Stateful, Weights
+from ..training.task import TrainingTask
 from . import losses
-from .base import TrainingError, TrainingTask
-from .loop import Optimizer
 from .online import Losses, OnlineMethod, OnlineTrainer
-from .policy import Policy, TokenValues
-from .resume import Stateful, Weights
-from .rollout import Sample
 
 Watched = tuple[Tensor, dict[str, float]]  # a loss, and numbers to watch
 Loss = Callable[["Rollout", list[int]], Watched]

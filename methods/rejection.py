@@ -5,13 +5,13 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from ..results import processes
-from ..results.checkpoint import Checkpoint
-from ..results.layout import Sequences
-from .base import TrainingTask
+from ..models.checkpoint import Checkpoint
+from ..models.layout import Sequences
+from ..models.policy import Policy
+from ..models.sampler import Sample
+from ..runtime import processes
+from ..training.task import TrainingTask
 from .online import Losses, OnlineMethod, OnlineTrainer, train_online
-from .policy import Policy
-from .rollout import Sample
 
 
 @dataclass(frozen=True, kw_only=True)

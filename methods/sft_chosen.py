@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..results.layout import count_tokens
-from .base import Ledger, Pair, TrainingTask
+from ..models.layout import count_tokens
+from ..models.policy import Policy
+from ..results.records import Pair
+from ..training.ledger import Ledger
+from ..training.task import TrainingTask
 from .pairwise import OfflineMethod
-from .policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True)

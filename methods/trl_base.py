@@ -4,12 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..results.checkpoint import Checkpoint
-from ..results.model_files import remote_code_allowed
-from .base import Ledger, TrainingError, TrainingTask
-from .loop import rise_and_fall
-from .policy import Policy
-from .signals import Probe
+from ..errors import TrainingError
+from ..models.checkpoint import Checkpoint
+from ..models.model_files import remote_code_allowed
+from ..models.policy import Policy
+from ..training.ledger import Ledger
+from ..training.loop import rise_and_fall
+from ..training.probe import Probe
+from ..training.task import TrainingTask
 
 
 @dataclass(frozen=True)

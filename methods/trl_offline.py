@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Literal
 
-from ..results.layout import count_tokens
-from .base import Ledger, Pair, TrainingError, TrainingTask, rated_replies, shuffled
+from ..errors import TrainingError
+from ..models.layout import count_tokens
+from ..results.records import Pair, rated_replies
+from ..training.ledger import Ledger
+from ..training.task import TrainingTask, shuffled, sides_of
 from .dpo import DPO
 from .kto import KTO
 from .orpo import ORPO
-from .pairwise import sides_of
 from .trl_base import Training, TRLMethod, configure
 
 

@@ -4,12 +4,14 @@ import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .base import Ledger, TrainingError, TrainingTask, shuffled
+from ..errors import TrainingError
+from ..models.policy import Policy
+from ..models.sampler import Sample
+from ..training.ledger import Ledger
+from ..training.task import TrainingTask, shuffled
 from .grpo import GRPO
 from .online import OnlineTrainer
-from .policy import Policy
 from .rloo import RLOO
-from .rollout import Sample
 from .trl_base import Training, TRLMethod, configure
 
 

@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
-from ..results.records import InputError
+from ..errors import InputError
 from ..results.store import write_jsonl
 from .labels import ITEMS, LABELS, Answer, Item, make_label, read_items, read_rows
 from .read import encodable

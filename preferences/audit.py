@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..results.records import InputError
-from ..results.statistics import Interval
+from ..analysis.statistics import Interval
+from ..errors import InputError
 from .audit_agreement import agreement_sections
 from .findings import Advice, Section, cells
 from .judgements import Judgement, Judgements

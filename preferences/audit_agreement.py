@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 
-from ..results.agreement import agreement_interval, alpha_interval, ceiling, pairwise_kappa, reliability
+from ..analysis.agreement import agreement_interval, alpha_interval, ceiling, pairwise_kappa, reliability
 from .findings import Advice, Section, cells, told
 from .judgements import Judgements
 

@@ -13,12 +13,13 @@ from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
-from ..methods.base import Prompt
-from ..methods.policy import Policy
-from ..methods.rollout import sample, to_generations
-from ..results.chat import encode_prompt
+from ..errors import InputError
+from ..models.chat import encode_prompt
+from ..models.policy import Policy
+from ..models.sampler import to_generations
+from ..models.sampling import sample
 from ..results.integrity import digest, write_json
-from ..results.records import Generation, InputError, Message, Reward
+from ..results.records import Generation, Message, Prompt, Reward
 from .files import open_source
 from .labels import CANDIDATES, COLLECTION, ITEMS, Item, append, locked, mend, read_record, read_rows
 from .read import Unusable, prompt_of

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..results.records import InputError, Message
+from ..errors import InputError
+from ..results.records import Message
 from .read import TRANSCRIPT, TURN, Unusable, no_preference, normalise, prompt_of
 
 Raw = Mapping[str, Any]

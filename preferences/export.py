@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..results.records import InputError, nearest
+from ..errors import InputError, nearest
 from .convert import NUMBERS, SHAPES, TEXTS, Comparison, comparisons
 from .files import FORMATS, HUB_ID, format_of, open_source
 

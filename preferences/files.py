@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..results.records import InputError, nearest
-from ..results.store import digest, file_digest, folder_digest
+from ..errors import InputError, nearest
+from ..results.integrity import digest, file_digest
+from ..results.store import folder_digest
 from .labels import ITEMS, LABELS
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..results.records import InputError
-from ..results.statistics import Interval
+from ..analysis.statistics import Interval
+from ..errors import InputError
 from .judgements import Judgements
 
 

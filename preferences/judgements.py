@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..results.records import InputError, Message
+from ..errors import InputError
+from ..results.records import Message
 from .files import read_file
 from .read import PreferenceRow, read_source, usable
 

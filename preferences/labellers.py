@@ -18,12 +18,13 @@ from typing import NamedTuple, Protocol
 
 from tqdm import tqdm
 
+from ..errors import InputError
 from ..evaluators.gold import Gold
 from ..evaluators.judge import Judge
-from ..evaluators.reward_model import RewardModel
-from ..results.checkpoint import Tuning
+from ..models.reward_model import RewardModel
+from ..models.tuning import Tuning
 from ..results.integrity import digest, write_json
-from ..results.records import Generation, InputError
+from ..results.records import Generation
 from .labels import (
     LABELLERS,
     Answer,

@@ -22,7 +22,8 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from ..results.records import InputError, Message
+from ..errors import InputError
+from ..results.records import Message
 
 COLLECTION, CANDIDATES, ITEMS = "collection.json", "candidates.jsonl", "items.jsonl"
 LABELS, LABELLERS = "labels", "labellers.json"

@@ -19,8 +19,9 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from ..results.records import InputError, Message, nearest
-from ..results.store import digest
+from ..errors import InputError, nearest
+from ..results.integrity import digest
+from ..results.records import Message
 from .files import open_source
 
 Row = TypeVar("Row")  # with an id

@@ -29,8 +29,8 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..results.records import InputError
-from ..results.store import digest
+from ..errors import InputError
+from ..results.integrity import digest
 from .answers import Answers, Refused, Slot, checked_items
 from .labels import check_name
 from .markup import render_markdown

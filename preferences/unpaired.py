@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..results.records import InputError, Message
-from ..results.store import digest
+from ..errors import InputError
+from ..results.integrity import digest
+from ..results.records import Message
 from .files import read_file
 from .read import Reading, Unusable, check_prompt, messages_of
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..results.overoptimization import NAMES, value
+from ..analysis.overoptimization import NAMES, value
 from .drawing import Figure, Style, finish_panel, literal, new_canvas
 
 CURVE_POINTS = 60

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..results.store import digest
+from ..results.integrity import digest
 from .wording import flat
 
 # Part of the contract -> what it means that it differs. `sft` and `reward_model` follow from the parts before them.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..results.quantities import known
+from ..analysis.quantities import known
 from .drawing import DASHED, INK, Figure, Panel, Style, finish_panel, literal, new_canvas
 
 BINS = 40  # a curve is drawn through at most this many points

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..results.quantities import known
-from ..results.store import digest
+from ..analysis.quantities import known
+from ..results.integrity import digest
 
 # Okabe and Ito (2008), "Color Universal Design"; yellow last, for it is faint on white. SFT is always grey.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")

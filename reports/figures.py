@@ -4,22 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..results.metric_names import evaluator, title
-from ..results.overoptimization import GOLD, NAMES, PROXY, STAND_IN
-from ..results.quantities import known
-from ..results.verdict import SFT, by_preference
-from .drawing import (
-    DASHED,
-    INK,
-    SIZE,
-    Figure,
-    Style,
-    finish_panel,
-    label_points,
-    limits,
-    new_canvas,
-    rows_canvas,
-)
+from ..analysis.metric_names import evaluator, title
+from ..analysis.overoptimization import GOLD, NAMES, PROXY, STAND_IN
+from ..analysis.quantities import known
+from ..analysis.verdict import SFT, by_preference
+from .drawing import DASHED, INK, SIZE, Figure, Style, finish_panel, label_points, limits, new_canvas, rows_canvas
 from .wording import JUDGE_MEASURES
 
 Looks = Mapping[str, Style]

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..results.metric_names import FAMILIES, evaluator, title
-from ..results.quantities import COSTS, MISSING, cost, known, p_value, share
-from ..results.verdict import LEVEL
+from ..analysis.metric_names import FAMILIES, evaluator, title
+from ..analysis.quantities import COSTS, MISSING, cost, known, p_value, share
+from ..analysis.verdict import LEVEL
 from .wording import bracket, cost_title, ordered, value
 
 AT_FIRST = ("seconds", "flops")  # costs that the page shows before anything is chosen

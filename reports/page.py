@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..results import pathology
-from ..results.findings import Findings, findings
-from ..results.metric_names import title
+from ..analysis import pathology
+from ..analysis.findings import Findings, findings
+from ..analysis.metric_names import title
 from . import curves, drawing, figures
 from .along import reward_along
 from .leaderboard import cell, groups, matrices

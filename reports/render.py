@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..results import metric_names, quantities
+from ..analysis import metric_names, quantities
+from ..errors import InputError, nearest
 from ..results.integrity import write_json
-from ..results.records import InputError, nearest
 from ..results.run_folder import Run
 from . import drawing, tables, wording
 from .contracts import differences

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..results.metric_names import evaluator
+from ..analysis.metric_names import evaluator
 from .drawing import Style
 from .reading import Trained
 from .wording import natural, ordered

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..results.metric_names import evaluator, title
-from ..results.quantities import p_value
+from ..analysis.metric_names import evaluator, title
+from ..analysis.quantities import p_value
 from .leaderboard import cell, groups
 from .reading import Material
 from .wording import bracket, value

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..results.metric_names import EVALUATORS, FAMILIES
-from ..results.quantities import COSTS, MISSING, known, number, share
+from ..analysis.metric_names import EVALUATORS, FAMILIES
+from ..analysis.quantities import COSTS, MISSING, known, number, share
 
 # The audit of judges: key in summary["judges"]["audit"][NAME] -> how it is called.
 JUDGE_MEASURES = {

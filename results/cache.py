@@ -9,8 +9,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from .integrity import MANIFEST
 from .run_folder import Run
-from .store import MANIFEST, Made, Store, read_json
+from .store import Made, Store, read_json
 
 # made beside a training, a model or responses, and placed in no cell: kept with what they were made from
 BESIDE = {

@@ -12,11 +12,14 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .records import InputError
+from ..errors import InputError
 
+PACKAGE = Path(__file__).parent.parent
+CODE = {".py", ".txt", ".jsonl", ".yaml"}  # what determines results in our own folders: code, questions, tasks
 MANIFEST = "manifest.json"
 CHECK = "sha256"
 # What a disk may answer, by the system's numbers.
@@ -50,6 +53,21 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@lru_cache
+def code_digest(*parts: str) -> str:
+    """SHA-256 of our own source: these folders of the package, all that is below them, or these files.
+
+    FileNotFoundError for a part that is not there: a key must never hang on nothing.
+    """
+    found = {}
+    for part in map(PACKAGE.joinpath, parts):
+        files = [part] if part.is_file() else [p for p in part.rglob("*") if p.is_file() and p.suffix in CODE]
+        if not files:
+            raise FileNotFoundError(f"{part}: a stage's key hangs on it, and there is no code")
+        found |= {p.relative_to(PACKAGE).as_posix(): file_digest(p) for p in files}
+    return digest(found)
 
 
 def file_names(folder: Path) -> list[str]:

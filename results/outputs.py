@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..errors import InputError
 from .integrity import write_json
-from .records import InputError, Message
+from .records import Message
 from .store import write_jsonl
 
 Format = Literal["alpaca_eval", "arena"]

@@ -1,22 +1,30 @@
 """The records that pass between stages and lie on disk; plain data, no torch."""
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..errors import GateError, InputError, Stopped, nearest
+
+__all__ = [  # the errors have a room of their own, and plugins know them by this one
+    "GateError",
+    "Generation",
+    "Ids",
+    "InputError",
+    "LabelledPair",
+    "Message",
+    "Pair",
+    "Prompt",
+    "RatedReply",
+    "Reward",
+    "Score",
+    "Stopped",
+    "nearest",
+    "rated_replies",
+    "win",
+]
+
+Ids = tuple[int, ...]
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}, the chat format of the ecosystem
-
-
-class InputError(Exception):
-    """Something the user gave cannot be used: one sentence with what is wrong, where, and what to do (exit code 2)."""
-
-
-class Stopped(BaseException):
-    """A training ended early because it was asked to; one sentence with what is saved. No `Exception`, as Ctrl-C."""
-
-
-class GateError(Exception):
-    """A gate was not reached and the user asked to stop there (exit code 1)."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +77,35 @@ def win(ours: float, theirs: float) -> float:
     return 0.5 if ours == theirs else float(ours > theirs)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names as a hint for an error message, the closest one first."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    listed = ", ".join(known) or "none"
-    return f"did you mean {close[0]!r}? known: {listed}" if close else f"known: {listed}"
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation up to the assistant's turn, and its token ids."""
+
+    id: str
+    messages: tuple[Message, ...]
+    ids: Ids
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt with a preferred and a rejected reply; the replies' ids end with EOS."""
+
+    id: str
+    prompt: Prompt
+    chosen: Ids
+    rejected: Ids
+
+
+@dataclass(frozen=True)
+class RatedReply:
+    """A reply to a prompt that people found good, or not, on its own; the ids end with EOS."""
+
+    id: str
+    prompt: Prompt
+    ids: Ids
+    good: bool
+
+
+def rated_replies(pair: Pair) -> tuple[RatedReply, RatedReply]:
+    """A pair's chosen reply as a good one and its rejected as not."""
+    return RatedReply(pair.id, pair.prompt, pair.chosen, True), RatedReply(pair.id, pair.prompt, pair.rejected, False)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from ..errors import InputError
 from .integrity import (
     MANIFEST,
     DamageError,
@@ -27,7 +28,7 @@ from .integrity import (
     write_record,
     writing,
 )
-from .records import Generation, InputError
+from .records import Generation
 from .store import ALONG_SCORES, COST, GENERATIONS, METRICS, RUN, SCORES, Stage, read_generations, read_json, read_jsonl
 
 if TYPE_CHECKING:

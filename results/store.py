@@ -27,7 +27,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from . import processes
+from ..runtime import processes
+from ..runtime.memory import give_back
 from .integrity import (
     MANIFEST,
     DamageError,
@@ -40,7 +41,6 @@ from .integrity import (
     seal,
     writing,
 )
-from .memory import give_back
 from .records import Generation
 
 RUN = "run.json"
@@ -51,7 +51,11 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
     "scores.parquet",
     "policy",
 )
+MODEL = "model"  # folder of a trained model within its stage
+GATE = "gate.json"  # what a gate looks at, within the stage
+ADAPTER = "adapter_config.json"
 STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
+EVERY = 120.0  # seconds between them
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
 
 
@@ -94,9 +98,13 @@ class Stage:
 
     @property
     def content(self) -> str:
-        """Hash of what the stage made, its log and cost (which hold times) left out."""
+        """Hash of what the stage made.
+
+        Left out are its log and cost, which hold times, and an adapter's configuration, which names the folder where
+        its base lies and otherwise says what is in the stage's settings: a cache may be moved.
+        """
         files = read_record(self.path / MANIFEST)["files"]
-        return digest({name: sha for name, sha in files.items() if name not in (COST, METRICS)})
+        return digest({name: sha for name, sha in files.items() if Path(name).name not in (COST, METRICS, ADAPTER)})
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import sys
@@ -15,14 +16,26 @@ from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported: tests never wait for a network
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alignment_bench.results.checkpoint import Checkpoint, Tuning
+from alignment_bench.models.checkpoint import Checkpoint
+from alignment_bench.models.tuning import Tuning
 
+pytest_plugins = ["plain"]  # plain.py beside this
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and tests press Ctrl-C
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Every test, fixtures that it is the first to ask for among them, draws what it draws when it runs alone."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] + eos_token }}{% endfor %}"
@@ -100,7 +113,7 @@ class Done:
 @pytest.fixture(scope="session")
 def bench():
     """bench(*arguments, cwd, code=0): run the command in this process, which saves seconds of imports; a `Done`."""
-    from alignment_bench.benchmarks.cli import main
+    from alignment_bench.benchmarks.cli.main import main
 
     def run(*arguments, cwd, code=0) -> Done:
         out, err = io.StringIO(), io.StringIO()

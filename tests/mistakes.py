@@ -20,12 +20,13 @@ def of(file: str, tests: str, *rows: tuple[str, ...]) -> list[Mutant]:
     return [Mutant(name, file, old, new, tuple((own or [tests])[0].split())) for name, old, new, *own in rows]
 
 
-PPO_ROUND, GROUPED_ROUND, PAIRWISE_ROUND, COURSE, PAIRWISE, LOSSES, SIGNALS, POLICY, ROLLOUT, RESUME = (
-    f"tests/methods/test_{name}.py"
-    for name in ("ppo_round grouped_round pairwise_round course pairwise losses signals policy rollout resume").split()
+PPO_ROUND, GROUPED_ROUND, PAIRWISE_ROUND, COURSE, PAIRWISE, LOSSES = (
+    f"tests/methods/test_{name}.py" for name in "ppo_round grouped_round pairwise_round course pairwise losses".split()
 )
+POLICY, SAMPLING = "tests/models/test_policy.py", "tests/models/test_sampling.py"
+PROBE, RESUME = "tests/training/test_probe.py", "tests/training/test_resume.py"
 STOPPED = f"{COURSE}::test_a_training_that_was_stopped_ends_as_one_that_was_not"
-STAGES = "tests/benchmarks/test_stages.py"
+STAGES = "tests/benchmarks/stages/test_trained.py"
 
 MUTANTS = [
     *of(
@@ -113,7 +114,7 @@ MUTANTS = [
         ("the reference is never asked", "last_epoch == 0", "last_epoch >= 0"),
         ("log-probs are at temperature 1", "policy.logps(rows, self.method.temperature)", "policy.logps(rows)"),
         ("prompts are drawn again after a stop", "first * self.prompts_per_round", "first", STOPPED),
-        ("the probe looks a round late", "watch((number + 1) / self.rounds)", "watch(number / self.rounds)", SIGNALS),
+        ("the probe looks a round late", "watch((number + 1) / self.rounds)", "watch(number / self.rounds)", PROBE),
         ("warmup is not used", "warmup=self.method.warmup,", "warmup=0.0,", COURSE),
         ("max_grad_norm is not used", "max_grad_norm=self.method.max_grad_norm,", "max_grad_norm=1.0,"),
         (
@@ -157,17 +158,12 @@ MUTANTS = [
             "policy_chosen_logps - reference_chosen_logps",
             "policy_chosen_logps + reference_chosen_logps",
         ),
-        (
-            "the reward model prefers the rejected",
-            "(chosen_scores - rejected_scores)",
-            "(rejected_scores - chosen_scores)",
-        ),
     ),
     *of(
-        "methods/loop.py",
+        "training/loop.py",
         PAIRWISE_ROUND,
         ("the log has the next step's rate", "lr=lr_now", "lr=optimizer.lr"),
-        ("the probe looks a step late (offline)", "watch((number + 1) / steps)", "watch(number / steps)", SIGNALS),
+        ("the probe looks a step late (offline)", "watch((number + 1) / steps)", "watch(number / steps)", PROBE),
         ("the rate stays", "self.schedule.step()", "pass"),
         ("warm-up is rounded down", "math.ceil(warmup * total_steps)", "math.floor(warmup * total_steps)"),
         ("micro-batches weigh alike", "yield losses.sum() / batch_size", "yield losses.mean()"),
@@ -176,8 +172,8 @@ MUTANTS = [
         ("nothing is prepared", "prepare(batch)\n", "pass\n"),
         (
             "what does not fill a batch is a step",
-            "steps = total_examples // batch_size",
-            "steps = -(-total_examples // batch_size)",
+            "steps = recipe.examples // batch_size",
+            "steps = -(-recipe.examples // batch_size)",
         ),
         (
             "weight_decay is not used",
@@ -186,8 +182,8 @@ MUTANTS = [
         ),
         (
             "fit does not pass weight_decay on",
-            "weight_decay=weight_decay,\n        max_grad_norm",
-            "weight_decay=0.0,\n        max_grad_norm",
+            "weight_decay=recipe.weight_decay",
+            "weight_decay=0.0",
         ),
         ("epsilon is not used", "eps=epsilon", "eps=1e-8", PPO_ROUND),
         ("rows are drawn again after a stop", "first * batch_size, None", "first, None", RESUME),
@@ -197,8 +193,8 @@ MUTANTS = [
         ("metrics are sums", "value / batch_size for name", "value for name"),
     ),
     *of(
-        "methods/rollout.py",
-        f"{ROLLOUT} {POLICY}",
+        "models/sampler_torch.py",
+        f"{SAMPLING} {POLICY}",
         ("the sampler ignores the temperature", "logits.float() / temperature, dim", "logits.float(), dim"),
         (
             "kept log-probs are at temperature 1",
@@ -301,8 +297,8 @@ MUTANTS = [
         ),
     ),
     *of(
-        "methods/signals.py",
-        SIGNALS,
+        "training/probe.py",
+        PROBE,
         ("accuracy counts the wrong pairs", "(chosen > rejected)", "(chosen < rejected)"),
         ("sides are mixed up", ".view(-1, 2).T", ".view(2, -1)"),
         (
@@ -316,7 +312,7 @@ MUTANTS = [
         ("repetition counts the last n-gram out", "range(len(ids) - n + 1)", "range(len(ids) - n)"),
     ),
     *of(
-        "methods/policy.py",
+        "models/policy.py",
         POLICY,
         ("the KL is of the other direction", "(ours.exp() * (ours - theirs))", "(theirs.exp() * (theirs - ours))"),
         (
@@ -332,17 +328,23 @@ MUTANTS = [
         ("the KL is the baseline's", "for ours in responses", "for ours in baseline"),
     ),
     *of(
-        "evaluators/reward_model.py",
+        "models/reward_model.py",
         f"tests/evaluators/test_reward_model.py {STAGES}",
         ("a score is read a token early", "[layout.last].float()", "[layout.last - 1].float()"),
     ),
     *of(
-        "benchmarks/stages.py",
+        "training/reward_model.py",
         STAGES,
         (
+            "the reward model prefers the rejected",
+            "(chosen_scores - rejected_scores)",
+            "(rejected_scores - chosen_scores)",
+            LOSSES,
+        ),
+        (
             "the reward model learns the rejected",
-            "reward_model_loss(chosen, rejected)",
-            "reward_model_loss(rejected, chosen)",
+            "return reward_model(chosen, rejected)",
+            "return reward_model(rejected, chosen)",
         ),
         ("ties count nothing in the gate", "0.5 * (chosen == rejected)", "0.0 * (chosen == rejected)"),
         ("the gate counts the wrong pairs", "right = (chosen > rejected)", "right = (chosen < rejected)"),
@@ -351,6 +353,10 @@ MUTANTS = [
             "model.scores(rows).view(-1, 2).unbind(1)",
             "model.scores(rows).view(2, -1)",
         ),
+    ),
+    *of(
+        "training/sft.py",
+        STAGES,
         ("SFT teaches brevity", "-policy.logps(sequences).sum() / tokens", "-policy.logps(sequences).mean()"),
         (
             "SFT imitates the rejected",
@@ -360,7 +366,7 @@ MUTANTS = [
         ("SFT's gate is a sum", "-total / len(e.response)", "-total"),
     ),
     *of(
-        "methods/resume.py",
+        "training/resume.py",
         RESUME,
         ("random numbers start anew after a stop", '{**parts, "random": RandomState()}', "{**parts}"),
         ("one checkpoint is kept", "KEPT = 2", "KEPT = 1"),
@@ -372,7 +378,7 @@ MUTANTS = [
         ("weights are not put back", "parameter.copy_(divided_like", "(divided_like"),
     ),
     *of(
-        "methods/base.py",
+        "training/task.py",
         f"{COURSE} {PAIRWISE}",
         ("every seed shuffles alike", "rng = random.Random(seed)", "rng = random.Random(0)"),
         (
@@ -380,6 +386,10 @@ MUTANTS = [
             "    while True:\n        order",
             "    while rng.seed(seed) is None:\n        order",
         ),
+    ),
+    *of(
+        "training/ledger.py",
+        f"{COURSE} {PAIRWISE}",
         (
             "FLOPs forget the pass forward",
             "forward * (2 + self.trainable_share)",

@@ -11,8 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from alignment_bench.errors import InputError
 from alignment_bench.preferences.labels import label_path
-from alignment_bench.results.records import InputError
 from alignment_bench.results.run_folder import Run, check_names, runs_folder
 
 SPEC = {
@@ -79,7 +79,8 @@ def test_pickled_weights_are_refused(bench, model, tmp_path, name):
 def test_a_pickle_beside_safetensors_is_never_opened(bench, model, tmp_path):
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
     (model / "training_args.bin").write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
-    from alignment_bench.results.checkpoint import Tuning, load_model
+    from alignment_bench.models.checkpoint import load_model
+    from alignment_bench.models.tuning import Tuning
 
     loaded = load_model(model, "lm", Tuning(precision="fp32", device="cpu"))
     stored = load_file(model / "model.safetensors")["model.norm.weight"]
@@ -100,8 +101,9 @@ def test_code_of_a_model_is_refused(bench, model, tmp_path, monkeypatch, file):
 
 
 def test_code_for_an_architecture_that_transformers_has_is_not_used(model, tmp_path):
-    from alignment_bench.benchmarks.models import find_model
-    from alignment_bench.results.checkpoint import Tuning, load_model
+    from alignment_bench.models.checkpoint import load_model
+    from alignment_bench.models.find import find_model
+    from alignment_bench.models.tuning import Tuning
 
     config = json.loads((model / "config.json").read_text())
     config["auto_map"] = {"AutoModelForCausalLM": "mine.Mine"}
@@ -174,7 +176,7 @@ class Mine(LlamaForCausalLM):
 @pytest.fixture
 def own_code(model, tmp_path, monkeypatch):
     """A model that only its own code can load, which leaves a folder behind when it is imported; and that folder."""
-    from alignment_bench.results.model_files import allow_remote_code
+    from alignment_bench.models.model_files import allow_remote_code
 
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = coded(model, "config.json", mark := tmp_path / "executed")

@@ -36,7 +36,7 @@ def small(tmp_path):
 
 
 def test_the_readme_goes_from_a_model_to_a_report(small, tmp_path, monkeypatch):
-    from alignment_bench.benchmarks.cli import app
+    from alignment_bench.benchmarks.cli.main import app
 
     monkeypatch.chdir(tmp_path)
     lines = commands()

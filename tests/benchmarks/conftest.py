@@ -8,10 +8,10 @@ import pandas
 import pytest
 import yaml
 
+from alignment_bench.analysis.summary import summarize
 from alignment_bench.results.records import Generation
 from alignment_bench.results.run_folder import Run
 from alignment_bench.results.store import COST, GENERATIONS, METRICS, SCORES, Store, write_jsonl
-from alignment_bench.results.summary import summarize
 
 PROMPTS = [f"p{i:02}" for i in range(16)]
 BETTER = {"sft": 0.0, "ppo": 1.5, "dpo": 0.5}  # how much longer than SFT's each method's responses are

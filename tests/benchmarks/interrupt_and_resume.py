@@ -23,14 +23,15 @@ import tqdm
 import yaml
 from kill_and_resume import run_result  # sibling; imports, as it does here, what every fork needs
 
-from alignment_bench.benchmarks import cli
+from alignment_bench.benchmarks.cli.main import main as bench
 from alignment_bench.evaluators.gold import Gold
-from alignment_bench.methods import resume, rollout
+from alignment_bench.models import sampler_torch
+from alignment_bench.training import resume
 
 CTRL_C = b"\x03"
 LONGEST = 60  # seconds that work waits for a key; without one the run ends with 0
 CHANGES = {
-    "sft": {"examples": 400},
+    "sft": {"examples": 80},
     "budget": 400,
     "evaluators": {"gold": {"reward": "alignment_bench.benchmarks.world:true_reward"}, "divergence": None},
 }
@@ -69,7 +70,7 @@ def hold(label: str, keys: int) -> None:
             wait()
         return own_score(*given)
 
-    resume.tqdm = rollout.tqdm = Held
+    resume.tqdm = sampler_torch.tqdm = Held
     own_score, Gold.score = Gold.score, score
 
 
@@ -88,7 +89,7 @@ class Terminal:
             termios.tcsetwinsize(0, (40, 150))  # progress bars are not drawn on a terminal without columns
             sys.argv = ["bench", *arguments]
             hold(held, keys)
-            cli.main()
+            bench()
         except SystemExit as ended:
             code = ended.code or 0
         except BaseException:

@@ -19,42 +19,34 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where tasks.py is
+
 import peft  # noqa: F401  (imported here once, or every fork would do it)
 import torch
 import torch._dynamo  # noqa: F401
+from tasks import METHODS, PAIRS, PROMPTS, TUNING
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification  # noqa: F401
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from alignment_bench.benchmarks import harness
-from alignment_bench.benchmarks.spec import Supervised, SupervisedFineTuning, load_spec
-from alignment_bench.benchmarks.stages import pair_dataset, train_cell, train_reward_model, train_sft
-from alignment_bench.benchmarks.terminal import quiet
-from alignment_bench.benchmarks.workshop import Workshop
-from alignment_bench.evaluators.reward_model import RewardModel
-from alignment_bench.methods.base import Pair, Prompt, PromptDataset
-from alignment_bench.methods.dpo import DPO
-from alignment_bench.methods.orpo import ORPO
-from alignment_bench.methods.ppo import PPO
-from alignment_bench.results.checkpoint import Checkpoint, Tuning, open_network
+from alignment_bench.benchmarks.context import Workshop
+from alignment_bench.benchmarks.definition.spec import Supervised, SupervisedFineTuning, load_spec
+from alignment_bench.benchmarks.stages.trained import pair_dataset, train_cell, train_reward_model, train_sft
+from alignment_bench.models.checkpoint import Checkpoint, open_network
+from alignment_bench.models.reward_model import RewardModel
 from alignment_bench.results.integrity import write_json
 from alignment_bench.results.store import COST, METRICS, Store, read_jsonl
+from alignment_bench.runtime.quiet import quiet
+from alignment_bench.training.task import PromptDataset
 
 quiet()  # stdout is for JSON alone
 with contextlib.suppress(ImportError):
     import deepspeed  # noqa: F401  (accelerate imports it, where it is installed, as a model is saved)
 
-PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11, *range(12, 12 + i))) for i in range(6)]
-PAIRS = [Pair(f"x{i}", p, (20 + i, 30, 1), (40 + i, 41, 42, 1)) for i, p in enumerate(PROMPTS)]
-TUNING = Tuning(precision="fp32", device="cpu")
 COMPARED = {
     "run": "bytes of weights, responses, scores, scores along training; names of the report's files; summary but for "
     "times, memory and where it lies",
     "others": "bytes of weights; log and costs but for times and memory",
-}
-METHODS = {
-    "dpo": DPO(lr=1e-3, batch_size=4),
-    "orpo": ORPO(lr=1e-3, batch_size=4),
-    "ppo": PPO(lr=1e-3, rollout_size=8, minibatch_size=4, epochs=2, target_kl=0.1),
 }
 
 

@@ -10,8 +10,8 @@ import pandas
 import pytest
 
 from alignment_bench import load_run, plan, run
-from alignment_bench.results.records import InputError
-from alignment_bench.results.summary import verdict
+from alignment_bench.analysis.verdict import verdict
+from alignment_bench.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "examples" / "compare_methods.ipynb"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.engine import train_apart
-from alignment_bench.benchmarks.harness import Harness, Request
-from alignment_bench.benchmarks.spec import load_spec
-from alignment_bench.methods.base import TrainingError
+from alignment_bench.benchmarks.harness import Harness
+from alignment_bench.benchmarks.request import Request
+from alignment_bench.errors import TrainingError
 from alignment_bench.results.store import Store
 
 STEPS = {"lr": 1e-3, "batch_size": 4}
@@ -55,7 +56,7 @@ def test_a_method_that_raises_or_ends_its_process_fails_its_cell_only(bench, wor
 
 def test_a_method_that_hangs_is_stopped(workdir):
     request = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("faulty:how=hang",), 1, workdir / "results")
-    Harness(request).train_shared()
+    Harness(request).make_shared()
     with pytest.raises(TrainingError, match="took longer than 3 s and was stopped; allow more with --cell-timeout"):
         train_apart(request, ("faulty:how=hang", 0), limit=3)
 

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from alignment_bench.benchmarks.estimate import MIB, Rough
-from alignment_bench.methods.base import Pair, Prompt
+from alignment_bench.benchmarks.stages import steps as order
+from alignment_bench.benchmarks.stages.steps import Step
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.ppo import PPO
-from alignment_bench.results.checkpoint import Checkpoint
-from alignment_bench.results.memory import resident
+from alignment_bench.models.checkpoint import Checkpoint
+from alignment_bench.results.records import Pair, Prompt
 from alignment_bench.results.store import Store, folder_digest
+from alignment_bench.runtime.memory import resident
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,30 @@ def test_a_plan_before_between_and_after(bench, work, dry_run):
     assert larger["dpo seed 0, length"]["basis"] == "measured, 2 earlier"
     changed = planned("-m", "dpo", methods={"dpo": {"lr": 2e-3}})
     assert changed["steps"][8]["basis"] == "measured, 1 earlier, other settings"
+
+
+def test_a_stage_that_is_added_is_in_the_plan_and_in_the_run(bench, work, dry_run, monkeypatch):
+    """One entry and one function: a shared stage that writes a file, once, and is asked for after it."""
+    shared, made = order._shared, []
+
+    def build(out):
+        made.append(out)
+        (out / "file").write_text("text")
+
+    def with_another(pipeline, rows):
+        yield from shared(pipeline, rows)
+        yield Step("one more", "one_more", lambda made: pipeline.shop.store.stage("one_more", {"of": "it"}, build))
+
+    monkeypatch.setattr(order, "_shared", with_another)
+    options = ("-m", "dpo", "--root", "added")
+    for state in ("to do", "on disk"):
+        planned = json.loads(dry_run("--json", *options).stdout)["steps"]
+        names = [s["stage"] for s in planned]
+        assert names.index("one more") == names.index("reference log-probs") + 1
+        assert {s["state"] for s in planned} == {state}
+        said = bench("run", "-b", "tiny.yaml", "--model", "model", *options, cwd=work).stderr
+        assert f"one more: {'made in' if state == 'to do' else 'found on disk'}" in said
+        assert len(made) == 1
 
 
 def test_a_table_for_people(work, dry_run):

@@ -7,7 +7,7 @@ import pytest
 
 from alignment_bench.benchmarks import tracker
 from alignment_bench.benchmarks.tracker import TRACKERS, Forwarder
-from alignment_bench.results.records import InputError
+from alignment_bench.errors import InputError
 
 
 class Service(ModuleType):

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from alignment_bench.benchmarks.quick_models import BASE, JUDGE
+from alignment_bench.benchmarks.selfcheck.quick_models import BASE, JUDGE
 from alignment_bench.benchmarks.world import (
     LABELLERS,
     PADDING,
@@ -17,7 +17,7 @@ from alignment_bench.benchmarks.world import (
     true_reward,
 )
 from alignment_bench.benchmarks.world_reward import read_sentence
-from alignment_bench.results.chat import decode_response, encode_prompt, encode_response, load_tokenizer
+from alignment_bench.models.chat import decode_response, encode_prompt, encode_response, load_tokenizer
 
 TOLD = "Mia has a red bike. Tom has a blue kite. What colour is Mia's bike?"
 UNTOLD = "Mia lives in Rome. Ada has a blue bike. What colour is Mia's bike?"

@@ -2,8 +2,9 @@
 
 import pytest
 
+from alignment_bench.errors import InputError
 from alignment_bench.evaluators.gold import Gold
-from alignment_bench.results.records import Generation, InputError, Score
+from alignment_bench.results.records import Generation, Score
 
 WORLD = '''
 """A known world: the reward is the number of exclamation marks; politeness exists only for questions."""

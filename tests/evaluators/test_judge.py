@@ -5,10 +5,12 @@ import random
 import pytest
 import torch
 
+from alignment_bench.errors import InputError
 from alignment_bench.evaluators import judge as judge_module
-from alignment_bench.evaluators.judge import Judge, compare, fill, parse_verdict, read_template
+from alignment_bench.evaluators.judge import Judge, compare, fill, read_template
 from alignment_bench.evaluators.judge_local import LocalAsker
-from alignment_bench.results.records import Generation, InputError, Score
+from alignment_bench.evaluators.judge_verdict import parse_verdict
+from alignment_bench.results.records import Generation, Score
 
 COMPACT = read_template("compact")
 
@@ -252,7 +254,7 @@ QUESTIONS = [
 def test_local_verdicts_equal_unpadded_forward_passes_one_by_one(local):
     expected = [direct_logps(local, f"<|user|>{question}<|end|><|assistant|>") for question in QUESTIONS]
     asker = LocalAsker(str(local))
-    assert asker.margins(QUESTIONS) == pytest.approx([a - b for a, b in expected], abs=1e-4)
+    assert asker.margins(QUESTIONS) == pytest.approx([a - b for a, b in expected], rel=1e-4, abs=1e-4)
     verdicts = asker.ask(QUESTIONS)
     assert verdicts == ["A" if a > b else "B" for a, b in expected]
     assert set(verdicts) == {"A", "B"}  # else the comparison above would show little
@@ -261,7 +263,7 @@ def test_local_verdicts_equal_unpadded_forward_passes_one_by_one(local):
 def test_a_judge_without_a_template_reads_the_plain_text(local, tmp_path):
     save_model(tmp_path, len(save_tokenizer(tmp_path, chat_template=None)))
     expected = [a - b for a, b in (direct_logps(tmp_path, "<|begin|>" + question) for question in QUESTIONS)]
-    assert LocalAsker(str(tmp_path)).margins(QUESTIONS) == pytest.approx(expected, abs=1e-4)
+    assert LocalAsker(str(tmp_path)).margins(QUESTIONS) == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_special_tokens_spelt_out_in_an_answer_do_not_end_the_turn(local):

@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from alignment_bench.benchmarks.judge_bill import bill, estimate, most
+from alignment_bench.benchmarks.judging.bill import bill, estimate, most
+from alignment_bench.errors import InputError
 from alignment_bench.evaluators.judge import Judge, ask_again, compare, open_asker, pool, read_template
 from alignment_bench.evaluators.judge_cache import Answer, RememberingAsker, Usage
 from alignment_bench.evaluators.judge_local import LocalAsker
-from alignment_bench.results.records import Generation, InputError, Score
+from alignment_bench.results.records import Generation, Score
 
 COMPACT = read_template("compact")
 
@@ -195,7 +196,7 @@ def test_a_shared_prefix_changes_no_verdict(local, monkeypatch):
     monkeypatch.setattr(
         backbone, "forward", lambda *a, **k: lengths.append(tuple(k["input_ids"].shape)) or forward(*a, **k)
     )
-    assert asker.margins(questions) == pytest.approx(alone, abs=1e-4)
+    assert asker.margins(questions) == pytest.approx(alone, rel=1e-4, abs=1e-4)
     prefix = lengths[0]
     rows = [asker.encode(question) for question in questions]
     assert prefix[0] == 1 and prefix[1] >= len("the same long beginning of every question; ")
@@ -208,7 +209,7 @@ def test_a_shared_prefix_changes_no_verdict(local, monkeypatch):
 def test_identical_questions_keep_a_token_of_their_own(local):
     asker = LocalAsker(str(local))
     question = "one and the same question, twice over"
-    assert asker.margins([question] * 2) == pytest.approx(asker.margins([question]) * 2, abs=1e-4)
+    assert asker.margins([question] * 2) == pytest.approx(asker.margins([question]) * 2, rel=1e-4, abs=1e-4)
 
 
 def test_a_local_judge_is_not_even_loaded_for_what_is_on_disk(local, tmp_path, monkeypatch):

@@ -7,10 +7,11 @@ import time
 
 import pytest
 
+from alignment_bench.errors import InputError
 from alignment_bench.evaluators import judge_openai
 from alignment_bench.evaluators.judge import Judge
 from alignment_bench.evaluators.judge_openai import OpenAIAsker
-from alignment_bench.results.records import Generation, InputError, Score
+from alignment_bench.results.records import Generation, Score
 
 CANARY = "sk-canary-4f1d9b"
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from alignment_bench.evaluators.judge import Judge, both_orders, combine, open_asker, parse_verdict, read_template
-from alignment_bench.results.records import Generation, InputError
+from alignment_bench.errors import InputError
+from alignment_bench.evaluators.judge import Judge, both_orders, combine, open_asker, read_template
+from alignment_bench.evaluators.judge_verdict import parse_verdict
+from alignment_bench.results.records import Generation
 
 QUESTION = "How do I boil an egg?"
 PAIRS = [("Put it into boiling water for eight minutes.", "No."), ("Ask a hen.", "Boil it for eight minutes.")]

@@ -1,8 +1,8 @@
 """How many prompts a judge is asked about, and what it is asked with."""
 
+from alignment_bench.analysis.sequential import UNTIL_DECIDED, asking_order
 from alignment_bench.evaluators.judge_sequential import judge_until_decided
 from alignment_bench.results.records import Generation, Score
-from alignment_bench.results.sequential import UNTIL_DECIDED, asking_order
 
 
 def pairs(count):

@@ -6,15 +6,16 @@ import math
 import pytest
 import torch
 
-from alignment_bench.benchmarks.scoring import Limits, PolicyInMemory, opened
-from alignment_bench.benchmarks.workshop import Workshop
+from alignment_bench.benchmarks.context import Workshop
+from alignment_bench.benchmarks.stages.open_policy import Limits, PolicyInMemory, opened
+from alignment_bench.errors import InputError
 from alignment_bench.evaluators.diversity import Diversity, PolicyDiversity, bleu, distinct, distinct_shares, repetition
 from alignment_bench.evaluators.implicit_reward import ImplicitReward
 from alignment_bench.evaluators.lm_eval_harness import LMEval
 from alignment_bench.evaluators.refusal import Refusals, read_prompts, refuses
-from alignment_bench.methods.policy import Policy
-from alignment_bench.results.chat import encode_prompt, encode_response
-from alignment_bench.results.records import Generation, InputError, LabelledPair
+from alignment_bench.models.chat import encode_prompt, encode_response
+from alignment_bench.models.policy import Policy
+from alignment_bench.results.records import Generation, LabelledPair
 from alignment_bench.results.store import Store
 
 LIMITS = Limits(max_prompt_tokens=64, max_new_tokens=8, temperature=1.0)
@@ -81,9 +82,9 @@ def test_entropy_and_logps_equal_direct_forward_passes(policy, tiny):
             logps = model(torch.tensor([before + after])).logits[0].log_softmax(-1)
         places = range(len(before) - 1, len(before) + len(after) - 1)
         direct = [-(logps[t].exp() * logps[t]).sum().item() for t in places]
-        assert entropy == pytest.approx(sum(direct) / len(direct), abs=1e-4)
+        assert entropy == pytest.approx(sum(direct) / len(direct), rel=1e-5)
         assert logp == pytest.approx(
-            sum(logps[t, token].item() for t, token in zip(places, after, strict=True)), abs=1e-3
+            sum(logps[t, token].item() for t, token in zip(places, after, strict=True)), rel=1e-5
         )
         assert 0 < entropy < math.log(259)
 
@@ -171,7 +172,7 @@ def test_refusal_rates_by_subset(policy, tmp_path):
 
 
 def test_a_policy_and_sft_are_opened_apart(tiny, make_tiny, full, tmp_path):
-    from alignment_bench.results.checkpoint import Checkpoint
+    from alignment_bench.models.checkpoint import Checkpoint
 
     other = Checkpoint(make_tiny(tmp_path / "other", seed=1), "other")
     shop = Workshop(Store(tmp_path), full, {})

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from alignment_bench.benchmarks.passes import counted
-from alignment_bench.evaluators.reward_model import RewardModel, RewardModelWinRate, TextRewardModel, encode
-from alignment_bench.results.chat import load_tokenizer
-from alignment_bench.results.checkpoint import open_network
-from alignment_bench.results.known import write_known
-from alignment_bench.results.records import Generation, InputError
+from alignment_bench.benchmarks.selfcheck.passes import counted
+from alignment_bench.errors import InputError
+from alignment_bench.evaluators.reward_model import RewardModelWinRate
+from alignment_bench.models.chat import load_tokenizer
+from alignment_bench.models.checkpoint import open_network
+from alignment_bench.models.kept_values import write_known
+from alignment_bench.models.reward_model import RewardModel, TextRewardModel, encode
+from alignment_bench.results.records import Generation
 
 TRIAL = (3 + 3 + 2 + 2 + 1) + (6 + 3 + 5)  # tokens by which a network finds out whether it can pack: packed, padded
 ROWS = [((0, 10, 11, 12), (20, 21, 1)), ((0, 10), (30, 1)), ((0, 40, 41, 42, 43, 44, 45, 46), (50, 51, 1))]
@@ -33,14 +35,14 @@ def test_scores_do_not_depend_on_padding_or_batch(saved, tuning):
     alone = [model.scores([row]).item() for row in ROWS]
     small = RewardModel(model.network, model.tokenizer)
     small.network.micro_tokens = 11
-    assert together == pytest.approx(alone, abs=1e-4)
-    assert small.score_all(ROWS) == pytest.approx(alone, abs=1e-4)
+    assert together == pytest.approx(alone, rel=1e-4, abs=1e-4)
+    assert small.score_all(ROWS) == pytest.approx(alone, rel=1e-4, abs=1e-4)
     assert max(alone) - min(alone) > 0.01
     for (prompt, response), score in zip(ROWS, alone, strict=True):
         model.network.activate()
         with torch.no_grad():
             hidden = model.network.backbone(input_ids=torch.tensor([prompt + response])).last_hidden_state
-        assert score == pytest.approx(float(model.network.head(hidden[0, -1])), abs=1e-4)
+        assert score == pytest.approx(float(model.network.head(hidden[0, -1])), rel=1e-4, abs=1e-4)
     model.network.close()
 
 
@@ -76,7 +78,7 @@ def test_what_is_known_does_not_go_through_the_model(saved, tuning):
     write_known(saved, [encode(tokenizer, known)], [7.5])
     with counted() as passes:
         assert evaluator.rewards([known, known]) == [7.5, 7.5] and passes.scored == 0
-        assert evaluator.rewards([other, known, other]) == pytest.approx([alone, 7.5, alone], abs=1e-5)
+        assert evaluator.rewards([other, known, other]) == pytest.approx([alone, 7.5, alone], rel=1e-5, abs=1e-5)
     assert passes.scored == TRIAL + sum(map(len, encode(tokenizer, other)))
 
 
@@ -90,7 +92,7 @@ def test_win_rate_follows_the_scores(saved, tuning):
     assert scores["win_rate.reward_model", "b"] == float(not better)
     assert scores["win_rate.reward_model", "c"] == 0.5
     model = RewardModel.open(saved, tuning)
-    assert scores["reward.reward_model", "c"] == pytest.approx(model([theirs[2]])[0], abs=1e-5)
+    assert scores["reward.reward_model", "c"] == pytest.approx(model([theirs[2]])[0], rel=1e-5, abs=1e-5)
     model.network.close()
 
 
@@ -129,7 +131,7 @@ def test_a_classifier_with_its_own_tokenizer_is_read_as_transformers_reads_it(tm
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.no_grad():
         alone = [model(**tokenizer("hello", text, return_tensors="pt")).logits.item() for text in texts]
-    assert ours == pytest.approx(alone, abs=1e-5) and max(alone) - min(alone) > 0.01
+    assert ours == pytest.approx(alone, rel=1e-5, abs=1e-5) and max(alone) - min(alone) > 0.01
 
 
 def test_a_decoder_reads_its_own_chat_template(saved, tiny, tuning):
@@ -145,7 +147,7 @@ def test_a_decoder_reads_its_own_chat_template(saved, tiny, tuning):
     tokenizer = tiny.tokenizer()
     rows = [tokenizer(f"<s>[user]hello</s>[assistant]{t}</s>", add_special_tokens=False)["input_ids"] for t in texts]
     expected = [model.scores([(tuple(row[:4]), tuple(row[4:]))]).item() for row in rows]  # wherever a row is cut
-    assert ours == pytest.approx(expected, abs=1e-4)
+    assert ours == pytest.approx(expected, rel=1e-4, abs=1e-4)
     model.network.close()
 
 

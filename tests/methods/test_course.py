@@ -1,5 +1,6 @@
 """The course of whole trainings: the rate of each step, fresh random numbers, and going on after a stop."""
 
+import dataclasses
 import json
 import os
 import random
@@ -8,14 +9,15 @@ import signal
 import pytest
 import torch
 
-from alignment_bench.methods.base import Budget, Pair, PairDataset, Prompt, PromptDataset, TrainingTask
+from alignment_bench.errors import Stopped
 from alignment_bench.methods.dpo import DPO
-from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.ppo import PPO
 from alignment_bench.methods.rejection import RejectionSampling
 from alignment_bench.methods.rloo import RLOO
-from alignment_bench.results.records import Stopped
+from alignment_bench.models.policy import Policy
+from alignment_bench.results.records import Pair, Prompt
 from alignment_bench.results.store import folder_digest, read_jsonl
+from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11)) for i in range(8)]
 PAIRS = [Pair(f"r{i}", p, chosen=(50, 51 + i, 1), rejected=(60, 1)) for i, p in enumerate(PROMPTS)]
@@ -213,6 +215,22 @@ def test_costs_are_two_flops_a_weight_and_token_and_two_passes_back(tiny, full, 
         6 * cost["trained_tokens"] + 2 * (cost["scored_tokens"] + cost["generated_tokens"])
     )
     assert cost["scored_tokens"] > 0 and cost["generated_tokens"] > 0
+
+
+def test_costs_of_an_adapter_count_it_and_no_other(tiny, full, tmp_path):
+    """Under LoRA 2 FLOPs a weight of base and adapter forward and 2 back, and 2 into the adapter's gradients."""
+    tuning = dataclasses.replace(full, lora_rank=2)
+    another = Policy.open(tiny, tuning, trainable=True)  # on the same base, as a critic or reward model is
+    task = make_task(tiny, tuning, tmp_path / "t", 3)
+    DPO(batch_size=1).train(task)
+    cost = json.loads((task.out / "cost.json").read_text())
+    base = sum(p.numel() for p in Policy.open(tiny, full, trainable=True).network.model.parameters())
+    adapter = sum(p.numel() for p in another.network.parameters)
+    another.network.close()
+    seen = cost["scored_tokens"] + cost["generated_tokens"]
+    assert cost["flops"] == pytest.approx(
+        cost["trained_tokens"] * (4 * (base + adapter) + 2 * adapter) + 2 * seen * (base + adapter)
+    )
 
 
 # --- going on after a stop

@@ -6,14 +6,15 @@ import math
 import pytest
 import torch
 
-from alignment_bench.methods.base import Budget, PairDataset, Prompt, PromptDataset, TrainingTask
 from alignment_bench.methods.grouped import Group
 from alignment_bench.methods.grpo import GRPO
 from alignment_bench.methods.online_dpo import OnlineDPO
-from alignment_bench.methods.policy import TokenValues
 from alignment_bench.methods.rejection import RejectionSampling, RejectionTrainer
 from alignment_bench.methods.rloo import RLOO
+from alignment_bench.models.policy import TokenValues
+from alignment_bench.results.records import Prompt
 from alignment_bench.results.store import folder_digest
+from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask
 
 REWARDS = torch.tensor([[1.0, 2.0, 3.0, 6.0]])
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11)) for i in range(8)]

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from alignment_bench.methods.base import Budget, PairDataset, Prompt, PromptDataset, TrainingTask
 from alignment_bench.methods.grouped import GroupedTrainer
 from alignment_bench.methods.grpo import GRPO
 from alignment_bench.methods.online_dpo import OnlineDPO
-from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.rejection import RejectionSampling, RejectionTrainer
 from alignment_bench.methods.rloo import RLOO
-from alignment_bench.methods.rollout import Sample, sample
-from alignment_bench.results.checkpoint import Tuning
+from alignment_bench.models.policy import Policy
+from alignment_bench.models.sampler import Sample
+from alignment_bench.models.sampling import sample
+from alignment_bench.models.tuning import Tuning
+from alignment_bench.results.records import Prompt
+from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, *[11] * (i % 3))) for i in range(3)]
 ROUNDS, PENALTY, TEMPERATURE = 3, 2.0, 0.7

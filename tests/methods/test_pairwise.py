@@ -8,29 +8,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alignment_bench.methods.base import (
-    Budget,
-    Ledger,
-    Pair,
-    PairDataset,
-    Prompt,
-    PromptDataset,
-    RatedReply,
-    TrainingError,
-    TrainingTask,
-    shuffled,
-)
+from alignment_bench.errors import TrainingError
 from alignment_bench.methods.best_of_n import BestOfN
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.kto import KTO, mismatched_log_ratio
-from alignment_bench.methods.loop import Optimizer
 from alignment_bench.methods.orpo import ORPO
 from alignment_bench.methods.pairwise import pair_logps
-from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.rloo import RLOO
 from alignment_bench.methods.sft_chosen import SFTChosen
-from alignment_bench.results.checkpoint import Checkpoint, Tuning
+from alignment_bench.models.checkpoint import Checkpoint
+from alignment_bench.models.policy import Policy
+from alignment_bench.models.tuning import Tuning
+from alignment_bench.results.records import Pair, Prompt, RatedReply
 from alignment_bench.results.store import folder_digest
+from alignment_bench.training.ledger import Ledger
+from alignment_bench.training.loop import Optimizer
+from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask, shuffled
 
 SIDES = ("chosen", "rejected")
 
@@ -106,8 +99,8 @@ def test_kto_is_the_same_on_pairs_and_on_the_same_replies_rated_alone(tiny, full
         method = KTO(lr=1e-3, batch_size=12, desirable_weight=2.0, undesirable_weight=0.5, data=data)
         method.train(task)
         logs.append(read_log(task)[0])
-    assert logs[0]["drift"] == logs[1]["drift"] == pytest.approx(0.0, abs=1e-5)
-    assert logs[0]["loss"] == pytest.approx((2.0 + 0.5) / 4)  # sigmoid(0) = 1/2 for each kind
+    assert (logs[0]["drift"], logs[1]["drift"]) == pytest.approx((0.0, 0.0), abs=1e-4)  # log-probs of about -30
+    assert logs[0]["loss"] == pytest.approx((2.0 + 0.5) / 4, rel=1e-5)  # sigmoid(0) = 1/2 for each kind
     assert logs[0]["grad_norm"] == pytest.approx(logs[1]["grad_norm"], rel=1e-4)
 
 
@@ -124,7 +117,7 @@ def test_kto_counts_the_drift_of_replies_after_other_prompts(tiny, full):
     expected = float((policy.total_logps(mismatched) - reference.total_logps(mismatched)).mean())
     ledger = Ledger.of(policy.network, None)
     found = [float(mismatched_log_ratio(a, b, replies, ledger)) for a, b in ((policy, reference), (reference, policy))]
-    assert found == pytest.approx([max(0.0, expected), max(0.0, -expected)], abs=1e-5)
+    assert found == pytest.approx([max(0.0, expected), max(0.0, -expected)], rel=1e-4, abs=1e-4)
     assert max(found) > 0.01
 
 
@@ -151,7 +144,7 @@ def test_orpo_nll_over_the_prompt_as_well(tiny, full):
         ids = torch.tensor([[*pair.prompt.ids, *pair.chosen]])
         each = policy.network.model(input_ids=ids).logits[0].log_softmax(-1)[range(ids.shape[1] - 1), ids[0, 1:]]
     response = each[len(pair.prompt.ids) - 1 :]
-    assert float(found) == pytest.approx(float(plain + response.mean() - each.mean()), abs=1e-4)
+    assert float(found) == pytest.approx(float(plain + response.mean() - each.mean()), rel=1e-5)
     assert abs(float(found - plain)) > 1e-3
 
 
@@ -178,8 +171,8 @@ def test_dpo_starts_at_log_2_with_margin_0(tiny, tuning, tmp_path):
     task = make_task(tiny, tuning, tmp_path / "t")
     DPO(lr=1e-3, batch_size=8).train(task)
     first = read_log(task)[0]
-    assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
-    assert first["margin"] == pytest.approx(0.0, abs=1e-4)
+    assert first["loss"] == pytest.approx(0.693147, rel=1e-4)
+    assert first["margin"] == pytest.approx(0.0, abs=1e-3)  # of four log-probs of about -30
 
 
 def test_micro_batches_leave_training_alone(tiny, tmp_path):
@@ -188,7 +181,7 @@ def test_micro_batches_leave_training_alone(tiny, tmp_path):
         task = make_task(tiny, Tuning(precision="fp32", device="cpu", micro_tokens=micro), tmp_path / str(micro))
         DPO(lr=1e-3, batch_size=8).train(task)
         logs.append([row["loss"] for row in read_log(task)])
-    assert logs[0] == pytest.approx(logs[1], abs=1e-4)
+    assert logs[0] == pytest.approx(logs[1], rel=1e-4)
 
 
 def test_same_seed_same_weights_and_the_same_order_for_all(tiny, full, tmp_path):
@@ -256,4 +249,4 @@ def test_gradients_are_clipped_to_the_norm():
     a, b = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     optimizer = Optimizer(SimpleNamespace(parameters=[a, b]), lr=1e-3, total_steps=1, max_grad_norm=1.0)
     assert optimizer.step(lambda: [(3 * a + 4 * b).sum()])["grad_norm"] == pytest.approx(5.0)
-    assert (a.grad.item(), b.grad.item()) == pytest.approx((0.6, 0.8), abs=1e-5)
+    assert (a.grad.item(), b.grad.item()) == pytest.approx((0.6, 0.8), rel=1e-5)

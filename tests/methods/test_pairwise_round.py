@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from alignment_bench.methods.base import Budget, Pair, PairDataset, Prompt, PromptDataset, RatedReply, TrainingTask
 from alignment_bench.methods.cdpo import CDPO
 from alignment_bench.methods.cpo import CPO
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.ipo import IPO
 from alignment_bench.methods.kto import KTO
 from alignment_bench.methods.orpo import ORPO
-from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.robust_dpo import RobustDPO
 from alignment_bench.methods.sft_chosen import SFTChosen
 from alignment_bench.methods.simpo import SimPO
-from alignment_bench.results.checkpoint import Tuning
+from alignment_bench.models.policy import Policy
+from alignment_bench.models.tuning import Tuning
+from alignment_bench.results.records import Pair, Prompt, RatedReply
+from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask
 
 BATCH, STEPS, RISING, SEED = 4, 5, 2, 3
 COMMON = {"lr": 2e-3, "batch_size": BATCH, "warmup": 0.3, "max_grad_norm": 0.7}

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from alignment_bench.methods.base import Budget, PairDataset, Prompt, PromptDataset, TrainingTask
-from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.ppo import PPO, Trainer
-from alignment_bench.methods.rollout import Sample, sample
-from alignment_bench.results.checkpoint import Checkpoint, Tuning, open_network
+from alignment_bench.models.checkpoint import Checkpoint, open_network
+from alignment_bench.models.policy import Policy
+from alignment_bench.models.sampler import Sample
+from alignment_bench.models.sampling import sample
+from alignment_bench.models.tuning import Tuning
+from alignment_bench.results.records import Prompt
+from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, *[11] * (i % 3))) for i in range(8)]
 ROUNDS = 4

@@ -6,17 +6,19 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
+from alignment_bench.errors import TrainingError
 from alignment_bench.methods import online
-from alignment_bench.methods.base import Budget, Pair, PairDataset, Prompt, PromptDataset, TrainingError, TrainingTask
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.grpo import GRPO
 from alignment_bench.methods.kto import KTO
 from alignment_bench.methods.orpo import ORPO
-from alignment_bench.methods.policy import Policy
 from alignment_bench.methods.rloo import RLOO
-from alignment_bench.methods.rollout import Sample
 from alignment_bench.methods.trl_offline import TRLDPO, TRLKTO, TRLORPO
 from alignment_bench.methods.trl_online import TRLGRPO, TRLRLOO
+from alignment_bench.models.policy import Policy
+from alignment_bench.models.sampler import Sample
+from alignment_bench.results.records import Pair, Prompt
+from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask
 
 PROMPT = ({"role": "user", "content": "?"},)
 PROMPTS = [Prompt(f"p{i}", PROMPT, (0, 10 + i, 11)) for i in range(12)]
@@ -122,7 +124,8 @@ def test_online_losses_and_gradients_are_those_of_trl(ours, theirs, tiny, full, 
 
 def test_trl_under_lora_keeps_to_the_budget_and_saves_an_adapter(tiny, tmp_path):
     pytest.importorskip("trl", reason="TRL is not installed (pip install '.[test]')")
-    from alignment_bench.results.checkpoint import Checkpoint, Tuning
+    from alignment_bench.models.checkpoint import Checkpoint
+    from alignment_bench.models.tuning import Tuning
 
     tuning = Tuning(lora_rank=4, lora_alpha=8.0, precision="fp32", device="cpu")
     for cls in (TRLDPO, TRLORPO, TRLKTO):

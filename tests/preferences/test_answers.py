@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from alignment_bench.errors import InputError
 from alignment_bench.preferences import answers as module
 from alignment_bench.preferences.answers import Answers, Refused, checked_items
 from alignment_bench.preferences.labels import check_name
-from alignment_bench.results.records import InputError
 
 
 def write_items(folder, count, gold=0):

@@ -9,10 +9,10 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 from typer.testing import CliRunner
 
-from alignment_bench.benchmarks.cli import app
+from alignment_bench.benchmarks.cli.main import app
+from alignment_bench.errors import InputError
 from alignment_bench.preferences.audit import audit, near_duplicates, share_interval
 from alignment_bench.preferences.judgements import read_judgements
-from alignment_bench.results.records import InputError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 LONG = "a somewhat longer answer that says the very same thing "

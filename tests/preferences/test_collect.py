@@ -5,12 +5,13 @@ import json
 
 import pytest
 
-from alignment_bench.methods.policy import Policy
+from alignment_bench.errors import InputError
+from alignment_bench.models.checkpoint import Checkpoint
+from alignment_bench.models.policy import Policy
+from alignment_bench.models.tuning import Tuning
 from alignment_bench.preferences import collect as module
 from alignment_bench.preferences.collect import Sampling, collect, pair_up, read_prompts
 from alignment_bench.preferences.labels import read_items
-from alignment_bench.results.checkpoint import Checkpoint, Tuning
-from alignment_bench.results.records import InputError
 
 PROMPTS = [([{"role": "user", "content": f"say {i}"}], "a test") for i in range(6)]
 SETTINGS = Sampling(k=3, temperatures=(0.7, 1.0), top_p=0.9, max_new_tokens=5, seed=4, rule="all")
@@ -139,7 +140,7 @@ def test_a_model_that_says_nothing_is_told(policy, tmp_path, monkeypatch):
     def empty(policy, prompts, **settings):
         return [module_sample(p) for p in prompts]
 
-    from alignment_bench.methods.rollout import Sample
+    from alignment_bench.models.sampler import Sample
 
     def module_sample(prompt):
         return Sample(prompt, (1,), True)  # EOS alone

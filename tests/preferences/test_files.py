@@ -7,9 +7,9 @@ import random
 
 import pytest
 
+from alignment_bench.errors import InputError
 from alignment_bench.preferences.files import source_digest
 from alignment_bench.preferences.read import from_rows, read_preferences
-from alignment_bench.results.records import InputError
 
 GOOD = {"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}
 

@@ -8,7 +8,9 @@ import os
 import pytest
 from scipy.stats import binom
 
+from alignment_bench.errors import InputError
 from alignment_bench.evaluators.judge import Judge
+from alignment_bench.models.checkpoint import open_network
 from alignment_bench.preferences import labellers as module
 from alignment_bench.preferences import labels
 from alignment_bench.preferences.labellers import (
@@ -20,8 +22,6 @@ from alignment_bench.preferences.labellers import (
 )
 from alignment_bench.preferences.labels import Item, append, check_name, label_path, make_label, read_labels
 from alignment_bench.preferences.read import read_preferences
-from alignment_bench.results.checkpoint import open_network
-from alignment_bench.results.records import InputError
 
 
 def item(i, a, b, **more):
@@ -115,7 +115,7 @@ def test_inattention_has_its_stated_size(gold):
 
 
 def test_a_reward_model_prefers_what_it_scores_higher(tiny, full, tmp_path):
-    from alignment_bench.evaluators.reward_model import RewardModel
+    from alignment_bench.models.reward_model import RewardModel
     from alignment_bench.results.records import Generation
 
     network = open_network(tiny.path, "score", full, trainable=True, head_std=0.5)

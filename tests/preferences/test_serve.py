@@ -11,10 +11,10 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from alignment_bench.errors import InputError
 from alignment_bench.preferences.answers import Answers, checked_items
 from alignment_bench.preferences.markup import LONGEST, render_markdown
 from alignment_bench.preferences.serve import build_app, serve
-from alignment_bench.results.records import InputError
 
 HERE = "http://127.0.0.1"
 TOKEN = "a-long-enough-token"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from alignment_bench.errors import InputError
 from alignment_bench.preferences.read import from_rows, read_preferences, split_by_prompt
-from alignment_bench.results.records import InputError
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 SHARES = {"sft": 0.25, "training": 0.4, "evaluation": 0.2, "heldout": 0.15}

@@ -9,13 +9,13 @@ from xml.etree import ElementTree
 import pandas
 import pytest
 
+from alignment_bench.errors import InputError
 from alignment_bench.reports import curves, drawing
 from alignment_bench.reports.contracts import MEANING, differences
 from alignment_bench.reports.reading import Material
 from alignment_bench.reports.render import FORMATS, render
 from alignment_bench.reports.tables import latex, neutral, write
 from alignment_bench.results.integrity import write_record
-from alignment_bench.results.records import InputError
 from alignment_bench.results.run_folder import Run
 
 

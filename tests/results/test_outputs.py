@@ -5,8 +5,8 @@ import json
 import pandas
 import pytest
 
+from alignment_bench.errors import InputError
 from alignment_bench.results.outputs import Answer, read_outputs, write_outputs
-from alignment_bench.results.records import InputError
 
 MARKDOWN = "# One\n## Two\n1. first\n2. second\n- item\n**bold** and __bold__\n```\n# no header\n- no item\n```\n"
 

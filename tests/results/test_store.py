@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
-from alignment_bench.results.integrity import write_json
-from alignment_bench.results.records import Generation, InputError, nearest, win
+from alignment_bench.errors import InputError, nearest
+from alignment_bench.results.integrity import digest, write_json
+from alignment_bench.results.records import Generation, win
 from alignment_bench.results.run_folder import Run, find_runs
-from alignment_bench.results.store import Store, digest, folder_digest, read_generations, write_jsonl
+from alignment_bench.results.store import Store, folder_digest, read_generations, write_jsonl
 
 
 def text(content, name="a.txt"):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from alignment_bench.errors import InputError
 from alignment_bench.evaluators.judge_cache import Answer, RememberingAsker
 from alignment_bench.results.integrity import DamageError
-from alignment_bench.results.records import InputError
 from alignment_bench.results.run_folder import Run
 
 HARMS = ["flip first", "flip last", *(f"flip {i}" for i in range(6)), "cut 0", "cut 50", "cut 99", "delete"]

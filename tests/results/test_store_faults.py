@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from alignment_bench.errors import InputError
 from alignment_bench.evaluators.judge_cache import Answer, RememberingAsker
 from alignment_bench.results.integrity import read_record
-from alignment_bench.results.records import InputError
 from alignment_bench.results.run_folder import Run
 from alignment_bench.results.store import Store
 

@@ -1,0 +1,338 @@
+"""The `bench` command. torch is imported only by commands that need it, so that --help answers at once."""
+
+import errno
+import json
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from ...errors import GateError, InputError, Stopped
+from ...results.integrity import DISK
+from ...runtime import launch
+from ...runtime.quiet import hearing, quiet
+from . import preferences as cli_preferences
+from . import show as cli_show
+from .audit_data import audit_data
+from .audit_judge import audit_judge, read_price
+from .cache import cache
+from .doctor import doctor
+from .live import watching
+from .plan import print_plan
+from .speed import speed
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Compare alignment methods from one SFT checkpoint on one preference set.",
+    epilog="Examples:  bench run --method ppo,dpo   |   bench run -m ppo,dpo,orpo --seeds 3 --json   |   bench list",
+)
+INTERRUPTED = 130
+Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")]
+
+
+@app.command()
+def run(
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            help="Methods by comma, each NAME or NAME:FIELD=VALUE:...; see `bench list`.",
+            autocompletion=cli_show.complete_methods,
+        ),
+    ],
+    benchmark: Annotated[
+        str,
+        typer.Option(
+            "--benchmark",
+            "-b",
+            help="A shipped benchmark or a YAML file.",
+            autocompletion=cli_show.complete_benchmark,
+        ),
+    ] = "quick",
+    seeds: Annotated[int, typer.Option(help="Training runs per method, seeds 0, 1, ...", min=1)] = 1,
+    model: Annotated[str | None, typer.Option(help="Base model: hub id or local folder.")] = None,
+    preferences: Annotated[
+        str | None, typer.Option(help="Preference pairs: hub id, local folder or file (JSONL, JSON, Parquet, CSV).")
+    ] = None,
+    reward_model: Annotated[
+        str | None, typer.Option(help="Evaluate with this reward model: a sequence classifier, hub id or folder.")
+    ] = None,
+    external_pairs: Annotated[
+        str | None, typer.Option(help="Test the reward models on these labelled pairs too; none is trained on.")
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(help="Judge as well: a local causal LM (folder or hub id) or openai:MODEL; repeat for a panel."),
+    ] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint of the judge; the key comes from OPENAI_API_KEY.")
+    ] = None,
+    judge_until_decided: Annotated[
+        bool, typer.Option("--judge-until-decided", help="Stop judging a policy once it is decided against SFT.")
+    ] = False,
+    judge_limit: Annotated[int | None, typer.Option(help="Judge at most so many prompts.", min=1)] = None,
+    judge_price: Annotated[
+        str | None, typer.Option(help="The endpoint's price, dollars per million tokens: IN,OUT.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A field of the benchmark, dotted: methods.dpo.beta=0.05."),
+    ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Send logs and scores there too: tensorboard, wandb, trackio or mlflow.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
+    engine: Annotated[str, typer.Option(help="Train cells one after another (local) or side by side (ray).")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster whose machines see --root; by default one started here.")
+    ] = None,
+    cell_cpus: Annotated[int, typer.Option(help="CPU cores of a cell on Ray.", min=1)] = 1,
+    cell_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
+    root: Root = Path("results"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print the plan: what is on disk, and what the rest may take.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json (or the plan) alone on stdout.")] = False,
+) -> None:
+    """Train methods from the same SFT checkpoint, score them, and write a report.
+
+    Example: bench run --method ppo,dpo,orpo --seeds 3
+    """
+    from ..definition.options import Options, chosen_spec
+
+    device = launch.start(device)
+    names = tuple(dict.fromkeys(name.strip() for name in method.split(",") if name.strip()))
+    if not names:
+        raise InputError("--method names no method; give for example --method ppo,dpo")
+    if gate not in ("warn", "fail", "ignore"):
+        raise InputError(f"--gate {gate} is not known; give warn, fail or ignore")
+    if engine not in ("local", "ray"):
+        raise InputError(f"--engine {engine} is not known; give local or ray")
+    options = Options(
+        model=model,
+        preferences=preferences,
+        external_pairs=external_pairs,
+        reward_model=reward_model,
+        judge=judge or (),
+        judge_url=judge_url,
+        judge_until_decided=judge_until_decided,
+        judge_limit=judge_limit,
+        judge_price=read_price(judge_price),
+        tracker=tracker,
+        settings=settings or (),
+    )
+    spec = chosen_spec(benchmark, names, options)
+    _check_methods(names)
+    quiet()
+
+    from .. import harness
+
+    request = harness.Request(
+        spec,
+        names,
+        seeds,
+        root,
+        out,
+        device,
+        gate,
+        engine=engine,
+        ray_address=ray_address,
+        cell_cpus=cell_cpus,
+        cell_timeout=cell_timeout,
+        trust_remote_code=trust_remote_code,
+    )
+    if dry_run:
+        print_plan(request, as_json)
+        return
+    with watching() as watcher:
+        outcome = harness.run(replace(request, say=watcher.say, watch=watcher.watch))
+    if as_json:
+        print(json.dumps(outcome.summary, indent=2))
+    else:
+        print()
+        cli_show.print_summary(outcome.run, outcome.summary)
+    if outcome.failures:
+        raise typer.Exit(1)
+
+
+app.command("audit-judge")(audit_judge)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or a folder that holds runs.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="By comma: html, md, latex, csv, parquet, json, svg, pdf; or all.")
+    ] = "html,md",
+) -> None:
+    """Write the report of runs from what is on disk; trains nothing. Several runs get an overview of what differs.
+
+    Example: bench report results/runs/quick --out report --format html,latex,pdf
+    """
+    from ...reports.render import FORMATS, render
+    from ...results.run_folder import find_runs
+
+    chosen = FORMATS if formats == "all" else tuple(name.strip() for name in formats.split(",") if name.strip())
+    written = render([r for folder in runs for r in find_runs(folder)], out, chosen)
+    for path in dict.fromkeys(p.parent if p.parent.name in ("figures", "tables") else p for p in written):
+        print(path)
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    format: Annotated[str, typer.Option("--format", help="alpaca_eval or arena.")],
+    questions: Annotated[
+        Path | None, typer.Option(help="The tool's own questions (or outputs) for the policies to answer.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer to --questions, in tokens; by default the benchmark's.", min=1)
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default RUN/export.")] = None,
+) -> None:
+    """Write the policies' answers as model-output files of AlpacaEval or Arena-Hard-Auto.
+
+    Example: bench export RUN --format alpaca_eval --questions alpaca_eval.json
+    """
+    from ...results.outputs import FORMATS
+    from ...results.run_folder import find_run
+
+    if format not in FORMATS:
+        raise InputError(f"--format {format} is not known; give {' or '.join(FORMATS)}")
+    if max_new_tokens and not questions:
+        raise InputError("--max-new-tokens goes with --questions; the run's own answers are there already")
+    found = find_run(run_folder)
+    quiet()
+
+    from ...models.model_files import allow_remote_code
+    from ..export import export as write
+
+    allow_remote_code(trust_remote_code)
+    folder = out or found.path / "export"
+    for path in write(found, format, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
+        print(path)
+
+
+@app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="A method; see `bench list`.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A hyperparameter, FIELD=VALUE; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training and of the sampled comparisons.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON alone on stdout.")] = False,
+) -> None:
+    """Test a method on a world whose optimum is known, and whether it keeps the interface's promises.
+
+    Example: bench check dpo
+    """
+    from ..definition.plugins import parse_setting
+
+    overrides = dict(parse_setting(setting) for setting in settings or [])
+    _check_methods((method,))
+    quiet()
+
+    from ...errors import TrainingError
+    from ..selfcheck.check import check as run_check
+
+    try:
+        found = run_check(method, overrides, seed, say=lambda line: print(line, file=sys.stderr))
+    except TrainingError as error:
+        _end(f"{method}: {error}", 1)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        print("\n".join(found.lines()))
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command("new-method")
+def new_method(
+    name: Annotated[str, typer.Argument(help="Name of the method, as in --method.")],
+    parent: Annotated[Path, typer.Option(help="Folder in which the package is made.")] = Path("."),
+) -> None:
+    """Write a small installable package for a method of your own: method, test, entry point, README.
+
+    Example: bench new-method my_dpo
+    """
+    from .scaffold import new_method as write
+
+    files = write(name, parent)
+    print("\n".join(map(str, files)))
+    print(f"next: pip install -e {files[0].parent}, then bench check {name}")
+
+
+app.command("audit-data")(audit_data)
+app.command()(speed)
+
+
+cli_show.register(app)
+app.command()(doctor)
+app.add_typer(cache, name="cache")
+cli_preferences.register(app)
+
+
+def _check_methods(names: tuple[str, ...]) -> None:
+    """Tell about an unknown name before torch is imported."""
+    from ...errors import nearest
+    from ..definition.plugins import available
+
+    for name in (item.partition(":")[0] for item in names):
+        if name not in available("methods") and name != "sft":
+            raise InputError(f"there is no method {name!r}; {nearest(name, available('methods'))}")
+
+
+def _end(message: str, code: int) -> NoReturn:
+    if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's end takes a moment, and once more changes nothing
+    print(f"bench: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> NoReturn:
+    """Run the command: exit code 0 ok, 1 a cell or gate failed, 2 bad input, 130 interrupted."""
+    try:
+        with hearing():
+            code = app(prog_name="bench", standalone_mode=False)
+    except InputError as error:
+        _end(str(error), 2)
+    except Stopped as stopped:
+        _end(str(stopped), INTERRUPTED)
+    except GateError as error:
+        _end(str(error), 1)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = error.filename or "no room for a file"
+            _end(f"the disk is full ({what}); make room, and give the command again", 2)
+        _end(f"{error.filename or 'a file'}: {error.strerror}; mend that, and give the command again", 2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # Typer's own have it: an unknown option, a missing argument
+            raise
+        if said := error.format_message().rstrip("."):
+            where = " ".join(sys.argv[1:2]) if error.ctx and error.ctx.parent else ""
+            _end(f"{said}; see bench {where} --help".replace("  ", " "), 2)
+        sys.exit(2)  # no arguments: the help was shown
+    if code == INTERRUPTED:  # Typer's, for Ctrl-C
+        _end("interrupted; finished stages are kept, the same command goes on from there", INTERRUPTED)
+    sys.exit(code or 0)

@@ -1,0 +1,72 @@
+"""`bench run --dry-run`: the plan as a table or as JSON."""
+
+import json
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from .terminal import console, count, duration, size, table
+
+if TYPE_CHECKING:
+    from ..plan import Plan, Planned
+    from ..request import Request
+
+
+def print_plan(request: "Request", as_json: bool) -> None:
+    """Say what a run would do, and do nothing."""
+    from ..plan import plan
+
+    found = plan(request)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+        return
+    to = console()
+    heads = ("stage", "state", "time", "memory", "tokens", "basis")
+    to.print(table(heads, _rows(found), title=f"{request.spec.name}: the plan", right=heads[2:5]))
+    for line in _totals(found):
+        to.print(line, soft_wrap=True)
+
+
+def _rows(found: "Plan") -> list[list[str]]:
+    """A row a stage; a cell's scores that are alike share one."""
+    rows = []
+    for _, group in groupby(found.steps, _alike):
+        alike = list(group)
+        first, guess, later = alike[0].step, alike[0].estimate, alike[0] in found.to_do
+        label = first.label
+        if first.is_score:
+            label = f"{first.cell_label}, scores: {', '.join(s.step.name for s in alike)}"
+        known = [s.estimate.seconds for s in alike]
+        seconds = None if None in known else sum(known)
+        memory = size(guess.memory_mb * 2**20) if guess.memory_mb else ""
+        rows.append(
+            [label, alike[0].state, duration(seconds) if later else "", memory, count(guess.tokens), guess.basis]
+        )
+    return rows
+
+
+def _alike(planned: "Planned") -> object:
+    """Equal for scores of a cell that share a row of the table."""
+    step = planned.step
+    return (step.cell, planned.state, planned.estimate.basis) if step.is_score else step.key
+
+
+def _totals(found: "Plan") -> list[str]:
+    seconds, unknown = found.seconds
+    how = "at least" if found.is_bound else "about"
+    lines = [f"{len(found.to_do)} of {len(found.steps)} stages to do, {how} {duration(seconds)}"]
+    if unknown:
+        lines[0] += f", and {len(unknown)} of which nothing is known yet (scores take little, a judge may take long)"
+    peak = max((step.estimate.memory_mb or 0 for step in found.to_do), default=0)
+    tokens = sum(step.estimate.tokens or 0 for step in found.to_do)
+    if peak:
+        lines.append(
+            f"most memory at a time: {how} {size(peak * 2**20)}; tokens trained on or sampled: {count(tokens)}"
+        )
+    if found.is_bound:
+        lines.append(
+            "at least: FLOPs of the weights over the rate of a matrix product measured just now, "
+            f"{found.rate / 1e9:,.0f} GFLOP/s; attention, sampling token by token and Python come on top"
+        )
+    if found.judging:
+        lines.append(f"judge: {found.judging}; verdicts on disk are not paid again")
+    return [*lines, "nothing was trained, asked or written; leave --dry-run away to begin"]

@@ -1,0 +1,233 @@
+"""The commands that make preference data: collect, label, convert."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...errors import InputError, nearest
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the `bench` command."""
+    for command in (collect, label, convert):
+        app.command()(command)
+
+
+def collect(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the collection; the same again goes on with it.")],
+    model: Annotated[
+        str | None, typer.Option(help="SFT model or adapter: local folder or hub id; by default the benchmark's SFT.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="Rows with a field `prompt`: file, folder or hub id; by default the benchmark's.")
+    ] = None,
+    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="Where model or prompts come from.")] = "quick",
+    k: Annotated[int, typer.Option("-k", help="Candidates a prompt, 2 or more.")] = 4,
+    temperature: Annotated[str, typer.Option(help="Temperatures, separated by commas, used in turn.")] = "1.0",
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling: above 0 up to 1; 1 samples purely.")] = 1.0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest response in tokens; by default the benchmark's, else 256.", min=1)
+    ] = None,
+    rule: Annotated[
+        str, typer.Option(help="Pairs: all, random, most_different, best_random (by --reward-model).")
+    ] = "random",
+    reward_model: Annotated[str | None, typer.Option(help="Folder of the reward model of --rule best_random.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling and of the pairs.")] = 0,
+    sampler: Annotated[str, typer.Option(help="What draws the responses: torch (this package) or vllm.")] = "torch",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
+    ] = False,
+    root: Annotated[Path, typer.Option("--root", help="Folder of the benchmark's cache.")] = Path("results"),
+) -> None:
+    """Sample responses from an SFT model and form the pairs that are to be labelled.
+
+    Example: bench collect --model my-sft --prompts prompts.jsonl -k 4 --temperature 0.7,1.0 --out collected
+    """
+    from ...runtime.quiet import quiet
+
+    quiet()
+    from ...models.find import find_model
+    from ...models.model_files import allow_remote_code
+    from ...models.policy import Policy
+    from ...models.reward_model import RewardModel
+    from ...models.tuning import Tuning
+    from ...preferences.collect import Sampling, read_prompts
+    from ...preferences.collect import collect as run
+    from ...results.integrity import digest
+    from .. import harness
+    from ..definition.spec import load_spec
+
+    allow_remote_code(trust_remote_code)
+    tuning = Tuning(device=device, sampler=sampler).resolve()
+    # checked before SFT trains
+    settings = Sampling(k, _numbers(temperature), top_p, max_new_tokens or 256, seed, rule)
+    if sampler == "vllm":
+        from ...models.sampler_vllm import check_temperatures
+
+        check_temperatures({"--temperature": min(settings.temperatures)})
+    if rule == "best_random" and reward_model is None:
+        raise InputError("--rule best_random needs a reward model; give its folder with --reward-model")
+    scorer = find_model(reward_model, "--reward-model") if reward_model else None
+    checkpoint = find_model(model, "--model") if model else None
+    rows, dropped = read_prompts(prompts) if prompts else ([], {})
+    name, source = model, prompts
+    if not (model and prompts):
+        spec = load_spec(benchmark)
+        made = harness.Harness(harness.Request(spec, (), 1, root, device=device, trust_remote_code=trust_remote_code))
+        if not prompts:
+            training = made.corpus.prompts(made.corpus.training, spec.max_response_tokens)
+            rows = [(prompt.messages, spec.preferences) for prompt in training.prompts]
+            source = f"{spec.name}: prompts of the training pairs"
+        if not model:
+            name, checkpoint = f"{spec.name}-sft", made.make_sft()
+        if max_new_tokens is None:
+            settings = replace(settings, max_new_tokens=spec.max_response_tokens)
+    rows = rows[:limit]
+    about = {
+        "model": name,
+        "model_hash": checkpoint.key,
+        "prompts": source,
+        "prompts_hash": digest([list(messages) for messages, _ in rows]),
+        "prompts_dropped": dropped,
+        "reward_model_hash": scorer.key if scorer else None,
+        "sampler": sampler,
+    }
+    counts = run(
+        Policy.open(checkpoint, tuning, trainable=False),
+        f"{Path(name).name}@{checkpoint.key[:12]}",
+        rows,
+        settings,
+        out,
+        about,
+        (lambda: RewardModel.open(scorer.path, tuning)) if scorer else None,
+    )
+    print(", ".join(f"{what}: {number}" for what, number in counts.items()))
+    print(f"next: bench label {out}")
+
+
+def label(
+    directory: Annotated[Path, typer.Argument(help="A folder that `bench collect` wrote.")],
+    labeller: Annotated[str, typer.Option(help="people, simulated, reward_model or judge.")] = "people",
+    name: Annotated[
+        list[str] | None, typer.Option(help="Name of a labeller; several people: give it several times.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(help="People: labels an item, by different people.", min=1)] = 1,
+    host: Annotated[str, typer.Option(help="People: address to serve on; beyond this machine with --token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="People: port to serve on.", min=0, max=65535)] = 8000,
+    token: Annotated[str | None, typer.Option(help="People: what the page asks for on other addresses.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Simulated: the true reward, as package.module:function.")] = None,
+    sharpness: Annotated[float, typer.Option(help="Simulated: larger is less noise, above 0.")] = 4.0,
+    bias: Annotated[
+        list[str] | None,
+        typer.Option(help="Simulated: length, position, politeness or inattention, NAME=VALUE; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Simulated: seed of the person.")] = 0,
+    model: Annotated[
+        str | None, typer.Option(help="Folder of the reward model; judge: folder, hub id or openai:MODEL.")
+    ] = None,
+    judge_url: Annotated[str | None, typer.Option(help="Judge: OpenAI-compatible endpoint.")] = None,
+    judge_prompt: Annotated[str, typer.Option(help="Judge: file of evaluators/prompts with the question.")] = (
+        "pairwise"
+    ),
+    device: Annotated[str, typer.Option(help="Models: cpu, cuda, cuda:N, mps or auto.")] = "auto",
+) -> None:
+    """Label the pairs of a collection: people in a browser, or a simulation, a reward model or a judge.
+
+    Example: bench label collected --labeller simulated --reward package.module:function --name ann --bias length=0.1
+    """
+    from ...preferences.labels import check_name
+
+    kinds = ("people", "simulated", "reward_model", "judge")
+    if labeller not in kinds:
+        raise InputError(f"--labeller {labeller} is not known; {nearest(labeller, kinds)}")
+    names = [check_name(given) for given in name or []]
+    if labeller == "people":
+        from ...preferences.serve import serve
+
+        serve(directory, names=names, overlap=overlap, host=host, port=port, token=token)
+        return
+    if len(names) > 1:
+        raise InputError(f"--labeller {labeller} labels under one --name; give the command once for each")
+    if labeller != "simulated" and not model:
+        raise InputError(f"--labeller {labeller} needs a model; give it with --model")
+    _check_biases(bias or [], labeller)
+    from ...runtime.quiet import quiet
+
+    quiet()
+    from ...evaluators.judge import OPENAI, Judge
+    from ...models.find import find_model
+    from ...models.tuning import Tuning
+    from ...preferences.labellers import JudgeLabeller, RewardModelLabeller, SimulatedPerson, label_all
+
+    who = names[0] if names else labeller
+    if labeller == "simulated":
+        if not reward:
+            raise InputError("--labeller simulated needs the true reward; give --reward package.module:function")
+        worker = SimulatedPerson(who, reward, sharpness, seed=seed, **_biases(bias or []))
+    elif labeller == "reward_model":
+        found = find_model(model, "--model")
+        worker = RewardModelLabeller(who, str(found.path), Tuning(device=device).resolve())
+    else:
+        if not model.startswith(OPENAI):
+            model = str(find_model(model, "--model").path)
+        worker = JudgeLabeller(who, Judge(model, judge_url, judge_prompt, device=device))
+    answers = label_all(directory, worker, who)
+    print(f"{who}: " + ", ".join(f"{answer} {number}" for answer, number in answers.most_common()))
+    print(f"next: bench run --method dpo --preferences {directory / 'labels'}")
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="File, folder or hub id, in any shape listed above.")],
+    out: Annotated[str, typer.Argument(help="File (.jsonl, .json, .csv, .parquet), new folder, or hub:OWNER/NAME.")],
+    to: Annotated[str | None, typer.Option("--to", help="Shape of the rows; by default pairs, for a CSV text.")] = None,
+    split: Annotated[str, typer.Option(help="Split of a hub data set or folder, read and pushed.")] = "train",
+    public: Annotated[bool, typer.Option("--public", help="Make a pushed data set public.")] = False,
+) -> None:
+    """Convert preferences to another shape and format; what does not fit is counted.
+
+    Shapes: pairs (prompt, chosen, rejected as messages); implicit (chosen and rejected with the prompt in them); text
+    (prompt, chosen, rejected as text); hh (transcripts); unpaired (prompt, completion, label: true or false);
+    ties (prompt, response_a, response_b, label: a, b or tie); alpacaeval (instruction, output_1, output_2,
+    preference); scored (prompt, completions with response and overall_score). The source's shape is seen in its rows.
+
+    Example: bench convert collected/labels pairs.parquet
+    """
+    from ...preferences.export import convert as run
+
+    done = run(source, out, to, split=split, private=not public)
+    print(f"{done.read} rows read, {done.comparisons} comparisons in them, {done.written} rows written to {out}")
+    for reason, number in done.dropped.items():
+        print(f"dropped: {number} ({reason})")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--temperature {text} is no list of numbers; give for example 0.7,1.0") from None
+
+
+def _check_biases(given: list[str], labeller: str) -> None:
+    if given and labeller != "simulated":
+        raise InputError(f"--bias goes with --labeller simulated, not with {labeller}")
+    _biases(given)
+
+
+def _biases(given: list[str]) -> dict[str, float]:
+    known = ("length", "position", "politeness", "inattention")
+    found = {}
+    for setting in given:
+        name, _, value = setting.partition("=")
+        if name not in known:
+            raise InputError(f"--bias {setting}: there is no bias {name!r}; {nearest(name, known)}")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise InputError(f"--bias {setting}: give {name}=NUMBER, for example {name}=0.1") from None
+    return found

@@ -1,0 +1,190 @@
+"""The commands that only read: list, show, compare."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .terminal import console, interval_plot, narrower, sparkline, table
+
+IN_TERMINAL = ("reward.gold", "kl", "length", "seconds")  # beside the win rates; the report has every figure
+CURVES = ("loss", "reward", "kl", "accuracy", "entropy")  # of a training log, where it has them
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the `bench` command."""
+    app.command("list")(list_)
+    app.command()(show)
+    app.command()(compare)
+
+
+def list_() -> None:
+    """Show methods with what each needs and its paper, evaluators and benchmarks.
+
+    Example: bench list
+    """
+    from ..definition.plugins import available, describe
+    from ..definition.spec import describe_suite, suites
+
+    to = console()
+    found = {name: describe(entry) for name, entry in available("methods").items()}
+    heads = ("method", "needs", "paper", "what it does")
+    rows = [(name, ", ".join(d.needs), d.paper, d.line) for name, d in found.items()]
+    if to.width < 100:  # names and needs stay on one line, and words have room
+        heads, rows = heads[:2] + heads[3:], [row[:2] + row[3:] for row in rows]
+    to.print(table(heads, rows, whole=heads[:2]))
+    rows = [(name, describe(entry).line) for name, entry in available("evaluators").items()]
+    to.print(table(("evaluator", "what it yields"), rows))
+    rows = [(name, describe_suite(name)) for name in suites()]
+    to.print(table(("benchmark", "what it is"), rows))
+
+
+def show(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json alone on stdout.")] = False,
+) -> None:
+    """Print a run's summary with small plots; trains nothing.
+
+    Example: bench show results/runs/quick/8827d568e4bc
+    """
+    from ...results.run_folder import find_run
+
+    found = find_run(run, finished=True)
+    if as_json:
+        print(json.dumps(found.summary, indent=2))
+        return
+    summary = found.summary
+    to = console()
+    to.print(f"{summary['benchmark']}, run {summary['run_id']}, made {found.record['created']}", soft_wrap=True)
+    to.print(f"{found.path}\n", soft_wrap=True)
+    width = 41 if to.width >= 100 else 25  # of a drawing
+    for line in win_rates(summary, width):
+        to.print(line)
+    curves = [
+        row for cell in found.cells() for row in _curves(f"{cell.method} seed {cell.seed}", cell.metrics(), width)
+    ]
+    if curves:
+        heads = ("training", "signal", "first to last step", "from", "to")
+        to.print(table(heads, curves, right=heads[3:], whole=heads[2:]))
+    print_summary(found, summary)
+
+
+def win_rates(summary: Mapping[str, Any], width: int) -> list[Any]:
+    """A table per win rate: each method with its interval drawn between 0 and 1, one half marked."""
+    metrics = sorted({m for row in summary["methods"].values() for m in row["metrics"] if m.startswith("win_rate.")})
+    drawn = []
+    for metric in metrics:
+        cells = {name: row["metrics"].get(metric) for name, row in summary["methods"].items()}
+        rows = [
+            (name, interval_plot(cell["low"], cell["mean"], cell["high"], mark=0.5, width=width), _interval(cell))
+            for name, cell in cells.items()
+            if cell and cell["mean"] is not None
+        ]
+        heads = ("", f"0{'against SFT':^{width - 2}}1", "mean")
+        drawn.append(table(heads, rows, title=metric, whole=heads[1:]))
+    return drawn
+
+
+def print_summary(run: Any, summary: Mapping[str, Any]) -> None:
+    """The table of the headline figures, the verdict, the warnings, and where the report is."""
+    from ...analysis.summary import table as figures
+    from ...analysis.verdict import verdict
+
+    frame = figures(summary)
+    columns = [c for c in frame if c.startswith("win_rate.") or c in IN_TERMINAL]
+    to = console()
+    to.print(narrower("", frame[columns], to.width))
+    said = verdict(summary)
+    for line in [*said, *(f"warning: {w}" for w in summary["warnings"] if w not in said)]:
+        to.print(line, soft_wrap=True)
+    to.print(f"\nreport: {run.report_path / 'index.html'}", soft_wrap=True)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the differences as JSON alone on stdout.")] = False,
+) -> None:
+    """Say what differs between two runs: contracts, surroundings, and results (B minus A) with 95% intervals.
+
+    Example: bench compare results/runs/quick/8827d568e4bc results/runs/quick/d36e7de7d16e
+    """
+    import dataclasses
+
+    from ...analysis.run_differences import cautions, changes, excludes_zero, settings
+    from ...analysis.summary import plain
+    from ...results.run_folder import find_run
+
+    first, second = (find_run(path, finished=True) for path in (a, b))
+    differ, found, careful = settings(first, second), changes(first, second), cautions(first, second)
+    if as_json:
+        value = {**differ, "cautions": careful, "changes": [dataclasses.asdict(c) for c in found]}
+        print(json.dumps(plain(value), indent=2, allow_nan=False))
+        return
+    to = console()
+    rows = [(f"{part}: {name}", _short(x), _short(y)) for part, d in differ.items() for name, (x, y) in d.items()]
+    if rows:
+        to.print(table(("what differs", "A", "B"), rows))
+    else:
+        to.print("the same contract, settings and machine")
+    rows = [
+        (
+            ("* " if excludes_zero(c) else "  ") + c.metric,
+            c.method,
+            f"{c.a:.3g}",
+            f"{c.b:.3g}",
+            f"{c.difference:+.3g}",
+            "–" if c.low != c.low else f"[{c.low:+.3g}, {c.high:+.3g}]",
+            str(c.prompts) if c.prompts else "not paired",
+        )
+        for c in found
+    ]
+    heads = ("metric", "method", "A", "B", "B - A", "95% interval", "prompts")
+    if rows:
+        to.print(table(heads, rows, right=heads[2:]))
+        to.print("* the interval leaves out 0; with so many figures some do by chance, for nothing is corrected here")
+    else:
+        to.print("no method was scored in both runs")
+    for line in careful:
+        to.print(f"mind: {line}", soft_wrap=True)
+
+
+def _curves(label: str, log: Sequence[Mapping[str, Any]], width: int) -> list[tuple[str, ...]]:
+    rows = []
+    for name in CURVES:
+        values = [float(row[name]) for row in log if isinstance(row.get(name), (int, float))]
+        if len(values) > 1:
+            rows.append(
+                ("" if rows else label, name, sparkline(values, width), f"{values[0]:.3g}", f"{values[-1]:.3g}")
+            )
+    return rows
+
+
+def _interval(cell: Mapping[str, Any]) -> str:
+    if cell["low"] is None or cell["high"] is None:
+        return f"{cell['mean']:.3f}"
+    return f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+    if len(text) == 64 and all(c in "0123456789abcdef" for c in text):
+        return text[:12]
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def complete_methods(typed: str) -> list[str]:
+    """For the shell: names of methods after the last comma."""
+    from ..definition.plugins import available
+
+    before, comma, last = typed.rpartition(",")
+    return [f"{before}{comma}{name}" for name in available("methods") if name.startswith(last)]
+
+
+def complete_benchmark(typed: str) -> list[str]:
+    """For the shell: names of shipped benchmarks."""
+    from ..definition.spec import suites
+
+    return [name for name in suites() if name.startswith(typed)]

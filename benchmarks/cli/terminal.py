@@ -1,0 +1,123 @@
+"""What the commands print: tables for people, in colour only where a terminal shows it."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas
+    from rich.console import Console
+    from rich.table import Table
+
+WIDE = 200  # columns where nobody looks: a file or a pipe is not wrapped
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Where to print; names and texts from elsewhere are printed as they are. NO_COLOR is honoured by rich."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else WIDE
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str = "",
+    right: Iterable[str] = (),
+    whole: Iterable[str] = (),
+) -> "Table":
+    """A plain table; `right`: heads of the columns of numbers; `whole`: of those that are never wrapped (drawings)."""
+    from rich import box
+    from rich.table import Table
+
+    right, whole = set(right), set(whole)
+    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, title_style="bold")
+    for head in heads:
+        justify = "right" if head in right else "left"
+        made.add_column(head, justify=justify, overflow="fold", no_wrap=head in whole)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def narrower(head: str, frame: "pandas.DataFrame", width: int) -> "Table":
+    """A frame of texts as a table with its rows as columns, where it is too wide for the terminal otherwise."""
+
+    def needed(each: "pandas.DataFrame") -> int:
+        columns = [each.index, *(each[name] for name in each)]
+        names = [head, *each]
+        return sum(3 + max(len(name), *map(len, texts)) for name, texts in zip(names, columns, strict=True))
+
+    shown = frame.T if needed(frame) > width and needed(frame.T) < needed(frame) else frame
+    return table((head, *shown), [(name, *row) for name, *row in shown.itertuples()], right=shown)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: 40 s, 3 min, 2.5 h."""
+    if seconds is None:
+        return "?"
+    if seconds < 9.5:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def size(bytes_: float) -> str:
+    """Bytes in the binary unit that keeps the number short."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if bytes_ < 1000 or unit == "GiB":
+            return f"{bytes_:.0f} {unit}" if bytes_ >= 10 or unit == "B" else f"{bytes_:.1f} {unit}"
+        bytes_ /= 1024
+    raise AssertionError
+
+
+def count(number: float | None) -> str:
+    """A number of tokens or rows, in thousands or millions where it is large."""
+    if number is None:
+        return ""
+    for unit, one in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 10 * one:
+            return f"{number / one:,.0f} {unit}"
+    return f"{number:,.0f}"
+
+
+def interval_plot(
+    low: float | None,
+    mean: float,
+    high: float | None,
+    *,
+    start: float = 0.0,
+    end: float = 1.0,
+    mark: float,
+    width: int = 41,
+) -> str:
+    """A line of `width` characters from start to end with the interval, the mean and a mark on it."""
+
+    def place(value: float) -> int:
+        share = (value - start) / (end - start)
+        return round(min(1.0, max(0.0, share)) * (width - 1))
+
+    line = [" "] * width
+    line[place(mark)] = "│"
+    if low is not None and high is not None:
+        line[place(low) : place(high) + 1] = "─" * (place(high) - place(low) + 1)
+    line[place(mean)] = "●"
+    return "".join(line)
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """A row of bars from the lowest to the highest value; a longer series is drawn by the means of equal parts."""
+    finite = [value for value in values if value == value and abs(value) != float("inf")]
+    if not finite:
+        return ""
+    parts = min(width, len(finite))
+    cuts = [round(i * len(finite) / parts) for i in range(parts + 1)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    low, high = min(means), max(means)
+    step = (high - low) / (len(BARS) - 1) or 1.0
+    return "".join(BARS[round((mean - low) / step)] for mean in means)

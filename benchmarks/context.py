@@ -1,0 +1,96 @@
+"""The context of every stage: store, tuning, and what its key hangs on: folders of code, plugins, libraries.
+
+A key hangs on whole folders, never on a list of files, so that no file can be forgotten and none outside them counts:
+what trains on TRAINING_CODE, what scores on SCORING_CODE; a cell adds the files of its method (`class_code`).
+"""
+
+import dataclasses
+import inspect
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from ..models.model_files import remote_code_allowed
+from ..models.tuning import Tuning
+from ..results.integrity import code_digest, file_digest
+from ..results.store import EVERY, Store
+
+OURS = __package__.partition(".")[0]
+MODEL_CODE = ("models", "runtime")  # how a model is opened, and rows of text go through it
+TRAINING_CODE = (*MODEL_CODE, "training")
+SCORING_CODE = (*MODEL_CODE, "evaluators")
+LOSSES = "methods/losses.py"  # of all methods
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every stage works with."""
+
+    store: Store
+    tuning: Tuning
+    packages: dict[str, str]
+    """Versions of the libraries that numbers depend on."""
+    checkpoint_every: float = EVERY
+    """Seconds between the checkpoints from which a training that was stopped goes on."""
+
+    def inputs(self, code: Iterable[str] = TRAINING_CODE, **more: Any) -> dict[str, Any]:
+        return {
+            "code": code_digest(*code),
+            "tuning": self.tuning.identity(),
+            "packages": self.packages,
+            **({"trust_remote_code": True} if remote_code_allowed() else {}),
+            **more,
+        }
+
+
+def settings_of(plugin: Any) -> dict[str, Any]:
+    """A plugin's settings as JSON-able values; for a class that is no dataclass, its attributes."""
+    fields = (f.name for f in dataclasses.fields(plugin)) if dataclasses.is_dataclass(plugin) else vars(plugin)
+    values = {name: getattr(plugin, name) for name in fields}
+    return json.loads(json.dumps(values, default=lambda v: dataclasses.asdict(v) if _is_record(v) else str(v)))
+
+
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def class_code(cls: type) -> dict[str, Any]:
+    """The code of a plugin's class: hashes of the files of all classes it inherits from, and their packages' versions.
+
+    So an edited plugin is trained anew, and one whose base class was edited in another file. Python's own classes do
+    not count.
+    """
+    files, packages = {}, set()
+    for each in cls.__mro__:
+        package = each.__module__.partition(".")[0]
+        if package in sys.stdlib_module_names:
+            continue
+        try:
+            files[each.__module__] = file_digest(Path(inspect.getfile(each)))
+        except (OSError, TypeError):  # typed into an interpreter
+            files[each.__module__] = ""
+        packages |= set(_distributions().get(package, ())) if package != OURS else set()
+    return {"files": files, "versions": {name: version(name) for name in sorted(packages)}}
+
+
+@lru_cache
+def _distributions() -> dict[str, list[str]]:
+    return dict(packages_distributions())
+
+
+def method_code(cls: type) -> dict[str, Any]:
+    """The code of a method: its class's, and the losses that all methods share."""
+    return {**class_code(cls), "losses": code_digest(LOSSES)}
+
+
+def library_version(library: str) -> str | None:
+    """Version of an optional library; None where it is not installed."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""A benchmark's pairs and prompts, split by prompt."""

@@ -1,0 +1,1 @@
+"""A benchmark as it is written down: fields, YAML, rows, plugins, schema."""

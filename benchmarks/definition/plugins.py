@@ -1,0 +1,194 @@
+"""Methods and evaluators by name: entry points, and constructor arguments checked before anything runs."""
+
+import ast
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+from typing import Any, Literal
+
+from ...errors import InputError, nearest
+
+Group = Literal["methods", "evaluators"]
+Where = str | Callable[[Sequence[str]], str]  # a place for errors, or what gives the place of a field
+PAPER = re.compile(r"[A-Z][\w-]+(?: et al\.| and [A-Z][\w-]+)? \(\d{4}(?:, arXiv:[\d.]+\d)?\)")
+
+
+def available(group: Group) -> dict[str, EntryPoint]:
+    """Registered plugins of a group, built-ins and third-party alike, by name; nothing is imported."""
+    found = {entry.name: entry for entry in entry_points(group=f"alignment_bench.{group}")}
+    return dict(sorted(found.items()))
+
+
+def load(group: Group, name: str) -> type:
+    """The class behind a name; InputError if there is none, or if importing it fails."""
+    known = available(group)
+    if name not in known:
+        raise InputError(f"there is no {group[:-1]} {name!r}; {nearest(name, known)}")
+    try:
+        return known[name].load()
+    except Exception as error:
+        raise InputError(
+            f"{group[:-1]} {name!r} ({known[name].value}) cannot be imported: {error}; mend or uninstall that package"
+        ) from error
+
+
+def build(group: Group, name: str, settings: Mapping[str, Any], where: Where) -> Any:
+    """Construct a plugin from its settings.
+
+    where: the place the settings come from, for errors. InputError names the field that is unknown, missing, of the
+    wrong type or out of range.
+    """
+    cls = load(group, name)
+    fields = {f.name: f for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+    for field in settings:
+        if fields and field not in fields:
+            raise InputError(f"{_at(where, [field])}: {name} has no parameter {field!r}; {nearest(field, fields)}")
+    if not fields:
+        try:
+            inspect.signature(cls).bind(**settings)
+        except TypeError as error:
+            raise InputError(f"{_at(where, [*settings][:1])}: {name}: {error}") from None
+        return cls(**settings)
+    return checked(cls, dict(settings), where)
+
+
+def with_given(plugin: Any, settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """The same plugin with what a benchmark fills in, whose types are not checked: it may be read from disk lazily.
+
+    settings: those that it was constructed from.
+    """
+    if dataclasses.is_dataclass(plugin):
+        return dataclasses.replace(plugin, **given)
+    return type(plugin)(**{**settings, **given}) if given else plugin
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """FIELD=VALUE from the command line; the value is read as YAML. InputError if there is none."""
+    field, equals, value = text.partition("=")
+    if not equals or not value:
+        raise InputError(f"setting {text!r} has no value; give FIELD=VALUE, for example beta=0.05")
+    if not re.fullmatch(r"[A-Za-z0-9_.+=-]+", text):
+        raise InputError(f"setting {text!r} has characters that no folder's name should have; put it into the YAML")
+    return field, read_value(value)
+
+
+def read_value(text: str) -> Any:
+    """A value typed on the command line, read as YAML. InputError if it is none."""
+    import yaml
+
+    if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text):  # YAML takes 1e-5 for text
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"value {text!r} cannot be read; put it into quotes as YAML has them") from None
+
+
+def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
+    """Construct a dataclass or pydantic model with types and ranges checked; where: as for `build`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(cls).validate_python(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"]]
+        place, where = ".".join(location) or cls.__name__, _at(where, location)
+        if first["type"] == "extra_forbidden":
+            names = _names_at(cls, location[:-1])
+            raise InputError(f"{where}: there is no field {place!r}; {nearest(location[-1], names)}") from None
+        problem = first["msg"][0].lower() + first["msg"][1:]
+        given = "" if first["type"].startswith("missing") else f", not {first['input']!r}"
+        raise InputError(f"{where}: {place}: {problem}{given}{_paper(cls)}") from None
+
+
+def _at(where: Where, location: Sequence[str]) -> str:
+    return where if isinstance(where, str) else where(location)
+
+
+def _paper(cls: type) -> str:
+    """Where to read about a plugin's settings, if the docstring of its module names a paper."""
+    found = PAPER.search(sys.modules[cls.__module__].__doc__ or "")
+    return f"; see {found[0]}" if found else ""
+
+
+def _names_at(cls: type, location: list[str]) -> list[str]:
+    """Names of the fields of the nested model at a location of an error."""
+    for part in location:
+        annotation = cls.model_fields[part].annotation if part in getattr(cls, "model_fields", {}) else None
+        if not hasattr(annotation, "model_fields"):
+            return []
+        cls = annotation
+    return list(cls.model_fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a plugin's source says of it."""
+
+    line: str
+    """First line of its docstring."""
+    needs: tuple[str, ...]
+    """What its class or one that it inherits from says that it `needs_`: pairs, reference, reward, critic."""
+    paper: str
+    """The first that its module's docstring or its own names, or those of a class it inherits from."""
+
+
+def describe(entry: EntryPoint) -> Description:
+    """Read a plugin's source without importing it (torch takes seconds)."""
+    found = list(inherited(entry.module, entry.attr))
+    if not found:
+        return Description("(cannot be read)", (), "")
+    needs: dict[str, bool] = {}
+    for _, node in found:  # the class itself first, so that it may take back what it inherits
+        for name, value in _flags(node):
+            needs.setdefault(name, value)
+    said = (ast.get_docstring(part) or "" for module, node in found for part in (_tree(module), node))
+    papers = (PAPER.search(text) for text in said)
+    return Description(
+        (ast.get_docstring(found[0][1]) or "").partition("\n")[0],
+        tuple(sorted(name.removeprefix("needs_").replace("_", " ") for name, value in needs.items() if value)),
+        next((paper[0] for paper in papers if paper), ""),
+    )
+
+
+def inherited(module: str, name: str) -> Iterator[tuple[str, ast.ClassDef]]:
+    """A class and those that it inherits from, depth first, each with the module that defines it."""
+    nodes = _tree(module).body
+    bases: list[str] = []
+    for node in nodes:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            yield module, node
+            bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    elsewhere = {
+        alias.asname or alias.name: (
+            resolve_name("." * n.level + (n.module or ""), module.rpartition(".")[0]),
+            alias.name,
+        )
+        for n in nodes
+        if isinstance(n, ast.ImportFrom)
+        for alias in n.names
+    }
+    for base in bases:
+        yield from inherited(*elsewhere.get(base, (module, base)))
+
+
+@lru_cache
+def _tree(module: str) -> ast.Module:
+    try:
+        return ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
+    except (ImportError, AttributeError, TypeError, ValueError, OSError, SyntaxError):
+        return ast.Module([], [])
+
+
+def _flags(node: ast.ClassDef) -> Iterator[tuple[str, bool]]:
+    for line in node.body:
+        target = line.target if isinstance(line, ast.AnnAssign) else None
+        if isinstance(target, ast.Name) and target.id.startswith("needs_") and isinstance(line.value, ast.Constant):
+            yield target.id, bool(line.value.value)

@@ -1,0 +1,158 @@
+"""What a benchmark is: a YAML file, checked field by field."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from ...errors import InputError
+from ..tracker import TRACKERS
+from .plugins import checked
+from .yaml_file import Written, read_benchmark
+
+SUITES = Path(__file__).parent.parent / "suites"
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Splits(Part):
+    """Shares of the prompts, each above 0; scaled to sum to 1. All pairs of a prompt stay on one side."""
+
+    sft: float = Field(0.25, gt=0)
+    """Pairs whose replies SFT imitates."""
+    training: float = Field(0.40, gt=0)
+    """Pairs of the training reward model and of every method."""
+    evaluation: float = Field(0.20, gt=0)
+    """Pairs of the evaluation reward model."""
+    heldout: float = Field(0.15, gt=0)
+    """Pairs that test both reward models and SFT; their prompts are answered in the evaluation."""
+
+
+class Supervised(Part):
+    """Settings of a stage that trains once for all methods (SFT, reward models)."""
+
+    examples: int = Field(gt=0)
+    """Rows drawn, repeats counted."""
+    lr: float = Field(gt=0)
+    """Peak learning rate of AdamW."""
+    batch_size: int = Field(16, gt=0)
+    """Rows per optimizer step."""
+
+
+class SupervisedFineTuning(Supervised):
+    """Settings of SFT."""
+
+    replies: Literal["chosen", "both"] = "chosen"
+    """Which replies of its pairs SFT imitates; both of them where the pairs are drawn from demonstrators at large."""
+
+
+class TuningSpec(Part):
+    """How weights are trained."""
+
+    lora_rank: int = Field(0, ge=0)
+    """Rank of the LoRA adapters; 0 trains every weight."""
+    lora_alpha: float = Field(32.0, gt=0)
+    """LoRA's scale: the update is multiplied by alpha / rank."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is bf16 where the device has units for it, else fp32."""
+    micro_tokens: int = Field(8192, gt=0)
+    """Tokens in one forward pass; bounds memory, leaves results alone."""
+    sampler: Literal["torch", "vllm"] = "torch"
+    """What draws responses, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
+
+
+class Evaluation(Part):
+    """How policies are sampled for scoring."""
+
+    prompts: int = Field(200, gt=0)
+    """Held-out prompts that every policy answers."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature; the KL is that of the policy itself at 1.0."""
+    along: int = Field(0, ge=0, le=50)
+    """Checkpoints along training that are scored as well, evenly spaced over the budget, to show over-optimization;
+    saving them counts in a method's training time."""
+
+
+class Gates(Part):
+    """Thresholds between stages."""
+
+    reward_model_accuracy: float = Field(0.70, gt=0, lt=1)
+    """Held-out pair accuracy that a reward model should reach."""
+
+
+class BenchmarkSpec(Part):
+    """A benchmark: a model, preferences, budgets, and the settings of methods and evaluators."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Letters, digits, dots, dashes; the folder of its runs."""
+    description: str = ""
+    model: str
+    """Base model: hub id, local folder, or builtin/NAME."""
+    preferences: str
+    """Preference pairs: hub id, local file or folder, or builtin/NAME."""
+    preferences_split: str = "train"
+    """Split of a hub data set."""
+    unpaired: str | None = None
+    """A file of replies rated on their own (prompt, completion, label), for methods that learn from such."""
+    rows: int | None = Field(None, gt=0)
+    """At most so many usable pairs are taken, chosen by hash; null takes all."""
+    splits: Splits = Splits()
+    split_seed: int = 0
+    max_prompt_tokens: int = Field(gt=0)
+    """Longer prompts are dropped and counted."""
+    max_response_tokens: int = Field(gt=1)
+    """Pairs with a longer reply (EOS included) are dropped and counted; sampling stops there."""
+    tuning: TuningSpec = TuningSpec()
+    sft: SupervisedFineTuning
+    reward_model: Supervised
+    budget: int = Field(gt=0)
+    """Examples a method may draw: pairs (offline) or sampled responses (online), repeats counted."""
+    evaluation: Evaluation = Evaluation()
+    gates: Gates = Gates()
+    methods: dict[str, dict[str, Any]] = {}
+    """Hyperparameters by method."""
+    method_defaults: dict[str, Any] = {}
+    """Hyperparameters for every method that has fields of these names; `methods` goes over them."""
+    external_pairs: str | None = None
+    """Preference pairs from elsewhere on which the reward models are tested: hub id, local file or folder."""
+    evaluators: dict[str, dict[str, Any]] = {"reward_model": {}, "divergence": {}, "length": {}}
+    """Evaluators with their settings."""
+    tracker: Literal[*TRACKERS] | None = None
+    """Where training logs, scores and the summary are sent as well."""
+    _written: Written | None = PrivateAttr(None)
+
+    def place(self, *field: str) -> str:
+        """Where a field was written, for errors: `file quick.yaml, line 12`, or an option of the command line."""
+        return self._written.place(field) if self._written else f"benchmark {self.name}"
+
+
+def suites() -> dict[str, Path]:
+    """The benchmarks that are shipped, by name."""
+    return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
+
+
+def load_spec(name: str, overrides: dict[str, Any] | None = None, settings: Sequence[str] = ()) -> BenchmarkSpec:
+    """Read a benchmark by name or path.
+
+    overrides replace top-level fields by options of their name (None leaves a field alone); settings are
+    `FIELD=VALUE`, the field dotted. InputError names file, line and field, or the option.
+    """
+    written = read_benchmark(name, suites(), settings)
+    for field, value in (overrides or {}).items():
+        if value is not None:
+            written = written.with_field((field,), value, f"--{field.replace('_', '-')}")
+    for field in ("model", "preferences"):
+        if field not in written.fields:
+            known = written.fields.get("name", name)
+            raise InputError(f"{written.place(())}: benchmark {known!r} needs a {field}; give it with --{field}")
+    spec = checked(BenchmarkSpec, written.fields, written.place)
+    spec._written = written
+    return spec
+
+
+def describe_suite(name: str) -> str:
+    """What a shipped benchmark says of itself."""
+    return read_benchmark(name, suites()).fields.get("description", "")

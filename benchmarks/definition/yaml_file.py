@@ -1,0 +1,111 @@
+"""A benchmark's YAML file: `extends`, `--set` on the command line, and where each field was written."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...errors import InputError, nearest
+from .plugins import read_value
+
+EXTENDS = "extends"
+Field = tuple[str, ...]  # ("methods", "dpo", "beta")
+
+
+@dataclass(frozen=True)
+class Written:
+    """The fields of a benchmark as they were written, and where."""
+
+    fields: dict[str, Any]
+    places: dict[Field, str]
+
+    def place(self, field: Sequence[str]) -> str:
+        """Where a field was written: `file quick.yaml, line 12`, or the option; of what it lies in, if it is absent."""
+        lengths = range(len(field), -1, -1)
+        return next(self.places[found] for n in lengths if (found := tuple(field[:n])) in self.places)
+
+    def with_field(self, field: Field, value: Any, place: str) -> "Written":
+        """The same with one field set."""
+        nested = value
+        for name in reversed(field):
+            nested = {name: nested}
+        return over(Written(nested, {field[:n]: place for n in range(1, len(field) + 1)}), self)
+
+
+def read_benchmark(name: str, known: Mapping[str, Path], settings: Sequence[str] = ()) -> Written:
+    """A benchmark by name or path, with what it extends, and `FIELD=VALUE` settings over it.
+
+    InputError names file and line: of what is not YAML, of a field that is given twice, of an unknown `extends`.
+    """
+    found = _read(name, known, Path("."), ())
+    for text in settings:
+        field, equals, value = text.partition("=")
+        if not equals or not all(field.split(".")):
+            raise InputError(f"--set {text} has no field or no value; give for example --set methods.dpo.beta=0.05")
+        found = found.with_field(tuple(field.split(".")), read_value(value), f"--set {text}")
+    return found
+
+
+def over(child: Written, parent: Written) -> Written:
+    """What a file says, over what it extends: mappings are merged, and an entry that is null there is left out."""
+    places = {**parent.places, **child.places}
+    return Written(_merge(child.fields, parent.fields, (), places), places)
+
+
+def _merge(child: Any, parent: Any, field: Field, places: dict[Field, str]) -> Any:
+    if not isinstance(child, dict):
+        return child
+    if not isinstance(parent, dict):
+        if parent is not None and field:
+            raise InputError(f"{places[field]}: {'.'.join(field)} is no mapping but {parent!r}, so it has no fields")
+        return child
+    merged = dict(parent)
+    for name, value in child.items():
+        if value is None and field and name in parent:
+            del merged[name]
+        else:
+            merged[name] = _merge(value, parent.get(name), (*field, name), places)
+    return merged
+
+
+def _read(name: str, known: Mapping[str, Path], folder: Path, within: tuple[Path, ...]) -> Written:
+    path = known.get(name, folder / name)
+    if not path.is_file():
+        where = f"file {within[-1]}: extends: " if within else ""
+        raise InputError(f"{where}there is no benchmark {name!r}, by name or as a YAML file; {nearest(name, known)}")
+    if path.resolve() in (p.resolve() for p in within):
+        raise InputError(f"{within[-1]}: extends {name}, which extends it; take one of the two away")
+    try:
+        text = path.read_text(encoding="utf-8")
+        fields, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise InputError(f"{place}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not text in UTF-8 ({error.reason}); save it as UTF-8") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: a benchmark is a mapping of fields, see benchmarks/suites/quick.yaml")
+    found = Written(fields, {(): f"file {path}", **dict(_places(root, (), path))})
+    parent = fields.pop(EXTENDS, None)
+    if parent is None:
+        return found
+    return over(found, _read(str(parent), known, path.parent, (*within, path)))
+
+
+def _places(node: yaml.Node, field: Field, path: Path) -> Iterator[tuple[Field, str]]:
+    """Each field below a node with the line of its name."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, int] = {}
+    for key, value in node.value:
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in seen and name != "<<":
+            raise InputError(
+                f"file {path}, line {line}: {'.'.join((*field, name))} is given twice, first in line {seen[name]}"
+            )
+        seen[name] = line
+        yield (*field, name), f"file {path}, line {line}"
+        yield from _places(value, (*field, name), path)

@@ -1,0 +1,61 @@
+"""What a judge is going to cost, and what it cost."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...evaluators.judge import OPENAI, Judge, member_name
+from ...evaluators.judge_cache import Usage
+from ...evaluators.judge_openai import LONGEST_ANSWER
+
+CHARACTERS = 4  # of English text in a token, roughly; an endpoint's own tokenizer is not at hand
+OVERHEAD = 10  # tokens that a chat template adds to a question
+
+
+def estimate(judge: Judge, questions: Sequence[str]) -> str:
+    """What asking one endpoint these questions is going to cost, in words."""
+    tokens = sum(math.ceil(len(q) / CHARACTERS) + OVERHEAD for q in questions)
+    return f"{len(questions)} questions, about {tokens:,} tokens in{_dollars(judge, tokens, len(questions), 'about')}"
+
+
+def most(judge: Judge, cells: int, prompts: int, question_tokens: int) -> str | None:
+    """The most that a run of the benchmark can cost at endpoints, in words; None for local judges alone.
+
+    question_tokens: the longest question, by the benchmark's tokenizer. Verdicts on disk make it less.
+    """
+    endpoints = sum(model.startswith(OPENAI) for model in judge.models)
+    if not endpoints:
+        return None
+    judged = min(prompts, judge.limit or prompts)
+    questions = endpoints * cells * (2 * judged + min(judge.repeats, judged))
+    tokens = questions * (question_tokens + OVERHEAD)
+    answers = questions * LONGEST_ANSWER
+    return f"at most {questions:,} questions, {tokens:,} tokens in{_dollars(judge, tokens, answers, 'at most')}"
+
+
+def bill(judge: Judge, usage: Usage) -> str:
+    """What a judge's verdicts took, in words; those found on disk were paid before."""
+    text = f"{usage.asked:,} questions asked, {usage.verdicts:,} verdicts used"
+    if not usage.tokens_in:
+        return text
+    dollars = _dollars(judge, usage.tokens_in, usage.tokens_out, "in all")
+    return f"{text}, which took {usage.tokens_in:,} tokens in and {usage.tokens_out:,} out{dollars}"
+
+
+def usage_of(judge: Judge, used: Mapping[str, Usage]) -> dict[str, dict[str, Any]]:
+    """For summary.json: verdicts and tokens by member, paid now or before, and dollars where a price is known."""
+    found = {}
+    for model in judge.models:
+        usage = used[member_name(model)]
+        found[member_name(model)] = {
+            "verdicts": usage.verdicts,
+            "tokens_in": usage.tokens_in,
+            "tokens_out": usage.tokens_out,
+            "dollars": judge.dollars(usage.tokens_in, usage.tokens_out) if model.startswith(OPENAI) else 0.0,
+        }
+    return found
+
+
+def _dollars(judge: Judge, tokens_in: int, tokens_out: int, how: str) -> str:
+    dollars = judge.dollars(tokens_in, tokens_out)
+    return "" if dollars is None else f", {how} ${dollars:.2f}" if dollars >= 0.005 else f", {how} ${dollars:.4f}"

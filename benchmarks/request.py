@@ -1,0 +1,66 @@
+"""One call of `bench run`: what it asks for, and how it goes to a worker as JSON."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..results.store import EVERY
+from .definition.spec import BenchmarkSpec
+
+Cell = tuple[str, int]  # label of the row, and seed
+
+
+Engine = Literal["local", "ray"]
+
+
+# fields of a request that are JSON as they are
+PLAIN = ("methods", "seeds", "device", "gate", "checkpoint_every", "trust_remote_code")
+
+
+def pack(request: "Request", cell: Cell) -> str:
+    """A request and one of its cells as JSON."""
+    values = {name: getattr(request, name) for name in PLAIN}
+    root, spec = str(request.root.resolve()), request.spec.model_dump(mode="json")
+    return json.dumps({**values, "root": root, "spec": spec, "cell": cell})
+
+
+Gate = Literal["warn", "fail", "ignore"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call of `bench run` asks for."""
+
+    spec: BenchmarkSpec
+    methods: tuple[str, ...]
+    seeds: int
+    root: Path
+    """Folder of the cache and of new runs."""
+    out: Path | None = None
+    """Folder of this run; None: <root>/runs/<benchmark>/<run-id>."""
+    device: str = "auto"
+    gate: Gate = "warn"
+    engine: Engine = "local"
+    """Where cells are trained: one after another here, or on a Ray cluster that sees the same files."""
+    ray_address: str | None = None
+    """Of the cluster; None starts one on this machine."""
+    cell_cpus: int = 1
+    """CPU cores of a cell on Ray."""
+    cell_timeout: float | None = None
+    """Seconds that a cell's training may take; each cell is then trained in a process of its own."""
+    checkpoint_every: float = EVERY
+    """Seconds between the checkpoints from which a training that was stopped goes on."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a model may run."""
+    say: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr))
+    watch: Callable[[str, str], None] = field(default=lambda label, state: None)
+    """Told what is done now with a cell or a shared stage, by its label."""
+
+
+CELL = " seed "  # between method and seed in a cell's label
+
+
+WAITING, DONE, FAILED = "waiting", "done", "failed"

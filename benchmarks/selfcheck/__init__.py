@@ -1,0 +1,1 @@
+"""What the suite measures of itself: speed, scale, passes, optimum, coverage."""

@@ -1,0 +1,1 @@
+"""The stages of a run, each cached under the hash of all it depends on."""

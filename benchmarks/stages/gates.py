@@ -1,0 +1,64 @@
+"""The gates between stages: what SFT and the reward models must reach, with its interval."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ...analysis.statistics import interval
+from ...errors import InputError
+from ...results.integrity import MANIFEST
+from ...results.store import GATE, Stage
+
+
+def sft_gate(stage: Stage) -> dict[str, Any]:
+    """SFT must beat the base on replies to held-out prompts: the drop of the loss a token, with its interval."""
+    losses = json.loads((stage.path / GATE).read_text())
+    drop = [b - s for b, s in zip(losses["base"], losses["sft"], strict=True)]
+    low, high = _mean_interval(drop)[1:]
+    base, sft = (sum(losses[k]) / len(losses[k]) for k in ("base", "sft"))
+    text = (
+        f"SFT held-out loss {sft:.3f} nats a token, base {base:.3f}: lower by {base - sft:.3f} [{low:.3f}, {high:.3f}]"
+    )
+    return _gate("sft_loss_drop", base - sft, low, high, 0.0, base - sft > 0, text)
+
+
+def reward_model_gate(stage: Stage, role: str, threshold: float) -> dict[str, Any]:
+    """A reward model should order held-out pairs as people did, at least as often as the threshold says."""
+    values = json.loads((stage.path / GATE).read_text())["accuracy"]
+    mean, low, high = _mean_interval(values, bounds=(0.0, 1.0))
+    text = f"{role} reward model: held-out accuracy {mean:.3f} [{low:.3f}, {high:.3f}], wanted {threshold:.2f}"
+    return _gate(f"reward_model.{role}", mean, low, high, threshold, mean >= threshold, text)
+
+
+def check_reward_models_apart(trained: Mapping[str, Stage]) -> None:
+    """The reward model that trains and the one that evaluates must share neither seed nor pairs, by their manifests.
+
+    trained: the two stages by role. InputError names what they share: errors in common would then count as agreement.
+    """
+    inputs = [json.loads((stage.path / MANIFEST).read_text())["inputs"] for stage in trained.values()]
+    for what, name in (("seed", "the seed"), ("train", "the training pairs")):
+        first, second = (given[what] for given in inputs)
+        if first == second:
+            raise InputError(
+                f"{' and '.join(trained)} reward models share {name} ({str(first)[:12]}); give each its own, "
+                f"for what they get wrong together cannot be seen"
+            )
+
+
+def _gate(name: str, value: float, low: float, high: float, threshold: float, passed: bool, text: str) -> dict:
+    return {
+        "name": name,
+        "value": value,
+        "low": low,
+        "high": high,
+        "threshold": threshold,
+        "passed": bool(passed),
+        "text": text + ("" if passed else " (not reached)"),
+    }
+
+
+def _mean_interval(values: list[float], bounds: tuple[float, float] | None = None) -> tuple[float, float, float]:
+    import numpy
+
+    found = interval(numpy.array([values]), bounds=bounds)
+    return float(found.mean), float(found.low), float(found.high)

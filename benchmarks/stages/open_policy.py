@@ -1,0 +1,113 @@
+"""How an evaluator gets what it needs: responses from disk, and a policy in memory where it asks for one."""
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+from ...evaluators.base import Conversation
+from ...models.chat import encode_prompt, encode_response
+from ...models.checkpoint import Checkpoint
+from ...models.kept_values import filled, read_known
+from ...models.policy import Policy
+from ...models.sampler import to_generations
+from ...models.sampling import sample
+from ...results.integrity import digest_each, write_json
+from ...results.lazy import blocks
+from ...results.records import Generation, Message, Prompt
+from ...results.store import read_json
+from ..context import MODEL_CODE, Workshop
+from ..data.corpus import prompt_id
+
+LOGPS = "logps.json"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a policy is sampled for scoring."""
+
+    max_prompt_tokens: int
+    max_new_tokens: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class PolicyInMemory:
+    """An `OpenPolicy` over one of ours; see evaluators/base.py."""
+
+    policy: Policy
+    limits: Limits
+
+    def sample(self, prompts: Sequence[Sequence[Message]], seed: int) -> list[Generation]:
+        asked = [Prompt(prompt_id(m), tuple(m), tuple(encode_prompt(self.policy.tokenizer, m))) for m in prompts]
+        found = sample(
+            self.policy,
+            asked,
+            max_new_tokens=self.limits.max_new_tokens,
+            temperature=self.limits.temperature,
+            seed=seed,
+            progress="responses",
+        )
+        return to_generations(self.policy, found)
+
+    def logps(self, conversations: Sequence[Conversation]) -> list[float]:
+        found = (self.policy.total_logps(self._encode(block)).tolist() for block in blocks(conversations))
+        return [value for values in found for value in values]
+
+    def entropies(self, conversations: Sequence[Conversation]) -> list[float]:
+        return self.policy.entropy_kl_logps(self._encode(conversations), None)[0]
+
+    def network(self) -> tuple[Any, Any]:
+        network = self.policy.network
+        model = network.activate()
+        # its callers get the numbers of our own passes; a proxy, for a model that held itself would stay in memory
+        model.forward = network.autocast()(MethodType(type(model).forward, weakref.proxy(model)))
+        return model, self.policy.tokenizer
+
+    def _encode(self, conversations: Sequence[Conversation]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        tokenizer = self.policy.tokenizer
+        return [
+            (tuple(encode_prompt(tokenizer, prompt)), tuple(encode_response(tokenizer, response)))
+            for prompt, response in conversations
+        ]
+
+
+@dataclass(frozen=True)
+class ReferenceInMemory(PolicyInMemory):
+    """The SFT checkpoint; its log-probs of the same conversations are computed once, for all methods and seeds.
+
+    Those of the replies in its gate are known from there.
+    """
+
+    shop: Workshop
+    sft: Checkpoint
+
+    def logps(self, conversations: Sequence[Conversation]) -> list[float]:
+        def build(out: Path) -> None:
+            known, found = read_known(self.sft.path), []
+            for block in blocks(conversations):
+                found += filled(self._encode(block), known, lambda rows: self.policy.total_logps(rows).tolist())
+            write_json(out / LOGPS, found)
+
+        inputs = self.shop.inputs(MODEL_CODE, sft=self.sft.key, conversations=digest_each(conversations))
+        return read_json(self.shop.store.stage("reference_logps", inputs, build).path / LOGPS)
+
+
+@contextmanager
+def opened(
+    shop: Workshop, sft: Checkpoint, policy: Checkpoint | None, limits: Limits
+) -> Iterator[tuple[PolicyInMemory, PolicyInMemory]]:
+    """A policy (None: the SFT checkpoint itself) and the SFT checkpoint in memory."""
+    reference = ReferenceInMemory(Policy.open(sft, shop.tuning, trainable=False), limits, shop, sft)
+    if policy is None:
+        yield reference, reference
+        return
+    # a policy that is a whole model is opened as a copy of its own, so that the shared SFT model stays in memory
+    model = Policy.open(policy, shop.tuning, trainable=True)
+    try:
+        yield PolicyInMemory(model, limits), reference
+    finally:
+        model.network.close()

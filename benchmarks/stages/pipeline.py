@@ -1,0 +1,131 @@
+"""The stages of one benchmark with their inputs filled in: each is made from those before it, or found on disk."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...models.checkpoint import Checkpoint
+from ...models.sampling import Choice
+from ...results.store import MODEL, Looking, Stage
+from ...training.task import PairDataset
+from ..context import Workshop
+from ..data.corpus import Corpus
+from ..definition.spec import BenchmarkSpec
+from . import trained
+from .along import score_along
+from .gates import check_reward_models_apart
+from .open_policy import Limits
+from .responses import generate, read_responses
+from .scorers import Scorers, ScorerSettings
+from .scores import join_scores, score
+
+ROLES = ("training", "evaluation")  # of the reward models, and the splits that they learn from
+
+
+class Pipeline:
+    """What a benchmark makes of its base model: SFT, reward models, then policies, their responses and scores.
+
+    They are to be made in their order, that of `steps.py`; a stage is known here once it is made or found.
+    """
+
+    sft: Checkpoint
+    pairs: PairDataset
+    scorers: Scorers
+
+    def __init__(
+        self, spec: BenchmarkSpec, base: Checkpoint, shop: Workshop, corpus: Corpus, scored_by: ScorerSettings
+    ):
+        self.spec, self.base, self.shop, self.corpus, self.scored_by = spec, base, shop, corpus, scored_by
+        self.reward_models: dict[str, Stage] = {}  # by role
+        self.prompts = corpus.prompts(corpus.training, spec.max_response_tokens)
+        self.asked = corpus.prompts(  # the prompts that every policy answers
+            corpus.heldout, spec.max_response_tokens, limit=spec.evaluation.prompts
+        )
+
+    def looking(self) -> "Pipeline":
+        """The same with a store that makes nothing: it raises NotMade for what is not on disk."""
+        other = copy.copy(self)
+        other.shop = replace(self.shop, store=Looking(self.shop.store.root))
+        return other
+
+    def train_sft(self) -> Stage:
+        """The SFT checkpoint, from which all goes on."""
+        made = trained.train_sft(self.shop, self.base, self.spec.sft, self.corpus.sft, self.corpus.heldout)
+        self.sft = Checkpoint(made.path / MODEL, made.content)
+        self.pairs = trained.pair_dataset(self.shop, self.sft, self.corpus.training)
+        return made
+
+    def train_reward_model(self, role: str) -> Stage:
+        """A reward model; with the last of them the scorers are there. InputError where they have seed or pairs in
+        common."""
+        pairs, seed = getattr(self.corpus, role), 1 + ROLES.index(role)
+        heldout = self.corpus.heldout
+        made = trained.train_reward_model(self.shop, self.sft, self.spec.reward_model, pairs, heldout, seed)
+        self.reward_models = {**self.reward_models, role: made}
+        if len(self.reward_models) == len(ROLES):
+            check_reward_models_apart(self.reward_models)
+            models = {r: Checkpoint(stage.path / MODEL, stage.content) for r, stage in self.reward_models.items()}
+            self.scorers = Scorers(self.spec, self.scored_by, self.shop, self.corpus, models)
+        return made
+
+    def reference(self) -> Stage:
+        """Log-probs of the training pairs under the SFT checkpoint."""
+        return trained.reference(self.shop, self.sft, self.corpus.training)
+
+    def train(self, name: str, method: Any, seed: int) -> Stage:
+        return trained.train_cell(
+            self.shop,
+            name,
+            method,
+            base=self.base,
+            sft=self.sft,
+            pairs=self.pairs,
+            unpaired=self.corpus.unpaired,
+            prompts=self.prompts,
+            reward=lambda: self.scorers.training_reward,
+            reward_model=self.scorers.reward_models["training"],
+            budget=self.spec.budget,
+            seed=seed,
+            along=self.spec.evaluation.along,
+        )
+
+    def generate(self, policy: Checkpoint | None, seed: int, method: Any = None) -> Stage:
+        """Responses to the evaluation's prompts; policy None: of the SFT checkpoint."""
+        return generate(
+            self.shop,
+            self.sft,
+            policy,
+            self.asked,
+            temperature=self.spec.evaluation.temperature,
+            seed=seed,
+            choice=self._choice(method),
+        )
+
+    def _choice(self, method: Any) -> Choice | None:
+        """The choice of a method that gives the best of several responses; None for one that gives the one it draws."""
+        count = getattr(method, "responses_per_answer", 1)
+        key = self.scorers.reward_models["training"].key
+        return Choice(count, lambda: self.scorers.training_reward, key) if count > 1 else None
+
+    def score(self, evaluator: str, responses: Stage, baseline: Stage, policy: Checkpoint | None) -> Stage:
+        """One evaluator's scores of a policy (None: SFT)."""
+        made, needs = self.scorers.evaluators[evaluator]
+        spec = self.spec
+        limits = Limits(spec.max_prompt_tokens, spec.max_response_tokens, spec.evaluation.temperature)
+        return score(self.shop, evaluator, made, needs, responses, baseline, sft=self.sft, policy=policy, limits=limits)
+
+    def join(self, scores: Mapping[str, Stage]) -> Stage:
+        """The scores of a policy by all evaluators in one table."""
+        return join_scores(self.shop, [scores[name] for name in self.scorers.evaluators])
+
+    def along(self, cell: Stage, seed: int, responses: Stage, baseline: Stage) -> Stage:
+        """The scores of the checkpoints that a method saved along training."""
+        return score_along(
+            self.shop,
+            self.scorers.along,
+            cell,
+            lambda policy: read_responses(self.generate(policy, seed)),
+            read_responses(responses),
+            read_responses(baseline),
+        )

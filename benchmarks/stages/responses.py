@@ -1,0 +1,70 @@
+"""The stage after a policy: its responses to the evaluation's prompts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...models.checkpoint import Checkpoint
+from ...models.policy import Policy
+from ...models.sampling import Choice, respond
+from ...results.integrity import digest_each
+from ...results.records import Generation
+from ...results.store import GENERATIONS, Stage, read_generations, write_jsonl
+from ...training.task import PromptDataset
+from ..context import MODEL_CODE, Workshop
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Responses on disk: the hash of their content, and how to read them."""
+
+    key: str
+    read: Callable[[], list[Generation]]
+
+
+def generate(
+    shop: Workshop,
+    sft: Checkpoint,
+    policy: Checkpoint | None,
+    prompts: PromptDataset,
+    *,
+    temperature: float,
+    seed: int,
+    choice: Choice | None = None,
+) -> Stage:
+    """Responses of a policy (None: the SFT checkpoint itself), with entropy and KL to SFT; see `models.sampling`."""
+
+    def build(out: Path) -> None:
+        reference = Policy.open(sft, shop.tuning, trainable=False)
+        # a policy that is a whole model is opened as a copy of its own, so that the shared SFT model stays in memory
+        model = Policy.open(policy, shop.tuning, trainable=True) if policy else reference
+        try:
+            generations = respond(
+                model,
+                reference if policy else None,
+                prompts.prompts,
+                max_new_tokens=prompts.max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                choice=choice,
+            )
+        finally:
+            model.network.close()
+        write_jsonl(out / GENERATIONS, generations)
+
+    inputs = shop.inputs(
+        MODEL_CODE,
+        sft=sft.key,
+        policy=policy.key if policy else None,
+        prompts=digest_each([p.id, p.ids] for p in prompts.prompts),
+        max_new_tokens=prompts.max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        choice=[choice.responses, choice.key] if choice else None,
+    )
+    return shop.store.stage("generations", inputs, build)
+
+
+def read_responses(stage: Stage) -> Responses:
+    """The responses of a stage, not read yet."""
+    return Responses(stage.content, lambda: read_generations(stage.path / GENERATIONS))

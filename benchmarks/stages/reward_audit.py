@@ -1,0 +1,102 @@
+"""The reward models under audit: their scores of held-out and external pairs, in a stage of its own."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...analysis.reward_audit import ScoredPair, audit_reward_model, compare_reward_models
+from ...errors import InputError
+from ...evaluators.reward_model import RewardModelWinRate
+from ...models.chat import encode_response
+from ...preferences.read import read_preferences
+from ...results.integrity import code_digest, digest, digest_each
+from ...results.lazy import LazySequence
+from ...results.records import Generation, LabelledPair
+from ...results.store import Stage, read_jsonl, write_jsonl
+from ..context import SCORING_CODE, Workshop
+from ..data.corpus import Corpus, prompt_id
+
+PAIRS = "pairs.jsonl"
+
+
+def score_pairs(
+    shop: Workshop,
+    model: RewardModelWinRate,
+    key: str,
+    tokenizer: Any,
+    pairs: Sequence[LabelledPair],
+) -> list[ScoredPair]:
+    """A reward model's scores of both replies of each pair; key: hash of the model's files.
+
+    Lengths are in tokens of the benchmark's tokenizer, the same for every reward model.
+    """
+
+    def build(out: Path) -> None:
+        sides = LazySequence(2 * len(pairs), lambda i: _generation(pairs[i // 2], i % 2))
+        found = model.rewards(sides)
+
+        def scored(place: int, pair: LabelledPair) -> ScoredPair:
+            lengths = (len(encode_response(tokenizer, text)) for text in (pair.chosen, pair.rejected))
+            return ScoredPair(pair.prompt_id, pair.subset, *found[2 * place : 2 * place + 2], *lengths)
+
+        write_jsonl(out / PAIRS, (scored(place, pair) for place, pair in enumerate(pairs)))
+
+    inputs = {
+        "code": code_digest(*SCORING_CODE),
+        "model": key,
+        "own": model.tuning is None,
+        "tuning": shop.tuning.identity(),
+        "packages": shop.packages,
+        "tokenizer": digest(tokenizer.get_vocab()),
+        "pairs": digest_each(dataclasses.asdict(pair) for pair in pairs),
+    }
+    stage: Stage = shop.store.stage("reward_audit", inputs, build)
+    return [ScoredPair(**row) for row in read_jsonl(stage.path / PAIRS)]
+
+
+def audit(
+    shop: Workshop,
+    models: dict[str, tuple[RewardModelWinRate, str]],
+    tokenizer: Any,
+    heldout: Sequence[LabelledPair],
+    external: tuple[str, Sequence[LabelledPair], int] | None,
+) -> dict[str, Any]:
+    """For summary.json: each reward model on held-out pairs and, if given, on external ones; and their agreement.
+
+    models: by role, each with the hash of its files. external: source, pairs, and how many were left out.
+    """
+    sets = {"heldout": heldout} | ({"external": external[1]} if external else {})
+    found: dict[str, Any] = {}
+    for name, pairs in sets.items():
+        scored = {role: score_pairs(shop, model, key, tokenizer, pairs) for role, (model, key) in models.items()}
+        found[name] = {"models": {role: audit_reward_model(rows) for role, rows in scored.items()}}
+        if len(scored) == 2:
+            found[name] |= compare_reward_models(*scored.values())
+    if external:
+        found["external"] |= {"source": external[0], "left_out": external[2]}
+    return found
+
+
+def read_external(source: str, corpus: Corpus) -> tuple[str, list[LabelledPair], int]:
+    """Labelled pairs from elsewhere; those whose prompt the benchmark's own pairs have are left out and counted.
+
+    InputError where none is left.
+    """
+    rows = read_preferences(source)
+    pairs = [LabelledPair(prompt_id(r.prompt), r.prompt, r.chosen, r.rejected, r.subset) for r in rows]
+    names = np.array([int(pair.prompt_id, 16) for pair in pairs], np.uint64)
+    seen = np.isin(names, corpus.prompt_ids("sft", "training", "evaluation", "heldout"))
+    kept = [pair for pair, known in zip(pairs, seen, strict=True) if not known]
+    if not kept:
+        raise InputError(
+            f"--external-pairs {source}: the benchmark has all of its {len(pairs)} prompts itself; "
+            f"give pairs on other prompts"
+        )
+    return source, kept, len(pairs) - len(kept)
+
+
+def _generation(pair: LabelledPair, side: int) -> Generation:
+    return Generation(pair.prompt_id, pair.prompt, (pair.chosen, pair.rejected)[side], length=0, finished=True)

@@ -1,0 +1,247 @@
+"""Who scores: a benchmark's evaluators, each given what its class says it needs, and the reward models behind them."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, nearest
+from ...evaluators.base import Traits, traits_of
+from ...evaluators.divergence import Divergence
+from ...evaluators.judge import OPENAI, read_template
+from ...evaluators.reward_model import RewardModelWinRate
+from ...models.checkpoint import Checkpoint
+from ...models.find import find_model
+from ...models.reward_model import RewardModel
+from ...models.tuning import Tuning, kind_of
+from ...results.integrity import digest, digest_each
+from ...results.records import LabelledPair
+from ...results.store import Store, folder_digest
+from ..context import Workshop
+from ..data.corpus import Corpus
+from ..definition.options import option_of
+from ..definition.plugins import Where, available, build, load, with_given
+from ..definition.spec import BenchmarkSpec
+from ..judging.bill import most
+from . import reward_audit
+from .along import DISTANCE, TRAINING, TRAINING_LABEL
+
+ALLOWED = "allow_training_model"  # the setting that lets the training reward model evaluate
+Given = dict[str, Any]  # what the benchmark fills in, by the name of the constructor's argument
+Keys = dict[str, str]  # of the same
+
+
+@dataclass(frozen=True)
+class ScorerSettings:
+    """The evaluators as the benchmark's settings have them, before it fills in its part."""
+
+    evaluators: dict[str, Any]
+    reward_models: dict[str, Checkpoint]
+    """The user's own, by the evaluator whose settings name it."""
+    models: dict[str, Checkpoint]
+    """The local models that evaluators ask, as the settings name them; an endpoint has none."""
+
+    @property
+    def traits(self) -> dict[str, Traits]:
+        return {name: traits_of(evaluator) for name, evaluator in self.evaluators.items()}
+
+    @property
+    def judge(self) -> Any | None:
+        """The run's judge, if it has one."""
+        return next((self.evaluators[name] for name, traits in self.traits.items() if traits.is_judge), None)
+
+    @property
+    def names(self) -> dict[str, bool]:
+        """What each cell is scored by, and whether it is called on every run; such evaluators come last."""
+        found = {name: traits.keeps_answers for name, traits in self.traits.items()}
+        found |= {TRAINING: False} if self.beside_training else {}
+        return dict(sorted(found.items(), key=lambda item: item[1]))
+
+    @property
+    def beside_training(self) -> str | None:
+        """The first evaluator beside which the training reward model scores as well."""
+        return next((name for name, traits in self.traits.items() if traits.compares_with_training), None)
+
+    @property
+    def evaluated_by(self) -> str | None:
+        """The hash of the user's reward models that evaluate; None where the benchmark's own does."""
+        keys = sorted({own.key for own in self.reward_models.values()})
+        return digest(keys) if len(keys) > 1 else next(iter(keys), None)
+
+
+def check_settings(spec: BenchmarkSpec, tuning: Tuning) -> ScorerSettings:
+    """Construct every evaluator once with what it will be given, so that a wrong setting is told at the start."""
+    evaluators, own, models = {}, {}, {}
+    for name, settings in spec.evaluators.items():
+        if name not in (known := available("evaluators")):
+            place = spec.place("evaluators", name)
+            raise InputError(f"{place}: there is no evaluator {name!r}; {nearest(name, known)}")
+        traits, given = traits_of(load("evaluators", name)), {}
+        if traits.needs_pairs:
+            given["pairs"] = ()
+        if traits.needs_reward_model and "model" in settings:
+            own[name] = find_model(settings["model"], option_of(name))
+        elif traits.needs_reward_model:
+            given |= {"model": "(trained by the benchmark)", "tuning": tuning}
+        made = build("evaluators", name, {**given, **settings}, _where(spec, name))
+        if traits.asks_models:
+            models |= {m: find_model(m, option_of(name)) for m in made.models if not m.startswith(OPENAI)}
+        evaluators[name] = made
+    judges = [name for name, made in evaluators.items() if traits_of(made).is_judge]
+    if len(judges) > 1:
+        raise InputError(
+            f"{spec.place('evaluators', judges[1])}: {' and '.join(judges)} would both be the judge; name one of them, "
+            f"with several models for a panel"
+        )
+    return ScorerSettings(evaluators, own, models)
+
+
+def cost_of_judging(spec: BenchmarkSpec, settings: ScorerSettings, tokenizer: Any, cells: int) -> str | None:
+    """The most that the judge's endpoint can cost, in words; None without a judge or with local ones alone."""
+    if (judge := settings.judge) is None:
+        return None
+    question = len(tokenizer(read_template(judge.prompt))["input_ids"])
+    question += spec.max_prompt_tokens + 2 * spec.max_response_tokens
+    return most(judge, cells, spec.evaluation.prompts, question)
+
+
+def identities(spec: BenchmarkSpec, settings: ScorerSettings) -> dict[str, Any]:
+    """By name what determines the scores of each evaluator, beside what the contract says."""
+    return {name: _identity(given, settings.traits[name], settings.models) for name, given in spec.evaluators.items()}
+
+
+def _identity(settings: Mapping[str, Any], traits: Traits, found: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    known = settings if traits.determined_by is None else traits.determined_by
+    kept = {name: settings[name] for name in known if name in settings}
+    if traits.asks_models:
+        models = _named(settings["model"])
+        kept |= {"model": models, "weights": {m: found[m].key for m in models if m in found}}
+    return kept
+
+
+def _named(model: Any) -> list[str]:
+    """The models that a setting names: one, or a list."""
+    return [model] if isinstance(model, str) else list(model)
+
+
+def given_models(settings: Mapping[str, Any], found: Mapping[str, Checkpoint], device: str, root: Path) -> Given:
+    """What an evaluator that asks models is given: the folders of local ones, the device, the place of its answers."""
+    folders = tuple(str(found[m].path) if m in found else m for m in _named(settings["model"]))
+    return {"model": folders, "device": settings.get("device", device), "cache": Store(root).verdicts}
+
+
+def _where(spec: BenchmarkSpec, name: str) -> Where:
+    return lambda location: f"{spec.place('evaluators', name, *location)}, evaluators.{name}"
+
+
+class Scorers:
+    """The evaluators of a run whose reward models are there.
+
+    InputError where the reward model that evaluates is the one that trains, or has seen its prompts, unless that is
+    forced: then every page says so (`stamps`).
+    """
+
+    def __init__(
+        self,
+        spec: BenchmarkSpec,
+        settings: ScorerSettings,
+        shop: Workshop,
+        corpus: Corpus,
+        reward_models: dict[str, Checkpoint],
+    ):
+        self.spec, self.settings, self.shop, self.corpus = spec, settings, shop, corpus
+        self.reward_models = reward_models  # by role: training, evaluation
+        self.stamps: list[str] = []
+        self._check_reward_models()
+
+    @cached_property
+    def training_reward(self) -> RewardModel:
+        """The reward that methods are trained on, in memory."""
+        return RewardModel.open(self.reward_models["training"].path, self.shop.tuning)
+
+    @cached_property
+    def evaluators(self) -> dict[str, tuple[Any, Keys]]:
+        """Each evaluator with the keys of what the benchmark fills in."""
+        found = {}
+        for name, checked in self.settings.evaluators.items():
+            given, keys = self._given(name)
+            found[name] = with_given(checked, self.spec.evaluators[name], given), keys
+            if name == self.settings.beside_training:
+                found[TRAINING] = self._training_reward_model()
+        return found
+
+    @property
+    def judge(self) -> Any | None:
+        """The run's judge, if it has one."""
+        return next((made for made, _ in self.evaluators.values() if traits_of(made).is_judge), None)
+
+    @property
+    def along(self) -> dict[str, tuple[Any, Keys]]:
+        """The evaluators that score checkpoints along training: those that say so, KL, and what was optimized."""
+        scorers = {name: self.evaluators[name] for name, traits in self.settings.traits.items() if traits.scores_along}
+        return scorers | {DISTANCE: (Divergence(), {}), TRAINING: self._training_reward_model()}
+
+    def audit_reward_models(
+        self, tokenizer: Any, external: tuple[str, list[LabelledPair], int] | None
+    ) -> dict[str, Any]:
+        """For summary.json: both reward models on held-out pairs and on those from elsewhere."""
+        models = {
+            role: (RewardModelWinRate(str(made.path), self.shop.tuning), made.key)
+            for role, made in self.reward_models.items()
+        }
+        for name, own in list(self.settings.reward_models.items())[:1]:
+            device = self._given(name)[0]["device"]
+            models["evaluation"] = RewardModelWinRate(str(own.path), device=device), own.key
+        return reward_audit.audit(self.shop, models, tokenizer, self.corpus.labelled, external)
+
+    def _given(self, name: str) -> tuple[Given, Keys]:
+        """What an evaluator is given by what it says it needs, and the keys of that."""
+        traits, settings = self.settings.traits[name], self.spec.evaluators[name]
+        device, given, keys = self.shop.tuning.device, {}, {}
+        if traits.needs_pairs:
+            given["pairs"] = self.corpus.labelled
+            keys["pairs"] = digest_each(dataclasses.asdict(pair) for pair in self.corpus.labelled)
+        if own := self.settings.reward_models.get(name):
+            given |= {"model": str(own.path), "device": settings.get("device", device)}
+            keys |= {"model": own.key, "device": kind_of(given["device"])}
+        elif traits.needs_reward_model:
+            more, of = self._reward_model("evaluation")
+            given, keys = given | more, keys | of
+        if traits.asks_models:
+            given |= given_models(settings, self.settings.models, device, self.shop.store.root)
+            asked = [self.settings.models[m].key if m in self.settings.models else m for m in _named(settings["model"])]
+            keys |= {"model": digest(asked), "cache": ""}  # no score hangs on the folder
+        return given, keys
+
+    def _reward_model(self, role: str) -> tuple[Given, Keys]:
+        """One of the benchmark's reward models, as an evaluator is given it, and the keys of that."""
+        checkpoint = self.reward_models[role]
+        given = {"model": str(checkpoint.path), "tuning": self.shop.tuning}
+        return given, {"model": checkpoint.key, "tuning": digest(self.shop.tuning.identity())}
+
+    def _training_reward_model(self) -> tuple[RewardModelWinRate, Keys]:
+        """The reward model that methods are trained on as an evaluator, with the keys of what it is given."""
+        given, keys = self._reward_model("training")
+        return RewardModelWinRate(**given, label=TRAINING_LABEL), keys
+
+    def _check_reward_models(self) -> None:
+        shared = np.intersect1d(self.corpus.prompt_ids("training"), self.corpus.prompt_ids("evaluation"))
+        if len(shared):
+            raise InputError(f"training and evaluation reward models share {len(shared)} prompts; mend the splits")
+        training = folder_digest(self.reward_models["training"].path)
+        for name, own in self.settings.reward_models.items():
+            if folder_digest(own.path) != training:
+                continue
+            if not self.spec.evaluators[name].get(ALLOWED):
+                raise InputError(
+                    f"{own.path} is the reward model that the methods are trained on, so it cannot judge them; name "
+                    f"another with {option_of(name)}, or force it with {ALLOWED}: true under evaluators.{name}"
+                )
+            self.stamps = [
+                "Evaluated with the training reward model: its win rates and rewards are what the methods were trained "
+                "to raise, not evidence that they are better"
+            ]

@@ -1,0 +1,131 @@
+"""The stages of scores: each evaluator's of a policy's responses, and all of them in one table."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...evaluators.base import traits_of
+from ...models.checkpoint import Checkpoint
+from ...results.integrity import code_digest, digest
+from ...results.records import Generation, Score
+from ...results.store import SCORES, Stage
+from ..context import SCORING_CODE, Workshop, class_code, settings_of
+from .open_policy import Limits, opened
+from .responses import Responses, read_responses
+
+REWARDS = "rewards.json"
+
+
+def score(
+    shop: Workshop,
+    name: str,
+    evaluator: Any,
+    needs: dict[str, str],
+    ours: Stage,
+    baseline: Stage,
+    *,
+    sft: Checkpoint,
+    policy: Checkpoint | None,
+    limits: Limits,
+) -> Stage:
+    """One evaluator's scores of a policy's responses against the baseline's; the stage holds scores.parquet.
+
+    needs: keys of the models that the evaluator uses. ours, baseline: the stages of the responses. policy: None for
+    the SFT checkpoint.
+    """
+    responses, theirs = read_responses(ours), read_responses(baseline)
+    traits = traits_of(evaluator)
+    if traits.keeps_answers:
+        scores = list(evaluator.score(responses.read(), theirs.read()))
+        inputs = {"evaluator": name, "scores": digest([dataclasses.astuple(s) for s in scores])}
+        return shop.store.stage("scores", inputs, lambda out: write_scores(out / SCORES, scores))
+    if not traits.needs_policy:
+        return score_responses(shop, name, evaluator, needs, responses, theirs)
+
+    def build(out: Path) -> None:
+        with opened(shop, sft, policy, limits) as (model, reference):
+            found = evaluator.score(responses.read(), theirs.read(), policy=model, reference=reference)
+            write_scores(out / SCORES, list(found))
+
+    inputs = shop.inputs(
+        SCORING_CODE,
+        **_identity(name, evaluator, needs),
+        responses=responses.key,
+        baseline=theirs.key,
+        sft=sft.key,
+        policy=policy.key if policy else None,
+        limits=dataclasses.asdict(limits),
+    )
+    return shop.store.stage("scores", inputs, build)
+
+
+def score_responses(
+    shop: Workshop, name: str, evaluator: Any, needs: dict[str, str], responses: Responses, baseline: Responses
+) -> Stage:
+    """One evaluator's scores of responses alone; the stage holds scores.parquet.
+
+    Where the evaluator has rewards, those of the baseline are computed once, for all methods; and for a response that
+    is the baseline's, where the evaluator rewards the text alone.
+    """
+    inputs = {
+        "code": code_digest(*SCORING_CODE),
+        "packages": shop.packages,
+        **_identity(name, evaluator, needs),
+    }
+
+    def rewards(of: Responses, than: Responses | None = None) -> list[float]:
+        """Of some responses; a text that others have too has the reward that it has there."""
+
+        def build(out: Path) -> None:
+            known = dict(zip(map(_text, than.read()), rewards(than), strict=True)) if than else {}
+            texts = [(_text(g), g) for g in of.read()]
+            new = iter(evaluator.rewards([g for text, g in texts if text not in known]))
+            (out / REWARDS).write_text(json.dumps([known[t] if t in known else next(new) for t, _ in texts]))
+
+        stage = shop.store.stage("rewards", {**inputs, "of": of.key, "than": than and than.key}, build)
+        return json.loads((stage.path / REWARDS).read_text())
+
+    def build(out: Path) -> None:
+        if (traits := traits_of(evaluator)).has_rewards:
+            shares = traits.rewards_text and responses.key != baseline.key
+            ours = rewards(responses, than=baseline if shares else None)
+            scores = evaluator.compare(responses.read(), ours, rewards(baseline))
+        else:
+            scores = evaluator.score(responses.read(), baseline.read())
+        write_scores(out / SCORES, list(scores))
+
+    return shop.store.stage("scores", {**inputs, "responses": responses.key, "baseline": baseline.key}, build)
+
+
+def _identity(name: str, evaluator: Any, needs: dict[str, str]) -> dict[str, Any]:
+    """The part of a key that an evaluator's scores hang on, beside the code of all evaluators and the responses."""
+    return {
+        "evaluator": name,
+        "source": class_code(type(evaluator)),
+        "settings": {k: v for k, v in settings_of(evaluator).items() if k not in needs},
+        "needs": needs,
+    }
+
+
+def _text(generation: Generation) -> tuple[str, str]:
+    return generation.prompt_id, generation.response
+
+
+def write_scores(path: Path, scores: Sequence[Score]) -> None:
+    import pandas
+
+    frame = pandas.DataFrame([dataclasses.astuple(s) for s in scores], columns=["metric", "prompt_id", "value"])
+    frame.astype({"value": "float64"}).to_parquet(path, index=False)
+
+
+def join_scores(shop: Workshop, stages: Sequence[Stage]) -> Stage:
+    """The scores of several evaluators in one table."""
+
+    def build(out: Path) -> None:
+        import pandas
+
+        pandas.concat([pandas.read_parquet(s.path / SCORES) for s in stages]).to_parquet(out / SCORES, index=False)
+
+    return shop.store.stage("all_scores", {"parts": [s.content for s in stages]}, build)

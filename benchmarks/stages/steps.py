@@ -1,0 +1,137 @@
+"""The order of a run, written once: each stage with what it needs and how it is made.
+
+The harness makes the steps, the plan of a dry run looks them up, the processes beside the first and a worker take those
+in which they share. A new stage is one entry here and one function in the pipeline.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ...models.checkpoint import Checkpoint
+from ...results.store import ALONG, POLICY, Stage
+from ..definition.rows import SFT, Row
+from ..request import CELL, Cell
+from . import gates
+from .pipeline import ROLES, Pipeline
+
+TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
+Key = tuple[str, int | None, str]  # a row's label and a seed (empty and None for what all share), and the step's name
+Made = Mapping[Key, Stage | None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run."""
+
+    name: str
+    """As people read it: SFT, training, responses, or what an evaluator is called."""
+    kind: str
+    """Its stage's name in the store; estimates are by this."""
+    make: Callable[[Made], Stage | None]
+    """Makes the stage, or finds it on disk, from those that it needs; None where there is nothing to make."""
+    needs: tuple[Key, ...] = ()
+    row: Row | None = None
+    seed: int | None = None
+    gate: Callable[[Stage], dict[str, Any]] | None = None
+    """The gate that the stage must pass."""
+    state: str = TRAINING
+    """What is said to be done with the cell meanwhile."""
+    trains: bool = False
+    """All processes of a run make it together."""
+    asks: bool = False
+    """Its evaluator is called on every run, for what is missing is known to it alone."""
+    is_placed: bool = False
+    """The run's folder holds its files."""
+
+    @property
+    def key(self) -> Key:
+        return self.row.label if self.row else "", self.seed, self.name
+
+    @property
+    def cell(self) -> Cell | None:
+        """The row's label and the seed; None for what all cells share."""
+        return (self.row.label, self.seed) if self.row and self.seed is not None else None
+
+    @property
+    def cell_label(self) -> str:
+        """The cell as it is called; empty for what all cells share."""
+        return f"{self.row.label}{CELL}{self.seed}" if self.row else ""
+
+    @property
+    def label(self) -> str:
+        """The step as it is called."""
+        return f"{self.cell_label}, {self.name}" if self.row else self.name
+
+    @property
+    def is_score(self) -> bool:
+        return self.kind == "scores"
+
+
+def steps(pipeline: Pipeline, rows: Sequence[Row], seeds: int) -> list[Step]:
+    """Everything that a run of these rows makes, in its order: shared stages, then cell by cell."""
+    shared = [*_shared(pipeline, rows)]
+    needs = tuple(step.key for step in shared if step.trains)
+    cells = [_cell(pipeline, row, seed, needs) for seed in range(seeds) for row in (SFT, *rows)]
+    return [*shared, *(step for cell in cells for step in cell)]
+
+
+def _shared(pipeline: Pipeline, rows: Sequence[Row]) -> Iterator[Step]:
+    sft = Step("SFT", "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True)
+    needs = [sft.key]
+    yield sft
+    for role in ROLES:
+        yield (step := _reward_model(pipeline, role, (sft.key,)))
+        needs.append(step.key)
+    if any(getattr(row.method, "needs_reference", False) and getattr(row.method, "needs_pairs", False) for row in rows):
+        yield Step("reference log-probs", "reference", lambda made: pipeline.reference(), tuple(needs))
+
+
+def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...]) -> Step:
+    gate = partial(gates.reward_model_gate, role=role, threshold=pipeline.spec.gates.reward_model_accuracy)
+    name = f"{role} reward model"
+    return Step(name, "reward_model", lambda made: pipeline.train_reward_model(role), needs, gate=gate, trains=True)
+
+
+def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...]) -> Iterator[Step]:
+    """The steps of a row with one seed; SFT's has no training."""
+    step = partial(Step, row=row, seed=seed)
+    trained, responses = (row.label, seed, TRAINING), (row.label, seed, RESPONSES)
+    baseline = (SFT.label, seed, RESPONSES)
+    both = tuple(dict.fromkeys((responses, baseline)))
+
+    def policy(made: Made) -> Checkpoint | None:
+        stage = made.get(trained)
+        return Checkpoint(stage.path / POLICY, stage.content) if stage else None
+
+    def along(made: Made) -> Stage | None:
+        if not (made[trained].path / ALONG).is_dir():  # the method saved none
+            return None
+        return pipeline.along(made[trained], seed, made[responses], made[baseline])
+
+    if row is not SFT:
+        yield step(
+            TRAINING,
+            "train",
+            lambda made: pipeline.train(row.name, row.method, seed),
+            shared,
+            trains=True,
+            is_placed=True,
+        )
+    yield step(
+        RESPONSES,
+        "generations",
+        lambda made: pipeline.generate(policy(made), seed, row.method),
+        shared if row is SFT else (trained,),
+        state=RESPONSES,
+        is_placed=True,
+    )
+    if row is not SFT and pipeline.spec.evaluation.along:
+        yield step(ALONG_TRAINING, "along", along, (trained, *both), state=ALONG_TRAINING, is_placed=True)
+    for name, asks in pipeline.scored_by.names.items():
+
+        def score(made: Made, name: str = name) -> Stage:
+            return pipeline.score(name, made[responses], made[baseline], policy(made))
+
+        yield step(name, "scores", score, both, state=SCORES, asks=asks)

@@ -1,0 +1,166 @@
+"""The stages up to a trained policy: SFT, reward models, reference log-probs, cells.
+
+Each is cached in the store under the hash of all it depends on: its settings, the contents of its inputs, and the
+code that makes it. What trains is made by all processes of a run together, and saved by the first; all else by the
+first alone.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ...errors import InputError
+from ...models.checkpoint import Checkpoint
+from ...results.integrity import digest_each
+from ...results.records import Pair, RatedReply, Reward
+from ...results.store import COST, POLICY, Stage
+from ...runtime import processes
+from ...training.loop import Recipe
+from ...training.reward_model import fit_reward_model
+from ...training.sft import examples, fine_tune
+from ...training.task import Budget, PairDataset, PromptDataset, TrainingTask, reference_logps
+from ..context import Workshop, library_version, method_code, settings_of
+from ..data.corpus import rows_digest
+from ..definition.spec import Supervised, SupervisedFineTuning
+
+REFERENCE = "reference.safetensors"
+
+
+def train_sft(
+    shop: Workshop, base: Checkpoint, settings: SupervisedFineTuning, train: Sequence[Pair], heldout: Sequence[Pair]
+) -> Stage:
+    """The stage in which the base is fine-tuned on the replies of some pairs; see training/sft.py."""
+    seen, unseen = (examples(pairs, both=settings.replies == "both") for pairs in (train, heldout))
+    recipe = _recipe(settings, shop, seed=0, label="SFT")
+    inputs = shop.inputs(
+        base=base.key, settings=settings.model_dump(), train=rows_digest(train), heldout=rows_digest(heldout)
+    )
+    return shop.store.stage(
+        "sft", inputs, lambda out: fine_tune(base, shop.tuning, recipe, seen, unseen, out), together=True
+    )
+
+
+def train_reward_model(
+    shop: Workshop, sft: Checkpoint, settings: Supervised, train: Sequence[Pair], heldout: Sequence[Pair], seed: int
+) -> Stage:
+    """The stage in which a reward model learns from the SFT checkpoint on; see training/reward_model.py."""
+    recipe = _recipe(settings, shop, seed=seed, label=f"reward model {seed}")
+    inputs = shop.inputs(
+        sft=sft.key,
+        settings=settings.model_dump(),
+        train=rows_digest(train),
+        heldout=rows_digest(heldout),
+        seed=seed,
+    )
+    return shop.store.stage(
+        "reward_model",
+        inputs,
+        lambda out: fit_reward_model(sft, shop.tuning, recipe, train, heldout, out),
+        together=True,
+    )
+
+
+def reference(shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair]) -> Stage:
+    """The stage of the pairs' log-probs under the SFT checkpoint."""
+
+    def build(out: Path) -> None:
+        chosen, rejected = reference_logps(sft, shop.tuning, pairs)
+        save_file({"chosen": chosen, "rejected": rejected}, out / REFERENCE)
+
+    return shop.store.stage("reference", shop.inputs(sft=sft.key, pairs=rows_digest(pairs)), build)
+
+
+def pair_dataset(shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair]) -> PairDataset:
+    """The training pairs, with reference log-probs that are computed (or found) when a method first asks for them."""
+
+    @lru_cache
+    def logps() -> tuple[Tensor, Tensor]:
+        sides = load_file(reference(shop, sft, pairs).path / REFERENCE)
+        return sides["chosen"], sides["rejected"]
+
+    return PairDataset(pairs, logps)
+
+
+def train_cell(
+    shop: Workshop,
+    name: str,
+    method: Any,
+    *,
+    base: Checkpoint,
+    sft: Checkpoint,
+    pairs: PairDataset,
+    unpaired: Sequence[RatedReply],
+    prompts: PromptDataset,
+    reward: Callable[[], Reward],
+    reward_model: Checkpoint,
+    budget: int,
+    seed: int,
+    along: int = 0,
+) -> Stage:
+    """Train one method with one seed; the stage holds policy/, metrics.jsonl and cost.json, and along/ if asked for."""
+
+    def build(out: Path) -> None:
+        torch.manual_seed(seed)
+        task = TrainingTask(
+            sft,
+            pairs,
+            prompts,
+            reward(),
+            Budget(budget),
+            seed,
+            out,
+            shop.tuning,
+            base=base,
+            reward_model=reward_model,
+            unpaired=unpaired,
+            along=along,
+            checkpoint_every=shop.checkpoint_every,
+        )
+        started = time.monotonic()
+        checkpoint = method.train(task)
+        seconds = time.monotonic() - started
+        if processes.rank():
+            return
+        policy = out / POLICY
+        if not policy.is_dir() or Path(checkpoint.path).resolve() != policy.resolve():
+            raise InputError(
+                f"method {name!r} must save its policy to task.out / {POLICY!r} and return that checkpoint"
+            )
+        cost = json.loads((out / COST).read_text()) if (out / COST).exists() else {}
+        (out / COST).write_text(json.dumps({**cost, "seconds": seconds}, indent=2))
+
+    inputs = shop.inputs(
+        method=name,
+        source=method_code(type(method)),
+        settings=settings_of(method),
+        libraries={name: library_version(name) for name in getattr(method, "libraries", ())},
+        base=base.key,
+        sft=sft.key,
+        pairs=rows_digest(pairs.pairs),
+        unpaired=rows_digest(unpaired),
+        prompts=digest_each(p.id for p in prompts.prompts),
+        max_new_tokens=prompts.max_new_tokens,
+        reward=reward_model.key,
+        budget=budget,
+        seed=seed,
+        along=along,
+    )
+    return shop.store.stage("train", inputs, build, together=True)
+
+
+def _recipe(settings: Supervised, shop: Workshop, *, seed: int, label: str) -> Recipe:
+    return Recipe(
+        examples=settings.examples,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        seed=seed,
+        label=label,
+        checkpoint_every=shop.checkpoint_every,
+    )

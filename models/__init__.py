@@ -1,0 +1,1 @@
+"""How a model folder becomes numbers: networks, adapters, layouts, samplers, reward models."""

@@ -1,0 +1,72 @@
+"""How messages become token ids: the one place where a chat template is applied."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..results.records import Message
+from .model_files import remote_code_allowed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Stands in where a base model brings no chat template; reports say so.
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "{{ '### ' + message['role'] + ':\\n' + message['content'] + '\\n\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '### assistant:\\n' }}{% endif %}"
+)
+
+
+def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
+    """Load a folder's tokenizer; gives it the plain template if it has none, and a pad token if it has none.
+
+    InputError if there is no tokenizer, or it has no EOS token (a response could never end).
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=remote_code_allowed())
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{folder} holds no tokenizer that can be loaded ({first}); add tokenizer.json beside the model"
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of {folder} has no EOS token; set eos_token in tokenizer_config.json")
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # masks are built from lengths, so the id does not matter
+    return tokenizer
+
+
+def encode_prompts(tokenizer: "PreTrainedTokenizerBase", conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Token ids of conversations up to where the assistant's reply begins; BOS comes from the template alone."""
+    texts = [
+        tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        for messages in conversations
+    ]
+    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def encode_responses(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of replies, EOS included; tokenized alone, so no token spans the boundary to the prompt."""
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [[*ids, tokenizer.eos_token_id] for ids in encoded]
+
+
+def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:
+    """`encode_prompts` of one conversation."""
+    return encode_prompts(tokenizer, [messages])[0]
+
+
+def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """`encode_responses` of one reply."""
+    return encode_responses(tokenizer, [text])[0]
+
+
+def decode_response(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    """Text of a reply's token ids, without EOS and other special tokens."""
+    return tokenizer.decode(list(ids), skip_special_tokens=True).strip()

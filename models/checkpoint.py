@@ -1,0 +1,115 @@
+"""Model folders in Hugging Face layout, and how their weights come back into memory.
+
+A `Network` is one set of weights under a name: a model of its own (full fine-tuning), or a LoRA adapter on a frozen
+model that lies in memory once and is shared by policy, reference (adapters off), critic and reward models.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from .chat import load_tokenizer
+from .lora import Host, round_products
+from .model_files import remote_code_allowed
+from .network import Kind, Network
+from .tuning import Tuning
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder (weights, config, tokenizer) and the key of the stage that made it."""
+
+    path: Path
+    key: str
+
+    def tokenizer(self):
+        return load_tokenizer(self.path)
+
+
+def open_network(
+    folder: str | Path, kind: Kind, tuning: Tuning, *, trainable: bool, head_std: float | None = None
+) -> Network:
+    """Bring the weights of a folder back as a network.
+
+    A frozen `lm` is the shared model itself with adapters off. A trainable network is a fresh LoRA adapter on the
+    shared model, or with rank 0 a copy of its own. A folder that holds an adapter is put on its shared base.
+    head_std: standard deviation of a new scalar head; 0 starts every score at 0; None keeps the head on disk.
+    """
+    folder = Path(folder)
+    if (folder / "adapter_config.json").exists():
+        from peft import LoraConfig
+
+        host = _host(Path(LoraConfig.from_pretrained(folder).base_model_name_or_path), tuning)
+        network = Network(host.model, kind, tuning, host, host.add(tuning, folder))
+        if network.score is not None:
+            host.load_score(folder, network.score)
+    elif not trainable and kind == "lm":
+        host = _host(folder, tuning)
+        network = Network(host.model, kind, tuning, host, None)
+    elif trainable and tuning.lora_rank:
+        host = _host(folder, tuning)
+        network = Network(host.model, kind, tuning, host, host.add(tuning))
+    else:
+        network = Network(load_model(folder, kind, tuning, frozen=not trainable), kind, tuning, None, None)
+        if not trainable:
+            network.model.requires_grad_(False)
+    if head_std is not None:
+        nn.init.normal_(network.score.weight, std=head_std) if head_std else nn.init.zeros_(network.score.weight)
+    return network
+
+
+def merge_adapter(network: Network) -> nn.Module:
+    """A plain model with the network's adapter added into its weights, fp32 on the CPU; a full network's as it is."""
+    host = network._host
+    if not network.is_adapter:
+        return network.model
+    whole = load_model(host.folder, "lm", replace(network.tuning, device="cpu"))
+    return host.merge(network._adapter, whole)
+
+
+def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False) -> nn.Module:
+    """Load a model with dropout off and weights in fp32; frozen: see `round_products`, which changes no number."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    given = {"dtype": torch.float32, "trust_remote_code": remote_code_allowed()}
+    try:
+        if kind == "lm":
+            model = AutoModelForCausalLM.from_pretrained(str(folder), **given)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=1, **given)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{folder} holds no model that can be loaded ({first}); give a folder in Hugging Face layout"
+        ) from None
+    if kind == "lm":
+        _check_head(model, folder)
+    if frozen and tuning.precision == "bf16":
+        round_products(model)
+    return model.to(tuning.device).eval()
+
+
+@torch.no_grad()
+def _check_head(model: nn.Module, folder: Path) -> None:
+    """Refuse architectures that change the logits after the head: only scored positions reach the head here."""
+    ids = torch.tensor([[0, 1]])
+    states = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
+    if not torch.allclose(model.get_output_embeddings()(states), model(input_ids=ids).logits, atol=1e-3, rtol=1e-3):
+        raise InputError(
+            f"{folder}: {type(model).__name__} changes its logits after the output layer, which is not supported; "
+            f"use a model without logit scaling or soft-capping"
+        )
+
+
+@lru_cache(maxsize=1)
+def _host_of(folder: Path, tuning: Tuning) -> Host:
+    return Host(folder, load_model(folder, "lm", tuning, frozen=True))
+
+
+def _host(folder: Path, tuning: Tuning) -> Host:
+    """The shared frozen model of a folder: loaded once, the last one kept."""
+    return _host_of(folder.resolve(), tuning)

@@ -1,0 +1,149 @@
+"""LoRA adapters on a frozen model that lies in memory once (Hu et al. 2021, arXiv:2106.09685), through peft."""
+
+import copy
+import warnings
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .tuning import Tuning
+
+ADAPTER = "adapter_model.safetensors"
+
+
+class Host:
+    """A frozen model that is in memory once, and the LoRA adapters on it."""
+
+    def __init__(self, folder: Path, model: nn.Module):
+        """folder: where the model lies, for adapters name their base."""
+        self.folder = folder
+        self.model = model.requires_grad_(False)
+        self.size = sum(p.numel() for p in model.parameters())
+        self._targets = _linear_names(self.model)
+        self._names = (f"adapter{i}" for i in count())
+        self._configs = {}
+        self._parameters: dict[str, list[nn.Parameter]] = {}
+        self._active: str | None = None
+
+    def add(self, tuning: "Tuning", saved: Path | None = None) -> str:
+        from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        name = next(self._names)
+        if saved:
+            config = LoraConfig.from_pretrained(saved)
+        else:
+            config = LoraConfig(
+                r=tuning.lora_rank, lora_alpha=tuning.lora_alpha, lora_dropout=0.0, target_modules=self._targets
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # several adapters on one model are what we want
+            inject_adapter_in_model(config, self.model, adapter_name=name)
+        self._configs[name] = config
+        self._parameters[name] = [p for n, p in self.model.named_parameters() if f".{name}." in n]
+        for parameter in self._parameters[name]:  # before they are read: peft makes them in the type of the model's
+            parameter.data = parameter.data.float()
+        if saved:
+            weights = load_file(saved / ADAPTER)
+            weights = {k.removeprefix("base_model.model."): v for k, v in weights.items() if ".score." not in k}
+            outcome = set_peft_model_state_dict(self.model, weights, adapter_name=name)
+            if outcome.unexpected_keys:
+                raise InputError(f"{saved / ADAPTER} does not fit its base {self.folder}: {outcome.unexpected_keys[0]}")
+        self._active = name
+        self.use(None)
+        return name
+
+    def parameters(self, name: str | None) -> list[nn.Parameter]:
+        return self._parameters[name] if name else []
+
+    def use(self, name: str | None) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        if name == self._active:
+            return
+        for layer in self.model.modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer.enable_adapters(name is not None)
+                if name is not None:
+                    layer.set_adapter(name)
+        # peft freezes adapters that are not active, and autograd then drops gradients that are still on their way
+        for parameters in self._parameters.values():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+        self._active = name
+
+    def remove(self, name: str) -> None:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        self.use(None)
+        for layer in self.model.modules():
+            if isinstance(layer, BaseTunerLayer) and name in layer._all_available_adapter_names():
+                layer.delete_adapter(name)
+        self.model.peft_config.pop(name, None)
+        del self._parameters[name], self._configs[name]
+
+    def merge(self, name: str, whole: nn.Module) -> nn.Module:
+        """Add the adapter into the weights of `whole`, another copy of the frozen model in fp32, and return it."""
+        from peft.tuners.lora import LoraLayer
+
+        with torch.no_grad():
+            for path, layer in self.model.named_modules():
+                if isinstance(layer, LoraLayer):
+                    weight = whole.get_submodule(path).weight
+                    weight += layer.get_delta_weight(name).to(weight.device)
+        return whole
+
+    def save(self, name: str, folder: Path, score: nn.Linear | None) -> None:
+        """Write the adapter in peft's layout: AutoModelForCausalLM or ...SequenceClassification load it."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        config = copy.copy(self._configs[name])
+        config.base_model_name_or_path = str(self.folder.resolve())
+        config.task_type = "SEQ_CLS" if score is not None else "CAUSAL_LM"
+        config.modules_to_save = ["score"] if score is not None else None
+        config.inference_mode = True
+        weights = {
+            f"base_model.model.{k}": v for k, v in get_peft_model_state_dict(self.model, adapter_name=name).items()
+        }
+        if score is not None:
+            weights["base_model.model.score.weight"] = score.weight
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / ADAPTER)
+        config.save_pretrained(folder)
+
+    def load_score(self, folder: Path, score: nn.Linear) -> None:
+        from safetensors.torch import load_file
+
+        weights = load_file(folder / ADAPTER)
+        score.load_state_dict({"weight": weights["base_model.model.score.weight"]})
+
+
+def round_products(model: nn.Module) -> None:
+    """Hold the weights of the linear layers in bf16; no pass under autocast in bf16 changes by a bit.
+
+    Autocast rounds these weights before each product anyway. What it leaves in fp32 stays so: norms, embeddings, an
+    output layer that shares its weight with them, and the scalar head of a scorer.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    linear = (nn.Linear, Conv1D)
+    used = {id(p) for m in model.modules() if type(m) not in linear for p in m.parameters(recurse=False)}
+    for name, module in model.named_modules():
+        if type(module) in linear and name != "score":
+            for parameter in module.parameters(recurse=False):
+                if id(parameter) not in used:
+                    parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    """Last name parts of the linear layers of the backbone; heads are left out."""
+    from transformers.pytorch_utils import Conv1D
+
+    backbone = getattr(model, model.base_model_prefix)
+    return sorted({n.rpartition(".")[2] for n, m in backbone.named_modules() if isinstance(m, (nn.Linear, Conv1D))})

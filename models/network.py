@@ -1,0 +1,245 @@
+"""A network: one set of weights with a head, a model of its own or an adapter on a shared one."""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime import processes
+from .layout import Layout, Sequences, families, family_lengths, lay_out
+from .lora import Host
+from .micro_batches import halved, micro_batches, start_tokens
+from .packed_attention import packed_attention
+from .target_logps import TargetLogps
+
+if TYPE_CHECKING:
+    from ..runtime.sharding import Sharded
+from .tuning import Tuning
+
+Kind = Literal["lm", "score"]
+
+
+# A packed pass is large enough with so many tokens, or so many times what starting it costs: measured on two CPU cores
+# with 7M and 135M weights, where 1,300 and 2,600 tokens were no faster.
+PACKED, PACKED_STARTS = 1024, 32
+
+
+class Network:
+    """One set of weights with a language-model head (`lm`) or a scalar head (`score`).
+
+    Dropout is off in training too: ratios and reference log-probs are exact only without it.
+    """
+
+    def __init__(self, model: nn.Module, kind: Kind, tuning: Tuning, host: Host | None, adapter: str | None):
+        self.kind, self.tuning, self._host, self._adapter = kind, tuning, host, adapter
+        self.micro_tokens = tuning.micro_tokens  # less after the memory did not hold as many
+        self.score: nn.Linear | None = None
+        if kind == "score" and host:
+            width = model.config.get_text_config().hidden_size
+            self.score = nn.Linear(width, 1, bias=False, device=tuning.device)
+        self._sharded: Sharded | None = None
+        self._hold(model)
+
+    def _hold(self, model: nn.Module) -> None:
+        """Make passes through this model."""
+        self.model = model
+        self.backbone: Callable[..., Any] = getattr(model, model.base_model_prefix)
+        if self.kind == "lm":
+            self._head = model.get_output_embeddings()
+        else:
+            self.score = self._head = self.score if self._host else model.score
+
+    @property
+    def is_adapter(self) -> bool:
+        """The weights are a LoRA adapter, beside the shared model's own."""
+        return bool(self._host and self._adapter)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The weights that an optimizer may change."""
+        if self._sharded:
+            return self._sharded.parameters
+        own = self._host.parameters(self._adapter) if self._host else [*self.model.parameters()]
+        return [*own, self.score.weight] if self._host and self.score is not None else own
+
+    @cached_property
+    def size(self) -> int:
+        """Number of weights that a token passes through, adapters not counted: all on one model cut passes alike."""
+        return self._host.size if self._host else sum(p.numel() for p in self.model.parameters())
+
+    def activate(self) -> nn.Module:
+        """Put this network's adapter into the shared model (or take all out) and return the model.
+
+        Where weights are divided: the divided model for passes with gradients, else the plain one.
+        """
+        if self._sharded:
+            grads = torch.is_grad_enabled()
+            self._hold(self._sharded.divided() if grads else self._sharded.whole())
+            if grads:
+                self.backbone = self._sharded.backbone
+        if self._host:
+            self._host.use(self._adapter)
+        return self.model
+
+    def lay_out(self, sequences: Sequences, with_prompt: Collection[int] = ()) -> Layout:
+        """The sequences of one pass, on this network's device."""
+        return lay_out(sequences, self.tuning.device, share=self.packs, with_prompt=with_prompt)
+
+    def hidden(self, layout: Layout) -> Tensor:
+        """Last hidden states [tokens, width]."""
+        self.activate()
+        if self._sharded and torch.is_grad_enabled():
+            processes.gather(True)  # the others make this pass as well
+        return self._states(layout)
+
+    def head(self, states: Tensor) -> Tensor:
+        """Logits or scores of hidden states, by the model that they come from: the one of the last pass."""
+        return self._head(states)
+
+    def target_logps(self, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """Log-probs [rows] of tokens [rows] after hidden states [rows, width], with logits over a temperature; fp32."""
+        if type(self._head) is not nn.Linear:  # there is an adapter on it
+            with self.autocast():
+                logits = self._head(states).float() / temperature
+            return torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
+        numbers = torch.bfloat16 if self.tuning.precision == "bf16" else self._head.weight.dtype
+        weight, bias = (part if part is None else part.to(numbers) for part in (self._head.weight, self._head.bias))
+        if not torch.is_grad_enabled():  # a trainable head would have its logits kept
+            weight, bias = weight.detach(), bias if bias is None else bias.detach()
+        return TargetLogps.apply(states.to(numbers), weight, bias, targets, temperature)
+
+    def _states(self, layout: Layout) -> Tensor:
+        """One pass through the layers; padded where the architecture cannot pack."""
+        packing = layout.packing
+        with self.autocast():
+            if self.packs:
+                with packed_attention(self.model):
+                    given = {"position_ids": layout.positions[None], "packing": packing}
+                    return self.backbone(input_ids=layout.ids[None], use_cache=False, **given).last_hidden_state[0]
+            (block,) = packing.blocks
+            ids, mask = layout.ids[packing.queries], torch.zeros_like(packing.queries)
+            mask[packing.query_places] = 1
+            rows = {"input_ids": ids.view(block.rows, -1), "attention_mask": mask.view(block.rows, -1)}
+            return self.backbone(**rows, use_cache=False).last_hidden_state.flatten(0, 1)[packing.query_places]
+
+    def shard(self) -> bool:
+        """Divide the weights among the processes until `unshard`; adapters stay whole. Returns whether it did.
+
+        From then on all processes make equally many passes with gradients, one for each loss, and each calls
+        `join_passes` after its last.
+        """
+        if self._host:
+            return False
+        from ..runtime.sharding import Sharded
+
+        _ = self.packs, self.size  # found out while the weights are whole
+        self._sharded = Sharded(self.model)
+        return True
+
+    def unshard(self) -> None:
+        """Bring divided weights together in every process, at the end of a training."""
+        if self._sharded:
+            self._hold(self._sharded.whole())
+            self._sharded = None
+
+    def join_passes(self) -> None:
+        """Take part in the passes that other processes still make, with a loss of 0."""
+        while any(processes.gather(False)):
+            self.activate()
+            states = self._states(self.lay_out([((0,), (0,))]))
+            with self.autocast():
+                nothing = self.head(states.float()).sum() * 0
+            nothing.backward()
+
+    @cached_property
+    @torch.no_grad()
+    def packs(self) -> bool:
+        """Whether sequences may lie packed and share their prompt: tried on a few, for some architectures cannot."""
+        config = self.model.config.get_text_config()
+        windowed = "sliding" if getattr(config, "sliding_window", None) else "full_attention"
+        kinds = getattr(config, "layer_types", None) or [windowed]
+        if any(kind != "full_attention" for kind in kinds):  # a window or a state would run on over the responses
+            return False
+        sequences = [((2, 0, 1), (3, 1, 2)), ((4, 2), (1,)), ((2, 0, 1), (5, 4))]
+        found = []
+        try:
+            for self.packs in (True, False):
+                layout = self.lay_out(sequences)
+                found.append(self.hidden(layout)[layout.before].float())
+                if self.packs and not layout.packing.layers:  # it attends in its own way, over all sequences
+                    return False
+        except Exception:  # what an architecture raises that attends in its own way is its own affair
+            return False
+        packed, plain = found
+        tolerance = 0.05 if self.tuning.precision == "bf16" else 1e-3
+        return bool((packed - plain).abs().max() <= tolerance * plain.abs().max())
+
+    def size_of(self, sequences: Sequences) -> int:
+        """What sequences that stay together take up in a pass, in tokens."""
+        lengths = family_lengths(sequences, families(sequences, share=self.packs))
+        return sum(lengths) if self.packs else len(lengths) * max(lengths)
+
+    def cut(self, sizes: Sequence[int]) -> list[list[int]]:
+        """Indices of examples, by their `size_of`, that go through the network together."""
+        overhead = start_tokens(self.size, self.tuning.device)
+        return micro_batches(sizes, self._most_tokens(), overhead, padded=not self.packs)
+
+    def _most_tokens(self) -> int:
+        """Of a pass; packed ones gain nothing from being larger than this, and memory grows with them."""
+        enough = PACKED_STARTS * start_tokens(self.size, self.tuning.device)
+        return min(self.micro_tokens, max(PACKED, int(enough))) if self.packs else self.micro_tokens
+
+    def groups(self, sequences: Sequences) -> list[list[int]]:
+        """Indices of sequences that go through the network together; those with one prompt stay so if they fit."""
+        found = families(sequences, share=self.packs, tokens=self._most_tokens())
+        return [[i for n in group for i in found[n]] for group in self.cut(family_lengths(sequences, found))]
+
+    def in_groups(self, sequences: Sequences, work: Callable[[list[int]], None]) -> None:
+        """Call work(indices) on groups of sequences; when memory runs out, what is left goes in smaller ones."""
+        groups = self.groups(sequences)
+        while groups:
+            try:
+                work(groups[0])
+            except (RuntimeError, MemoryError) as error:
+                self.use_less_memory(error)
+                left = [i for group in groups for i in group]
+                groups = [[left[j] for j in group] for group in self.groups([sequences[i] for i in left])]
+            else:
+                del groups[0]
+
+    def use_less_memory(self, error: Exception) -> None:
+        """After running out of memory: halve what goes through at once; see `halved`."""
+        self.micro_tokens = halved(self._most_tokens(), error, self.tuning.device)
+
+    def autocast(self) -> torch.autocast:
+        """bf16 matrix products over fp32 weights, where the tuning asks for them."""
+        kind = self.tuning.device.split(":")[0]
+        return torch.autocast(kind, torch.bfloat16, enabled=self.tuning.precision == "bf16")
+
+    def save(self, folder: Path, tokenizer) -> None:
+        """Write weights (safetensors), config and tokenizer, loadable by the Auto classes of transformers.
+
+        All processes call this, and only the first one writes.
+        """
+        with torch.no_grad():
+            model = self.activate()
+        if processes.rank():
+            return
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.is_adapter:
+            self._host.save(self._adapter, folder, self.score)
+        else:
+            if self.kind == "score" and tokenizer.pad_token_id == tokenizer.eos_token_id:
+                # transformers would take the EOS for padding and read the token before it; without a pad id it says so
+                model.config.pad_token_id = None
+            model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    def close(self) -> None:
+        """Take this network's adapter out of the shared model."""
+        if self.is_adapter:
+            self._host.remove(self._adapter)

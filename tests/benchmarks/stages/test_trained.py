@@ -1,0 +1,175 @@
+"""SFT as a stage: which replies it imitates, and that a short reply does not weigh more than a long one; best-of-n."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from alignment_bench.benchmarks.context import Workshop
+from alignment_bench.benchmarks.definition.rows import method_settings
+from alignment_bench.benchmarks.definition.spec import Supervised, SupervisedFineTuning, load_spec
+from alignment_bench.benchmarks.selfcheck.passes import counted
+from alignment_bench.benchmarks.stages.responses import generate
+from alignment_bench.benchmarks.stages.trained import pair_dataset, train_reward_model, train_sft
+from alignment_bench.evaluators.reward_model import RewardModelWinRate
+from alignment_bench.models.chat import encode_prompt, encode_response
+from alignment_bench.models.checkpoint import Checkpoint
+from alignment_bench.models.policy import Policy
+from alignment_bench.models.reward_model import RewardModel
+from alignment_bench.models.sampler import to_generations
+from alignment_bench.models.sampling import Choice, sample
+from alignment_bench.results.records import Generation, Pair, Prompt
+from alignment_bench.results.store import GENERATIONS, METRICS, MODEL, Store, read_generations, read_jsonl
+from alignment_bench.training.task import PromptDataset
+
+PROMPT = Prompt("p", ({"role": "user", "content": "?"},), (0, 10, 11))
+SHORT, LONG = (20, 1), (30, *range(40, 70), 1)  # ids; 1 is EOS
+
+
+def first_token_logps(tmp_path, tiny, full, replies: str) -> tuple[float, float]:
+    """Train on one pair with SFT; log-probs of the first token of the chosen (short) and the rejected (long) reply."""
+    pairs = [Pair("x", PROMPT, chosen=SHORT, rejected=LONG)]
+    settings = SupervisedFineTuning(examples=480, lr=3e-3, batch_size=4, replies=replies)
+    stage = train_sft(Workshop(Store(tmp_path), full, {}), tiny, settings, pairs, pairs)
+    policy = Policy.open(Checkpoint(stage.path / MODEL, ""), full, trainable=False)
+    short, long = policy.total_logps([(PROMPT.ids, SHORT[:1]), (PROMPT.ids, LONG[:1])])
+    return float(short), float(long)
+
+
+def test_both_replies_weigh_the_same_whatever_their_length(tmp_path, tiny, full):
+    """Each reply is shown equally often, so each first token has probability 1/2; with a mean over each reply's own
+    tokens the short one's would weigh 32 / 2 = 16 times as much, and have 16/17."""
+    short, long = first_token_logps(tmp_path, tiny, full, "both")
+    assert abs(math.exp(short) - 0.5) < 0.1
+    assert abs(math.exp(long) - 0.5) < 0.1
+
+
+def test_chosen_replies_only(tmp_path, tiny, full):
+    short, long = first_token_logps(tmp_path, tiny, full, "chosen")
+    assert math.exp(short) > 0.95
+    assert math.exp(long) < 0.02
+
+
+def test_reference_log_probs_in_blocks_are_those_of_each_pair(tmp_path, tiny, full, monkeypatch):
+    pairs = [Pair(f"x{i}", PROMPT, (*range(20, 21 + i), 1), (*range(90, 99 - i), 1)) for i in range(7)]
+    monkeypatch.setattr("alignment_bench.results.lazy.BLOCK", 3)
+    chosen, rejected = pair_dataset(Workshop(Store(tmp_path), full, {}), tiny, pairs).reference()
+    policy = Policy.open(tiny, full, trainable=False)
+    for i, pair in enumerate(pairs):
+        expected = policy.total_logps([(pair.prompt.ids, pair.chosen), (pair.prompt.ids, pair.rejected)])
+        assert torch.allclose(torch.stack([chosen[i], rejected[i]]), expected, atol=1e-5)
+
+
+def test_what_the_gate_of_a_reward_model_scored_is_known(tmp_path, tiny, full):
+    """Both sides of held-out pairs, one of two prompts: as the saved model scores them, without a pass."""
+    tokenizer, texts = tiny.tokenizer(), [("yes", "no, it is not"), ("I cannot say", "blue")]
+    asks = [({"role": "user", "content": text},) for text in ("Is the sky blue?", "Why?")]
+    prompts = [Prompt(f"p{i}", ask, tuple(encode_prompt(tokenizer, ask))) for i, ask in enumerate(asks)]
+    pairs = [
+        Pair(f"x{i}", prompts[i], *(tuple(encode_response(tokenizer, text)) for text in sides))
+        for i, sides in enumerate(texts)
+    ]
+    settings = Supervised(examples=8, lr=1e-3, batch_size=2)
+    stage = train_reward_model(Workshop(Store(tmp_path), full, {}), tiny, settings, pairs, pairs, seed=1)
+    shown = [
+        Generation(p.id, p.messages, text, 5, True) for p, sides in zip(prompts, texts, strict=True) for text in sides
+    ]
+    with counted() as passes:
+        found = RewardModelWinRate(str(stage.path / MODEL), full).rewards(shown)
+    assert passes.scored == 0
+    assert found == pytest.approx(RewardModel.open(stage.path / MODEL, full)(shown), rel=1e-5, abs=1e-5)
+
+
+def test_a_reward_model_is_trained_as_plain_transformers_train_it(tmp_path, tiny, full):
+    """Bradley and Terry's loss on all pairs in each of three steps, AdamW at the rates 1, 2/2 and 1/2 of the peak.
+
+    The start is what a training too slow to move saves. The gate: a tie (one text twice) counts half.
+    """
+    other = Prompt("q", ({"role": "user", "content": "??"},), (0, 10, 11, 12))
+    pairs = [Pair(f"x{i}", (PROMPT, other)[i % 2], (20 + i, *[21] * (i % 3), 1), (30, 31 + i, 1)) for i in range(6)]
+    unseen = [*pairs[:3], Pair("tie", other, (40, 1), (40, 1))]
+
+    def trained(name, lr, steps):
+        settings = Supervised(examples=6 * steps, lr=lr, batch_size=6)
+        shop = Workshop(Store(tmp_path / name), full, {})
+        stage = train_reward_model(shop, tiny, settings, pairs, unseen, seed=1)
+        model = AutoModelForSequenceClassification.from_pretrained(stage.path / MODEL, num_labels=1).eval()
+        return stage, model, read_jsonl(stage.path / METRICS), json.loads((stage.path / "gate.json").read_text())
+
+    def scores(model, pair):
+        return [
+            model.score(model.model(input_ids=torch.tensor([[*pair.prompt.ids, *ids]])).last_hidden_state[0, -1])[0]
+            for ids in (pair.chosen, pair.rejected)
+        ]
+
+    _, model, _, _ = trained("start", 1e-30, 1)
+    stage, found, log, gate = trained("end", 1e-3, 3)
+    model.model.embed_tokens.padding_idx = 1  # as in training, where transformers keep the pad's row, EOS's here, fixed
+    before = [p.detach().clone() for p in model.parameters()]
+    adam = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    for logged, rate in zip(log, (1.0, 1.0, 0.5), strict=True):
+        both = [scores(model, pair) for pair in pairs]
+        loss = torch.stack([(1 + (rejected - chosen).exp()).log() for chosen, rejected in both]).mean()
+        assert logged["loss"] == pytest.approx(loss.item(), rel=1e-3)
+        assert logged["accuracy"] == pytest.approx(sum(bool(a > b) for a, b in both) / 6)
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.param_groups[0]["lr"] = 1e-3 * rate
+        adam.step()
+    for one, expected, start in zip(found.parameters(), model.parameters(), before, strict=True):
+        assert float((one - expected).abs().mean()) < 1e-2 * float((expected - start).abs().max())
+    with torch.no_grad():
+        right = [0.5 if a == b else float(a > b) for a, b in (scores(found, pair) for pair in unseen)]
+    assert gate["accuracy"] == [(right[0] + right[2]) / 2, (right[1] + right[3]) / 2] and right[3] == 0.5
+
+
+def test_the_gate_of_sft_is_the_loss_a_token_before_and_after(tmp_path, tiny, full):
+    pairs = [Pair("x", PROMPT, chosen=SHORT, rejected=LONG), Pair("y", PROMPT, chosen=LONG, rejected=SHORT)]
+    settings = SupervisedFineTuning(examples=40, lr=3e-3, batch_size=2, replies="chosen")
+    stage = train_sft(Workshop(Store(tmp_path), full, {}), tiny, settings, pairs, pairs)
+    expected = []
+    for folder in (tiny.path, stage.path / MODEL):
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        each = []
+        for ids in (SHORT, LONG):
+            with torch.no_grad():
+                logps = model(input_ids=torch.tensor([[*PROMPT.ids, *ids]])).logits[0].log_softmax(-1)
+            each.append(-sum(float(logps[2 + i, token]) for i, token in enumerate(ids)) / len(ids))
+        expected.append(sum(each) / 2)
+    gate = json.loads((stage.path / "gate.json").read_text())
+    assert [*gate["base"], *gate["sft"]] == pytest.approx(expected, rel=1e-3)
+    assert expected[1] < 0.5 * expected[0]
+
+
+def test_the_best_of_three_is_the_answer(tmp_path, tiny, full):
+    """Against sampling the same three by hand; two other settings make other stages."""
+    prompts = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11)) for i in range(5)]
+    shop = Workshop(Store(tmp_path), full, {})
+
+    def answers(choice):
+        stage = generate(shop, tiny, tiny, PromptDataset(prompts, 12), temperature=1.0, seed=3, choice=choice)
+        return stage.key, read_generations(stage.path / GENERATIONS)
+
+    def letters(rows):
+        return [float(sum(c.islower() for c in g.response)) for g in rows]
+
+    key, found = answers(Choice(3, lambda: letters, "letters"))
+    policy = Policy.open(tiny, full, trainable=False)
+    three = to_generations(policy, sample(policy, [p for p in prompts for _ in range(3)], max_new_tokens=12, seed=3))
+    assert [g.prompt_id for g in found] == [p.id for p in prompts]
+    assert letters(found) == [max(letters(three[3 * i : 3 * i + 3])) for i in range(5)] != letters(three[::3])
+    assert {g.kl for g in found} == {math.log(3) - 2 / 3}
+    assert len({key, answers(Choice(2, lambda: letters, "letters"))[0], answers(None)[0]}) == 3
+
+
+def test_a_benchmarks_defaults_reach_every_method_that_has_the_field():
+    """DPO has no rollout_size; its own lr goes over the default's; TRL's trainer takes DPO's; best-of-n has neither."""
+    spec = load_spec("quick").model_copy(
+        update={"method_defaults": {"lr": 0.5, "rollout_size": 7}, "methods": {"dpo": {"lr": 0.25, "beta": 2.0}}}
+    )
+    assert method_settings(spec, "dpo") == {"lr": 0.25, "beta": 2.0} == method_settings(spec, "trl-dpo")
+    assert method_settings(spec, "rloo") == {"lr": 0.5, "rollout_size": 7}
+    assert method_settings(spec, "best_of_n") == {}

@@ -1,0 +1,31 @@
+"""The settings of training in numbers: what of them results hang on."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from alignment_bench.models.tuning import Tuning, kind_of
+
+TUNING = Tuning(lora_rank=4, precision="fp32", device="cuda:1", micro_tokens=1000)
+
+
+@pytest.mark.parametrize("other", [{"micro_tokens": 7}, {"device": "cuda"}, {"device": "cuda:0"}])
+def test_what_changes_results_by_rounding_alone_is_in_no_key(other):
+    assert replace(TUNING, **other).identity() == TUNING.identity()
+
+
+@pytest.mark.parametrize(
+    "other", [{"lora_rank": 8}, {"lora_alpha": 1.0}, {"precision": "bf16"}, {"device": "cpu"}, {"sampler": "vllm"}]
+)
+def test_all_else_is_in_keys(other):
+    assert replace(TUNING, **other).identity() != TUNING.identity()
+
+
+def test_no_setting_is_forgotten():
+    """A field that is added is in keys, unless it is put among those above."""
+    assert set(TUNING.identity()) == {f.name for f in fields(Tuning)} - {"micro_tokens"}
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cuda:3", "cuda"), ("cuda", "cuda"), ("cpu", "cpu"), ("mps", "mps")])
+def test_the_kind_of_a_device(device, kind):
+    assert kind_of(device) == kind

@@ -1,0 +1,81 @@
+"""One of two processes that divide weights between them: sharded_processes.py MODEL FOLDER, under FSDP's variables.
+
+Prints a line of JSON, what each holds and what each training came to; then fails in the middle of a step.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where tasks.py is
+
+import torch
+from failing_processes import at_call, fail, stop_at_call, train
+from tasks import PAIRS, TUNING
+
+from alignment_bench.models.checkpoint import Checkpoint, open_network
+from alignment_bench.models.policy import Policy
+from alignment_bench.models.reward_model import RewardModel
+from alignment_bench.runtime import launch, processes
+from alignment_bench.training.loop import Optimizer
+from alignment_bench.training.task import sides_of
+
+ROWS = [side for pair in PAIRS for side in sides_of(pair)]
+
+
+def shares(tiny: Checkpoint) -> dict[str, float]:
+    """Numbers that this process holds after a step in which the first has three passes and the second has one."""
+    alone = Policy.open(tiny, TUNING, trainable=True)
+    loss_alone = -float(alone.total_logps(ROWS).sum())
+    policy = Policy.open(tiny, TUNING, trainable=True)
+    optimizer = Optimizer(policy.network, lr=1e-3, total_steps=1)
+    parts = [[ROWS[:2], ROWS[2:5], ROWS[5:9]], [ROWS[9:]]][processes.rank()]
+    policy.total_logps(ROWS)  # brings the plain weights together
+    loss = optimizer.step(lambda: (-policy.logps(part).sum().sum() for part in parts))["loss"]
+    plain = policy.network._sharded.plain
+    held = {
+        "loss": loss,
+        "loss_alone": loss_alone,
+        "weights": sum(p.to_local().numel() for p in optimizer.parameters),
+        "gradients": sum(p.grad.to_local().numel() for p in optimizer.parameters),
+        "moments": sum(
+            value.to_local().numel()
+            for state in optimizer.adam.state.values()
+            for name, value in state.items()
+            if name != "step"
+        ),
+        "let_go": sum(p.numel() for p in plain.parameters()),
+    }
+    optimizer.finish()
+    return held | {"together": sum(p.numel() for p in policy.network.model.parameters())}
+
+
+def scores(tiny: Checkpoint) -> dict[str, list[float]]:
+    """What a reward model gives to rows before a step, after it, and when its weights are whole again."""
+    torch.manual_seed(0)
+    network = open_network(tiny.path, "score", TUNING, trainable=True, head_std=0.3)
+    model, optimizer = RewardModel(network, tiny.tokenizer()), Optimizer(network, lr=1e-2, total_steps=2)
+    found = {"before": model.score_all(ROWS)}
+    optimizer.step(lambda: [model.scores(processes.mine(ROWS)).sum()])
+    found["after"] = model.score_all(ROWS)
+    optimizer.finish()
+    return found | {"at_the_end": model.score_all(ROWS)}
+
+
+def main(model: str, folder: str) -> None:
+    out = sys.stdout
+    launch.start("cpu")
+    torch.manual_seed(0)
+    tiny, root = Checkpoint(Path(model), key="tiny"), Path(folder)
+    found = shares(tiny) | {"scores": scores(tiny)}
+    found["whole"] = train(root / "a", tiny)
+    with stop_at_call(4):
+        found["stopped"] = train(root / "b", tiny)
+    found["continued"] = train(root / "b", tiny)
+    print(json.dumps(found), file=out, flush=True)
+    at_call(3, fail)
+    train(root / "c", tiny)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

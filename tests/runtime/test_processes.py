@@ -1,0 +1,319 @@
+"""Two processes that train one cell side by side end where one process ends, and none waits for one that failed."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from alignment_bench.errors import InputError
+from alignment_bench.results.store import STEPS, read_jsonl
+from alignment_bench.runtime import launch, processes
+
+SPEC = {
+    "name": "tiny",
+    "description": "two random layers",
+    "preferences": "builtin/world",
+    "rows": 60,
+    "max_prompt_tokens": 150,
+    "max_response_tokens": 40,
+    "tuning": {"precision": "fp32"},
+    "sft": {"examples": 15, "lr": 1e-3, "batch_size": 5},
+    "reward_model": {"examples": 15, "lr": 1e-3, "batch_size": 5},
+    "budget": 15,
+    "evaluation": {"prompts": 4},
+    # a minibatch of four of five responses leaves one, so a process has none
+    "methods": {
+        # with Adam's usual epsilon a step along a gradient of nearly 0 hangs on its rounding, and so do later responses
+        "ppo": {"lr": 1e-3, "rollout_size": 5, "minibatch_size": 4, "epochs": 2, "adam_epsilon": 1e-3},
+        "dpo": {"lr": 1e-3, "batch_size": 5},
+        "orpo": {"lr": 1e-3, "batch_size": 5},
+    },
+    "evaluators": {"length": {}},
+}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+DATA_PARALLEL = {"distributed_type": "MULTI_GPU", "num_processes": 2}
+FSDP = {
+    "distributed_type": "FSDP",
+    "num_processes": 2,
+    "fsdp_config": {"fsdp_version": 2, "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
+}
+ZERO = {
+    "distributed_type": "DEEPSPEED",
+    "num_processes": 2,
+    "deepspeed_config": {"deepspeed_config_file": "zero.json"},
+}
+# a bucket holds a few weights, and the largest one alone
+ZERO_FILE = {
+    "zero_optimization": {"stage": 2, "reduce_bucket_size": 5000, "overlap_comm": False},
+    "bf16": {"enabled": False},
+}
+
+
+needs_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="DeepSpeed is not installed; pip install 'alignment-bench[deepspeed]'"
+)
+
+
+def command(methods: str, root: Path) -> list[str]:
+    return ["run", "-b", "tiny.yaml", "-m", methods, "--device", "cpu", "--gate", "ignore", "--root", str(root)]
+
+
+@pytest.fixture(scope="module")
+def alone(bench, tiny, tmp_path_factory):
+    """alone(lora_rank, methods): a folder with a benchmark, tiny.yaml, and in `one` what one process makes of it."""
+
+    @cache
+    def run(lora_rank: int, methods: str) -> Path:
+        folder = tmp_path_factory.mktemp("alone")
+        spec = {**SPEC, "model": str(tiny.path), "tuning": {**SPEC["tuning"], "lora_rank": lora_rank}}
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(spec))
+        bench(*command(methods, folder / "one"), cwd=folder)
+        return folder
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("config", "lora_rank", "methods"),
+    [
+        pytest.param(DATA_PARALLEL, 0, "dpo,orpo,ppo", id="data-parallel"),
+        pytest.param(DATA_PARALLEL, 4, "dpo,ppo", id="lora"),
+        pytest.param(FSDP, 0, "dpo,orpo,ppo", id="fsdp"),
+        pytest.param(ZERO, 0, "dpo,orpo,ppo", id="zero-2", marks=needs_deepspeed),
+    ],
+)
+def test_same_losses_and_weights_as_one_process(alone, tmp_path, config, lora_rank, methods):
+    one = alone(lora_rank, methods)
+    shutil.copy(one / "tiny.yaml", tmp_path)
+    (tmp_path / "accelerate.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "zero.json").write_text(json.dumps(ZERO_FILE))
+    # where the launcher imports DeepSpeed it would tell stdout that it found no GPU
+    environment = {"DS_ACCELERATOR": "cpu"} if config["distributed_type"] == "DEEPSPEED" else {}
+    two = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "accelerate.yaml"]
+        + ["-m", "alignment_bench", *command(methods, tmp_path / "two"), "--json"],
+        cwd=tmp_path,
+        env=ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert two.returncode == 0, two.stderr[-3000:]
+    assert json.loads(two.stdout)["benchmark"] == "tiny"  # said once, by one process
+    roots = [one / "one", tmp_path / "two"]
+    runs = [next(root.glob("runs/tiny/*")) for root in roots]
+    counts = [json.loads((run / "run.json").read_text())["environment"]["processes"] for run in runs]
+    assert counts == [1, 2]
+    left = [{p.relative_to(run).as_posix() for p in run.rglob("*")} for run in runs]
+    assert left[0] == left[1]
+    assert not list(tmp_path.glob("two/cache/*/.*.partial"))
+    trainings = [_trainings(root, run) for root, run in zip(roots, runs, strict=True)]
+    assert sorted(trainings[0]) == [*methods.split(","), "reward_model 1", "reward_model 2", "sft"]
+    for name, (log, weights, cost) in trainings[0].items():
+        other_log, other_weights, other_cost = trainings[1][name]
+        assert len(log) == len(other_log) >= 3, name
+        # PPO's rewards come from a model whose weights differ in their last digits, and are whitened
+        off = 1e-3 if name == "ppo" else 1e-4
+        for row, other in zip(log, other_log, strict=True):
+            assert row.keys() == other.keys(), name
+            for key in row.keys() & {"loss", "grad_norm", "value_loss", "chosen_logps", "ratio", "clip_fraction"}:
+                # PPO's loss may be 0, as a mean of terms of about 1
+                assert other[key] == pytest.approx(row[key], rel=off, abs=off), (name, key)
+        assert weights.keys() == other_weights.keys()
+        # Root mean square. A step moves a weight by 1e-3; where the gradient is nearly 0 its rounding says whereto, so
+        # a few weights of tens of thousands may end a step apart.
+        apart = torch.cat([(value - other_weights[key]).flatten() for key, value in weights.items()])
+        assert apart.square().mean().sqrt() < 5e-5, name
+        counted = {key: n for key, n in cost.items() if key not in ("seconds", "peak_memory_mb")}
+        assert {key: other_cost[key] for key in counted} == counted, name
+
+
+def _trainings(root: Path, run: Path) -> dict[str, tuple[list, dict, dict]]:
+    """Log, weights and costs of each training."""
+    (sft,) = root.glob("cache/sft/[!.]*")
+    folders = {path.parent.name: (path, "policy") for path in run.glob("[!s]*/seed-0")} | {"sft": (sft, "model")}
+    for path in root.glob("cache/reward_model/[!.]*"):
+        seed = json.loads((path / "manifest.json").read_text())["inputs"]["seed"]
+        folders[f"reward_model {seed}"] = path, "model"
+    return {
+        name: (
+            read_jsonl(path / "metrics.jsonl"),
+            load_file(next((path / model).glob("*.safetensors"))),
+            json.loads((path / "cost.json").read_text()),
+        )
+        for name, (path, model) in folders.items()
+    }
+
+
+def side_by_side(program: str, *arguments, cwd: Path | None = None, **environment: str) -> list[tuple[int, str, str]]:
+    """Run a script or module in two processes, as a launcher starts them; the code, stdout and stderr of each.
+
+    Both are killed when they have not ended after 200 seconds.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    started = [str(Path(__file__).parent / program)] if program.endswith(".py") else ["-m", program]
+    both = [
+        subprocess.Popen(
+            [sys.executable, *started, *map(str, arguments)],
+            cwd=cwd,
+            env={
+                **ENVIRONMENT,
+                **environment,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=200) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    return [(process.returncode, *each) for process, each in zip(both, said, strict=True)]
+
+
+def test_a_dry_run_ends_and_is_said_once(tiny, tmp_path):
+    """Nothing is on disk and the first process makes no pairs, so each reads them for itself."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**SPEC, "model": str(tiny.path)}))
+    options = [*command("dpo", tmp_path / "root"), "--dry-run", "--json"]
+    ended = side_by_side("alignment_bench", *options, cwd=tmp_path)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    first, second = (out for _, out, _ in ended)
+    steps = json.loads(first)["steps"]
+    assert "dpo seed 0, training" in {step["stage"] for step in steps}
+    assert {step["state"] for step in steps} == {"to do"}
+    assert second == "" and not (tmp_path / "root").exists()
+
+
+def test_an_error_or_a_stop_in_one_process_is_of_both(tiny, tmp_path):
+    ended = side_by_side("failing_processes.py", tiny.path, tmp_path)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    first, second = (json.loads(out) for _, out, _ in ended)
+    assert first["failed"] == "PeerError: process 2 of 2: KeyError: 'no such row'"
+    assert second["failed"] == "KeyError: 'no such row'"
+    for each in (first, second):
+        assert each["again"].endswith("fresh: True")
+        assert each["found"].endswith("fresh: False")
+        assert each["stopped"].startswith("Stopped: stopped after step 4 of 10")
+    assert first["continued"] == second["continued"] == first["again"]
+    (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
+    (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
+    assert whole.read_bytes() == continued.read_bytes()
+
+
+def test_each_process_holds_its_share_of_the_weights(tiny, tmp_path):
+    """Weights, gradients and Adam's moments with FSDP; a stop goes on to the same bytes, an error ends both."""
+    config = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    ended = side_by_side("sharded_processes.py", tiny.path, tmp_path, **config)
+    assert [code for code, _, _ in ended] == [1, 1], ended
+    shares = [json.loads(out) for _, out, _ in ended]
+    # 259 x 32 embeddings (tied), two layers of 2 x 32 x 32 + 2 x 32 x 16 + 3 x 32 x 64 + 2 x 32, and a last norm of 32
+    weights = 259 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32
+    odd = 32  # one of the two holds the middle of 259 rows
+    for share in shares:
+        assert share["weights"] in ((weights - odd) // 2, (weights + odd) // 2)
+        assert share["gradients"] == share["weights"]
+        assert share["moments"] == 2 * share["weights"]
+        assert share["let_go"] == 0
+        assert share["together"] == weights
+        assert share["stopped"].startswith("Stopped: stopped after step 4 of 10")
+    assert sum(share["weights"] for share in shares) == weights
+    assert shares[0]["loss"] == shares[1]["loss"] == pytest.approx(shares[0]["loss_alone"], rel=1e-5)
+    assert shares[0]["scores"] == shares[1]["scores"]
+    assert shares[0]["scores"]["after"] == shares[0]["scores"]["at_the_end"]
+    # the step lowers what it was given: the scores' sum
+    assert sum(shares[0]["scores"]["after"]) < sum(shares[0]["scores"]["before"]) - 0.1
+    assert shares[0]["continued"] == shares[1]["continued"] == shares[0]["whole"]
+    (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
+    (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
+    assert whole.read_bytes() == continued.read_bytes()
+    assert "KeyError: 'no such row'" in ended[1][2]
+    assert "process 2 of 2 failed in what all do together" in ended[1][2]
+
+
+@needs_deepspeed
+def test_moments_and_gradients_are_divided_and_a_kill_changes_nothing(tiny, tmp_path):
+    """ZeRO's updates of a network and a head beside plain AdamW: adapters in stage 1, all weights in stage 2."""
+    launched = {"ACCELERATE_USE_DEEPSPEED": "true"}
+    ended = side_by_side("zero_processes.py", tiny.path, tmp_path, "kill", **launched)
+    assert [code for code, _, _ in ended] == [-signal.SIGKILL] * 2, ended
+    first, second = (json.loads(out) for _, out, _ in ended)
+    head = 32
+    weights = {
+        # rank 4 on q and o of 32 x 32, k and v of 32 x 16, three of 32 x 64, in two layers
+        "1": 4 * 2 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 64)) + head,
+        "2": 259 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32 + head,
+    }
+    for stage, count in weights.items():
+        for found in (first[stage], second[stage]):
+            assert found["moments"] == 2 * count // 2
+            # in stage 2 the share, and at most the rest of the weight that lies in both, none there larger than 64 x 32
+            least, most = (count, count) if stage == "1" else (count // 2, count // 2 + 64 * 32)
+            assert least <= found["gradients"] <= most
+            assert found["losses"] == pytest.approx(found["plain_losses"], rel=1e-5)
+            assert found["norms"] == pytest.approx(found["plain_norms"], rel=1e-5)
+            assert found["off"] < 1e-5  # weights moved by the learning rate, 1e-3 and 1e-2, in each of four steps
+            assert "loss nan" in found["failed"]
+            assert found["untouched"]
+            assert found["apart"]
+    # in stage 1 they wait for each other after their passes alone, where one that failed tells the other
+    assert first["ended"] == "PeerError: process 2 of 2: KeyError: 'no such row'"
+    assert second["ended"] == "KeyError: 'no such row'"
+
+    left = [path.name for path in tmp_path.glob(f"b/cache/train/.*/{STEPS}/[0-9]*")]
+    assert sorted(left) == ["000000002", "000000003"]
+    ended = side_by_side("zero_processes.py", tiny.path, tmp_path, "continue", **launched)
+    assert [json.loads(out)["made"] for _, out, _ in ended] == [first["made"]] * 2, ended
+    (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
+    (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
+    assert whole.read_bytes() == continued.read_bytes()
+    assert [code for code, _, _ in ended] == [1, 1]
+    assert "KeyError: 'no such row'" in ended[1][2]
+    assert "process 2 of 2 failed in what all do together" in ended[1][2]
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP 1.*fsdp_version: 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP"},
+            "SIZE_BASED_WRAP.*set TRANSFORMER_BASED_WRAP",
+        ),
+    ],
+)
+def test_what_is_not_supported_is_refused(monkeypatch, variables, said):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=said):
+        launch.start("auto")
+    assert processes.size() == 1
+
+
+def test_a_device_by_number_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(InputError, match="cuda:1 names one device"):
+        launch.start("cuda:1")

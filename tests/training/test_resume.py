@@ -1,0 +1,200 @@
+"""Step checkpoints: stopping on request, damaged checkpoints, and trainings one after another in one folder."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from alignment_bench.errors import Stopped
+from alignment_bench.results.store import METRICS, STEPS, read_jsonl
+from alignment_bench.training import resume
+from alignment_bench.training.ledger import Ledger
+from alignment_bench.training.loop import Recipe, fit
+
+NUMBERS = [0.5, -1.0, 2.0, 0.25, 1.5]
+
+
+def train(out, *, at_step=None, do=None, every=0.0, label="fit"):
+    """Ten steps of a linear model on numbers; `do` is called within the given step. Returns its final weights."""
+    out.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+    ledger = Ledger(out, network_size=2)
+    train_more(ledger, model, at_step=at_step, do=do, every=every, label=label)
+    return model.weight.detach().clone()
+
+
+def train_more(ledger, model, *, at_step=None, do=None, every=0.0, label="fit"):
+    def loss(batch):
+        if ledger.optimizer_steps == at_step and do:
+            do()
+        errors = (model(torch.tensor(batch)[:, None])[:, 0] - 1.0) ** 2
+        return errors, {"error": errors.detach() + torch.rand(len(batch))}
+
+    fit(
+        NUMBERS,
+        SimpleNamespace(parameters=list(model.parameters()), size_of=len, cut=lambda sizes: [range(len(sizes))]),
+        loss,
+        lambda number: [((), (0,))],
+        ledger=ledger,
+        recipe=Recipe(examples=20, batch_size=2, lr=0.1, warmup=0.2, seed=3, label=label, checkpoint_every=every),
+    )
+
+
+def log(out):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(out / METRICS)]
+
+
+def press(times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def interrupts():
+    """Signals that whoever listened before a training has heard."""
+    heard = []
+    former = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    yield heard
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """Weights and log of a training that was never stopped."""
+    return train(tmp_path / "whole", every=1e9), log(tmp_path / "whole")
+
+
+def test_asked_to_stop_it_ends_the_step_saves_and_goes_on_later(tmp_path, whole, capsys):
+    """Step 5 of 10 (the fifth, in which 4 are done) is finished; the same weights and log in the end."""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Stopped, match=r"stopped after step 5 of 10 of fit, which is saved; the same command"):
+        train(tmp_path / "x", at_step=4, do=press, every=1e9)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "once more to stop at once" in capsys.readouterr().err
+    assert len(log(tmp_path / "x")) == 5
+    calls = []
+    assert train(tmp_path / "x", at_step=4, do=lambda: calls.append(1)) == whole[0]
+    assert not calls, "step 5 was done twice"
+    assert log(tmp_path / "x") == whole[1]
+
+
+def test_asked_twice_it_stops_at_once(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(tmp_path / "x", at_step=4, do=lambda: press(2), every=1e9)
+    assert not str(stopped.value)
+    assert len(log(tmp_path / "x")) == 4
+    assert train(tmp_path / "x") == whole[0]
+    assert log(tmp_path / "x") == whole[1]
+
+
+def test_asked_when_the_last_step_has_been_looked_at(tmp_path, whole, monkeypatch):
+    """The bar goes away between the last look and the end of listening."""
+
+    def bar(rest, *_, **__):
+        yield from rest
+        press()
+
+    monkeypatch.setattr(resume, "tqdm", bar)
+    with pytest.raises(Stopped, match="stopped after step 10 of 10 of fit, which is saved"):
+        train(tmp_path / "x", every=1e9)
+    monkeypatch.undo()
+    assert train(tmp_path / "x") == whole[0]
+    assert log(tmp_path / "x") == whole[1]
+
+
+def test_asked_in_a_step_that_fails_those_before_hear_of_it(tmp_path, interrupts):
+    """A run goes on with other cells when a training fails, unless somebody wants it to end."""
+
+    def press_and_fail():
+        press()
+        raise ValueError("these rows")
+
+    with pytest.raises(ValueError, match="these rows"):
+        train(tmp_path / "x", at_step=4, do=press_and_fail)
+    assert interrupts == [signal.SIGINT]
+
+
+def test_asked_twice_those_before_hear_of_it_once(tmp_path, interrupts):
+    def press_twice_and_fail():
+        press(2)
+        raise ValueError("these rows")
+
+    with pytest.raises(ValueError, match="these rows"):
+        train(tmp_path / "x", at_step=4, do=press_twice_and_fail)
+    assert interrupts == [signal.SIGINT]
+
+
+def test_asked_while_a_terminal_takes_no_more_lines(tmp_path, monkeypatch):
+    """The key comes within the writing of a line, where Python can write no other."""
+    reading, writing = os.pipe()
+    stderr = os.fdopen(writing, "w", buffering=1)  # lines, as the real one
+    monkeypatch.setattr(sys, "stderr", stderr)
+
+    def write_much():
+        def press_then_read():
+            time.sleep(0.2)
+            press()
+            time.sleep(0.2)
+            while os.read(reading, 65536):
+                pass
+
+        threading.Thread(target=press_then_read, daemon=True).start()
+        stderr.write("x" * 500_000)
+        stderr.flush()
+
+    with pytest.raises(Stopped, match="stopped after step 5 of 10"):
+        train(tmp_path / "x", at_step=4, do=write_much, every=1e9)
+    stderr.close()
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json", METRICS])
+@pytest.mark.parametrize("harm", ["flip", "empty", "half", "almost", "gone"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, whole, capsys, name, harm):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "x", at_step=6, do=lambda: press(2))
+    newest, before = sorted((tmp_path / "x" / STEPS).glob("[0-9]*"), reverse=True)
+    assert (int(newest.name), int(before.name)) == (6, 5)
+    data = bytearray((newest / name).read_bytes())
+    if harm == "flip":
+        data[len(data) // 2] ^= 4
+    (newest / name).write_bytes(data[: {"empty": 0, "half": len(data) // 2, "almost": len(data) * 99 // 100}.get(harm)])
+    if harm == "gone":
+        (newest / name).unlink()
+    assert train(tmp_path / "x") == whole[0]
+    assert log(tmp_path / "x") == whole[1]
+    assert str(newest) in capsys.readouterr().err
+
+
+def test_all_checkpoints_damaged_means_from_the_start(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "x", at_step=6, do=lambda: press(2))
+    for file in (tmp_path / "x" / STEPS).glob("*/state.json"):
+        file.unlink()
+    assert train(tmp_path / "x") == whole[0]
+    assert log(tmp_path / "x") == whole[1]
+
+
+def test_two_trainings_in_one_folder(tmp_path):
+    """Stopped in the second of two, both are done again, for the first one's end is not on disk."""
+
+    def both(out, do=None):
+        torch.manual_seed(0)
+        out.mkdir(exist_ok=True)
+        model = nn.Linear(1, 1)
+        ledger = Ledger(out, network_size=2)
+        train_more(ledger, model)
+        train_more(ledger, model, at_step=14, do=do)
+        return model.weight.detach().clone()
+
+    expected = both(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        both(tmp_path / "x", do=press)
+    assert both(tmp_path / "x") == expected
+    assert log(tmp_path / "x") == log(tmp_path / "whole")

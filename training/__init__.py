@@ -1,0 +1,1 @@
+"""How weights change: the optimizer loop, its log, checkpoints and probe, SFT and reward models."""

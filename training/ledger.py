@@ -1,0 +1,123 @@
+"""What a training has spent, its log, and the policies that it saves on the way."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models.network import Network
+from ..results.store import ALONG, COST, METRICS
+from ..runtime import memory, processes
+from .task import TrainingTask
+
+
+@dataclass
+class Ledger:
+    """What a method has spent, and its log."""
+
+    out: Path
+    network_size: int
+    """Weights that a token passes through."""
+    trainable_share: float = 1.0
+    """Share of the weights whose gradients are computed; with LoRA that part of the backward pass falls away."""
+    examples: int = 0
+    optimizer_steps: int = 0
+    trained_tokens: int = 0
+    scored_tokens: int = 0
+    """Tokens of forward passes without a backward pass (reference log-probs, values)."""
+    generated_tokens: int = 0
+    reward_queries: int = 0
+    started: float = field(default_factory=time.monotonic)
+    phases: int = 0
+    """Trainings begun in this folder, one after another."""
+
+    @classmethod
+    def of(cls, network: Network, out: Path) -> "Ledger":
+        """The ledger of a run that trains this network."""
+        _reset_peak_memory()
+        trainable = sum(p.numel() for p in network.parameters)
+        size = network.size + (trainable if network.is_adapter else 0)
+        return cls(out, size, min(1.0, trainable / size))
+
+    def phase(self, label: str) -> str:
+        """The name of a training that begins now, for its checkpoints; the first one begins the log anew."""
+        if not self.phases:
+            (self.out / METRICS).unlink(missing_ok=True)
+        self.phases += 1
+        return f"{self.phases} {label}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """All counts, and the seconds so far."""
+        return self._counts() | {"seconds": time.monotonic() - self.started}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.started = time.monotonic() - state["seconds"]
+        for name in self._counts():
+            setattr(self, name, state[name])
+
+    def _counts(self) -> dict[str, int]:
+        skip = ("out", "network_size", "trainable_share", "started", "phases")
+        return {name: value for name, value in asdict(self).items() if name not in skip}
+
+    def add_up_tokens(self, since: int) -> None:
+        """Count the tokens that all processes trained on since there were so many, not this one's alone."""
+        self.trained_tokens = since + sum(processes.gather(self.trained_tokens - since))
+
+    def log(self, **values: float) -> None:
+        """Append a line to metrics.jsonl, with the step, the examples and the seconds so far."""
+        row = {
+            "step": self.optimizer_steps,
+            "examples": self.examples,
+            "seconds": round(time.monotonic() - self.started, 3),
+            **values,
+        }
+        with open(self.out / METRICS, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Write cost.json. FLOPs: 2 a weight and token forward, 2 back through activations, 2 into weight gradients."""
+        forward = 2.0 * self.network_size
+        flops = self.trained_tokens * forward * (2 + self.trainable_share)
+        flops += (self.scored_tokens + self.generated_tokens) * forward
+        costs = self.state_dict() | {"flops": flops, "peak_memory_mb": _peak_memory()}
+        (self.out / COST).write_text(json.dumps(costs, indent=2))
+
+
+class Snapshots:
+    """Saves the policy along training, the first time that each share of the budget is spent."""
+
+    def __init__(self, task: TrainingTask):
+        self.folder = task.out / ALONG
+        self.marks = [task.budget.examples * k / (task.along + 1) for k in range(1, task.along + 1)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"marks": self.marks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.marks = state["marks"]
+
+    def reached(self, examples: int, save: Callable[[Path], None]) -> None:
+        """Call with the examples spent so far, after an update of the policy; save(folder) writes the policy.
+
+        The folder is named by the examples. Several marks passed in one step make one checkpoint.
+        """
+        if self.marks and examples >= self.marks[0]:
+            self.marks = [mark for mark in self.marks if mark > examples]
+            save(self.folder / f"{examples:09d}")
+
+
+def _reset_peak_memory() -> None:
+    """Start to measure the peak anew, where the system can: one process trains many methods after another."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    memory.give_back()  # what was kept of the work before would count as this one's
+    memory.reset_peak()
+
+
+def _peak_memory() -> float:
+    """Peak memory in MiB: of the CUDA device where there is one, else of the process."""
+    return (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory.peak()) / 2**20

@@ -1,0 +1,104 @@
+"""SFT: the base model fine-tuned on replies; the checkpoint from which every method starts."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..models.checkpoint import Checkpoint, merge_adapter, open_network
+from ..models.kept_values import write_known
+from ..models.layout import count_tokens
+from ..models.policy import Policy
+from ..models.tuning import Tuning
+from ..results.lazy import LazySequence, blocks
+from ..results.records import Ids, Pair, Prompt
+from ..results.store import GATE, MODEL
+from ..runtime import processes
+from .ledger import Ledger
+from .loop import Recipe, fit
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of SFT: a prompt and the reply to imitate."""
+
+    id: str
+    """Of the pair it comes from."""
+    prompt: Prompt
+    response: Ids
+
+
+def fine_tune(
+    base: Checkpoint,
+    tuning: Tuning,
+    recipe: Recipe,
+    train: Sequence[Example],
+    heldout: Sequence[Example],
+    out: Path,
+) -> None:
+    """Train the base on replies; writes out/model, a plain model (LoRA merged), and out/gate.json.
+
+    gate.json: mean negative log-likelihood a token of held-out replies, base and SFT, one value a prompt. known.json:
+    what SFT said of each.
+    """
+    torch.manual_seed(0)
+    policy = Policy(open_network(base.path, "lm", tuning, trainable=True), base.tokenizer())
+    gate = {"base": _losses(heldout, _logps(policy, heldout))}  # before the first step it is the base
+    ledger = Ledger.of(policy.network, out)
+    # every token weighs the same: a mean over each reply's own tokens would teach it to be brief
+    tokens = sum(len(e.response) for e in train) / len(train)
+
+    def loss(batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
+        sequences = [(e.prompt.ids, e.response) for e in batch]
+        ledger.trained_tokens += count_tokens(sequences)
+        return -policy.logps(sequences).sum() / tokens, {}
+
+    fit(
+        train,
+        policy.network,
+        loss,
+        lambda e: [(e.prompt.ids, e.response)],
+        ledger=ledger,
+        recipe=recipe,
+    )
+    ledger.close()
+    if processes.rank():
+        return
+    merge_adapter(policy.network).save_pretrained(out / MODEL)
+    policy.tokenizer.save_pretrained(out / MODEL)
+    saved = Policy.open(Checkpoint(out / MODEL, ""), tuning, trainable=False)  # what lies on disk is judged
+    logps = _logps(saved, heldout)
+    gate["sft"] = _losses(heldout, logps)
+    (out / GATE).write_text(json.dumps(gate))
+    write_known(out / MODEL, [(e.prompt.ids, e.response) for e in heldout], logps)
+
+
+def examples(pairs: Sequence[Pair], *, both: bool) -> Sequence[Example]:
+    """The rows that SFT imitates of some pairs: the chosen replies, then the rejected ones if both are asked for."""
+
+    def example(place: int) -> Example:
+        pair = pairs[place % len(pairs)]
+        return Example(pair.id, pair.prompt, pair.chosen if place < len(pairs) else pair.rejected)
+
+    return LazySequence(len(pairs) * (2 if both else 1), example)
+
+
+def mean_by_prompt(rows: Sequence[Pair | Example], values: Sequence[float]) -> list[float]:
+    """Mean value of each prompt's rows: rows of one prompt are not independent."""
+    groups: dict[str, list[float]] = {}
+    for row, value in zip(rows, values, strict=True):
+        groups.setdefault(row.prompt.id, []).append(value)
+    return [sum(v) / len(v) for v in groups.values()]
+
+
+def _logps(policy: Policy, examples: Sequence[Example]) -> list[float]:
+    found = (policy.total_logps([(e.prompt.ids, e.response) for e in block]).tolist() for block in blocks(examples))
+    return [value for values in found for value in values]
+
+
+def _losses(examples: Sequence[Example], logps: list[float]) -> list[float]:
+    """Mean negative log-likelihood a token, one value a prompt."""
+    return mean_by_prompt(examples, [-total / len(e.response) for e, total in zip(examples, logps, strict=True)])

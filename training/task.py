@@ -1,0 +1,99 @@
+"""What every method is given: pairs, prompts, budget. This is the fairness contract."""
+
+import random
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..models.checkpoint import Checkpoint
+from ..models.layout import Sequences
+from ..models.policy import Policy
+from ..models.tuning import Tuning
+from ..results.lazy import blocks
+from ..results.records import Pair, Prompt, RatedReply, Reward
+from ..results.store import EVERY
+
+
+@dataclass(frozen=True)
+class PairDataset:
+    """Preference pairs, tokenized once for everyone; a benchmark's lie on disk and are read when they are looked at.
+
+    `reference`: summed response log-probs (chosen, rejected), each [pairs], under the SFT checkpoint; computed at
+    the first call and shared over methods and seeds.
+    """
+
+    pairs: Sequence[Pair]
+    reference: Callable[[], tuple[Tensor, Tensor]]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+
+@dataclass(frozen=True)
+class PromptDataset:
+    """Prompts to sample from: those of the training pairs, each once."""
+
+    prompts: Sequence[Prompt]
+    max_new_tokens: int
+    """Longest response that is sampled, in tokens, here and in the evaluation."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a method may spend."""
+
+    examples: int
+    """Preference pairs drawn (offline methods) or responses sampled and scored (online methods), repeats counted."""
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """Identical for every method of a run but for `out`."""
+
+    sft: Checkpoint
+    pairs: PairDataset
+    prompts: PromptDataset
+    reward: Reward | None
+    budget: Budget
+    seed: int
+    out: Path
+    tuning: Tuning = field(default_factory=Tuning)
+    base: Checkpoint | None = None
+    """What `sft` was tuned from, for methods that replace SFT as well."""
+    reward_model: Checkpoint | None = None
+    """The model behind `reward`, for a critic that starts from it."""
+    unpaired: Sequence[RatedReply] = ()
+    """Replies rated on their own, where the benchmark has such; their prompts are not evaluated."""
+    along: int = 0
+    """Checkpoints to save on the way, evenly spaced over the budget, into `out / "along"`; `Snapshots` does it."""
+    checkpoint_every: float = EVERY
+    """Seconds between the checkpoints from which a training that was stopped goes on."""
+
+
+def sides_of(pair: Pair) -> Sequences:
+    """A pair's prompt with each of its replies."""
+    return (pair.prompt.ids, pair.chosen), (pair.prompt.ids, pair.rejected)
+
+
+def reference_logps(sft: Checkpoint, tuning: Tuning, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+    """Summed log-probs of chosen and rejected replies, each [pairs], under the SFT checkpoint."""
+    reference = Policy.open(sft, tuning, trainable=False)
+    logps = [reference.total_logps([s for p in block for s in sides_of(p)]) for block in blocks(pairs, "reference")]
+    chosen, rejected = torch.cat(logps).view(-1, 2).T.contiguous()
+    return chosen.clone(), rejected.clone()
+
+
+def shuffled(count: int, seed: int) -> Iterator[int]:
+    """Endless indices below `count`: a fresh permutation each epoch, the same for everyone with the same seed."""
+    rng = random.Random(seed)
+    while True:
+        order = array("q", range(count))  # 8 bytes an index
+        rng.shuffle(order)
+        yield from order
