@@ -29,6 +29,6 @@ class BestOfN:
     def train(self, task: TrainingTask) -> Checkpoint:
         """The policy is the SFT checkpoint as it is."""
         ledger = Ledger.of(Policy.open(task.sft, task.tuning, trainable=False).network, task.out)
-        shutil.copytree(task.sft.path, task.out / "policy")
+        shutil.copytree(task.sft.path, task.made.path)
         ledger.close()
-        return Checkpoint(task.out / "policy", key="")
+        return task.made

@@ -1,4 +1,4 @@
-"""What the online methods without a critic share: several responses to a prompt, compared with each other."""
+"""The base of online methods without a critic: several responses to a prompt, compared with each other."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -6,14 +6,13 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from ..models.checkpoint import Checkpoint
-from ..models.layout import Sequences
+from ..models.layout import Batch
 from ..models.policy import Policy, TokenValues
 from ..models.sampler import Sample
-from ..runtime import processes
+from ..training.loop import Watched, take_step
 from ..training.task import TrainingTask
 from . import losses
-from .online import Losses, OnlineMethod, OnlineTrainer, train_online
+from .online import OnlineMethod, OnlineTrainer, Rollout
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,16 @@ class Group:
     """Log-probs under the SFT checkpoint."""
     advantages: Tensor
     """[prompts, k], from `GroupedMethod.advantages`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedRollout(Rollout):
+    """A round's groups; log-probs [prompts * k, time]."""
+
+    old: Tensor
+    reference: Tensor
+    advantages: Tensor
+    """[prompts, k]"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +62,8 @@ class GroupedMethod(OnlineMethod):
         """Losses [prompts], and numbers to watch [prompts]."""
         raise TypeError(f"{type(self).__name__} must define loss(group)")
 
-    def train(self, task: TrainingTask) -> Checkpoint:
-        return train_online(task, lambda policy: GroupedTrainer(self, task, policy))
+    def begin(self, task: TrainingTask, policy: Policy) -> OnlineTrainer:
+        return GroupedTrainer(self, task, policy)
 
 
 class GroupedTrainer(OnlineTrainer):
@@ -63,44 +72,41 @@ class GroupedTrainer(OnlineTrainer):
     def __init__(self, method: GroupedMethod, task: TrainingTask, policy: Policy):
         super().__init__(method, task, policy, method.samples_per_prompt)
         self.reference = Policy.open(task.sft, task.tuning, trainable=False)
-        self.prompts_per_step = max(1, method.minibatch_size // method.samples_per_prompt)
+        self.epochs = method.epochs
         steps = self.rounds * method.epochs * -(-self.prompts_per_round // self.prompts_per_step)
         self.optimizer = self.optimizer_for(policy.network, method.lr, steps)
 
-    def round(self, number: int, samples: list[Sample]) -> dict[str, float]:
+    def score(self, samples: list[Sample]) -> GroupedRollout:
         k = self.samples_per_prompt
         rewards, signals = self.rewards(samples)
-        sequences = [(s.prompt.ids, s.ids) for s in samples]
         old = self.old_logps(samples)
         reference = self.reference_logps(self.reference, samples, old)
         log_ratios = (old.values - reference.values).sum(1)
-        advantages = self.method.advantages(rewards.view(-1, k), log_ratios.view(-1, k))
         signals |= {
             "kl": float(log_ratios.mean()),
             "entropy": float(-losses.masked_mean(old.values, old.mask)),
         }
-        return signals | self.learn(
-            [s.prompt.id for s in samples[::k]],
-            self.prompts_per_step,
-            self.method.epochs,
-            lambda prompts: self._losses(prompts, sequences, old, reference, advantages),
+        return GroupedRollout(
+            prompts=[s.prompt.id for s in samples[::k]],
+            sequences=[(s.prompt.ids, s.ids) for s in samples],
+            signals=signals,
+            old=old.values,
+            reference=reference.values,
+            advantages=self.method.advantages(rewards.view(-1, k), log_ratios.view(-1, k)),
         )
 
-    def _losses(
-        self, prompts: list[int], sequences: Sequences, old: TokenValues, reference: TokenValues, advantages: Tensor
-    ) -> Losses:
-        """The minibatch's mean loss in micro-batches of whole groups."""
+    def update(self, rollout: GroupedRollout, prompts: list[int]) -> dict[str, float]:
+        """A step on the mean of the minibatch's losses, in micro-batches of whole groups."""
         k = self.samples_per_prompt
-        network, share = self.policy.network, processes.mine(prompts)
-        for part in network.cut([network.size_of(sequences[i * k : (i + 1) * k]) for i in share]):
-            chosen = [share[i] for i in part]
-            rows = [i * k + j for i in chosen for j in range(k)]
-            self.count([sequences[i] for i in rows])
-            new = self.policy.logps([sequences[i] for i in rows], self.method.temperature)
-            width = new.mask.shape[1]
-            group = Group(new, old.values[rows, :width], reference.values[rows, :width], advantages[chosen])
-            each, watched = self.method.loss(group)
-            yield (
-                each.sum() / len(prompts),
-                {name: float(values.sum()) / len(prompts) for name, values in watched.items()},
-            )
+
+        def loss(batch: Batch[int]) -> Watched:
+            new = self.policy.logps(batch.layout, self.method.temperature)
+            rows, width = [i * k + j for i in batch.rows for j in range(k)], new.mask.shape[1]
+            old, reference = rollout.old[rows, :width], rollout.reference[rows, :width]
+            each, watched = self.method.loss(Group(new, old, reference, rollout.advantages[batch.rows]))
+            means = {name: float(values.sum()) / len(prompts) for name, values in watched.items()}
+            return each.sum() / len(prompts), means
+
+        sequences = [rollout.sequences[i * k : (i + 1) * k] for i in prompts]
+        names = ["prompts", *(rollout.prompts[i] for i in prompts)]
+        return take_step(self.optimizer, prompts, sequences, loss, ledger=self.ledger, names=names).logged

@@ -11,11 +11,12 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from ..errors import TrainingError
-from ..models.layout import Sequences, count_tokens
+from ..models.layout import Batch, Sequences, count_tokens
 from ..models.policy import Policy
 from ..results.lazy import LazySequence, blocks
 from ..results.records import RatedReply, rated_replies
 from ..training.ledger import Ledger
+from ..training.loop import Objective
 from ..training.task import TrainingTask, shuffled
 from . import losses
 from .pairwise import OfflineMethod, signals
@@ -52,45 +53,51 @@ class KTO(OfflineMethod):
 
     needs_reference: ClassVar[bool] = True
 
-    def fit(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> None:
-        frozen = Policy.open(task.sft, task.tuning, trainable=False)
-        couples = self._couples(task, frozen, ledger)
-        drift = torch.zeros(())
+    def objective(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> Objective:
+        return Couples(self, policy, task, ledger)
 
-        def prepare(batch: list[Couple]) -> None:
-            nonlocal drift
-            drift = mismatched_log_ratio(policy, frozen, [r for c in batch for r in c.replies], ledger)
 
-        def loss(batch: list[Couple]) -> tuple[Tensor, dict[str, Tensor]]:
-            rows = [row for couple in batch for row in sequences(couple)]
-            ledger.trained_tokens += count_tokens(rows)
-            logps = policy.logps(rows).sum().view(-1, 2)
-            reference = torch.tensor([c.reference for c in batch], device=policy.device)
-            good = torch.tensor([[r.good for r in c.replies] for c in batch], device=policy.device)
-            desirable, undesirable = (
-                losses.kto(logps, reference, drift, beta=self.beta, desirable=side) for side in (True, False)
-            )
-            each = torch.where(good, self.desirable_weight * desirable, self.undesirable_weight * undesirable)
-            watched = {"drift": drift.expand(len(batch))}
-            if self.data == "pairs":
-                watched |= signals(logps[:, 0], logps[:, 1], reference[:, 0], reference[:, 1])
-            return each.mean(1), watched
+class Couples(Objective[Couple]):
+    """Couples with KTO's losses, beside the policy's drift at each step."""
 
-        def sequences(couple: Couple) -> Sequences:
-            return [(r.prompt.ids, r.ids) for r in couple.replies]
+    def __init__(self, method: KTO, policy: Policy, task: TrainingTask, ledger: Ledger):
+        self.method, self.policy, self.ledger = method, policy, ledger
+        self.frozen = Policy.open(task.sft, task.tuning, trainable=False)
+        self.examples = self._of_pairs(task) if method.data == "pairs" else self._of_unpaired(task)
+        self.drift = torch.zeros(())
 
-        self.run(policy, task, ledger, couples, loss, sequences, prepare)
+    def sequences(self, example: Couple) -> Sequences:
+        return [(reply.prompt.ids, reply.ids) for reply in example.replies]
 
-    def _couples(self, task: TrainingTask, frozen: Policy, ledger: Ledger) -> Sequence[Couple]:
-        if self.data == "pairs":
-            chosen, rejected = task.pairs.reference()
-            pairs = task.pairs.pairs
+    def prepare(self, examples: list[Couple]) -> None:
+        replies = [reply for couple in examples for reply in couple.replies]
+        self.drift = mismatched_log_ratio(self.policy, self.frozen, replies, self.ledger)
 
-            def of_pair(place: int) -> Couple:
-                pair = pairs[place]
-                return Couple(pair.id, rated_replies(pair), (float(chosen[place]), float(rejected[place])))
+    def losses(self, batch: Batch[Couple]) -> tuple[Tensor, dict[str, Tensor]]:
+        method, drift, device = self.method, self.drift, self.policy.device
+        logps = self.policy.logps(batch.layout).sum().view(-1, 2)
+        reference = torch.tensor([couple.reference for couple in batch.rows], device=device)
+        good = torch.tensor([[reply.good for reply in couple.replies] for couple in batch.rows], device=device)
+        desirable, undesirable = (
+            losses.kto(logps, reference, drift, beta=method.beta, desirable=side) for side in (True, False)
+        )
+        each = torch.where(good, method.desirable_weight * desirable, method.undesirable_weight * undesirable)
+        watched = {"drift": drift.expand(len(batch.rows))}
+        if method.data == "pairs":
+            watched |= signals(logps[:, 0], logps[:, 1], reference[:, 0], reference[:, 1])
+        return each.mean(1), watched
 
-            return LazySequence(len(pairs), of_pair)
+    def _of_pairs(self, task: TrainingTask) -> Sequence[Couple]:
+        chosen, rejected = task.pairs.reference()
+        pairs = task.pairs.pairs
+
+        def of_pair(place: int) -> Couple:
+            pair = pairs[place]
+            return Couple(pair.id, rated_replies(pair), (float(chosen[place]), float(rejected[place])))
+
+        return LazySequence(len(pairs), of_pair)
+
+    def _of_unpaired(self, task: TrainingTask) -> Sequence[Couple]:
         if len(task.unpaired) < 2:
             raise TrainingError("kto with data: unpaired needs rated replies; give the benchmark `unpaired: FILE`")
         order = array("q", islice(shuffled(len(task.unpaired), task.seed), len(task.unpaired)))
@@ -98,8 +105,8 @@ class KTO(OfflineMethod):
         parts = []
         for block in blocks(replies, "reference"):
             sequences = [(r.prompt.ids, r.ids) for r in block]
-            ledger.scored_tokens += count_tokens(sequences)
-            parts.append(frozen.total_logps(sequences))
+            self.ledger.scored_tokens += count_tokens(sequences)
+            parts.append(self.frozen.total_logps(sequences))
         logps = torch.cat(parts)
 
         def of_two(number: int) -> Couple:

@@ -1,7 +1,7 @@
-"""What the online methods share: each round samples responses, scores them and learns from them."""
+"""The online methods' base: each round samples responses, scores them and learns from them."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..models.checkpoint import Checkpoint
-from ..models.layout import Sequences, count_tokens, pad
+from ..models.layout import Layout, Sequences, count_tokens, pad
 from ..models.network import Network
 from ..models.policy import Policy, TokenValues
 from ..models.sampler import Sample, to_generations
@@ -21,9 +21,7 @@ from ..training.ledger import Ledger, Snapshots
 from ..training.loop import Optimizer
 from ..training.probe import Probe, response_signals
 from ..training.resume import Stateful, StepCheckpoints, Weights
-from ..training.task import TrainingTask, shuffled
-
-Losses = Iterable[tuple[Tensor, dict[str, float]]]  # of micro-batches, with numbers to watch; both are summed
+from ..training.task import TrainingTask, shuffled, trained_policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +50,30 @@ class OnlineMethod:
 
     needs_reward: ClassVar[bool] = True
 
+    def begin(self, task: TrainingTask, policy: Policy) -> "OnlineTrainer":
+        """The trainer of one training."""
+        raise TypeError(f"{type(self).__name__} must define begin(task, policy)")
+
+    def train(self, task: TrainingTask) -> Checkpoint:
+        with trained_policy(task) as policy:
+            self.begin(task, policy).run()
+        return task.made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """A round's responses, scored: what is learnt from it. A subclass has what its losses need besides."""
+
+    prompts: list[str]
+    """Ids."""
+    sequences: Sequences
+    """Those that are learnt, as many to each prompt and side by side."""
+    signals: dict[str, float]
+    """To log."""
+
 
 class OnlineTrainer:
-    """One online training in progress; a method's own trainer says what a round is made of."""
+    """One online training in progress; a method's own trainer has `score` and `update`."""
 
     optimizer: Optimizer
     """Of the policy; a subclass makes it, for it knows how many steps are to come."""
@@ -82,12 +101,36 @@ class OnlineTrainer:
                 f"fewer processes, or raise rollout_size"
             )
         self.ledger = Ledger.of(policy.network, task.out)
+        self.epochs = 1  # over a round's responses
+        self.prompts_per_step = max(1, method.minibatch_size // samples_per_prompt)
         self.permutations = torch.Generator().manual_seed(task.seed)
         self.scale: tuple[float, float] | None = None if method.normalize_reward else (0.0, 1.0)
 
+    def score(self, samples: list[Sample]) -> Rollout:
+        """A round's responses with what they are worth, which moves no weight."""
+        raise TypeError(f"{type(self).__name__} must define score(samples)")
+
+    def update(self, rollout: Rollout, prompts: list[int]) -> dict[str, float]:
+        """One optimizer step on what a rollout has of some prompts, by index; returns what to log."""
+        raise TypeError(f"{type(self).__name__} must define update(rollout, prompts)")
+
+    def learn(self, rollout: Rollout, **how: Any) -> dict[str, float]:
+        """All epochs over a round, in minibatches of whole prompts; returns the means of what the steps log.
+
+        how: arguments of `update`.
+        """
+        seen: dict[str, list[float]] = {}
+        for _ in range(self.epochs):
+            for prompts in self.minibatches(len(rollout.prompts), self.prompts_per_step):
+                for name, value in self.update(rollout, prompts, **how).items():
+                    seen.setdefault(name, []).append(value)
+                self.ledger.optimizer_steps += 1
+        return {name: sum(values) / len(values) for name, values in seen.items()}
+
     def round(self, number: int, samples: list[Sample]) -> dict[str, float]:
         """Learn from a round's samples; returns what to log."""
-        raise TypeError(f"{type(self).__name__} must define round(number, samples)")
+        rollout = self.score(samples)
+        return rollout.signals | self.learn(rollout)
 
     def parts(self) -> dict[str, Stateful]:
         """All that a round changes, for checkpoints."""
@@ -149,7 +192,7 @@ class OnlineTrainer:
 
     def logps(self, policy: Policy, sequences: Sequences) -> TokenValues:
         """Log-probs under a policy at the method's temperature, without gradients."""
-        return self.collect(sequences, lambda rows: policy.logps(rows, self.method.temperature))
+        return self.collect(sequences, policy.network, lambda layout: policy.logps(layout, self.method.temperature))
 
     @property
     def sampler_is_exact(self) -> bool:
@@ -173,26 +216,18 @@ class OnlineTrainer:
         """Rows of numbers, one a token, as [batch, longest]."""
         return TokenValues(*pad(rows, self.policy.device, fill=0.0))
 
-    @torch.no_grad()
-    def collect(self, sequences: Sequences, function: Callable[[Sequences], TokenValues]) -> TokenValues:
-        """A function of sequences in micro-batches, in their order; all processes share them.
+    def collect(self, sequences: Sequences, network: Network, values: Callable[[Layout], TokenValues]) -> TokenValues:
+        """What a network says of sequences, in their order; all processes share them.
 
-        A response that was drawn more than once is computed once in each process.
+        A response that was drawn more than once is computed once in each process. Passes are cut as for the policy.
         """
         share = processes.part(sequences)
-        distinct, found = list(dict.fromkeys(share)), {}
-        self.ledger.scored_tokens += sum(processes.gather(count_tokens(distinct)))
-
-        def measure(group: list[int]) -> None:
-            rows = [distinct[i] for i in group]
-            for row, values in zip(rows, function(rows).values.tolist(), strict=True):
-                found[row] = values[: len(row[1])]
-
-        self.policy.network.in_groups(distinct, measure)
-        shares = processes.gather([found[row] for row in share])  # should one have failed, all hear it here
+        self.ledger.scored_tokens += sum(processes.gather(count_tokens(set(share))))
+        found = self.policy.network.over_distinct(share, lambda layout: values(layout).rows(), beside=network)
+        shares = processes.gather(found)  # should one have failed, all hear it here
         return self.drawn([row for part in shares for row in part])
 
-    def minibatches(self, count: int, size: int) -> Iterable[list[int]]:
+    def minibatches(self, count: int, size: int) -> list[list[int]]:
         """A fresh permutation of the indices below count, in parts."""
         permutation = torch.randperm(count, generator=self.permutations).tolist()
         return [permutation[start : start + size] for start in range(0, count, size)]
@@ -211,57 +246,3 @@ class OnlineTrainer:
             max_grad_norm=self.method.max_grad_norm,
             epsilon=self.method.adam_epsilon,
         )
-
-    def learn(
-        self, names: Sequence[str], size: int, epochs: int, losses: Callable[[list[int]], Losses]
-    ) -> dict[str, float]:
-        """Train the policy on minibatches of what a round gave; returns means of loss, gradient norm and signals.
-
-        names: what each item is called in an error; losses(rows) are those of some items, or of this process's share.
-        """
-        seen: dict[str, list[float]] = {}
-        for _ in range(epochs):
-            for rows in self.minibatches(len(names), size):
-                outcome = self.step(self.optimizer, lambda rows=rows: losses(rows), [names[i] for i in rows])
-                for name, value in outcome.items():
-                    seen.setdefault(name, []).append(value)
-                self.ledger.optimizer_steps += 1
-        return {name: sum(values) / len(values) for name, values in seen.items()}
-
-    def step(self, optimizer: Optimizer, losses: Callable[[], Losses], names: Sequence[str]) -> dict[str, float]:
-        """One optimizer step; returns its loss, gradient norm and what was watched.
-
-        A loss that is not finite is told with its step and prompts.
-        """
-        watched: dict[str, float] = {}
-        tokens = self.ledger.trained_tokens
-
-        def only_losses() -> Iterable[Tensor]:
-            watched.clear()
-            for loss, values in losses():
-                for name, value in values.items():
-                    watched[name] = watched.get(name, 0.0) + value
-                yield loss
-
-        try:
-            outcome = optimizer.step(only_losses)
-        except TrainingError as error:
-            shown = ", ".join(names[:4])
-            raise TrainingError(f"step {self.ledger.optimizer_steps + 1}: {error} (prompts {shown}, ...)") from None
-        self.ledger.add_up_tokens(since=tokens)
-        return outcome | processes.added(watched)
-
-    def count(self, sequences: Sequences) -> None:
-        """Put sequences that are trained on into the ledger."""
-        self.ledger.trained_tokens += count_tokens(sequences)
-
-
-def train_online(task: TrainingTask, trainer: Callable[[Policy], OnlineTrainer]) -> Checkpoint:
-    """Open a policy on the SFT checkpoint, let a trainer run on it, and save it."""
-    policy = Policy.open(task.sft, task.tuning, trainable=True)
-    try:
-        trainer(policy).run()
-        policy.save(task.out / "policy")
-    finally:
-        policy.network.close()
-    return Checkpoint(task.out / "policy", key="")

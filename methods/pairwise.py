@@ -1,8 +1,7 @@
-"""What the offline methods share: settings, one training from start to end, and the pass over both responses."""
+"""The offline methods' base: settings, one training from start to end, and the pass over both responses."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -10,19 +9,19 @@ from torch import Tensor
 
 from ..errors import TrainingError
 from ..models.checkpoint import Checkpoint
-from ..models.layout import Sequences, count_tokens
+from ..models.layout import Batch, Sequences
 from ..models.policy import Policy, TokenValues
 from ..results.lazy import LazySequence
 from ..results.records import Pair
 from ..training.ledger import Ledger, Snapshots
-from ..training.loop import Recipe, fit
+from ..training.loop import Objective, Recipe, fit
 from ..training.probe import Probe
-from ..training.task import TrainingTask, sides_of
+from ..training.task import TrainingTask, sides_of, trained_policy
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineMethod:
-    """A method that learns from given replies: a subclass is a dataclass with `fit`, which calls `run` once."""
+    """A method that learns from given replies: a subclass is a dataclass with `objective`."""
 
     lr: Annotated[float, Gt(0)] = 1e-5
     """Peak learning rate of AdamW, above 0."""
@@ -37,69 +36,43 @@ class OfflineMethod:
 
     needs_pairs: ClassVar[bool] = True
 
-    def fit(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> None:
-        """Train the policy."""
-        raise TypeError(f"{type(self).__name__} must define fit(policy, task, ledger)")
+    def objective(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> Objective:
+        """The examples of one training, with their losses under the policy; passes of its own it puts in the ledger."""
+        raise TypeError(f"{type(self).__name__} must define objective(policy, task, ledger)")
 
     def starts_from(self, task: TrainingTask) -> Checkpoint:
         """What the policy begins as."""
         return task.sft
 
     def train(self, task: TrainingTask) -> Checkpoint:
-        policy = Policy.open(self.starts_from(task), task.tuning, trainable=True)
-        try:
+        with trained_policy(task, self.starts_from(task)) as policy:
             ledger = Ledger.of(policy.network, task.out)
-            self.fit(policy, task, ledger)
-            ledger.close()
-            policy.save(task.out / "policy")
-        finally:
-            policy.network.close()
-        return Checkpoint(task.out / "policy", key="")
+            objective = self.objective(policy, task, ledger)
+            if not objective.examples:
+                raise TrainingError(
+                    f"{type(self).__name__} learns from preference pairs and the benchmark has none; give --preferences"
+                )
+            probe, snapshots = Probe(task, policy, ledger, with_samples=True), Snapshots(task)
 
-    def run(
-        self,
-        policy: Policy,
-        task: TrainingTask,
-        ledger: Ledger,
-        examples: Sequence[Any],
-        loss: Callable[[list[Any]], tuple[Tensor, dict[str, Tensor]]],
-        sequences: Callable[[Any], Sequences],
-        prepare: Callable[[list[Any]], None] = lambda batch: None,
-    ) -> None:
-        """`loop.fit` with this method's settings and the task's budget, order and limits."""
-        if not examples:
-            raise TrainingError(
-                f"{type(self).__name__} learns from preference pairs and the benchmark has none; give --preferences"
+            def watch(share: float) -> dict[str, float]:
+                snapshots.reached(ledger.examples, policy.save)
+                return probe(share)
+
+            recipe = Recipe(
+                examples=task.budget.examples,
+                batch_size=self.batch_size,
+                lr=self.lr,
+                warmup=self.warmup,
+                weight_decay=self.weight_decay,
+                max_grad_norm=self.max_grad_norm,
+                seed=task.seed,
+                label=f"{type(self).__name__} seed {task.seed}",
+                checkpoint_every=task.checkpoint_every,
             )
-        probe, snapshots = Probe(task, policy, ledger, with_samples=True), Snapshots(task)
-
-        def watch(share: float) -> dict[str, float]:
-            snapshots.reached(ledger.examples, policy.save)
-            return probe(share)
-
-        recipe = Recipe(
-            examples=task.budget.examples,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            warmup=self.warmup,
-            weight_decay=self.weight_decay,
-            max_grad_norm=self.max_grad_norm,
-            seed=task.seed,
-            label=f"{type(self).__name__} seed {task.seed}",
-            checkpoint_every=task.checkpoint_every,
-        )
-        parts = {"probe": probe, "snapshots": snapshots}
-        fit(
-            examples,
-            policy.network,
-            loss,
-            sequences,
-            ledger=ledger,
-            recipe=recipe,
-            prepare=prepare,
-            watch=watch,
-            parts=parts,
-        )
+            parts = {"probe": probe, "snapshots": snapshots}
+            fit(objective, policy.network, ledger=ledger, recipe=recipe, watch=watch, parts=parts)
+            ledger.close()
+        return task.made
 
 
 @dataclass(frozen=True)
@@ -137,39 +110,42 @@ class PairwiseMethod(OfflineMethod):
         """Losses [batch] of a batch of pairs."""
         raise TypeError(f"{type(self).__name__} must define loss(logps)")
 
-    def fit(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> None:
-        reference = task.pairs.reference() if self.needs_reference else None
+    def objective(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> Objective:
+        return Pairs(self, policy, task)
+
+
+class Pairs(Objective[PlacedPair]):
+    """Pairs with the losses that a pairwise method gives them."""
+
+    by_place = True  # chosen replies first, then the rejected ones
+
+    def __init__(self, method: PairwiseMethod, policy: Policy, task: TrainingTask):
         pairs = task.pairs.pairs
-        examples = LazySequence(len(pairs), lambda place: PlacedPair(place, pairs[place]))
+        self.method, self.policy, self.with_prompt = method, policy, method.needs_prompt
+        self.reference = task.pairs.reference() if method.needs_reference else None
+        self.examples = LazySequence(len(pairs), lambda place: PlacedPair(place, pairs[place]))
 
-        def loss(batch: list[PlacedPair]) -> tuple[Tensor, dict[str, Tensor]]:
-            sides = None
-            if reference:
-                places = [example.place for example in batch]
-                sides = tuple(part[places].to(policy.device) for part in reference)
-            logps = pair_logps(policy, [example.pair for example in batch], sides, with_prompt=self.needs_prompt)
-            ledger.trained_tokens += sum(count_tokens(sides_of(example.pair)) for example in batch)
-            return self.loss(logps), signals(
-                logps.chosen.sum(), logps.rejected.sum(), logps.reference_chosen, logps.reference_rejected
-            )
+    def sequences(self, example: PlacedPair) -> Sequences:
+        return sides_of(example.pair)
 
-        self.run(policy, task, ledger, examples, loss, lambda example: sides_of(example.pair))
+    def losses(self, batch: Batch[PlacedPair]) -> tuple[Tensor, dict[str, Tensor]]:
+        logps = self.logps_of(batch.rows, self.policy.logps(batch.layout))
+        each = logps.chosen.sum(), logps.rejected.sum(), logps.reference_chosen, logps.reference_rejected
+        return self.method.loss(logps), signals(*each)
 
-
-def pair_logps(
-    policy: Policy, batch: list[Pair], reference: tuple[Tensor, Tensor] | None, *, with_prompt: bool = False
-) -> PairLogps:
-    """One pass over both responses of some pairs; reference: their log-probs under it, chosen and rejected [batch]."""
-    n, prompt = len(batch), None
-    sequences = [(p.prompt.ids, p.chosen) for p in batch] + [(p.prompt.ids, p.rejected) for p in batch]
-    both = policy.logps(sequences, with_prompt=range(n) if with_prompt else ())
-    chosen = TokenValues(both.values[:n], both.mask[:n])
-    rejected = TokenValues(both.values[n:], both.mask[n:])
-    if with_prompt:
-        ends = torch.tensor([len(p.prompt.ids) - 1 for p in batch], device=both.mask.device)
-        in_prompt = torch.arange(both.mask.shape[1], device=both.mask.device)[None] < ends[:, None]
-        prompt, chosen = chosen.where(in_prompt), chosen.where(~in_prompt)
-    return PairLogps(chosen, rejected, *(reference or (None, None)), prompt)
+    def logps_of(self, rows: list[PlacedPair], both: TokenValues) -> PairLogps:
+        """Log-probs of the chosen replies, below them those of the rejected ones, side by side."""
+        n, prompt, sides = len(rows), None, (None, None)
+        chosen = TokenValues(both.values[:n], both.mask[:n])
+        rejected = TokenValues(both.values[n:], both.mask[n:])
+        if self.with_prompt:
+            ends = torch.tensor([len(row.pair.prompt.ids) - 1 for row in rows], device=both.mask.device)
+            in_prompt = torch.arange(both.mask.shape[1], device=both.mask.device)[None] < ends[:, None]
+            prompt, chosen = chosen.where(in_prompt), chosen.where(~in_prompt)
+        if self.reference:
+            places = [row.place for row in rows]
+            sides = tuple(part[places].to(both.mask.device) for part in self.reference)
+        return PairLogps(chosen, rejected, *sides, prompt)
 
 
 @torch.no_grad()

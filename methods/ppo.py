@@ -5,7 +5,10 @@ eq. 2. One round: sample responses; score each at its end; subtract beta (log pi
 estimate advantages with the critic's values; then several epochs of clipped updates of policy and critic.
 """
 
+import contextlib
+import dataclasses
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,52 +18,34 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..models.checkpoint import Checkpoint, open_network
-from ..models.layout import Layout, Sequences
+from ..models.layout import Batch, Layout
 from ..models.network import Network
 from ..models.policy import Policy, TokenValues
 from ..models.sampler import Sample
-from ..runtime import processes
-from ..training.loop import Optimizer
+from ..training.loop import Optimizer, Watched, take_step
 from ..training.resume import Stateful, Weights
-from ..training.task import TrainingTask
+from ..training.task import TrainingTask, trained_policy
 from . import losses
-from .online import Losses, OnlineMethod, OnlineTrainer
-
-Watched = tuple[Tensor, dict[str, float]]  # a loss, and numbers to watch
-Loss = Callable[["Rollout", list[int]], Watched]
+from .online import OnlineMethod, OnlineTrainer, Rollout
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """A batch of sampled responses with all that an update needs; tensors [batch, time], mask true on real tokens."""
+@dataclass(frozen=True, kw_only=True)
+class PPORollout(Rollout):
+    """Sampled responses with all that an update needs; tensors [responses, time], mask true on real tokens."""
 
-    prompts: list[str]
-    """Ids, one a response."""
-    sequences: list[tuple[tuple[int, ...], tuple[int, ...]]]
     old_logps: Tensor
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
     mask: Tensor
 
-    def policy_loss(self, rows: list[int], new: TokenValues, *, clip: float) -> Watched:
-        """Clipped surrogate of some rows under new log-probs, and what to watch."""
-        width = new.mask.shape[1]
-        old, advantages = self.old_logps[rows, :width], self.advantages[rows, :width]
-        with torch.no_grad():
-            log_ratios = (new.values - old) * new.mask
-            outside = losses.outside_clip(log_ratios, clip=clip)
-            watched = {
-                "clip_fraction": float(losses.masked_mean(outside, new.mask)),
-                "ratio": float(losses.masked_mean(log_ratios.exp(), new.mask)),
-            }
-        return losses.ppo_policy(new.values, old, advantages, new.mask, clip=clip), watched
+    def part(self, rows: list[int], width: int) -> "PPORollout":
+        """The same with the tensors of some responses alone, cut to a width that holds them."""
+        tensors = {name: value[rows, :width] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **tensors)
 
-    def value_loss(self, rows: list[int], new: TokenValues, *, clip: float) -> Tensor:
-        """Clipped value loss of some rows under new values."""
-        width = new.mask.shape[1]
-        old, returns = self.old_values[rows, :width], self.returns[rows, :width]
-        return losses.ppo_value(new.values, old, returns, new.mask, clip=clip)
+
+Loss = Callable[[PPORollout, Layout], Watched]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,17 +96,12 @@ class PPO(OnlineMethod):
             object.__setattr__(self, "needs_critic", False)
 
     def train(self, task: TrainingTask) -> Checkpoint:
-        policy = Policy.open(task.sft, task.tuning, trainable=True)
-        reference = Policy.open(task.sft, task.tuning, trainable=False)
-        critic = self.open_critic(task) if self.needs_critic else None
-        try:
+        with contextlib.ExitStack() as open_meanwhile:
+            policy = open_meanwhile.enter_context(trained_policy(task))
+            reference = Policy.open(task.sft, task.tuning, trainable=False)
+            critic = open_meanwhile.enter_context(closing(self.open_critic(task))) if self.needs_critic else None
             Trainer(self, task, policy, reference, critic).run()
-            policy.save(task.out / "policy")
-        finally:
-            policy.network.close()
-            if critic:
-                critic.close()
-        return Checkpoint(task.out / "policy", key="")
+        return task.made
 
     def open_critic(self, task: TrainingTask) -> Network:
         """A network of the critic's own, which may be trained."""
@@ -141,8 +121,7 @@ class Trainer(OnlineTrainer):
     def __init__(self, method: PPO, task: TrainingTask, policy: Policy, reference: Policy, critic: Network | None):
         super().__init__(method, task, policy, method.samples_per_prompt)
         self.reference, self.critic = reference, critic
-        self.beta = method.beta
-        self.prompts_per_step = max(1, method.minibatch_size // method.samples_per_prompt)
+        self.beta, self.epochs = method.beta, method.epochs
         per_round = method.epochs * -(-self.prompts_per_round // self.prompts_per_step)
         if critic:
             learning = max(1, self.rounds - method.critic_warmup)
@@ -173,14 +152,14 @@ class Trainer(OnlineTrainer):
         self.beta = state["beta"]
 
     def round(self, number: int, samples: list[Sample]) -> dict[str, float]:
-        rollout, signals = self.score(samples)
+        rollout = self.score(samples)
         if self.method.target_kl is not None:
-            error = signals["kl"] / self.method.target_kl - 1
+            error = rollout.signals["kl"] / self.method.target_kl - 1
             self.beta *= 1 + self.method.kl_gain * min(0.2, max(-0.2, error))
-        return signals | self.update(rollout, learn_policy=number >= self.method.critic_warmup)
+        return rollout.signals | self.learn(rollout, learn_policy=number >= self.method.critic_warmup)
 
-    def score(self, samples: list[Sample]) -> tuple[Rollout, dict[str, float]]:
-        """Reward, log-probs, values and advantages of a round's responses, and what to watch."""
+    def score(self, samples: list[Sample]) -> PPORollout:
+        """Reward, log-probs, values and advantages of a round's responses."""
         method = self.method
         final, signals = self.rewards(samples)
         sequences = [(s.prompt.ids, s.ids) for s in samples]
@@ -191,7 +170,7 @@ class Trainer(OnlineTrainer):
         elif self.value_head and self.sampler_is_exact and all(s.values for s in samples):
             values = self.drawn([s.values for s in samples])
         else:
-            values = self.collect(sequences, self.values)
+            values = self.collect(sequences, self.critic or self.policy.network, self.values)
         mask = old.mask
         penalty = losses.kl_estimate(old.values, reference.values, method.kl_estimator)
         rewards = token_rewards(final, penalty, mask, beta=self.beta)
@@ -203,86 +182,90 @@ class Trainer(OnlineTrainer):
             "explained_variance": float(explained),
             "beta": self.beta,
         }
-        whitened = whiten(advantages, mask)
-        return Rollout(
-            [s.prompt.id for s in samples], sequences, old.values, values.values, whitened, returns, mask
-        ), signals
+        return PPORollout(
+            prompts=[s.prompt.id for s in samples[:: self.samples_per_prompt]],
+            sequences=sequences,
+            signals=signals,
+            old_logps=old.values,
+            old_values=values.values,
+            advantages=whiten(advantages, mask),
+            returns=returns,
+            mask=mask,
+        )
 
-    def update(self, rollout: Rollout, *, learn_policy: bool) -> dict[str, float]:
-        """Several epochs of minibatches on one round; returns the means of loss, clip fraction and ratio error."""
-        k = self.samples_per_prompt
-        totals: dict[str, list[float]] = {}
-        for _ in range(self.method.epochs):
-            for prompts in self.minibatches(len(rollout.sequences) // k, self.prompts_per_step):
-                rows = [i * k + j for i in prompts for j in range(k)]
-                for name, value in self._learn_from(rollout, rows, learn_policy=learn_policy).items():
-                    totals.setdefault(name, []).append(value)
-                self.ledger.optimizer_steps += 1
-        return {name: sum(values) / len(values) for name, values in totals.items()}
-
-    def _learn_from(self, rollout: Rollout, rows: list[int], *, learn_policy: bool) -> dict[str, float]:
+    def update(self, rollout: PPORollout, prompts: list[int], *, learn_policy: bool = True) -> dict[str, float]:
         """A minibatch's step of policy and critic, each with its own weights or both at once."""
         if not self.critic:
-            return self._step(self.optimizer, rollout, rows, self._joint_loss if learn_policy else self._head_loss)
-        outcome = self._step(self.optimizer, rollout, rows, self._policy_loss) if learn_policy else {}
-        value_loss = self._step(self.critic_optimizer, rollout, rows, self._value_loss)["loss"]
+            return self.step(self.optimizer, rollout, prompts, self.joint_loss if learn_policy else self.head_loss)
+        outcome = self.step(self.optimizer, rollout, prompts, self.policy_loss) if learn_policy else {}
+        value_loss = self.step(self.critic_optimizer, rollout, prompts, self.value_loss)["loss"]
         return outcome | {"value_loss": value_loss}
 
-    def values(self, sequences: Sequences) -> TokenValues:
+    def policy_loss(self, part: PPORollout, layout: Layout) -> Watched:
+        """The clipped surrogate; Schulman et al. (2017), eq. 7."""
+        return self._surrogate(part, self.policy.logps(layout, self.method.temperature))
+
+    def value_loss(self, part: PPORollout, layout: Layout) -> Watched:
+        """The critic's clipped error."""
+        return self._value_error(part, self.values(layout)), {}
+
+    def joint_loss(self, part: PPORollout, layout: Layout) -> Watched:
+        """Both from one pass through the trunk they share; Schulman et al. (2017), eq. 9, without an entropy bonus."""
+        states = self.policy.network.hidden(layout, layout.before)
+        loss, watched = self._surrogate(part, self.policy.logps_of(states, layout, self.method.temperature))
+        error = self._value_error(part, self._head_values(states, layout))
+        return loss + self.method.value_weight * error, {**watched, "value_loss": error.item()}
+
+    def head_loss(self, part: PPORollout, layout: Layout) -> Watched:
+        """The value loss of the head alone, as long as the policy is not to move."""
+        with torch.no_grad():
+            states = self.policy.network.hidden(layout, layout.before)
+        error = self._value_error(part, self._head_values(states, layout))
+        return self.method.value_weight * error, {"value_loss": error.item()}
+
+    def _surrogate(self, part: PPORollout, new: TokenValues) -> Watched:
+        clip, mask = self.method.clip, part.mask
+        with torch.no_grad():
+            log_ratios = (new.values - part.old_logps) * mask
+            watched = {
+                "clip_fraction": float(losses.masked_mean(losses.outside_clip(log_ratios, clip=clip), mask)),
+                "ratio": float(losses.masked_mean(log_ratios.exp(), mask)),
+            }
+        return losses.ppo_policy(new.values, part.old_logps, part.advantages, mask, clip=clip), watched
+
+    def _value_error(self, part: PPORollout, new: TokenValues) -> Tensor:
+        return losses.ppo_value(new.values, part.old_values, part.returns, part.mask, clip=self.method.value_clip)
+
+    def values(self, layout: Layout) -> TokenValues:
         """The critic's value before each response token, in normalized rewards."""
+        states = (self.critic or self.policy.network).hidden(layout, layout.before)
         if not self.critic:
-            return self._head_values(*self.policy.response_states(sequences))
-        layout = self.critic.lay_out(sequences)
-        states = self.critic.hidden(layout).index_select(
-            0, layout.before
-        )  # first, for it may bring divided weights together
-        values = self.critic.head(states.float())[:, 0]
+            return self._head_values(states, layout)
+        values = self.critic.head(states.float())[:, 0]  # after the pass, which may bring divided weights together
         if self.method.critic_start == "reward_model":  # its scores are on the reward model's own scale
             values = (values - self.scale[0]) / self.scale[1]
         return TokenValues.spread(values, layout.mask)
 
-    def _policy_loss(self, rollout: Rollout, rows: list[int]) -> Watched:
-        new = self.policy.logps([rollout.sequences[i] for i in rows], self.method.temperature)
-        return rollout.policy_loss(rows, new, clip=self.method.clip)
-
-    def _value_loss(self, rollout: Rollout, rows: list[int]) -> Watched:
-        new = self.values([rollout.sequences[i] for i in rows])
-        return rollout.value_loss(rows, new, clip=self.method.value_clip), {}
-
-    def _joint_loss(self, rollout: Rollout, rows: list[int]) -> Watched:
-        """Both losses from one pass through the trunk they share."""
-        states, layout = self.policy.response_states([rollout.sequences[i] for i in rows])
-        logps = self.policy.logps_of(states, layout, self.method.temperature)
-        loss, watched = rollout.policy_loss(rows, logps, clip=self.method.clip)
-        error = rollout.value_loss(rows, self._head_values(states, layout), clip=self.method.value_clip)
-        return loss + self.method.value_weight * error, {**watched, "value_loss": error.item()}
-
-    def _head_loss(self, rollout: Rollout, rows: list[int]) -> Watched:
-        """The value loss of the head alone, as long as the policy is not to move."""
-        with torch.no_grad():
-            states, layout = self.policy.response_states([rollout.sequences[i] for i in rows])
-        error = rollout.value_loss(rows, self._head_values(states, layout), clip=self.method.value_clip)
-        return self.method.value_weight * error, {"value_loss": error.item()}
-
     def _head_values(self, states: Tensor, layout: Layout) -> TokenValues:
-        """What the head on the policy's trunk says of its states."""
+        """Values by the head on the policy's trunk, from its states."""
         return TokenValues.spread(self.value_head(states.float())[:, 0], layout.mask)
 
-    def _step(self, optimizer: Optimizer, rollout: Rollout, rows: list[int], loss: Loss) -> dict[str, float]:
+    def step(self, optimizer: Optimizer, rollout: PPORollout, prompts: list[int], loss: Loss) -> dict[str, float]:
         """One optimizer step on a minibatch, in micro-batches weighted by their share of its real tokens."""
-        share = processes.mine(rows)
-        sequences = [rollout.sequences[i] for i in share]
+        k = self.samples_per_prompt
+        rows = [i * k + j for i in prompts for j in range(k)]
         tokens = int(rollout.mask[rows].sum())
 
-        def micro_losses() -> Losses:
-            for group in optimizer.network.groups(sequences):
-                part = [share[i] for i in group]
-                self.count([rollout.sequences[i] for i in part])
-                weight = int(rollout.mask[part].sum()) / tokens
-                value, watched = loss(rollout, part)
-                yield value * weight, {name: number * weight for name, number in watched.items()}
+        def weighted(batch: Batch[int]) -> Watched:
+            part = rollout.part(batch.rows, batch.layout.mask.shape[1])
+            weight = int(part.mask.sum()) / tokens
+            value, watched = loss(part, batch.layout)
+            return value * weight, {name: number * weight for name, number in watched.items()}
 
-        return self.step(optimizer, micro_losses, [rollout.prompts[i] for i in rows])
+        sequences = [[rollout.sequences[i]] for i in rows]
+        names = ["prompts", *(rollout.prompts[i] for i in prompts)]
+        outcome = take_step(optimizer, rows, sequences, weighted, ledger=self.ledger, names=names, by_prompt=True)
+        return outcome.logged
 
 
 def token_rewards(final: Tensor, kl: Tensor, mask: Tensor, *, beta: float) -> Tensor:

@@ -5,13 +5,12 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from ..models.checkpoint import Checkpoint
-from ..models.layout import Sequences
+from ..models.layout import Batch
 from ..models.policy import Policy
 from ..models.sampler import Sample
-from ..runtime import processes
+from ..training.loop import Watched, take_step
 from ..training.task import TrainingTask
-from .online import Losses, OnlineMethod, OnlineTrainer, train_online
+from .online import OnlineMethod, OnlineTrainer, Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,35 +22,36 @@ class RejectionSampling(OnlineMethod):
     minibatch_size: Annotated[int, Ge(1)] = 4
     """Kept responses per optimizer step."""
 
-    def train(self, task: TrainingTask) -> Checkpoint:
-        return train_online(task, lambda policy: RejectionTrainer(self, task, policy))
+    def begin(self, task: TrainingTask, policy: Policy) -> OnlineTrainer:
+        return RejectionTrainer(self, task, policy)
 
 
 class RejectionTrainer(OnlineTrainer):
-    """One training in progress; a round's kept responses are learnt once."""
+    """One training in progress; a round's kept responses, one to each prompt, are learnt once."""
 
     def __init__(self, method: RejectionSampling, task: TrainingTask, policy: Policy):
         super().__init__(method, task, policy, method.samples_per_prompt)
-        steps = self.rounds * -(-self.prompts_per_round // method.minibatch_size)
+        self.prompts_per_step = method.minibatch_size
+        steps = self.rounds * -(-self.prompts_per_round // self.prompts_per_step)
         self.optimizer = self.optimizer_for(policy.network, method.lr, steps)
 
-    def round(self, number: int, samples: list[Sample]) -> dict[str, float]:
+    def score(self, samples: list[Sample]) -> Rollout:
         rewards, signals = self.rewards(samples)
         k = self.samples_per_prompt
         best = [i * k + j for i, j in enumerate(rewards.view(-1, k).argmax(1).tolist())]  # the first of equals
-        kept = [(samples[i].prompt.ids, samples[i].ids) for i in best]
-        return signals | self.learn(
-            [samples[i].prompt.id for i in best],
-            self.method.minibatch_size,
-            1,
-            lambda rows: self._losses([kept[i] for i in rows]),
+        kept = [samples[i] for i in best]
+        return Rollout(
+            prompts=[s.prompt.id for s in kept], sequences=[(s.prompt.ids, s.ids) for s in kept], signals=signals
         )
 
-    def _losses(self, sequences: Sequences) -> Losses:
-        """The minibatch's mean negative log-likelihood a token, as in SFT, in micro-batches."""
-        tokens = sum(len(response) for _, response in sequences)
-        share = processes.mine(sequences)
-        for group in self.policy.network.groups(share):
-            part = [share[i] for i in group]
-            self.count(part)
-            yield -self.policy.logps(part, self.method.temperature).sum().sum() / tokens, {}
+    def update(self, rollout: Rollout, prompts: list[int]) -> dict[str, float]:
+        """A step on the minibatch's mean negative log-likelihood a token, as in SFT."""
+        tokens = sum(len(rollout.sequences[i][1]) for i in prompts)
+
+        def loss(batch: Batch[int]) -> Watched:
+            return -self.policy.logps(batch.layout, self.method.temperature).sum().sum() / tokens, {}
+
+        sequences = [[rollout.sequences[i]] for i in prompts]
+        names = ["prompts", *(rollout.prompts[i] for i in prompts)]
+        outcome = take_step(self.optimizer, prompts, sequences, loss, ledger=self.ledger, names=names, by_prompt=True)
+        return outcome.logged

@@ -136,15 +136,14 @@ class TRLMethod:
         trainer = self.trainer(trl, task, ledger)
         trainer.remove_callback(_printer())  # it would print between our lines
         trainer.train()
-        folder = task.out / "policy"
+        folder = task.made.path
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
         task.sft.tokenizer().save_pretrained(folder)
-        made = Checkpoint(folder, key="")
-        end = Policy.open(made, task.tuning, trainable=True)
+        end = Policy.open(task.made, task.tuning, trainable=True)
         ledger.log(**Probe(task, end, ledger, with_samples=True)(1.0))
         end.network.close()
         ledger.close()
-        return made
+        return task.made
 
 
 def configure(config: Any, task: TrainingTask) -> Any:

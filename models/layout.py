@@ -1,13 +1,22 @@
-"""How sequences lie in a pass through a model: packed, without padding, and those with one prompt share it.
+"""The place of sequences in a pass through a model: packed, without padding, and those with one prompt share it.
 
 A pass is `prompt response response ... prompt response ...`. Each response sees its prompt and itself, never another
-response, and its positions go on from the prompt's end, so its states are those of a row of its own;
-see `packed_attention.py`.
+response, and its positions go on from the prompt's end, so its states are those of a row of its own
+(`packed_attention.py`).
+
+Shapes, here and wherever a layout is read:
+    tokens     all tokens of a pass, one after another; a prompt that several sequences share stands there once
+    sequences  a prompt with a response, each
+    targets    the tokens that are predicted, sequence by sequence: a response's, or its prompt's before them
+    longest    as many as the sequence with the most targets has
+Per token of the pass [tokens], per predicted token [targets], per sequence [sequences]; [sequences, longest] holds one
+value a target, padded at the end, and is what `TokenValues` spreads [targets] to.
 """
 
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +25,21 @@ from ..results.records import Ids
 from .packed_attention import Packing, Row, pack
 
 Sequences = Sequence[tuple[Ids, Ids]]  # (prompt ids, response ids)
+Item = TypeVar("Item")
+
+
+class Text(NamedTuple):
+    """A sequence, its prompt known by a number: two of one prompt are told apart without looking at its ids again."""
+
+    prompt: Ids
+    response: Ids
+    number: int
+
+
+def numbered(sequences: Sequences) -> list[Text]:
+    """Sequences with the numbers of their prompts, equal where the ids are."""
+    numbers: dict[Ids, int] = {}
+    return [Text(prompt, response, numbers.setdefault(prompt, len(numbers))) for prompt, response in sequences]
 
 
 @dataclass(frozen=True)
@@ -26,70 +50,85 @@ class Layout:
     """[tokens]"""
     positions: Tensor
     """[tokens]"""
+    packed: bool
+    """True where sequences share prompts and lie without padding; else each has a padded row."""
     packing: Packing
-    """How they attend; for a model that does not pack, its only block holds the padded rows."""
+    """How they attend; where they are not packed, its only block holds the padded rows."""
     targets: Tensor
-    """The tokens that are predicted, sequence by sequence: a response's, or its prompt's before them."""
+    """[targets]"""
     before: Tensor
-    """Places of the token before each of them."""
+    """[targets] place among the tokens of the one before each of them."""
     last: Tensor
     """[sequences] place of each one's last token."""
     mask: Tensor
-    """[sequences, longest], true on the predicted tokens."""
+    """[sequences, longest], true on the targets."""
 
 
-def families(sequences: Sequences, *, share: bool, tokens: float = math.inf) -> list[list[int]]:
-    """Indices of the sequences with one prompt, which stand together; share: else each stands alone.
+@dataclass(frozen=True)
+class Batch(Generic[Item]):
+    """The rows that go through a network in one pass."""
+
+    rows: list[Item]
+    """Those of the given rows that it holds, each with one sequence or several."""
+    tokens: int
+    """Of prompts and responses, a prompt with each of its responses."""
+    layout: Layout
+
+
+def families(texts: Sequence[Text], *, share: bool, tokens: float = math.inf) -> list[list[int]]:
+    """Indices of the texts with one prompt, which stand together; share: else each stands alone.
 
     tokens: a family that would hold more goes on in another one, with the prompt once more.
     """
     if not share:
-        return [[i] for i in range(len(sequences))]
+        return [[i] for i in range(len(texts))]
     found: list[list[int]] = []
-    open_family: dict[Ids, tuple[list[int], int]] = {}  # and its tokens
-    for i, (prompt, response) in enumerate(sequences):
-        family, size = open_family.get(prompt, ([], 0))
+    open_family: dict[int, tuple[list[int], int]] = {}  # by prompt; and its tokens
+    for i, (prompt, response, number) in enumerate(texts):
+        family, size = open_family.get(number, ([], 0))
         if not family or size + len(response) > tokens:
             family, size = [], len(prompt)
             found.append(family)
         family.append(i)
-        open_family[prompt] = family, size + len(response)
+        open_family[number] = family, size + len(response)
     return found
 
 
-def lay_out(sequences: Sequences, device: str, *, share: bool, with_prompt: Collection[int] = ()) -> Layout:
-    """Put sequences one after another; share: a prompt that several have stands there once.
+def lay_out(texts: Sequence[Text], device: str, *, share: bool, with_prompt: Collection[int] = ()) -> Layout:
+    """Put texts one after another; share: a prompt that several have stands there once.
 
-    Without sharing all lie in one block of padded rows. with_prompt: indices of sequences whose prompt's tokens, from
-    the second on, are predicted too.
+    Without sharing all lie in one block of padded rows. with_prompt: indices of texts whose prompt's tokens, from the
+    second on, are predicted too.
     """
     ids: list[int] = []
     positions: list[int] = []
     rows: list[Row] = []
-    before: list[list[int]] = [[] for _ in sequences]
-    targets: list[Sequence[int]] = [[] for _ in sequences]
-    last = [0] * len(sequences)
-    for family in families(sequences, share=share):
-        prompt = sequences[family[0]][0]
+    before: list[list[int]] = [[] for _ in texts]
+    targets: list[list[int]] = [[] for _ in texts]  # their places
+    last = [0] * len(texts)
+    for family in families(texts, share=share):
+        prompt = texts[family[0]].prompt
         start, length = len(ids), len(prompt)
+        shared = range(start, start + length)
         ids += prompt
         positions += range(length)
         for i in family:
-            response, at = sequences[i][1], len(ids)
+            response, at = texts[i].response, len(ids)
             ids += response
             positions += range(length, length + len(response))
             end = last[i] = len(ids) - 1
-            shared = range(start, start + length)
             rows.append(Row(shared, range(at, end + 1)) if i != family[0] else Row(range(0), range(start, end + 1)))
-            before[i], targets[i] = [shared[-1], *range(at, end)], response
+            before[i], targets[i] = [shared[-1], *range(at, end)], [*range(at, end + 1)]
             if i in with_prompt:
-                before[i], targets[i] = [*shared[:-1], *before[i]], [*prompt[1:], *response]
+                before[i], targets[i] = [*shared[:-1], *before[i]], [*shared[1:], *targets[i]]
     lengths = torch.tensor([len(each) for each in targets])
+    tokens = torch.tensor(ids, device=device)
     return Layout(
-        torch.tensor(ids, device=device),
+        tokens,
         torch.tensor(positions, device=device),
+        share,
         pack(rows, device, cut=share),
-        torch.tensor([token for each in targets for token in each], device=device),
+        tokens[torch.tensor([place for each in targets for place in each], device=device)],
         torch.tensor([place for each in before for place in each], device=device),
         torch.tensor(last, device=device),
         (torch.arange(int(lengths.max()))[None] < lengths[:, None]).to(device),
@@ -106,11 +145,11 @@ def pad(rows: Sequence[Sequence[float]], device: str, fill: float = 0) -> tuple[
     return padded.to(device), mask.to(device)
 
 
-def family_lengths(sequences: Sequences, groups: Sequence[Sequence[int]]) -> list[int]:
+def family_lengths(texts: Sequence[Text], groups: Sequence[Sequence[int]]) -> list[int]:
     """Tokens of each of these `families`."""
-    return [len(sequences[group[0]][0]) + sum(len(sequences[i][1]) for i in group) for group in groups]
+    return [len(texts[group[0]].prompt) + sum(len(texts[i].response) for i in group) for group in groups]
 
 
-def count_tokens(sequences: Sequences) -> int:
+def count_tokens(sequences: Sequences | Sequence[Text]) -> int:
     """Tokens of prompts and responses, a prompt with each of its responses."""
-    return sum(len(prompt) + len(response) for prompt, response in sequences)
+    return sum(len(prompt) + len(response) for prompt, response, *_ in sequences)

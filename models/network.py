@@ -1,26 +1,27 @@
 """A network: one set of weights with a head, a model of its own or an adapter on a shared one."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..results.records import Ids
 from ..runtime import processes
-from .layout import Layout, Sequences, families, family_lengths, lay_out
+from .layout import Batch, Item, Layout, Sequences, Text, count_tokens, families, family_lengths, lay_out, numbered
 from .lora import Host
 from .micro_batches import halved, micro_batches, start_tokens
 from .packed_attention import packed_attention
 from .target_logps import TargetLogps
+from .tuning import Tuning
 
 if TYPE_CHECKING:
     from ..runtime.sharding import Sharded
-from .tuning import Tuning
 
 Kind = Literal["lm", "score"]
-
+Value = TypeVar("Value")
 
 # A packed pass is large enough with so many tokens, or so many times what starting it costs: measured on two CPU cores
 # with 7M and 135M weights, where 1,300 and 2,600 tokens were no faster.
@@ -85,22 +86,27 @@ class Network:
         return self.model
 
     def lay_out(self, sequences: Sequences, with_prompt: Collection[int] = ()) -> Layout:
-        """The sequences of one pass, on this network's device."""
-        return lay_out(sequences, self.tuning.device, share=self.packs, with_prompt=with_prompt)
+        """Sequences in one pass, on this network's device; with_prompt: indices of those whose prompt is a target."""
+        return lay_out(numbered(sequences), self.tuning.device, share=self.packs, with_prompt=with_prompt)
 
-    def hidden(self, layout: Layout) -> Tensor:
-        """Last hidden states [tokens, width]."""
+    def laid_out(self, of: Layout | Sequences) -> Layout:
+        """A layout as it is; sequences in one pass."""
+        return of if isinstance(of, Layout) else self.lay_out(of)
+
+    def hidden(self, layout: Layout, at: Tensor | None = None) -> Tensor:
+        """Last hidden states of the tokens [tokens, width], or of those at some places [places, width]."""
         self.activate()
         if self._sharded and torch.is_grad_enabled():
             processes.gather(True)  # the others make this pass as well
-        return self._states(layout)
+        states = self._states(layout)
+        return states if at is None else states.index_select(0, at)
 
     def head(self, states: Tensor) -> Tensor:
         """Logits or scores of hidden states, by the model that they come from: the one of the last pass."""
         return self._head(states)
 
     def target_logps(self, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """Log-probs [rows] of tokens [rows] after hidden states [rows, width], with logits over a temperature; fp32."""
+        """Log-probs [targets], fp32, of tokens from their states [targets, width], with logits over a temperature."""
         if type(self._head) is not nn.Linear:  # there is an adapter on it
             with self.autocast():
                 logits = self._head(states).float() / temperature
@@ -115,7 +121,7 @@ class Network:
         """One pass through the layers; padded where the architecture cannot pack."""
         packing = layout.packing
         with self.autocast():
-            if self.packs:
+            if layout.packed:
                 with packed_attention(self.model):
                     given = {"position_ids": layout.positions[None], "packing": packing}
                     return self.backbone(input_ids=layout.ids[None], use_cache=False, **given).last_hidden_state[0]
@@ -157,7 +163,7 @@ class Network:
     @cached_property
     @torch.no_grad()
     def packs(self) -> bool:
-        """Whether sequences may lie packed and share their prompt: tried on a few, for some architectures cannot."""
+        """True if sequences may lie packed and share their prompt: tried on a few, for some architectures cannot."""
         config = self.model.config.get_text_config()
         windowed = "sliding" if getattr(config, "sliding_window", None) else "full_attention"
         kinds = getattr(config, "layer_types", None) or [windowed]
@@ -177,38 +183,73 @@ class Network:
         tolerance = 0.05 if self.tuning.precision == "bf16" else 1e-3
         return bool((packed - plain).abs().max() <= tolerance * plain.abs().max())
 
-    def size_of(self, sequences: Sequences) -> int:
-        """What sequences that stay together take up in a pass, in tokens."""
-        lengths = family_lengths(sequences, families(sequences, share=self.packs))
-        return sum(lengths) if self.packs else len(lengths) * max(lengths)
+    def batches(
+        self,
+        rows: Sequence[Item],
+        sequences: Sequence[Sequences],
+        *,
+        by_prompt: bool = False,
+        by_place: bool = False,
+        with_prompt: bool = False,
+        beside: "Network | None" = None,
+    ) -> Iterator[Batch[Item]]:
+        """Rows in the passes that cost least within the memory, each pass laid out when it is asked for.
 
-    def cut(self, sizes: Sequence[int]) -> list[list[int]]:
-        """Indices of examples, by their `size_of`, that go through the network together."""
+        sequences: of each row, which stay together. by_prompt: each row has one, and rows with one prompt stay together
+        if they fit. by_place: all rows' first sequences are laid out before all second ones, else one row's sequences
+        side by side. with_prompt: the prompt of each row's first sequence is a target too. beside: a network that goes
+        through the same batches.
+        """
+        packed = self.packs and (beside is None or beside.packs)
+        flat = iter(numbered([sequence for some in sequences for sequence in some]))
+        texts = [[next(flat) for _ in some] for some in sequences]
+        if by_prompt:
+            alone = [text for (text,) in texts]
+            together = families(alone, share=packed, tokens=self._most_tokens())
+            cut = self._cut(family_lengths(alone, together), packed)
+            groups = [[i for n in group for i in together[n]] for group in cut]
+        else:
+            groups = self._cut([_size(some, packed) for some in texts], packed)
+        for group in groups:
+            places = [(i, k) for i in group for k in range(len(texts[i]))]
+            if by_place:
+                places.sort(key=lambda place: place[1])
+            chosen = [texts[i][k] for i, k in places]
+            first = [n for n, (_, k) in enumerate(places) if k == 0] if with_prompt else ()
+            layout = lay_out(chosen, self.tuning.device, share=packed, with_prompt=first)
+            yield Batch([rows[i] for i in group], count_tokens(chosen), layout)
+
+    def _cut(self, sizes: Sequence[int], packed: bool) -> list[list[int]]:
+        """Indices of what takes up so many tokens, in groups that go through the network together."""
         overhead = start_tokens(self.size, self.tuning.device)
-        return micro_batches(sizes, self._most_tokens(), overhead, padded=not self.packs)
+        return micro_batches(sizes, self._most_tokens(), overhead, padded=not packed)
 
     def _most_tokens(self) -> int:
         """Of a pass; packed ones gain nothing from being larger than this, and memory grows with them."""
         enough = PACKED_STARTS * start_tokens(self.size, self.tuning.device)
         return min(self.micro_tokens, max(PACKED, int(enough))) if self.packs else self.micro_tokens
 
-    def groups(self, sequences: Sequences) -> list[list[int]]:
-        """Indices of sequences that go through the network together; those with one prompt stay so if they fit."""
-        found = families(sequences, share=self.packs, tokens=self._most_tokens())
-        return [[i for n in group for i in found[n]] for group in self.cut(family_lengths(sequences, found))]
+    @torch.no_grad()
+    def over_distinct(
+        self,
+        sequences: Sequences,
+        work: Callable[[Layout], Iterable[Value]],
+        beside: "Network | None" = None,
+    ) -> list[Value]:
+        """The value of each sequence, without gradients: work(layout) gives those of a pass; each is computed once.
 
-    def in_groups(self, sequences: Sequences, work: Callable[[list[int]], None]) -> None:
-        """Call work(indices) on groups of sequences; when memory runs out, what is left goes in smaller ones."""
-        groups = self.groups(sequences)
-        while groups:
+        When memory runs out, what is left goes in smaller passes. beside: a network that work goes through as well.
+        """
+        places: dict[tuple[Ids, Ids], int] = {}
+        which = [places.setdefault(sequence, len(places)) for sequence in sequences]
+        distinct, found = list(places), {}
+        while left := [i for i in range(len(distinct)) if i not in found]:
             try:
-                work(groups[0])
+                for batch in self.batches(left, [[distinct[i]] for i in left], by_prompt=True, beside=beside):
+                    found.update(zip(batch.rows, work(batch.layout), strict=True))
             except (RuntimeError, MemoryError) as error:
                 self.use_less_memory(error)
-                left = [i for group in groups for i in group]
-                groups = [[left[j] for j in group] for group in self.groups([sequences[i] for i in left])]
-            else:
-                del groups[0]
+        return [found[i] for i in which]
 
     def use_less_memory(self, error: Exception) -> None:
         """After running out of memory: halve what goes through at once; see `halved`."""
@@ -243,3 +284,9 @@ class Network:
         """Take this network's adapter out of the shared model."""
         if self.is_adapter:
             self._host.remove(self._adapter)
+
+
+def _size(texts: Sequence[Text], packed: bool) -> int:
+    """Tokens that texts which stay together take up in a pass, padding included."""
+    lengths = family_lengths(texts, families(texts, share=packed))
+    return sum(lengths) if packed else len(lengths) * max(lengths)

@@ -4,6 +4,15 @@ A pass is one row of tokens. A family is a prompt and the responses to it: `prom
 once. Only attention is computed sequence by sequence: queries, keys and values are spread over padded rows, in blocks
 of similar length, and what comes out is collected again. The first response of a family attends together with the
 prompt, causally; each further one brings its own queries and sees the prompt's keys and its own.
+
+Shapes:
+    tokens   all tokens of the pass, in its order
+    rows     tokens that attend together, a row each: of one block they are padded to one size
+    queries  of a row: its own tokens
+    keys     of a row: the prompt's tokens, if it is a further response's, and its own
+    places   all blocks' rows one after another, padding included: [rows * queries] or [rows * keys], summed over blocks
+A token has one place as a query. As a key it has one in its own row, and a prompt's token one more in the row of each
+further response.
 """
 
 import contextlib
@@ -55,8 +64,8 @@ class Packing:
     keys: Tensor
     """[places] the token of each key and value; 0 in the padding."""
     key_places: list[tuple[Tensor, Tensor]]
-    """Tokens and places of their keys: first all tokens in order, then those of prompts that stand in further rows,
-    each at most once in an entry."""
+    """Tokens and places of their keys, by level: first all tokens in order, then prompts' tokens in the first row of a
+    further response to each, in the second one, and so on."""
     layers: set[nn.Module] = field(default_factory=set)
     """Attention layers that went by it."""
 
@@ -64,6 +73,8 @@ class Packing:
 def pack(rows: Sequence[Row], device: str, *, cut: bool) -> Packing:
     """Place the tokens of a pass: each is `own` in one row. cut: into the blocks that cost least, else into one."""
     start = CPU_START if device == "cpu" else GPU_START
+    # A key's level says which of its token's keys it is, so that no token stands twice in one level: 0 in its own row,
+    # n in the n-th row of a further response to its prompt, -1 in the padding.
     blocks, queries, keys, levels = [], [], [], []
     again: Counter[int] = Counter()  # by prompt: in how many rows its keys stand so far
     for kind in ([row for row in rows if not row.prompt], [row for row in rows if row.prompt]):

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..results.records import Generation, Ids
 from .chat import encode_prompt, encode_response, load_tokenizer
 from .checkpoint import open_network
-from .layout import Sequences
+from .layout import Layout, Sequences
 from .model_files import remote_code_allowed
 from .network import Network
 from .tuning import Tuning
@@ -35,29 +35,18 @@ class RewardModel:
     def open(cls, folder: str | Path, tuning: Tuning) -> "RewardModel":
         return cls(open_network(folder, "score", tuning, trainable=False), load_tokenizer(folder))
 
-    def scores(self, sequences: Sequences) -> Tensor:
-        """Scores [sequences] of responses (with EOS) to prompts; gradients flow if enabled."""
-        layout = self.network.lay_out(sequences)
-        return self.network.head(self.network.hidden(layout)[layout.last].float())[:, 0]
+    def scores(self, of: Layout | Sequences) -> Tensor:
+        """Scores [sequences] of responses (with EOS) to prompts, sequences in one pass; gradients flow if enabled."""
+        layout = self.network.laid_out(of)
+        return self.network.head(self.network.hidden(layout, layout.last).float())[:, 0]
 
-    def score_all(self, sequences: Sequences, progress: str | None = None) -> list[float]:
+    def score_all(self, sequences: Sequences) -> list[float]:
         """Scores of any number of responses without gradients; each distinct one is computed once.
 
         Nothing is kept for the next call: which texts go through together moves the last digits of their scores, so
         these must not depend on what was scored before, or a training that goes on would not end where it would have.
         """
-        new, known = list(dict.fromkeys(sequences)), {}
-        quiet = None if progress else True
-
-        @torch.no_grad()
-        def measure(group: list[int]) -> None:
-            part = [new[i] for i in group]
-            known.update(zip(part, self.scores(part).tolist(), strict=True))
-            bar.update(len(part))
-
-        with tqdm(total=len(new), desc=progress, unit="response", leave=False, disable=quiet) as bar:
-            self.network.in_groups(new, measure)
-        return [known[row] for row in sequences]
+        return self.network.over_distinct(sequences, lambda layout: self.scores(layout).tolist())
 
     def __call__(self, generations: Sequence[Generation]) -> list[float]:
         return self.score_all([encode(self.tokenizer, g) for g in generations])

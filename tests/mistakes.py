@@ -40,7 +40,7 @@ MUTANTS = [
             "reference = policy",
         ),
         ("gamma and lambda are swapped", "gamma=method.gamma, lam=method.lam", "gamma=method.lam, lam=method.gamma"),
-        ("advantages are not whitened", "whitened = whiten(advantages, mask)", "whitened = advantages"),
+        ("advantages are not whitened", "advantages=whiten(advantages, mask)", "advantages=advantages"),
         ("beta falls where the KL is too high", "min(0.2, max(-0.2, error))", "-min(0.2, max(-0.2, error))"),
         ("beta starts anew each round", "self.beta *= 1 +", "self.beta = self.method.beta + self.method.beta *"),
         ("kl_gain is not used", "self.method.kl_gain * min(", "0.1 * min("),
@@ -50,8 +50,8 @@ MUTANTS = [
             "losses.kl_estimate(old.values, reference.values,",
             "losses.kl_estimate(reference.values, old.values,",
         ),
-        ("old log-probs are SFT's", "sequences, old.values,", "sequences, reference.values,"),
-        ("old values are 0", "old.values, values.values, whitened", "old.values, values.values * 0, whitened"),
+        ("old log-probs are SFT's", "old_logps=old.values", "old_logps=reference.values"),
+        ("old values are 0", "old_values=values.values", "old_values=values.values * 0"),
         ("warm-up is a round longer", "number >= self.method.critic_warmup", "number > self.method.critic_warmup"),
         (
             "the policy's schedule counts the critic's rounds",
@@ -62,8 +62,8 @@ MUTANTS = [
         ("the critic learns at the policy's rate", "critic, method.critic_lr,", "critic, method.lr,"),
         (
             "new log-probs are at temperature 1",
-            "for i in rows], self.method.temperature)\n        return",
-            "for i in rows])\n        return",
+            "self.policy.logps(layout, self.method.temperature)",
+            "self.policy.logps(layout)",
         ),
         (
             "one trunk's log-probs are at temperature 1",
@@ -72,15 +72,15 @@ MUTANTS = [
         ),
         (
             "value_clip is not used",
-            "(rows, new, clip=self.method.value_clip), {}",
-            "(rows, new, clip=self.method.clip), {}",
+            "part.returns, part.mask, clip=self.method.value_clip)",
+            "part.returns, part.mask, clip=self.method.clip)",
         ),
         ("the last token has no penalty", "last] += final", "last] = final"),
         ("the score comes a token early", "last = mask.sum(1) - 1", "last = (mask.sum(1) - 2).clamp(min=0)"),
         (
             "micro-batches weigh as their rows",
-            "weight = int(rollout.mask[part].sum()) / tokens",
-            "weight = len(part) / len(rows)",
+            "weight = int(part.mask.sum()) / tokens",
+            "weight = len(batch.rows) / len(rows)",
         ),
         ("value_weight is not used", "return loss + self.method.value_weight * error", "return loss + error"),
         ("whitening sees padding", "mean = losses.masked_mean(values, mask)\n", "mean = values.mean()\n"),
@@ -112,7 +112,7 @@ MUTANTS = [
         ("each round has a scale of its own", "if self.scale is None:", "if self.method.normalize_reward:"),
         ("the scale is the sample's deviation", "raw.std(correction=0)", "raw.std()"),
         ("the reference is never asked", "last_epoch == 0", "last_epoch >= 0"),
-        ("log-probs are at temperature 1", "policy.logps(rows, self.method.temperature)", "policy.logps(rows)"),
+        ("log-probs are at temperature 1", "policy.logps(layout, self.method.temperature)", "policy.logps(layout)"),
         ("prompts are drawn again after a stop", "first * self.prompts_per_round", "first", STOPPED),
         ("the probe looks a round late", "watch((number + 1) / self.rounds)", "watch(number / self.rounds)", PROBE),
         ("warmup is not used", "warmup=self.method.warmup,", "warmup=0.0,", COURSE),
@@ -166,10 +166,10 @@ MUTANTS = [
         ("the probe looks a step late (offline)", "watch((number + 1) / steps)", "watch(number / steps)", PROBE),
         ("the rate stays", "self.schedule.step()", "pass"),
         ("warm-up is rounded down", "math.ceil(warmup * total_steps)", "math.floor(warmup * total_steps)"),
-        ("micro-batches weigh alike", "yield losses.sum() / batch_size", "yield losses.mean()"),
+        ("micro-batches weigh alike", "return losses.sum() / batch_size", "return losses.mean()"),
         ("gradients are not clipped", "nn.utils.clip_grads_with_norm_(updated, self.max_grad_norm, norm)", "pass"),
         ("gradients pile up", "self.adam.zero_grad(set_to_none=True)", "pass"),
-        ("nothing is prepared", "prepare(batch)\n", "pass\n"),
+        ("nothing is prepared", "objective.prepare(batch)\n", "pass\n"),
         (
             "what does not fill a batch is a step",
             "steps = recipe.examples // batch_size",
@@ -218,16 +218,16 @@ MUTANTS = [
     *of(
         "methods/grouped.py",
         GROUPED_ROUND,
-        ("new log-probs are at temperature 1 (grouped)", "for i in rows], self.method.temperature)", "for i in rows])"),
-        ("micro-batches weigh alike (grouped)", "each.sum() / len(prompts),", "each.mean(),"),
+        ("new log-probs are at temperature 1 (grouped)", "batch.layout, self.method.temperature)", "batch.layout)"),
+        ("micro-batches weigh alike (grouped)", "each.sum() / len(prompts), means", "each.mean(), means"),
         (
             "old log-probs are SFT's (grouped)",
-            "Group(new, old.values[rows, :width]",
-            "Group(new, reference.values[rows, :width]",
+            "old=old.values",
+            "old=reference.values",
         ),
         ("the log-ratio has the wrong sign", "(old.values - reference.values)", "(reference.values - old.values)"),
         ("the schedule forgets epochs", "self.rounds * method.epochs *", "self.rounds *", COURSE),
-        ("advantages are of the first groups", "advantages[chosen])", "advantages[: len(chosen)])"),
+        ("advantages are of the first groups", "advantages[batch.rows])", "advantages[: len(batch.rows)])"),
     ),
     *of(
         "methods/rloo.py",
@@ -252,8 +252,8 @@ MUTANTS = [
         ("the worst is kept", ".argmax(1)", ".argmin(1)"),
         (
             "rejection learns at temperature 1",
-            "self.policy.logps(part, self.method.temperature)",
-            "self.policy.logps(part)",
+            "self.policy.logps(batch.layout, self.method.temperature)",
+            "self.policy.logps(batch.layout)",
         ),
     ),
     *of(
@@ -261,13 +261,13 @@ MUTANTS = [
         PAIRWISE_ROUND,
         (
             "the reference's sides are swapped",
-            "*(reference or (None, None)), prompt",
-            "*(reference or (None, None))[::-1], prompt",
+            "rejected, *sides, prompt)",
+            "rejected, *sides[::-1], prompt)",
         ),
         ("reference log-probs are other pairs'", "part[places].to", "part[: len(places)].to"),
         ("the logged margin adds the reference", "margin - (reference_chosen", "margin + (reference_chosen"),
         ("lengths of the rejected are the chosen's", "both.mask[n:]", "both.mask[:n]"),
-        ("the prompt's end is a token late", "[len(p.prompt.ids) - 1 for p", "[len(p.prompt.ids) for p", PAIRWISE),
+        ("the prompt's end is a token late", "pair.prompt.ids) - 1 for", "pair.prompt.ids) for", PAIRWISE),
         ("every seed has the same order", "seed=task.seed,\n", "seed=0,\n"),
     ),
     *of(
@@ -275,8 +275,8 @@ MUTANTS = [
         f"{PAIRWISE_ROUND}::test_kto_is_learnt_as_written_out {PAIRWISE}",
         (
             "weights of good and other replies are swapped",
-            "self.desirable_weight * desirable, self.undesirable_weight * undesirable",
-            "self.undesirable_weight * desirable, self.desirable_weight * undesirable",
+            "method.desirable_weight * desirable, method.undesirable_weight * undesirable",
+            "method.undesirable_weight * desirable, method.desirable_weight * undesirable",
         ),
         (
             "replies stand after their own couple's prompt",
@@ -318,7 +318,7 @@ MUTANTS = [
         (
             "the KL is sampled",
             "kls = (ours.exp() * (ours - theirs)).sum(-1)",
-            "kls = (ours - theirs).gather(1, tokens[:, None])[:, 0]",
+            "kls = (ours - theirs).gather(1, layout.targets[:, None])[:, 0]",
         ),
         ("means divide by the longest", "self.values.sum(1) / self.mask.sum(1)", "self.values.mean(1)", PAIRWISE_ROUND),
     ),
@@ -330,7 +330,7 @@ MUTANTS = [
     *of(
         "models/reward_model.py",
         f"tests/evaluators/test_reward_model.py {STAGES}",
-        ("a score is read a token early", "[layout.last].float()", "[layout.last - 1].float()"),
+        ("a score is read a token early", "(layout, layout.last)", "(layout, layout.last - 1)"),
     ),
     *of(
         "training/reward_model.py",
@@ -350,14 +350,14 @@ MUTANTS = [
         ("the gate counts the wrong pairs", "right = (chosen > rejected)", "right = (chosen < rejected)"),
         (
             "a pair's sides come from different pairs",
-            "model.scores(rows).view(-1, 2).unbind(1)",
-            "model.scores(rows).view(2, -1)",
+            "model.scores(batch.layout).view(-1, 2).unbind(1)",
+            "model.scores(batch.layout).view(2, -1)",
         ),
     ),
     *of(
         "training/sft.py",
         STAGES,
-        ("SFT teaches brevity", "-policy.logps(sequences).sum() / tokens", "-policy.logps(sequences).mean()"),
+        ("SFT teaches brevity", "logps(batch.layout).sum() / self.tokens", "logps(batch.layout).mean()"),
         (
             "SFT imitates the rejected",
             "pair.chosen if place < len(pairs) else",

@@ -11,7 +11,7 @@ import torch
 
 from ..models.network import Network
 from ..results.store import ALONG, COST, METRICS
-from ..runtime import memory, processes
+from ..runtime import memory
 from .task import TrainingTask
 
 
@@ -62,10 +62,6 @@ class Ledger:
     def _counts(self) -> dict[str, int]:
         skip = ("out", "network_size", "trainable_share", "started", "phases")
         return {name: value for name, value in asdict(self).items() if name not in skip}
-
-    def add_up_tokens(self, since: int) -> None:
-        """Count the tokens that all processes trained on since there were so many, not this one's alone."""
-        self.trained_tokens = since + sum(processes.gather(self.trained_tokens - since))
 
     def log(self, **values: float) -> None:
         """Append a line to metrics.jsonl, with the step, the examples and the seconds so far."""

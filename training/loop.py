@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from ..models.layout import Sequences
+from ..models.layout import Batch, Item, Sequences
 from ..models.network import Network
 from ..results.store import EVERY
 from ..runtime import processes
@@ -21,6 +21,25 @@ from .resume import Stateful, StepCheckpoints, Weights
 from .task import shuffled
 
 Example = TypeVar("Example")
+Watched = tuple[Tensor, dict[str, float]]  # a batch's part of a step's loss, and numbers to watch; all are summed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an optimizer step came to, over all its batches and all processes."""
+
+    loss: float
+    grad_norm: float
+    """Before it was clipped."""
+    tokens: int
+    """That went through the network with gradients, a prompt with each of its responses."""
+    watched: dict[str, float]
+    """The sums of what the losses watch."""
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """All that a log shows of it."""
+        return {"loss": self.loss, "grad_norm": self.grad_norm, **self.watched}
 
 
 def rise_and_fall(total_steps: int, warmup: float) -> Callable[[int], float]:
@@ -97,15 +116,46 @@ class Optimizer:
         for group, rate in zip(self.adam.param_groups, rates, strict=True):
             group["lr"] = rate
 
-    def step(self, losses: Callable[[], Iterable[Tensor]]) -> dict[str, float]:
-        """One update on the sum of the losses, each freed after its backward pass. Returns loss and grad_norm.
+    def step(self, batches: Callable[[], Iterable[Batch]], loss: Callable[[Batch], Watched]) -> Outcome:
+        """One update on the sum of the batches' losses, each freed after its backward pass.
 
-        losses() yields them; when memory runs out it is called again, and finds the network willing to take less.
-        With several processes each yields those of its own rows, and the sum is over all.
+        batches() makes them; when memory runs out it is called again, and finds the network willing to take less. With
+        several processes each has batches of its own rows, and all sums are over all.
 
         TrainingError, with the weights untouched, if the loss or the gradient is not finite.
         """
-        total = self._add_up(self._backward(losses))
+        together = self.divided or (self.zero and self.zero.stage == 2)  # all make every pass: none can start again
+        while True:
+            self.adam.zero_grad(set_to_none=True)
+            if self.zero:
+                self.zero.clear()
+            total, tokens, sums = 0.0, 0, {}
+            try:
+                for batch in batches():
+                    value, watched = loss(batch)
+                    self.zero.backward(value) if self.zero else value.backward()
+                    total += value.item()
+                    tokens += batch.tokens
+                    for name, number in watched.items():
+                        sums[name] = sums.get(name, 0.0) + number
+                    del batch, value  # before the next one is laid out
+                if self.divided:
+                    self.network.join_passes()
+                if self.zero:
+                    self.zero.join_passes()
+                break
+            except Exception as error:
+                if together and not getattr(error, "told", False):
+                    processes.end_all(error)  # nor fail alone
+                if not isinstance(error, (RuntimeError, MemoryError)):
+                    raise
+                self.network.use_less_memory(error)
+        total = self._add_up(total)
+        norm = self._move(total)
+        return Outcome(total, norm, sum(processes.gather(tokens)), processes.added(sums))
+
+    def _move(self, total: float) -> float:
+        """Change the weights by the gradient of a loss, cut to its norm, which is returned."""
         updated = self.zero.shares if self.zero else self.parameters
         norm = full(nn.utils.get_total_norm([p.grad for p in updated if p.grad is not None]))
         if self.zero:
@@ -119,35 +169,7 @@ class Optimizer:
         if self.zero:
             self.zero.spread()
         self.schedule.step()
-        return {"loss": total, "grad_norm": float(norm)}
-
-    def _backward(self, losses: Callable[[], Iterable[Tensor]]) -> float:
-        """Put the gradient of the losses' sum into the weights and return the sum.
-
-        Where weights or gradients are divided, all processes make every pass together: none can start again or fail
-        alone.
-        """
-        together = self.divided or (self.zero and self.zero.stage == 2)
-        while True:
-            self.adam.zero_grad(set_to_none=True)
-            if self.zero:
-                self.zero.clear()
-            total = 0.0
-            try:
-                for loss in losses():
-                    self.zero.backward(loss) if self.zero else loss.backward()
-                    total += loss.item()
-                if self.divided:
-                    self.network.join_passes()
-                if self.zero:
-                    self.zero.join_passes()
-                return total
-            except Exception as error:
-                if together and not getattr(error, "told", False):
-                    processes.end_all(error)
-                if not isinstance(error, (RuntimeError, MemoryError)):
-                    raise
-                self.network.use_less_memory(error)
+        return float(norm)
 
     def _add_up(self, total: float) -> float:
         """Add up loss and gradients over all processes; a weight without gradient in one of them counts 0 there.
@@ -207,27 +229,68 @@ class Recipe:
     """Seconds between the checkpoints from which a training that was stopped goes on."""
 
 
+class Objective(Generic[Example]):
+    """What a training learns: its examples, what of them goes through the network, and their losses."""
+
+    examples: Sequence[Example]
+    by_place: bool = False
+    """Lay out the examples' first sequences before their second ones; else an example's stand side by side."""
+    with_prompt: bool = False
+    """Predict the prompt of an example's first sequence too, from its second token on."""
+
+    def sequences(self, example: Example) -> Sequences:
+        """What of an example goes through the network, in one pass."""
+        raise TypeError(f"{type(self).__name__} must define sequences(example)")
+
+    def prepare(self, examples: list[Example]) -> None:
+        """Called once with each step's whole batch, before its losses."""
+
+    def losses(self, batch: Batch[Example]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses of some examples, `batch.rows`, and numbers to watch, each [examples]."""
+        raise TypeError(f"{type(self).__name__} must define losses(batch)")
+
+
+def take_step(
+    optimizer: Optimizer,
+    rows: Sequence[Item],
+    sequences: Sequence[Sequences],
+    loss: Callable[[Batch[Item]], Watched],
+    *,
+    ledger: Ledger,
+    names: Sequence[str],
+    **laid: bool,
+) -> Outcome:
+    """One optimizer step on rows, divided among the processes and cut into micro-batches by the network's `batches`.
+
+    names: of the rows or of what they belong to, after a word that says which; for the TrainingError, with the step,
+    if the loss or the gradient is not finite.
+    """
+    network, share, own = optimizer.network, processes.mine(rows), processes.mine(sequences)
+    try:
+        outcome = optimizer.step(lambda: network.batches(share, own, **laid), loss)
+    except TrainingError as error:
+        kind, *first = names[:5]
+        raise TrainingError(f"step {ledger.optimizer_steps + 1}: {error} ({kind} {', '.join(first)}, ...)") from None
+    ledger.trained_tokens += outcome.tokens
+    return outcome
+
+
 def fit(
-    examples: Sequence[Example],
+    objective: Objective[Example],
     network: Network,
-    loss: Callable[[list[Example]], tuple[Tensor, dict[str, Tensor]]],
-    sequences: Callable[[Example], Sequences],
     *,
     ledger: Ledger,
     recipe: Recipe,
-    prepare: Callable[[list[Example]], None] = lambda batch: None,
     watch: Callable[[float], dict[str, float]] = lambda share: {},
     parts: Mapping[str, Stateful] | None = None,
 ) -> None:
     """Train on `recipe.examples` draws: a fresh permutation each epoch, the same for everyone with the same seed.
 
-    loss(batch) returns the losses [batch] and metrics [batch] of some examples; the step's loss is their mean over
-    the whole batch, however it is cut into micro-batches and divided among processes. sequences(example): what of it
-    goes through the network. prepare(batch) is called once with each whole batch, before its losses; watch(share of
-    the steps done) after each step, and what it returns is logged with it. Now and then all is
+    A step's loss is the mean over the whole batch, however it is cut into micro-batches and divided among processes.
+    watch(share of the steps done) is called after each step, and what it returns is logged with it. Now and then all is
     saved, `parts` too, and a training that was stopped goes on from there.
     """
-    batch_size = min(recipe.batch_size, recipe.examples)
+    examples, batch_size = objective.examples, min(recipe.batch_size, recipe.examples)
     steps = recipe.examples // batch_size
     optimizer = Optimizer(
         network,
@@ -239,31 +302,24 @@ def fit(
     )
     held = {"weights": Weights(optimizer.parameters), "optimizer": optimizer, "ledger": ledger, **(parts or {})}
     checkpoints = StepCheckpoints(ledger.out, ledger.phase(recipe.label), steps, held, every=recipe.checkpoint_every)
+    laid = {"by_place": objective.by_place, "with_prompt": objective.with_prompt}
+
+    def loss(batch: Batch[Example]) -> Watched:
+        losses, metrics = objective.losses(batch)
+        return losses.sum() / batch_size, {name: float(values.detach().sum()) for name, values in metrics.items()}
+
     first = checkpoints.restore()
     order = islice(shuffled(len(examples), recipe.seed), first * batch_size, None)
     for number in checkpoints.steps(first, recipe.label):
         batch = [examples[next(order)] for _ in range(batch_size)]
-        sums: dict[str, float] = {}
-        prepare(batch)
-        share, tokens = processes.mine(batch), ledger.trained_tokens
-
-        def micro_losses(share=share, sums=sums) -> Iterable[Tensor]:
-            sums.clear()
-            for group in network.cut([network.size_of(sequences(e)) for e in share]):
-                losses, metrics = loss([share[i] for i in group])
-                for name, values in metrics.items():
-                    sums[name] = sums.get(name, 0.0) + float(values.detach().sum())
-                yield losses.sum() / batch_size
-
+        objective.prepare(batch)
         lr_now = optimizer.lr
-        try:
-            outcome = optimizer.step(micro_losses)
-        except TrainingError as error:
-            rows = ", ".join(str(getattr(e, "id", "?")) for e in batch[:4])
-            raise TrainingError(f"step {ledger.optimizer_steps + 1}: {error} (rows {rows}, ...)") from None
+        sequences = [objective.sequences(example) for example in batch]
+        names = ["rows", *(str(getattr(example, "id", "?")) for example in batch[:4])]
+        outcome = take_step(optimizer, batch, sequences, loss, ledger=ledger, names=names, **laid)
         ledger.optimizer_steps += 1
         ledger.examples += batch_size
-        ledger.add_up_tokens(since=tokens)
-        means = {name: value / batch_size for name, value in processes.added(sums).items()}
-        ledger.log(**outcome, lr=lr_now, **means, **watch((number + 1) / steps))
+        means = {name: value / batch_size for name, value in outcome.watched.items()}
+        shown = watch((number + 1) / steps)
+        ledger.log(loss=outcome.loss, grad_norm=outcome.grad_norm, lr=lr_now, **means, **shown)
     optimizer.finish()

@@ -1,5 +1,6 @@
 """A reward model's training: Bradley-Terry on preference pairs, from the SFT checkpoint."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..models.checkpoint import Checkpoint, open_network
 from ..models.kept_values import write_known
-from ..models.layout import count_tokens
+from ..models.layout import Batch, Sequences
 from ..models.model_files import remote_code_allowed
 from ..models.reward_model import RewardModel
 from ..models.tuning import Tuning
@@ -19,7 +20,7 @@ from ..results.records import Pair
 from ..results.store import GATE, MODEL
 from ..runtime import processes
 from .ledger import Ledger
-from .loop import Recipe, fit
+from .loop import Objective, Recipe, fit
 from .sft import mean_by_prompt
 from .task import sides_of
 
@@ -27,6 +28,20 @@ from .task import sides_of
 def reward_model(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
     """Bradley-Terry negative log-likelihood of a preference. All tensors [batch]. Ouyang et al. (2022), eq. 1."""
     return -F.logsigmoid(chosen_scores - rejected_scores)
+
+
+class Preferences(Objective[Pair]):
+    """Chosen replies are to score above rejected ones."""
+
+    def __init__(self, model: RewardModel, pairs: Sequence[Pair]):
+        self.model, self.examples = model, pairs
+
+    def sequences(self, example: Pair) -> Sequences:
+        return sides_of(example)
+
+    def losses(self, batch: Batch[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen, rejected = self.model.scores(batch.layout).view(-1, 2).unbind(1)
+        return reward_model(chosen, rejected), {"accuracy": (chosen > rejected).float()}
 
 
 def fit_reward_model(
@@ -44,28 +59,21 @@ def fit_reward_model(
     """
     torch.manual_seed(recipe.seed)
     width = _width(sft)
-    network = open_network(sft.path, "score", tuning, trainable=True, head_std=(width + 1) ** -0.5)
-    model = RewardModel(network, sft.tokenizer())
-    ledger = Ledger.of(network, out)
-
-    def loss(batch: list[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = [side for pair in batch for side in sides_of(pair)]
-        ledger.trained_tokens += count_tokens(rows)
-        chosen, rejected = model.scores(rows).view(-1, 2).unbind(1)
-        return reward_model(chosen, rejected), {"accuracy": (chosen > rejected).float()}
-
-    fit(train, network, loss, sides_of, ledger=ledger, recipe=recipe)
-    ledger.close()
-    if processes.rank():
-        return
-    sides = LazySequence(2 * len(heldout), lambda place: sides_of(heldout[place // 2])[place % 2])
-    scores = [score for block in blocks(sides, "held-out pairs") for score in model.score_all(block)]
-    chosen, rejected = torch.tensor(scores).view(-1, 2).unbind(1)
-    right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-    (out / GATE).write_text(json.dumps({"accuracy": mean_by_prompt(heldout, right.tolist())}))
-    network.save(out / MODEL, model.tokenizer)
-    write_known(out / MODEL, sides, scores)
-    network.close()
+    head_std = (width + 1) ** -0.5
+    with contextlib.closing(open_network(sft.path, "score", tuning, trainable=True, head_std=head_std)) as network:
+        model = RewardModel(network, sft.tokenizer())
+        ledger = Ledger.of(network, out)
+        fit(Preferences(model, train), network, ledger=ledger, recipe=recipe)
+        ledger.close()
+        if processes.rank():
+            return
+        sides = LazySequence(2 * len(heldout), lambda place: sides_of(heldout[place // 2])[place % 2])
+        scores = [score for block in blocks(sides, "held-out pairs") for score in model.score_all(block)]
+        chosen, rejected = torch.tensor(scores).view(-1, 2).unbind(1)
+        right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+        (out / GATE).write_text(json.dumps({"accuracy": mean_by_prompt(heldout, right.tolist())}))
+        network.save(out / MODEL, model.tokenizer)
+        write_known(out / MODEL, sides, scores)
 
 
 def _width(checkpoint: Checkpoint) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models.checkpoint import Checkpoint, merge_adapter, open_network
 from ..models.kept_values import write_known
-from ..models.layout import count_tokens
+from ..models.layout import Batch, Sequences
 from ..models.policy import Policy
 from ..models.tuning import Tuning
 from ..results.lazy import LazySequence, blocks
@@ -18,7 +18,7 @@ from ..results.records import Ids, Pair, Prompt
 from ..results.store import GATE, MODEL
 from ..runtime import processes
 from .ledger import Ledger
-from .loop import Recipe, fit
+from .loop import Objective, Recipe, fit
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,20 @@ class Example:
     """Of the pair it comes from."""
     prompt: Prompt
     response: Ids
+
+
+class Imitation(Objective[Example]):
+    """Replies are to become likelier. Every token weighs the same: a mean over each reply's own would teach brevity."""
+
+    def __init__(self, policy: Policy, rows: Sequence[Example]):
+        self.policy, self.examples = policy, rows
+        self.tokens = sum(len(e.response) for e in rows) / max(1, len(rows))  # of a reply, on average
+
+    def sequences(self, example: Example) -> Sequences:
+        return [(example.prompt.ids, example.response)]
+
+    def losses(self, batch: Batch[Example]) -> tuple[Tensor, dict[str, Tensor]]:
+        return -self.policy.logps(batch.layout).sum() / self.tokens, {}
 
 
 def fine_tune(
@@ -48,22 +62,7 @@ def fine_tune(
     policy = Policy(open_network(base.path, "lm", tuning, trainable=True), base.tokenizer())
     gate = {"base": _losses(heldout, _logps(policy, heldout))}  # before the first step it is the base
     ledger = Ledger.of(policy.network, out)
-    # every token weighs the same: a mean over each reply's own tokens would teach it to be brief
-    tokens = sum(len(e.response) for e in train) / len(train)
-
-    def loss(batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
-        sequences = [(e.prompt.ids, e.response) for e in batch]
-        ledger.trained_tokens += count_tokens(sequences)
-        return -policy.logps(sequences).sum() / tokens, {}
-
-    fit(
-        train,
-        policy.network,
-        loss,
-        lambda e: [(e.prompt.ids, e.response)],
-        ledger=ledger,
-        recipe=recipe,
-    )
+    fit(Imitation(policy, train), policy.network, ledger=ledger, recipe=recipe)
     ledger.close()
     if processes.rank():
         return

@@ -1,5 +1,6 @@
 """What every method is given: pairs, prompts, budget. This is the fairness contract."""
 
+import contextlib
 import random
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +76,20 @@ class TrainingTask:
     """Checkpoints to save on the way, evenly spaced over the budget, into `out / "along"`; `Snapshots` does it."""
     checkpoint_every: float = EVERY
     """Seconds between the checkpoints from which a training that was stopped goes on."""
+
+    @property
+    def made(self) -> Checkpoint:
+        """The policy that the training makes; whoever keeps it gives it a key."""
+        return Checkpoint(self.out / "policy", key="")
+
+
+@contextlib.contextmanager
+def trained_policy(task: TrainingTask, start: Checkpoint | None = None) -> Iterator[Policy]:
+    """A policy to be trained, from the SFT checkpoint or another start; saved in `task.made` if nothing failed."""
+    policy = Policy.open(start or task.sft, task.tuning, trainable=True)
+    with contextlib.closing(policy.network):
+        yield policy
+        policy.save(task.made.path)
 
 
 def sides_of(pair: Pair) -> Sequences:

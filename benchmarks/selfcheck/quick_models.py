@@ -20,10 +20,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ...models import find
 from ...models.chat import encode_prompt
 from ...models.find import BUILTIN
+from ...models.layout import Batch, count_tokens
 from ...models.network import Network
 from ...models.policy import Policy
 from ...models.tuning import Tuning
-from ...training.loop import Optimizer
+from ...training.loop import Optimizer, Watched
 from ..world import NAMES, OBJECTS, Labeller, draw_answer, draw_fact, draw_task, prefers_first
 from ..world_reward import read_sentence, score_answer
 
@@ -177,11 +178,16 @@ def train(model: LlamaForCausalLM, tokenizer, rows: list, out: Path, *, lr: floa
     policy = Policy(Network(model.eval(), "lm", TUNING, None, None), tokenizer)
     steps = len(rows) // BATCH
     optimizer = Optimizer(policy.network, lr=lr, total_steps=steps, weight_decay=0.01)
+
+    def loss(batch: Batch) -> Watched:
+        return -policy.logps(batch.layout).mean().mean(), {}
+
     for step in (bar := tqdm(range(steps), desc=out.name, disable=None)):
         batch = rows[step * BATCH : (step + 1) * BATCH]
-        outcome = optimizer.step(lambda batch=batch: [-policy.logps(batch).mean().mean()])
-        bar.set_postfix(loss=f"{outcome['loss']:.3f}")
-    print(f"{out.name}: last loss {outcome['loss']:.3f}", file=sys.stderr)
+        whole = Batch(batch, count_tokens(batch), policy.network.lay_out(batch))
+        outcome = optimizer.step(lambda whole=whole: [whole], loss)
+        bar.set_postfix(loss=f"{outcome.loss:.3f}")
+    print(f"{out.name}: last loss {outcome.loss:.3f}", file=sys.stderr)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
 

@@ -1,5 +1,6 @@
 """The course of whole trainings: the rate of each step, fresh random numbers, and going on after a stop."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,10 +15,12 @@ from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.ppo import PPO
 from alignment_bench.methods.rejection import RejectionSampling
 from alignment_bench.methods.rloo import RLOO
+from alignment_bench.models.network import Network
 from alignment_bench.models.policy import Policy
+from alignment_bench.models.tuning import Tuning
 from alignment_bench.results.records import Pair, Prompt
 from alignment_bench.results.store import folder_digest, read_jsonl
-from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask
+from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask, trained_policy
 
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11)) for i in range(8)]
 PAIRS = [Pair(f"r{i}", p, chosen=(50, 51 + i, 1), rejected=(60, 1)) for i, p in enumerate(PROMPTS)]
@@ -131,15 +134,17 @@ def test_no_response_is_drawn_with_the_numbers_of_another(tiny, full, tmp_path, 
 
 @pytest.fixture
 def passes(monkeypatch):
-    """Prompts of the passes with gradients, in their order."""
-    seen, former = [], Policy.response_states
+    """Prompts of the policy's passes with gradients, in their order."""
+    seen, former = [], Network.batches
 
-    def response_states(self, sequences, *args):
-        if torch.is_grad_enabled():
-            seen.extend(prompt for prompt, _ in sequences)
-        return former(self, sequences, *args)
+    def batches(self, rows, sequences, **how):
+        for batch in former(self, rows, sequences, **how):
+            if torch.is_grad_enabled() and self.kind == "lm":
+                found = dict(zip(rows, sequences, strict=True))
+                seen.extend(prompt for row in batch.rows for prompt, _ in found[row])
+            yield batch
 
-    monkeypatch.setattr(Policy, "response_states", response_states)
+    monkeypatch.setattr(Network, "batches", batches)
     return seen
 
 
@@ -231,6 +236,20 @@ def test_costs_of_an_adapter_count_it_and_no_other(tiny, full, tmp_path):
     assert cost["flops"] == pytest.approx(
         cost["trained_tokens"] * (4 * (base + adapter) + 2 * adapter) + 2 * seen * (base + adapter)
     )
+
+
+def test_a_trained_policy_is_saved_if_nothing_failed_and_let_go_either_way(tiny, tmp_path):
+    """The adapter leaves the shared model; a training that failed leaves no policy."""
+    tuning = Tuning(lora_rank=4, precision="fp32", device="cpu")
+    for fails in (True, False):
+        task = make_task(tiny, tuning, tmp_path / str(fails), 8)
+        with contextlib.suppress(KeyError), trained_policy(task) as policy:
+            own = policy.network.parameters
+            if fails:
+                raise KeyError
+        names = {id(parameter) for parameter in policy.network.model.parameters()}
+        assert own and not names & {id(parameter) for parameter in own}
+        assert task.made.path.exists() != fails
 
 
 # --- going on after a stop

@@ -81,8 +81,10 @@ def test_online_dpo_takes_the_better_as_chosen_and_learns_nothing_from_a_tie():
 def test_rejection_sampling_trains_on_the_best_alone(tiny, full, tmp_path, monkeypatch):
     """Rewards 0, 1, 2, ... in the order of the samples: of each prompt's four the last is kept, and only it is paid."""
     kept = []
-    step = RejectionTrainer._losses
-    monkeypatch.setattr(RejectionTrainer, "_losses", lambda self, rows: (kept.extend(rows), step(self, rows))[1])
+    learn = RejectionTrainer.learn
+    monkeypatch.setattr(
+        RejectionTrainer, "learn", lambda self, rollout: (kept.extend(rollout.sequences), learn(self, rollout))[1]
+    )
     seen = []
 
     def reward(generations):

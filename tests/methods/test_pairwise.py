@@ -13,10 +13,10 @@ from alignment_bench.methods.best_of_n import BestOfN
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.kto import KTO, mismatched_log_ratio
 from alignment_bench.methods.orpo import ORPO
-from alignment_bench.methods.pairwise import pair_logps
 from alignment_bench.methods.rloo import RLOO
 from alignment_bench.methods.sft_chosen import SFTChosen
 from alignment_bench.models.checkpoint import Checkpoint
+from alignment_bench.models.layout import Batch
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.tuning import Tuning
 from alignment_bench.results.records import Pair, Prompt, RatedReply
@@ -26,6 +26,7 @@ from alignment_bench.training.loop import Optimizer
 from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask, shuffled
 
 SIDES = ("chosen", "rejected")
+ONE = [Batch([], 0, None)]  # of a step whose loss needs no pass
 
 
 def make_pairs(count=12):
@@ -45,6 +46,14 @@ def make_task(sft, tuning, out, *, examples=48, seed=0):
     return TrainingTask(
         sft, PairDataset(pairs, reference), PromptDataset([], 8), None, Budget(examples), seed, out, tuning
     )
+
+
+def logps_of(method, policy, pairs):
+    """What a method's loss is given of some pairs, without a reference."""
+    objective = method.objective(policy, SimpleNamespace(pairs=PairDataset(pairs, None)), None)
+    first = range(len(pairs)) if objective.with_prompt else ()
+    sequences = [(p.prompt.ids, getattr(p, side)) for side in SIDES for p in pairs]
+    return objective.logps_of([*objective.examples], policy.logps(policy.network.lay_out(sequences, first)))
 
 
 def rated(task):
@@ -138,9 +147,9 @@ def test_orpo_nll_over_the_prompt_as_well(tiny, full):
     """Token by token: log-probs of prompt tokens from the second on and of the response, divided by their number."""
     policy, pair = Policy.open(tiny, full, trainable=True), make_pairs()[3]
     with torch.no_grad():
-        logps = pair_logps(policy, [pair, make_pairs()[0]], None, with_prompt=True)
-        found = ORPO(weight=0.5, nll_scope="prompt+response").loss(logps)[0]
-        plain = ORPO(weight=0.5).loss(pair_logps(policy, [pair], None))[0]
+        with_prompt = ORPO(weight=0.5, nll_scope="prompt+response")
+        found = with_prompt.loss(logps_of(with_prompt, policy, [pair, make_pairs()[0]]))[0]
+        plain = ORPO(weight=0.5).loss(logps_of(ORPO(), policy, [pair]))[0]
         ids = torch.tensor([[*pair.prompt.ids, *pair.chosen]])
         each = policy.network.model(input_ids=ids).logits[0].log_softmax(-1)[range(ids.shape[1] - 1), ids[0, 1:]]
     response = each[len(pair.prompt.ids) - 1 :]
@@ -212,7 +221,7 @@ def test_couples_of_unpaired_replies_are_neighbours_in_shuffled_order(tiny, full
     task = dataclasses.replace(task, unpaired=replies, seed=5)
     frozen, ledger = Policy.open(tiny, full, trainable=False), Ledger(tmp_path, 1)
     monkeypatch.setattr("alignment_bench.results.lazy.BLOCK", 2)
-    couples = KTO(data="unpaired")._couples(task, frozen, ledger)
+    couples = KTO(data="unpaired").objective(frozen, task, ledger).examples
     listed = list(replies)
     random.Random(5).shuffle(listed)
     assert [c.replies for c in couples] == [tuple(listed[i : i + 2]) for i in (0, 2, 4)]
@@ -240,7 +249,7 @@ def test_schedule_rises_then_falls_to_zero():
     rates = []
     for _ in range(10):
         rates.append(optimizer.lr)
-        optimizer.step(lambda: [(weight * 0.0).sum()])
+        optimizer.step(lambda: ONE, lambda batch: ((weight * 0.0).sum(), {}))
     assert rates == pytest.approx([0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
 
 
@@ -248,5 +257,5 @@ def test_gradients_are_clipped_to_the_norm():
     """Loss 3a + 4b has gradient norm 5; with limit 1 plain AdamW sees (0.6, 0.8)."""
     a, b = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     optimizer = Optimizer(SimpleNamespace(parameters=[a, b]), lr=1e-3, total_steps=1, max_grad_norm=1.0)
-    assert optimizer.step(lambda: [(3 * a + 4 * b).sum()])["grad_norm"] == pytest.approx(5.0)
+    assert optimizer.step(lambda: ONE, lambda batch: ((3 * a + 4 * b).sum(), {})).grad_norm == pytest.approx(5.0)
     assert (a.grad.item(), b.grad.item()) == pytest.approx((0.6, 0.8), rel=1e-5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from alignment_bench.benchmarks.selfcheck.passes import counted
 from alignment_bench.errors import TrainingError
 from alignment_bench.methods.ppo import PPO, Trainer, token_rewards, whiten
 from alignment_bench.models.checkpoint import Checkpoint, open_network
+from alignment_bench.models.network import Network
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.sampler import Sample
 from alignment_bench.models.sampling import sample
@@ -65,9 +67,9 @@ def by_length(generations):
 def test_first_rollout_has_ratio_1_kl_0_and_no_clipping(tiny, tuning, tmp_path):
     trainer = make_trainer(tiny, tuning, tmp_path, by_length, PPO(rollout_size=8, minibatch_size=4, epochs=1, lr=1e-12))
     samples = sample(trainer.policy, PROMPTS, max_new_tokens=6, seed=0)
-    rollout, signals = trainer.score(samples)
-    assert signals["kl"] == pytest.approx(0.0, abs=1e-4)  # of log-probs of about -30
-    outcome = trainer.update(rollout, learn_policy=True)
+    rollout = trainer.score(samples)
+    assert rollout.signals["kl"] == pytest.approx(0.0, abs=1e-4)  # of log-probs of about -30
+    outcome = trainer.learn(rollout)
     assert outcome["ratio"] == pytest.approx(1.0, abs=1e-5)
     assert outcome["clip_fraction"] == 0.0
 
@@ -75,8 +77,8 @@ def test_first_rollout_has_ratio_1_kl_0_and_no_clipping(tiny, tuning, tmp_path):
 def test_ratio_stays_1_over_all_epochs_without_learning(tiny, tuning, tmp_path):
     """A learning rate that cannot move fp32 weights: minibatches, padding and epochs alone must not move the ratio."""
     trainer = make_trainer(tiny, tuning, tmp_path, by_length, PPO(rollout_size=8, minibatch_size=3, epochs=4, lr=1e-30))
-    rollout, _ = trainer.score(sample(trainer.policy, PROMPTS, max_new_tokens=6, seed=0))
-    assert trainer.update(rollout, learn_policy=True)["ratio"] == pytest.approx(1.0, abs=1e-5)
+    rollout = trainer.score(sample(trainer.policy, PROMPTS, max_new_tokens=6, seed=0))
+    assert trainer.learn(rollout)["ratio"] == pytest.approx(1.0, abs=1e-5)
 
 
 def test_token_rewards_sum_to_score_minus_beta_kl():
@@ -91,9 +93,9 @@ def test_token_rewards_sum_to_score_minus_beta_kl():
 def test_adaptive_beta_by_hand(tiny, full, tmp_path, monkeypatch):
     """Target 2, gain 0.1. KL 0 is 100% too low, cut at 20%: beta 1 falls to 0.98; KL 2.2 is 10% over: times 1.01."""
     trainer = make_trainer(tiny, full, tmp_path, by_length, PPO(rollout_size=8, beta=1.0, target_kl=2.0))
-    monkeypatch.setattr(trainer, "update", lambda rollout, learn_policy: {})
+    monkeypatch.setattr(trainer, "learn", lambda rollout, learn_policy: {})
     for kl, expected in ((0.0, 0.98), (2.2, 0.98 * 1.01), (50.0, 0.98 * 1.01 * 1.02)):
-        monkeypatch.setattr(trainer, "score", lambda samples, kl=kl: (None, {"kl": kl}))
+        monkeypatch.setattr(trainer, "score", lambda samples, kl=kl: SimpleNamespace(signals={"kl": kl}))
         trainer.round(0, [])
         assert trainer.beta == pytest.approx(expected)
 
@@ -102,7 +104,7 @@ def test_rewards_are_taken_as_they_are_without_normalization(tiny, full, tmp_pat
     """Raw rewards 5; minus nothing, for beta is 0 and the penalty is 0: every return is 5."""
     method = PPO(rollout_size=8, beta=0.0, missing_eos_penalty=0.0, lam=1.0, normalize_reward=False)
     trainer = make_trainer(tiny, full, tmp_path, lambda g: [5.0] * len(g), method)
-    rollout, _ = trainer.score(sample(trainer.policy, PROMPTS, max_new_tokens=4, seed=0))
+    rollout = trainer.score(sample(trainer.policy, PROMPTS, max_new_tokens=4, seed=0))
     assert rollout.returns[rollout.mask].tolist() == pytest.approx([5.0] * int(rollout.mask.sum()), rel=1e-5)
 
 
@@ -147,8 +149,9 @@ def test_dropout_is_off_in_policy_reference_and_critic(full, tmp_path, make_tiny
     trainer = make_trainer(Checkpoint(folder, "d"), full, tmp_path / "t", by_length)
     torch.nn.init.normal_(trainer.critic.score.weight)
     rows = [((0, 10), (20, 21, 1))]
+    layout = trainer.critic.lay_out(rows)
     for once in (trainer.policy.logps, trainer.reference.logps, trainer.values):
-        assert torch.equal(once(rows).values, once(rows).values)
+        assert torch.equal(once(layout).values, once(layout).values)
     trainer.policy.network.model.train()  # with dropout on it would show: the test can fail
     assert not torch.equal(trainer.policy.logps(rows).values, trainer.policy.logps(rows).values)
 
@@ -164,8 +167,8 @@ def test_values_do_not_depend_on_padding(tiny, tuning, tmp_path):
     torch.nn.init.normal_(trainer.critic.score.weight)
     sequences = [((0, 10), (20, 21, 22, 1)), ((0, 10, 11, 12, 13), (30, 1))]
     with torch.no_grad():
-        both = trainer.values(sequences)
-        alone = [trainer.values([s]).values[0].tolist() for s in sequences]
+        both = trainer.values(trainer.critic.lay_out(sequences))
+        alone = [trainer.values(trainer.critic.lay_out([s])).values[0].tolist() for s in sequences]
     assert both.values[0].tolist() == pytest.approx(alone[0], rel=1e-4, abs=1e-4)
     assert both.values[1, :2].tolist() == pytest.approx(alone[1], rel=1e-4, abs=1e-4)
     assert both.values[1, 2:].tolist() == [0.0, 0.0]
@@ -176,7 +179,7 @@ def test_missing_eos_is_penalized(tiny, full, tmp_path):
     method = PPO(rollout_size=8, beta=0.0, missing_eos_penalty=3.0, lam=1.0)
     trainer = make_trainer(tiny, full, tmp_path, lambda g: [5.0] * len(g), method)
     samples = sample(trainer.policy, PROMPTS, max_new_tokens=1, seed=0)
-    rollout, _ = trainer.score(samples)
+    rollout = trainer.score(samples)
     expected = [0.0 if s.finished else -3.0 for s in samples]
     assert rollout.returns[:, 0].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-5)
     assert -3.0 in expected
@@ -189,8 +192,8 @@ def test_micro_batches_leave_the_update_alone(tiny, tmp_path):
         tuning = Tuning(precision="fp32", device="cpu", micro_tokens=micro_tokens)
         method = PPO(rollout_size=8, minibatch_size=8, epochs=1, lr=1e-3, warmup=0.0)
         trainer = make_trainer(tiny, tuning, tmp_path / str(micro_tokens), by_length, method)
-        rollout, _ = trainer.score(sample(trainer.policy, PROMPTS, max_new_tokens=6, seed=0))
-        outcome = trainer.update(rollout, learn_policy=True)
+        rollout = trainer.score(sample(trainer.policy, PROMPTS, max_new_tokens=6, seed=0))
+        outcome = trainer.learn(rollout)
         results.append((outcome["loss"], outcome["grad_norm"], outcome["value_loss"]))
     assert results[0] == pytest.approx(results[1], rel=1e-4, abs=1e-6)
 
@@ -239,7 +242,7 @@ def test_critic_from_the_reward_model_begins_with_its_scores(tiny, tuning, tmp_p
     frozen = open_network(tmp_path / "rm", "score", tuning, trainable=False)
     frozen.activate()
     with torch.no_grad():
-        found = trainer.values([(prompt, response)]).values[0]
+        found = trainer.values(critic.lay_out([(prompt, response)])).values[0]
         hidden = frozen.backbone(input_ids=torch.tensor([prompt + response])).last_hidden_state[
             0, 1:4
         ]  # the states from which it is predicted
@@ -259,17 +262,17 @@ def test_one_trunk_learns_the_sum_of_both_losses(tiny, tuning, tmp_path):
     """The joint gradient is that of the policy's loss plus 0.1 times that of the value loss, each taken alone."""
     trainer = make_trainer(tiny, tuning, tmp_path, by_length, SHARED)
     torch.nn.init.normal_(trainer.value_head.weight)
-    rollout, _ = trainer.score(sampled(trainer))
-    rows = list(range(8))
+    rollout = trainer.score(sampled(trainer))
+    layout = trainer.policy.network.lay_out(rollout.sequences)
     weights = [*trainer.policy.network.parameters, trainer.value_head.weight]
 
     def gradient(loss):
         found = torch.autograd.grad(loss, weights, allow_unused=True)
         return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
 
-    both = gradient(trainer._joint_loss(rollout, rows)[0])
-    policy = gradient(trainer._policy_loss(rollout, rows)[0])
-    value = gradient(trainer._value_loss(rollout, rows)[0])
+    both = gradient(trainer.joint_loss(rollout, layout)[0])
+    policy = gradient(trainer.policy_loss(rollout, layout)[0])
+    value = gradient(trainer.value_loss(rollout, layout)[0])
     assert max(float(g.abs().max()) for g in value[:-1]) > 0  # the value loss moves the trunk too
     scale = max(float(g.abs().max()) for g in both)
     for joint, one, other in zip(both, policy, value, strict=True):
@@ -284,7 +287,8 @@ def test_what_the_sampler_kept_is_what_passes_over_whole_rows_give(tiny, tuning,
     samples = sampled(trainer, temperature=0.7, max_new_tokens=60)
     sequences = [(s.prompt.ids, s.ids) for s in samples]
     assert len({len(s.ids) for s in samples}) > 1  # rows end at different times
-    logps, values = trainer.logps(trainer.policy, sequences), trainer.collect(sequences, trainer.values)
+    logps = trainer.logps(trainer.policy, sequences)
+    values = trainer.collect(sequences, trainer.policy.network, trainer.values)
     torch.testing.assert_close(trainer.old_logps(samples).values, logps.values, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(trainer.drawn([s.values for s in samples]).values, values.values, rtol=1e-4, atol=1e-4)
     assert torch.equal(trainer.old_logps(samples).mask, logps.mask)
@@ -308,11 +312,11 @@ def test_a_response_that_was_drawn_twice_is_computed_once(tiny, full, tmp_path):
     warm_up(trainer)
     samples = [Sample(PROMPTS[i % 3], (20 + i % 3, 1), True, logps=(-1.0, -2.0)) for i in range(8)]
     with counted() as passes:
-        rollout, _ = trainer.score(samples)
+        rollout = trainer.score(samples)
     assert (passes.scored, passes.again) == (2 * 3 * 5, 0)
     assert trainer.ledger.scored_tokens == 2 * 3 * 5
     with torch.no_grad():
-        alone = torch.cat([trainer.values([(s.prompt.ids, s.ids)]).values for s in samples])
+        alone = torch.cat([trainer.values(trainer.critic.lay_out([(s.prompt.ids, s.ids)])).values for s in samples])
     torch.testing.assert_close(rollout.old_values, alone, rtol=1e-5, atol=1e-5)
 
 
@@ -333,21 +337,21 @@ def test_until_they_move_neither_reference_nor_critic_is_asked(tiny, full, tmp_p
     asked = []
     for _ in range(2):
         with counted() as passes:
-            rollout, signals = trainer.score(samples)
+            rollout = trainer.score(samples)
         asked.append(passes.scored)
-        trainer.update(rollout, learn_policy=True)
+        trainer.learn(rollout)
     assert asked == [0 if critic == "sft" else 8 * 5, 2 * 8 * 5]
-    assert signals["kl"] != 0.0
+    assert rollout.signals["kl"] != 0.0
 
 
 def test_one_trunk_stays_as_it_is_while_only_the_head_learns(tiny, tuning, tmp_path):
     trainer = make_trainer(tiny, tuning, tmp_path, by_length, SHARED)
-    rollout, _ = trainer.score(sampled(trainer))
+    rollout = trainer.score(sampled(trainer))
     before = [p.detach().clone() for p in trainer.policy.network.parameters]
-    trainer.update(rollout, learn_policy=False)
+    trainer.learn(rollout, learn_policy=False)
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.policy.network.parameters, strict=True))
     assert trainer.value_head.weight.abs().max() > 0
-    trainer.update(rollout, learn_policy=True)
+    trainer.learn(rollout)
     assert not all(torch.equal(a, b) for a, b in zip(before, trainer.policy.network.parameters, strict=True))
 
 
@@ -355,9 +359,9 @@ def test_the_head_has_a_rate_of_its_own_and_keeps_it(tiny, full, tmp_path):
     """Adam's first step moves a weight by its rate; after half of 4 steps both are at (4 - 2) / (4 - 1) of it."""
     method = dataclasses.replace(SHARED, critic_lr=1e-2)
     trainer = make_trainer(tiny, full, tmp_path / "a", by_length, method)
-    rollout, _ = trainer.score(sampled(trainer))
+    rollout = trainer.score(sampled(trainer))
     before = trainer.policy.network.parameters[0].detach().clone()
-    trainer._learn_from(rollout, list(range(8)), learn_policy=True)
+    trainer.update(rollout, list(range(4)))
     assert float(trainer.value_head.weight.abs().max()) == pytest.approx(1e-2, rel=1e-2)
     moved = (trainer.policy.network.parameters[0].detach() - before).abs().max()
     assert float(moved) == pytest.approx(1e-3, rel=1e-2)
@@ -369,10 +373,15 @@ def test_the_head_has_a_rate_of_its_own_and_keeps_it(tiny, full, tmp_path):
 
 def test_minibatches_hold_whole_prompts(tiny, full, tmp_path, monkeypatch):
     trainer = make_trainer(tiny, full, tmp_path, by_length, SHARED)
-    rollout, _ = trainer.score(sampled(trainer))
-    seen = []
-    monkeypatch.setattr(trainer, "_learn_from", lambda rollout, rows, learn_policy: seen.append(rows) or {})
-    trainer.update(rollout, learn_policy=True)
+    rollout = trainer.score(sampled(trainer))
+    seen, former = [], Network.batches
+
+    def batches(network, rows, sequences, **how):
+        seen.append(rows)
+        return former(network, rows, sequences, **how)
+
+    monkeypatch.setattr(Network, "batches", batches)
+    trainer.learn(rollout)
     assert sorted(i for rows in seen for i in rows) == list(range(8))
     assert [len(rows) for rows in seen] == [4, 4]
     assert all(rows[i] + 1 == rows[i + 1] and rows[i] % 2 == 0 for rows in seen for i in (0, 2))
@@ -385,8 +394,8 @@ def test_adam_epsilon_reaches_both_optimizers(tiny, full, tmp_path):
         method = PPO(rollout_size=8, minibatch_size=8, epochs=1, lr=1e-3, adam_epsilon=epsilon, warmup=0.0)
         trainer = make_trainer(tiny, full, tmp_path / str(epsilon), by_length, method)
         before = [p.detach().clone() for n in (trainer.policy.network, trainer.critic) for p in n.parameters]
-        rollout, _ = trainer.score(sample(trainer.policy, PROMPTS, max_new_tokens=6, seed=0))
-        trainer.update(rollout, learn_policy=True)
+        rollout = trainer.score(sample(trainer.policy, PROMPTS, max_new_tokens=6, seed=0))
+        trainer.learn(rollout)
         after = [p for n in (trainer.policy.network, trainer.critic) for p in n.parameters]
         moved.append([float((a.detach() - b).abs().max()) for a, b in zip(after, before, strict=True)])
     assert max(moved[0]) > 5e-4 and max(moved[1]) < 1e-6

@@ -78,14 +78,14 @@ def play(trainer, number: int, samples) -> dict[str, float]:
 
 def score(trainer, samples) -> SimpleNamespace:
     """The first half of a round: lists of returns and whitened advantages, a response each, and what is logged."""
-    rollout, signals = trainer.score(samples)
+    rollout = trainer.score(samples)
     lengths = rollout.mask.sum(1).tolist()
     assert lengths == [len(s.ids) for s in samples]
     returns, advantages = (
         [row[:n].tolist() for row, n in zip(part, lengths, strict=True)]
         for part in (rollout.returns, rollout.advantages)
     )
-    return SimpleNamespace(returns=returns, advantages=advantages, signals=signals)
+    return SimpleNamespace(returns=returns, advantages=advantages, signals=rollout.signals)
 
 
 def learnt(trainer) -> list[Tensor]:

@@ -13,9 +13,9 @@ from alignment_bench.benchmarks.context import Workshop
 from alignment_bench.benchmarks.stages import open_policy as scoring
 from alignment_bench.benchmarks.stages.responses import generate
 from alignment_bench.benchmarks.stages.trained import pair_dataset
+from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.kto import mismatched_log_ratio
 from alignment_bench.methods.online import OnlineMethod, OnlineTrainer
-from alignment_bench.methods.pairwise import pair_logps
 from alignment_bench.methods.ppo import PPO
 from alignment_bench.models.checkpoint import Checkpoint, merge_adapter, open_network
 from alignment_bench.models.policy import Policy
@@ -195,7 +195,10 @@ def test_methods_on_pairs(sft, both, bf16, tmp_path):
     sides = [side for pair in PAIRS for side in sides_of(pair)]
     chosen, rejected = pair_dataset(Workshop(Store(tmp_path), bf16, {}), sft, PAIRS).reference()
     assert torch.equal(torch.stack([chosen, rejected], 1).flatten(), policy.total_logps(sides))
-    logps = pair_logps(policy, PAIRS[:3], None)
+    task = dataclasses.replace(task_of(sft, bf16, tmp_path), pairs=PairDataset(PAIRS, lambda: (chosen, rejected)))
+    objective = DPO().objective(policy, task, None)
+    three = [(p.prompt.ids, getattr(p, side)) for side in ("chosen", "rejected") for p in PAIRS[:3]]
+    logps = objective.logps_of([objective.examples[i] for i in range(3)], policy.logps(three))
     assert logps.chosen.sum().tolist() == pytest.approx(chosen[:3].tolist(), rel=1e-4)
     assert logps.rejected.sum().tolist() == pytest.approx(rejected[:3].tolist(), rel=1e-4)
     replies = [reply for pair in PAIRS for reply in rated_replies(pair)]

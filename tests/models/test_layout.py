@@ -7,7 +7,7 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from alignment_bench.models.checkpoint import Checkpoint
-from alignment_bench.models.layout import families, lay_out
+from alignment_bench.models.layout import families, lay_out, numbered
 from alignment_bench.models.micro_batches import OutOfMemory, micro_batches
 from alignment_bench.models.packed_attention import Row, pack
 from alignment_bench.models.policy import Policy
@@ -27,26 +27,54 @@ SEQUENCES = [
 
 
 def test_who_stands_together():
-    assert families(SEQUENCES, share=True) == [[0, 2, 6], [1, 4], [3, 5]]
-    assert families(SEQUENCES, share=False) == [[i] for i in range(7)]
+    assert families(numbered(SEQUENCES), share=True) == [[0, 2, 6], [1, 4], [3, 5]]
+    assert families(numbered(SEQUENCES), share=False) == [[i] for i in range(7)]
 
 
 def test_a_family_that_would_hold_too_much_goes_on_in_another():
     """Prompts of 12 and 9 tokens, responses of 4, 2, 6 and of 3, 5: with 18 tokens one does not fit, with 15 none."""
-    assert families(SEQUENCES, share=True, tokens=18) == [[0, 2], [1, 4], [3, 5], [6]]
-    assert families(SEQUENCES, share=True, tokens=15) == [[0], [1], [2], [3, 5], [4], [6]]
+    assert families(numbered(SEQUENCES), share=True, tokens=18) == [[0, 2], [1, 4], [3, 5], [6]]
+    assert families(numbered(SEQUENCES), share=True, tokens=15) == [[0], [1], [2], [3, 5], [4], [6]]
 
 
 def test_many_responses_to_one_prompt_keep_to_the_limit(tiny):
     tuning = Tuning(precision="fp32", device="cpu", micro_tokens=32)
     policy = Policy.open(tiny, tuning, trainable=True)
     sequences = [(LONG, (40, 41, 42 + i, 1)) for i in range(16)]
-    groups = policy.network.groups(sequences)
-    assert sorted(i for group in groups for i in group) == list(range(16))
-    assert {len(policy.network.lay_out([sequences[i] for i in group]).ids) for group in groups} == {12 + 5 * 4, 12 + 4}
+    batches = [*policy.network.batches(range(16), [[s] for s in sequences], by_prompt=True)]
+    assert sorted(i for batch in batches for i in batch.rows) == list(range(16))
+    assert {len(batch.layout.ids) for batch in batches} == {12 + 5 * 4, 12 + 4}
+    assert sum(batch.tokens for batch in batches) == 16 * (12 + 4)
     expected = policy.total_logps(sequences)
     short = Short(policy, 25)  # tokens
     assert torch.allclose(policy.total_logps(sequences), expected, atol=1e-4) and short.failures > 0
+
+
+def test_batches_hold_what_stays_together(tiny, full):
+    """Rows of two responses to a prompt of two tokens each, in one pass: the longer row comes last."""
+    network = Policy.open(tiny, full, trainable=True).network
+    rows = {"longer": [((2, 4), (40,)), ((2, 4), (50, 51))], "shorter": [((2, 3), (20,)), ((2, 3), (30,))]}
+    (side_by_side,) = network.batches([*rows], [*rows.values()])
+    assert side_by_side.rows == ["shorter", "longer"]
+    assert side_by_side.tokens == (3 + 3) + (3 + 4) and len(side_by_side.layout.ids) == (2 + 2) + (2 + 3)
+    assert side_by_side.layout.targets.tolist() == [20, 30, 40, 50, 51]
+    (by_place,) = network.batches([*rows], [*rows.values()], by_place=True)
+    assert by_place.layout.targets.tolist() == [20, 40, 30, 50, 51]
+    (longer,) = network.batches([*rows], [*rows.values()], by_place=True, with_prompt=True)
+    assert longer.layout.targets.tolist() == [3, 20, 4, 40, 30, 50, 51]  # prompts before first responses
+
+
+def test_one_layout_serves_two_networks_if_both_pack(tiny, full):
+    """What the other one cannot take is padded, and both find their log-probs in it."""
+    one, other = (Policy.open(tiny, full, trainable=trainable) for trainable in (True, False))
+    expected = one.entropy_kl_logps(SEQUENCES, other)
+    (batch,) = one.network.batches(range(7), [[s] for s in SEQUENCES], by_prompt=True, beside=other.network)
+    assert batch.layout.packed
+    other.network.packs = False
+    (batch,) = one.network.batches(range(7), [[s] for s in SEQUENCES], by_prompt=True, beside=other.network)
+    assert not batch.layout.packed
+    for found, values in zip(one.entropy_kl_logps(SEQUENCES, other), expected, strict=True):
+        assert found == pytest.approx(values, rel=1e-4, abs=1e-4)
 
 
 def seen_by(packing, token):
@@ -66,7 +94,7 @@ def test_a_pass_by_hand():
     """Two responses to one prompt of 3 tokens, one to another prompt: the second of the first two starts again at 3."""
     prompt, other = (2, 3, 4), (5,)
     sequences = [(prompt, (20, 21)), (other, (40, 1)), (prompt, (30,))]
-    layout = lay_out(sequences, "cpu", share=True)
+    layout = lay_out(numbered(sequences), "cpu", share=True)
     assert layout.ids.tolist() == [2, 3, 4, 20, 21, 30, 5, 40, 1]
     assert layout.positions.tolist() == [0, 1, 2, 3, 4, 3, 0, 1, 2]
     assert layout.before.tolist() == [2, 3, 6, 7, 2]
@@ -80,13 +108,13 @@ def test_a_pass_by_hand():
         [6],
         [6, 7, 8],
     ]
-    longer = lay_out(sequences, "cpu", share=True, with_prompt=[2])
+    longer = lay_out(numbered(sequences), "cpu", share=True, with_prompt=[2])
     assert longer.targets.tolist() == [20, 21, 40, 1, 3, 4, 30]
     assert longer.before.tolist() == [2, 3, 6, 7, 0, 1, 2]
 
 
 def test_without_sharing_all_lie_in_one_block_of_padded_rows():
-    layout = lay_out([((2, 3), (20, 21)), ((2, 3), (30,))], "cpu", share=False)
+    layout = lay_out(numbered([((2, 3), (20, 21)), ((2, 3), (30,))]), "cpu", share=False)
     (block,) = layout.packing.blocks
     assert (block.rows, block.queries, block.keys, block.mask) == (2, 4, 4, None)
     assert layout.ids[layout.packing.queries].tolist() == [2, 3, 20, 21, 2, 3, 30, 2]
@@ -111,7 +139,7 @@ def test_packed_passes_give_the_log_probs_and_gradients_of_padded_ones(tiny, tun
     sequences, found = [SEQUENCES[i] for i in chosen], []
     for share in (True, False):
         policy.network.packs = share
-        logps = policy.logps(sequences, with_prompt=with_prompt)
+        logps = policy.logps(policy.network.lay_out(sequences, with_prompt))
         (logps.values * torch.arange(1, logps.values.shape[1] + 1)).sum().backward()
         found.append((logps.values.detach(), logps.mask, [p.grad.clone() for p in policy.network.parameters]))
         for parameter in policy.network.parameters:
@@ -193,11 +221,11 @@ class Short:
         self.hidden, self.tokens, self.message, self.failures = policy.network.hidden, tokens, message, 0
         policy.network.hidden = self
 
-    def __call__(self, layout):
+    def __call__(self, layout, at=None):
         if len(layout.ids) > self.tokens:
             self.failures += 1
             raise RuntimeError(self.message)
-        return self.hidden(layout)
+        return self.hidden(layout, at)
 
 
 def test_out_of_memory_once_gives_the_same_results_in_smaller_passes(tiny, full):
@@ -209,12 +237,16 @@ def test_out_of_memory_once_gives_the_same_results_in_smaller_passes(tiny, full)
         totals = policy.total_logps(SEQUENCES)
         optimizer = Optimizer(policy.network, lr=1e-2, total_steps=2)
 
-        def losses(policy=policy):
-            for group in policy.network.groups(SEQUENCES):
-                yield -policy.logps([SEQUENCES[i] for i in group]).sum().sum() / 7
+        def batches(policy=policy):
+            return policy.network.batches(SEQUENCES, [[s] for s in SEQUENCES], by_prompt=True)
 
-        outcome = optimizer.step(losses)
-        ends.append((totals, outcome["loss"], [p.detach().clone() for p in policy.network.parameters]))
+        def loss(batch, policy=policy):
+            return -policy.logps(batch.layout).sum().sum() / 7, {"rows": len(batch.rows)}
+
+        outcome = optimizer.step(batches, loss)
+        assert outcome.tokens == sum(len(p) + len(r) for p, r in SEQUENCES)  # what ran out of memory is not counted
+        assert outcome.watched == {"rows": 7}
+        ends.append((totals, outcome.loss, [p.detach().clone() for p in policy.network.parameters]))
         assert (short.failures > 0) == (tokens == 40)
     assert torch.allclose(ends[0][0], ends[1][0], atol=1e-4)
     assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-5)

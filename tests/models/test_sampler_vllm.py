@@ -13,6 +13,7 @@ from alignment_bench.errors import InputError
 from alignment_bench.methods.rloo import RLOO
 from alignment_bench.models import sampler_vllm
 from alignment_bench.models.checkpoint import Checkpoint
+from alignment_bench.models.layout import Batch
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.sampling import sample
 from alignment_bench.results.records import Prompt
@@ -75,7 +76,9 @@ def test_logps_are_the_policys_own_and_follow_a_training_step(policy):
     assert all(len(s.logps) == len(s.ids) for s in before)
     assert gap(policy, before, 0.7) < 1e-3
     optimizer = Optimizer(policy.network, lr=0.05, total_steps=2)
-    optimizer.step(lambda: [-policy.logps([(s.prompt.ids, s.ids) for s in before]).sum().mean()])
+    rows = [(s.prompt.ids, s.ids) for s in before]
+    whole = Batch(rows, 0, policy.network.lay_out(rows))
+    optimizer.step(lambda: [whole], lambda batch: (-policy.logps(batch.layout).sum().mean(), {}))
     after = sample(policy, prompts, max_new_tokens=12, seed=3, temperature=0.7)
     assert gap(policy, before, 0.7) > 0.1  # the step moved the policy
     assert gap(policy, after, 0.7) < 1e-3  # and vLLM moved with it
@@ -96,7 +99,7 @@ def test_first_tokens_follow_the_distribution(policy, top_p):
     """2,000 first tokens: chi-square against softmax, or the nucleus, of the plain pass."""
     drawn = sample(policy, [PROMPTS[0]] * 2000, max_new_tokens=1, seed=1, top_p=top_p)
     with torch.no_grad():
-        logits = policy.response_logits([(PROMPTS[0].ids, (5,))])[0][0]
+        logits = policy.logits([(PROMPTS[0].ids, (5,))])[0]
     chances = torch.softmax(logits.double(), -1)
     ordered = chances.sort(descending=True)
     kept = ordered.indices[: int((ordered.values.cumsum(0) < top_p).sum()) + 1] if top_p < 1 else ordered.indices

@@ -5,6 +5,7 @@ Prints a line of JSON, what each holds and what each training came to; then fail
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where tasks.py is
@@ -14,6 +15,8 @@ from failing_processes import at_call, fail, stop_at_call, train
 from tasks import PAIRS, TUNING
 
 from alignment_bench.models.checkpoint import Checkpoint, open_network
+from alignment_bench.models.layout import Batch
+from alignment_bench.models.network import Network
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.reward_model import RewardModel
 from alignment_bench.runtime import launch, processes
@@ -21,6 +24,10 @@ from alignment_bench.training.loop import Optimizer
 from alignment_bench.training.task import sides_of
 
 ROWS = [side for pair in PAIRS for side in sides_of(pair)]
+
+
+def batches(network: Network, parts: list) -> Iterator[Batch]:
+    return (Batch(part, 0, network.lay_out(part)) for part in parts)
 
 
 def shares(tiny: Checkpoint) -> dict[str, float]:
@@ -31,10 +38,12 @@ def shares(tiny: Checkpoint) -> dict[str, float]:
     optimizer = Optimizer(policy.network, lr=1e-3, total_steps=1)
     parts = [[ROWS[:2], ROWS[2:5], ROWS[5:9]], [ROWS[9:]]][processes.rank()]
     policy.total_logps(ROWS)  # brings the plain weights together
-    loss = optimizer.step(lambda: (-policy.logps(part).sum().sum() for part in parts))["loss"]
+    outcome = optimizer.step(
+        lambda: batches(policy.network, parts), lambda batch: (-policy.logps(batch.layout).sum().sum(), {})
+    )
     plain = policy.network._sharded.plain
     held = {
-        "loss": loss,
+        "loss": outcome.loss,
         "loss_alone": loss_alone,
         "weights": sum(p.to_local().numel() for p in optimizer.parameters),
         "gradients": sum(p.grad.to_local().numel() for p in optimizer.parameters),
@@ -56,7 +65,8 @@ def scores(tiny: Checkpoint) -> dict[str, list[float]]:
     network = open_network(tiny.path, "score", TUNING, trainable=True, head_std=0.3)
     model, optimizer = RewardModel(network, tiny.tokenizer()), Optimizer(network, lr=1e-2, total_steps=2)
     found = {"before": model.score_all(ROWS)}
-    optimizer.step(lambda: [model.scores(processes.mine(ROWS)).sum()])
+    part = processes.mine(ROWS)
+    optimizer.step(lambda: batches(network, [part]), lambda batch: (model.scores(batch.layout).sum(), {}))
     found["after"] = model.score_all(ROWS)
     optimizer.finish()
     return found | {"at_the_end": model.score_all(ROWS)}

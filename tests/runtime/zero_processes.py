@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from alignment_bench.errors import TrainingError
 from alignment_bench.methods import dpo
 from alignment_bench.models.checkpoint import Checkpoint
+from alignment_bench.models.layout import Batch, Layout
 from alignment_bench.models.policy import Policy
 from alignment_bench.runtime import launch, processes
-from alignment_bench.training.loop import Optimizer, rise_and_fall
+from alignment_bench.training.loop import Optimizer, Watched, rise_and_fall
 from alignment_bench.training.task import sides_of
 
 ROWS = [side for pair in PAIRS for side in sides_of(pair)]
@@ -38,10 +39,10 @@ STAGE = "ACCELERATE_DEEPSPEED_ZERO_STAGE"
 OTHERS = {"weight_decay": 0.1, "eps": 1e-6, "betas": (0.9, 0.999)}
 
 
-def loss(policy: Policy, head: nn.Module, rows: list, *, head_alone: bool) -> Tensor:
+def loss(policy: Policy, head: nn.Module, layout: Layout, *, head_alone: bool) -> Tensor:
     """A sum over rows for policy and head, or for the head alone, as in PPO's first rounds."""
     with torch.set_grad_enabled(not head_alone):
-        states, layout = policy.response_states(rows)
+        states = policy.network.hidden(layout, layout.before)
     error = head(states.float()).square().sum() / 100
     return error if head_alone else error - policy.logps_of(states, layout, 1.0).values.sum() / 10
 
@@ -60,7 +61,7 @@ def plain(tiny: Checkpoint, lora_rank: int, head: nn.Module) -> tuple[list[float
     losses, norms = [], []
     for step in range(STEPS):
         adam.zero_grad()
-        value = loss(policy, head, ROWS, head_alone=step < 1)
+        value = loss(policy, head, policy.network.lay_out(ROWS), head_alone=step < 1)
         value.backward()
         norms.append(float(nn.utils.clip_grad_norm_([*own, *head.parameters()], 1.0)))
         losses.append(float(value))
@@ -80,11 +81,14 @@ def divided(tiny: Checkpoint, lora_rank: int, head: nn.Module) -> dict[str, obje
     policy, optimizer = beginning(head)
     kept = []
 
-    def losses(step: int) -> Iterator[Tensor]:
+    def batches() -> Iterator[Batch]:
         for rows in PARTS[processes.rank()]:
-            yield loss(policy, head, rows, head_alone=step < 1)
+            yield Batch(rows, 0, policy.network.lay_out(rows))
             held = [p.grad for p in optimizer.parameters if p.grad is not None]
             kept.append(sum(g.numel() for g in [*held, *sum(optimizer.zero._zero.all_grad_tensors.values(), [])]))
+
+    def loss_of(step: int, factor: float = 1.0) -> Callable[[Batch], Watched]:
+        return lambda batch: (factor * loss(policy, head, batch.layout, head_alone=step < 1), {})
 
     outcomes = []
     for step in range(STEPS):
@@ -97,10 +101,11 @@ def divided(tiny: Checkpoint, lora_rank: int, head: nn.Module) -> dict[str, obje
                 for parameter, weight in zip(optimizer.parameters, weights, strict=True):
                     parameter.copy_(weight)
             optimizer.load_state_dict(state)
-        outcomes.append(optimizer.step(lambda step=step: losses(step)))
+        outcomes.append(optimizer.step(batches, loss_of(step)))
     before = [p.detach().clone() for p in optimizer.parameters]
     try:
-        optimizer.step(lambda: (part * (float("nan") if processes.rank() else 1.0) for part in losses(3)))
+        factor = float("nan") if processes.rank() else 1.0
+        optimizer.step(batches, loss_of(3, factor))
         failed = ""
     except TrainingError as error:
         failed = str(error)
@@ -110,8 +115,8 @@ def divided(tiny: Checkpoint, lora_rank: int, head: nn.Module) -> dict[str, obje
         "failed": failed,
         "moments": sum(moments),
         "gradients": max(kept),
-        "losses": [outcome["loss"] for outcome in outcomes],
-        "norms": [outcome["grad_norm"] for outcome in outcomes],
+        "losses": [outcome.loss for outcome in outcomes],
+        "norms": [outcome.grad_norm for outcome in outcomes],
     }
     optimizer.finish()
     storages = {p.untyped_storage().data_ptr() for p in optimizer.parameters}

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from alignment_bench.errors import Stopped
+from alignment_bench.models.layout import Batch
 from alignment_bench.results.store import METRICS, STEPS, read_jsonl
 from alignment_bench.training import resume
 from alignment_bench.training.ledger import Ledger
-from alignment_bench.training.loop import Recipe, fit
+from alignment_bench.training.loop import Objective, Recipe, fit
 
 NUMBERS = [0.5, -1.0, 2.0, 0.25, 1.5]
 
@@ -31,17 +32,24 @@ def train(out, *, at_step=None, do=None, every=0.0, label="fit"):
 
 
 def train_more(ledger, model, *, at_step=None, do=None, every=0.0, label="fit"):
-    def loss(batch):
-        if ledger.optimizer_steps == at_step and do:
-            do()
-        errors = (model(torch.tensor(batch)[:, None])[:, 0] - 1.0) ** 2
-        return errors, {"error": errors.detach() + torch.rand(len(batch))}
+    class Line(Objective):
+        examples = NUMBERS
 
+        def sequences(self, example):
+            return []
+
+        def losses(self, batch):
+            if ledger.optimizer_steps == at_step and do:
+                do()
+            errors = (model(torch.tensor(batch.rows)[:, None])[:, 0] - 1.0) ** 2
+            return errors, {"error": errors.detach() + torch.rand(len(batch.rows))}
+
+    network = SimpleNamespace(
+        parameters=list(model.parameters()), batches=lambda rows, sequences, **how: [Batch(rows, 0, None)]
+    )
     fit(
-        NUMBERS,
-        SimpleNamespace(parameters=list(model.parameters()), size_of=len, cut=lambda sizes: [range(len(sizes))]),
-        loss,
-        lambda number: [((), (0,))],
+        Line(),
+        network,
         ledger=ledger,
         recipe=Recipe(examples=20, batch_size=2, lr=0.1, warmup=0.2, seed=3, label=label, checkpoint_every=every),
     )
