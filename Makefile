@@ -10,6 +10,7 @@ quickstart: .venv/installed
 
 test: .venv/installed-test $(PLUGIN)/installed
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	PYTHONPATH="$(CURDIR)/$(PLUGIN)" OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 

@@ -6,18 +6,22 @@ results = run("quick", ["ppo", "dpo"], seeds=3)
 results.verdict, results.table, results.scores
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __all__ = ["load_run", "plan", "run"]
 
 
-def __getattr__(name: str) -> Any:
-    """The Python API, imported when it is first used: importing the package itself takes no time."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .benchmarks import api
+if TYPE_CHECKING:
+    from .benchmarks.api import load_run, plan, run
+else:
 
-    return getattr(api, name)
+    def __getattr__(name: str) -> Any:
+        """The Python API, imported when it is first used: importing the package itself takes no time."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .benchmarks import api
+
+        return getattr(api, name)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,10 @@
 """What is told to people: errors, each one sentence with what is wrong, where, and what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+Choice = TypeVar("Choice", bound=str)
 
 
 class TrainingError(Exception):
@@ -18,6 +21,14 @@ class Stopped(BaseException):
 
 class GateError(Exception):
     """A gate was not reached and the user asked to stop there (exit code 1)."""
+
+
+def one_of(option: str, given: str, known: Sequence[Choice]) -> Choice:
+    """The known value that was given for an option; InputError for any other."""
+    for value in known:
+        if value == given:
+            return value
+    raise InputError(f"{option} {given} is not known; give {', '.join(known[:-1])} or {known[-1]}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -7,12 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .statistics import Interval, interval
 
+Unit = TypeVar("Unit", bound=Hashable)
 RESAMPLES = 1000  # of the units, for a bootstrap interval
 ROUNDS = 500  # of EM at most
 TINY = 1e-9  # keeps the logarithm of what never happened finite
@@ -69,7 +70,7 @@ def cohen_kappa(one: Sequence[str], other: Sequence[str]) -> float | None:
     return float(cohens_kappa(table, return_results=False))
 
 
-def pairwise_kappa(labels: Mapping[str, Mapping[Hashable, Hashable]]) -> list[tuple[str, str, Interval]]:
+def pairwise_kappa(labels: Mapping[str, Mapping[Unit, Hashable]]) -> list[tuple[str, str, Interval]]:
     """Cohen's kappa of every two labellers with 95% limits; labels: labeller -> unit -> label. n: units they share."""
     from statsmodels.stats.inter_rater import cohens_kappa
 
@@ -88,7 +89,7 @@ def pairwise_kappa(labels: Mapping[str, Mapping[Hashable, Hashable]]) -> list[tu
     return found
 
 
-def reliability(labels: Mapping[str, Mapping[Hashable, Hashable]]) -> dict[str, float]:
+def reliability(labels: Mapping[str, Mapping[Unit, Hashable]]) -> dict[str, float]:
     """Each labeller's chance of giving the true label, the truth being estimated too: Dawid & Skene (1979) by EM.
 
     labels: labeller -> unit -> label. A labeller has a matrix of errors, P(given | true); it and the shares of the true

@@ -167,7 +167,7 @@ def _cost_sentences(summary: Mapping[str, Any], chosen: Sequence[str] | None) ->
     said = []
     times = _costs_of(summary, "seconds")
     if chosen is not None and times:
-        chosen = [*chosen, min(times, key=times.get), max(times, key=times.get)]
+        chosen = [*chosen, min(times, key=times.__getitem__), max(times, key=times.__getitem__)]
     for name, row in summary["methods"].items():
         if chosen is not None and name not in chosen:
             continue
@@ -180,7 +180,7 @@ def _cost_sentences(summary: Mapping[str, Any], chosen: Sequence[str] | None) ->
         if parts and name != SFT:
             said.append(f"{name}: {', '.join(parts)}.")
     if len(times) > 1 and max(times.values()) >= UNEQUAL * min(times.values()):
-        slow, quick = max(times, key=times.get), min(times, key=times.get)
+        slow, quick = max(times, key=times.__getitem__), min(times, key=times.__getitem__)
         said.append(f"{slow} takes {times[slow] / times[quick]:.1f} times as long as {quick}.")
     return said
 
@@ -200,7 +200,7 @@ def _unequal_compute(summary: Mapping[str, Any]) -> list[str]:
     spent = _costs_of(summary, "flops")
     if len(spent) < 2 or max(spent.values()) < UNEQUAL * min(spent.values()):
         return []
-    most, least = max(spent, key=spent.get), min(spent, key=spent.get)
+    most, least = max(spent, key=spent.__getitem__), min(spent, key=spent.__getitem__)
     equal = "" if _unequal_examples(summary) else "The budget is equal in examples, not in compute: "
     times = f"{spent[most] / spent[least]:.1f} times the FLOPs"
     return [f"{equal}{most} spends {times} of {least}, so a part of what separates them may be bought."]

@@ -70,11 +70,11 @@ def _share(values: pandas.Series) -> dict[str, Any]:
     return describe(by_prompt.to_numpy()) | {"n": int(values.notna().sum())}
 
 
-def describe(values: Sequence[float]) -> dict[str, Any]:
+def describe(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
     """{"mean", "low", "high", "n"} of shares, one a prompt; None where there are too few values."""
-    values = np.asarray(values, dtype=float)
-    if not len(values):
+    shares = np.asarray(values, dtype=float)
+    if not len(shares):
         return {"mean": None, "low": None, "high": None, "n": 0}
-    found = interval(values[None, :], bounds=(0.0, 1.0))
+    found = interval(shares[None, :], bounds=(0.0, 1.0))
     low, high = (float(v) if isfinite(v) else None for v in (found.low, found.high))
     return {"mean": float(found.mean), "low": low, "high": high, "n": len(values)}

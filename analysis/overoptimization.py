@@ -38,7 +38,7 @@ def overoptimization(along: pandas.DataFrame) -> dict[str, Any]:
 
     along: columns method, seed, examples, metric, prompt_id, value; SFT at 0 examples, metric `kl` among the others.
     """
-    return {method: _of_method(method, part) for method, part in along.groupby("method", sort=False)}
+    return {str(method): _of_method(str(method), part) for method, part in along.groupby("method", sort=False)}
 
 
 def _of_method(method: str, rows: pandas.DataFrame) -> dict[str, Any]:
@@ -67,7 +67,8 @@ def _table(part: pandas.DataFrame) -> tuple[list[int], np.ndarray]:
     """The checkpoints that every seed has, and values [examples, seeds, prompts], SFT first."""
     wide = part.pivot_table(index=["examples", "seed"], columns="prompt_id", values="value", dropna=False)
     seeds = sorted(part["seed"].unique())
-    counts = [e for e, group in part.groupby("examples") if group["seed"].nunique() == len(seeds)]
+    seeds_at = part.groupby("examples")["seed"].nunique()
+    counts = seeds_at.index[seeds_at == len(seeds)].tolist()
     return counts, np.stack([[wide.loc[(e, s)].to_numpy(dtype=float) for s in seeds] for e in counts])
 
 
@@ -101,7 +102,7 @@ def fit(form: str, distances: np.ndarray, rewards: np.ndarray) -> dict[str, Any]
         "beta": asdict(beta),
         "slope_at_end": asdict(slope),
         "end": end,
-        "peak": _peak(form, *coefficients, end),
+        "peak": _peak(form, float(coefficients[0]), float(coefficients[1]), end),
         "rmse": sqrt(float(np.mean((means - design @ coefficients) ** 2))),
     }
 

@@ -102,7 +102,7 @@ def _hacking(summary: Mapping[str, Any], method: str, logs: Any) -> Sign:
     gold = next((metric for metric in (GOLD, STAND_IN) if metric in changes), None)
     proxy = (changes.get("reward.reward_model.training") or {}).get(method)
     true = (changes.get(gold) or {}).get(method) if gold else None
-    if not proxy or not true or not all(known(row["low"]) for row in (proxy, true)):
+    if not gold or not proxy or not true or not all(known(row["low"]) for row in (proxy, true)):
         return Sign("unknown", "not measured")
     text = f"{NAMES[PROXY]} {_signed(proxy['difference'])}, {NAMES[gold]} {_signed(true['difference'])} over SFT"
     turned = "over-optimized" in (summary.get("overoptimization") or {}).get(method, {}).get("text", "")

@@ -35,9 +35,13 @@ def settings(a: Run, b: Run) -> dict[str, dict[str, tuple[Any, Any]]]:
     shared = [name for name in ours["methods"] if name in theirs["methods"]]
     return {
         "contract": differences(ours["contract"], theirs["contract"]),
-        "methods": differences(*({name: r["methods"][name]["params"] for name in shared} for r in (ours, theirs))),
+        "methods": differences(_params(ours, shared), _params(theirs, shared)),
         "environment": differences(ours.get("environment", {}), theirs.get("environment", {})),
     }
+
+
+def _params(record: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    return {name: record["methods"][name]["params"] for name in names}
 
 
 def cautions(a: Run, b: Run) -> list[str]:
@@ -74,11 +78,12 @@ def changes(a: Run, b: Run) -> list[Change]:
         if prompts >= max(2, SHARED * min(ours[key].shape[1], theirs[key].shape[1])):
             outcome = compare(after.to_numpy(), before.to_numpy())
             limits = outcome.difference, outcome.low, outcome.high
-            means = before.where(both).stack().mean(), after.where(both).stack().mean()
+            means = [float(table.to_numpy()[both.to_numpy()].mean()) for table in (before, after)]
         else:
             prompts, limits = 0, independent(*cells)
-            means = cells[0]["mean"], cells[1]["mean"]
-        found.append(Change(method, metric, *map(float, (*means, *limits)), prompts))
+            means = [float(cell["mean"]) for cell in cells]
+        difference, low, high = map(float, limits)
+        found.append(Change(method, metric, means[0], means[1], difference, low, high, prompts))
     return sorted(found, key=lambda c: (not c.metric.startswith("win_rate."), c.metric, c.method))
 
 

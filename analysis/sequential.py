@@ -26,7 +26,7 @@ def asking_order(prompt_ids: Iterable[str]) -> list[str]:
     return sorted(set(prompt_ids), key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
-def p_value(values: Sequence[float], mean: float = 0.5) -> float:
+def p_value(values: Sequence[float] | np.ndarray, mean: float = 0.5) -> float:
     """Two-sided p of the hypothesis that the true mean is `mean`, valid at whatever time judging stopped.
 
     values: in [0, 1], in the order in which they came; 1 for none.
@@ -34,27 +34,27 @@ def p_value(values: Sequence[float], mean: float = 0.5) -> float:
     return float(np.exp(-max(_log_capital(values, np.array([mean])).max(initial=0.0), 0.0)))
 
 
-def is_decided(values: Sequence[float], alpha: float, mean: float = 0.5) -> bool:
+def is_decided(values: Sequence[float] | np.ndarray, alpha: float, mean: float = 0.5) -> bool:
     """Whether the values so far exclude the mean at level alpha."""
     return p_value(values, mean) <= alpha
 
 
-def confidence_sequence(values: Sequence[float], level: float = 0.95) -> Interval:
+def confidence_sequence(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Interval:
     """The mean of the values with limits that hold the true mean at every time at once with probability `level`.
 
     Limits are NaN without values.
     """
-    values = np.asarray(values, dtype=float)
-    if not len(values):
+    x = np.asarray(values, dtype=float)
+    if not len(x):
         return Interval(np.nan, np.nan, np.nan, 0)
     grid = np.linspace(0, 1, STEPS + 1)
-    kept = np.flatnonzero(_log_capital(values, grid).max(axis=0) < -np.log(1 - level))
-    mean = float(values.mean())
+    kept = np.flatnonzero(_log_capital(x, grid).max(axis=0) < -np.log(1 - level))
+    mean = float(x.mean())
     low, high = (grid[max(kept[0] - 1, 0)], grid[min(kept[-1] + 1, STEPS)]) if len(kept) else (mean, mean)
-    return Interval(mean, float(min(low, mean)), float(max(high, mean)), len(values))
+    return Interval(mean, float(min(low, mean)), float(max(high, mean)), len(x))
 
 
-def _log_capital(values: Sequence[float], means: np.ndarray) -> np.ndarray:
+def _log_capital(values: Sequence[float] | np.ndarray, means: np.ndarray) -> np.ndarray:
     """Logarithm of the capital [values, means] after each value, for a gambler against each mean."""
     x = np.asarray(values, dtype=float)
     if len(x) and not (x.min() >= 0 and x.max() <= 1):

@@ -94,7 +94,7 @@ def _grids(scores: pandas.DataFrame) -> dict[tuple[str, str], pandas.DataFrame]:
     """One table per method and metric, metrics sorted: a row a seed, a column a prompt, NaN for a missing value."""
     values = scores.assign(value=scores["value"].astype(float))
     return {
-        (method, metric): part.pivot(index="seed", columns="prompt_id", values="value")
+        (str(method), str(metric)): part.pivot(index="seed", columns="prompt_id", values="value")
         for (metric, method), part in values.groupby(["metric", "method"], sort=True)
     }
 
@@ -147,8 +147,8 @@ def _compare(grids: Mapping[tuple[str, str], pandas.DataFrame], metric: str, a: 
     """
     row = {"a": a, "b": b, "metric": metric}
     if metric == UNTIL_DECIDED:
-        found, p = until_decided(grids[a, metric])
-        values = {"difference": found.mean - 0.5, "low": found.low - 0.5, "high": found.high - 0.5, "p": p}
+        rate, p = until_decided(grids[a, metric])
+        values = {"difference": rate.mean - 0.5, "low": rate.low - 0.5, "high": rate.high - 0.5, "p": p}
         more: dict[str, Any] = {}
     else:
         ours, theirs = _paired(grids, metric, a, b)

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis.run_differences import changes
 from ..analysis.verdict import verdict
-from ..errors import InputError, nearest
+from ..errors import InputError, nearest, one_of
 from ..results.run_folder import Run, find_run
 from .definition.options import Options, chosen_spec
 
 if TYPE_CHECKING:
     import pandas
 
-    from .request import Request
+    from ..results.outputs import Format
+    from .request import Gate, Request
 
 
 class Results:
@@ -108,11 +109,12 @@ class Results:
 
         return pandas.DataFrame([dataclasses.asdict(change) for change in changes(self._run, other._run)])
 
-    def export(self, format: str, out: str | Path | None = None) -> list[Path]:
+    def export(self, format: "Format", out: str | Path | None = None) -> list[Path]:
         """Write the answers as files of AlpacaEval (alpaca_eval) or Arena-Hard-Auto (arena); see `bench export`."""
+        from ..results.outputs import FORMATS
         from .export import export
 
-        return export(self._run, format, Path(out) if out else self.path / "export")
+        return export(self._run, one_of("format", format, FORMATS), Path(out) if out else self.path / "export")
 
     def report(self, out: str | Path | None = None) -> list[Path]:
         """Write the report, by default into the run's folder; the paths of its files."""
@@ -167,11 +169,11 @@ def _request(
     root: str | Path = "results",
     out: str | Path | None = None,
     device: str = "auto",
-    gate: str = "warn",
+    gate: "Gate" = "warn",
     trust_remote_code: bool = False,
     **options: Any,
 ) -> "Request":
-    from .request import Request
+    from .request import GATES, Request
 
     known = [field.name for field in dataclasses.fields(Options)]
     for name in options:
@@ -180,5 +182,5 @@ def _request(
     names = tuple(methods.split(",")) if isinstance(methods, str) else tuple(methods)
     given = Options(**options, settings=[f"{field}={json.dumps(value)}" for field, value in (settings or {}).items()])
     spec = chosen_spec(benchmark, names, given)
-    folder = Path(out) if out else None
-    return Request(spec, names, seeds, Path(root), folder, device, gate, trust_remote_code=trust_remote_code)
+    folder, checked = Path(out) if out else None, one_of("gate", gate, GATES)
+    return Request(spec, names, seeds, Path(root), folder, device, checked, trust_remote_code=trust_remote_code)

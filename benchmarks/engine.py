@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..errors import InputError, Stopped, TrainingError
@@ -73,7 +73,7 @@ def _deaf() -> Iterator[None]:
 
 
 def train_on_ray(
-    request: Request, cells: Iterable[Cell], resources: dict[str, float], address: str | None
+    request: Request, cells: Iterable[Cell], resources: Mapping[str, float], address: str | None
 ) -> Iterator[tuple[Cell, str | None]]:
     """Train cells on a Ray cluster that sees the same files; yields each as it ends, with the reason if it failed.
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..models.chat import encode_prompt
@@ -76,7 +77,8 @@ def _answer(cell: Cell, asked: list[Answer], tuning: Tuning, limit: int, tempera
 
 def _prompts(policy: Policy, asked: list[Answer], limit: int) -> Iterator[Prompt]:
     """The questions in the policy's template; InputError for one that leaves no room for an answer."""
-    window = getattr(policy.network.model.config.get_text_config(), "max_position_embeddings", None)
+    model: Any = policy.network.model
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for question in asked:
         ids = tuple(encode_prompt(policy.tokenizer, question.messages))
         if window and len(ids) + limit > window:

@@ -57,8 +57,10 @@ def run(request: Request) -> Outcome:
     """
     with processes.together():
         harness = Harness(request)
-        outcome = harness.run() if processes.rank() == 0 else harness.follow()
-        return processes.tell(outcome)
+        if processes.rank() == 0:
+            return processes.tell(harness.run())
+        harness.follow()
+        return processes.tell(None)
 
 
 class Harness:
@@ -167,16 +169,18 @@ class Harness:
         if self.request.engine == "ray":
             self._train_on_ray()
         forward = tracker.Forwarder(self.spec.tracker, run, self.say)
-        for label, of_cell in groupby([step for step in self.steps if step.cell], lambda step: step.cell_label):
-            if label in self.failures:  # on Ray
+        for cell, group in groupby(self.steps, lambda step: step.cell):
+            of_cell = [*group]
+            label = of_cell[0].cell_label
+            if cell is None or label in self.failures:  # shared by all cells, or failed on Ray
                 continue
-            (first, *_) = of_cell = [*of_cell]
+            method, seed = cell
             try:
                 placed = self._make_cell(label, of_cell)
-                forward.cell(run.place(*first.cell, placed, evaluators=self._identities()))
+                forward.cell(run.place(method, seed, placed, evaluators=self._identities()))
                 self.request.watch(label, DONE)
             except Exception as error:
-                if first.row is SFT or isinstance(error, InputError):
+                if of_cell[0].row is SFT or isinstance(error, InputError):
                     raise
                 self._failed(label, reason(error))
         summary = self._summarize(run)
@@ -186,14 +190,16 @@ class Harness:
 
     def _make_cell(self, label: str, of_cell: list[Step]) -> list[Stage]:
         """Make a cell's stages; returns those that lie in the run's folder."""
-        placed, scores, state = [], {}, ""
+        placed: list[Stage] = []
+        scores: dict[str, Stage] = {}
+        state = ""
         for step in of_cell:
             if step.state != state:
                 self.request.watch(label, state := step.state)
             stage = self._make(step)
             if stage and step.is_placed:
                 placed.append(stage)
-            if step.is_score:
+            if stage and step.is_score:
                 scores[step.name] = stage
         return [*placed, self.pipeline.join(scores)]
 
@@ -227,7 +233,7 @@ class Harness:
         if stage and step.state not in (RESPONSES, SCORES):
             how = f"made in {time.monotonic() - started:.0f} s" if stage.fresh else "found on disk"
             self.say(f"{label}: {how}")
-        if step.gate:
+        if stage and step.gate:
             self._gate(step.gate(stage))
         return stage
 
@@ -239,7 +245,7 @@ class Harness:
     def _train_on_ray(self) -> None:
         """Train all cells on a cluster; this process then finds them on disk."""
         request = self.request
-        cells = {step.cell: step.label for step in self.steps if step.cell and step.trains}
+        cells = {cell: step.label for step in self.steps if step.trains and (cell := step.cell)}
         self.say(f"training {len(cells)} cells on Ray")
         resources = {"num_cpus": request.cell_cpus, "num_gpus": int(self.shop.tuning.device.startswith("cuda"))}
         for cell, failed in train_on_ray(request, cells, resources, request.ray_address):
@@ -248,11 +254,12 @@ class Harness:
 
     def _train_apart(self, step: Step) -> None:
         """Train a cell in a process of its own, if its method is from elsewhere or has a time limit."""
-        if self.request.cell_timeout or not _is_ours(step.row.method):
+        row, cell = step.row, step.cell
+        if row and cell and (self.request.cell_timeout or not _is_ours(row.method)):
             try:
-                self.pipeline.looking().train(step.row.name, step.row.method, step.seed)
+                self.pipeline.looking().train(row.name, row.method, cell[1])
             except NotMade:
-                train_apart(self.request, step.cell, self.request.cell_timeout)
+                train_apart(self.request, cell, self.request.cell_timeout)
 
     def _check_context(self) -> None:
         from transformers import AutoConfig
@@ -298,7 +305,8 @@ class Harness:
     def _summarize(self, run: Run) -> dict[str, Any]:
         import pandas
 
-        costs, along = {}, []
+        costs: dict[str, list[dict[str, float]]] = {}
+        along = []
         for cell in run.cells():
             if (checkpoints := cell.along()) is not None:
                 along.append(checkpoints.assign(method=cell.method, seed=cell.seed))

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..results.store import Looking, NotMade, Stage
 from .context import settings_of
+from .definition.rows import Row
 from .estimate import AT_LEAST, Earlier, Estimate, Rough
 from .harness import Harness
 from .request import Request
@@ -102,7 +103,7 @@ class _Planner:
         each = getattr(row.method, "responses_per_answer", 1) if row else 1
         examples = spec.reward_model.examples
 
-        def training() -> Estimate | None:
+        def training(row: Row) -> Estimate | None:
             settings = settings_of(row.method)
             return earlier.training(row.name, settings, spec.budget) or rough.training(row.method, spec.budget)
 
@@ -110,7 +111,7 @@ class _Planner:
             "sft": lambda: earlier.sft(spec.sft.examples) or rough.sft(spec.sft.examples),
             "reward_model": lambda: earlier.reward_model(examples) or rough.reward_model(examples),
             "reference": lambda: earlier.reference() or rough.reference(self.pairs),
-            "train": training,
+            "train": lambda: training(row) if row else None,
             "generations": lambda: earlier.generations(self.prompts, each) or rough.generations(self.prompts, each),
             "scores": lambda: earlier.scores(step.name, self.prompts),
         }

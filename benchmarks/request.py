@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from ..results.store import EVERY
 from .definition.spec import BenchmarkSpec
@@ -14,6 +14,7 @@ Cell = tuple[str, int]  # label of the row, and seed
 
 
 Engine = Literal["local", "ray"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
 # fields of a request that are JSON as they are
@@ -28,6 +29,7 @@ def pack(request: "Request", cell: Cell) -> str:
 
 
 Gate = Literal["warn", "fail", "ignore"]
+GATES: tuple[Gate, ...] = get_args(Gate)
 
 
 @dataclass(frozen=True)

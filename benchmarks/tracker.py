@@ -157,17 +157,18 @@ class Forwarder:
     def _send(self, name: str, key: str, config: dict[str, Any], rows: list[tuple[dict[str, Any], int]]) -> None:
         noted = self.run.path / TRACKED
         sent: dict[str, list[str]] = read_json(noted) if noted.exists() else {}
-        if self.tracker is None or key in sent.get(self.name, []):
+        to, tracker = self.name, self.tracker
+        if to is None or tracker is None or key in sent.get(to, []):
             return
 
         def send() -> None:
-            self.tracker.start(name, config)
+            tracker.start(name, config)
             try:
                 for values, step in rows:
-                    self.tracker.log({k: float(v) for k, v in values.items() if isinstance(v, (int, float))}, step)
+                    tracker.log({k: float(v) for k, v in values.items() if isinstance(v, (int, float))}, step)
             finally:
-                self.tracker.finish()
-            write_json(noted, {**sent, self.name: [*sent.get(self.name, []), key]})
+                tracker.finish()
+            write_json(noted, {**sent, to: [*sent.get(to, []), key]})
 
         self._try(send)
 

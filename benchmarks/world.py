@@ -89,7 +89,7 @@ LABELLERS = (
 def preference_rows(count: int, seed: int) -> list[dict]:
     """Labelled pairs, two to a prompt, in the chat format; the same seed gives the same rows."""
     rng = random.Random(seed)
-    rows = []
+    rows: list[dict] = []
     while len(rows) < count:
         task = draw_task(rng)
         for _ in range(min(2, count - len(rows))):
@@ -124,7 +124,13 @@ def seen_reward(labeller: Labeller, prompt: str, answer: str) -> float:
     """The true reward plus what biases this labeller."""
     friendly = any(answer.endswith(sentence) for sentence in PADDING)
     bias = labeller.length * len(answer.split()) / 10 + labeller.friendliness * friendly
-    return true_reward(prompt, answer)["reward"] + bias
+    return _judged(prompt, answer)[1] + bias
+
+
+def _judged(prompt: str, response: str) -> tuple[Task | None, float]:
+    """The task that a prompt sets and the reward of a response to it: None and -1 for a prompt of another world."""
+    task = read_task(prompt)
+    return task, -1.0 if task is None else score_answer(task, response)
 
 
 def true_reward(prompt: Sequence[dict] | str, response: str) -> dict[str, float | None]:
@@ -134,9 +140,8 @@ def true_reward(prompt: Sequence[dict] | str, response: str) -> dict[str, float 
     `honest` and `harmless` the one that the prompt is about is the reward moved to [0, 1]; the other two are None, as
     are all three for a prompt of another world, whose reward is -1.
     """
-    task = read_task(prompt if isinstance(prompt, str) else prompt[-1]["content"])
-    reward = -1.0 if task is None else score_answer(task, response)
-    facets = {facet: None for facet in ("helpful", "honest", "harmless")}
+    task, reward = _judged(prompt if isinstance(prompt, str) else prompt[-1]["content"], response)
+    facets: dict[str, float | None] = dict.fromkeys(("helpful", "honest", "harmless"))
     if task is not None:
         facets[task.subset] = (reward + 1) / 2
     return {"reward": reward, **facets}

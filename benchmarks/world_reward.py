@@ -31,11 +31,16 @@ from typing import Protocol
 class TaskLike(Protocol):
     """What the reward needs to know of a prompt."""
 
-    prompt: str
-    kind: str
-    name: str
-    thing: str
-    value: str | None
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def thing(self) -> str: ...
+    @property
+    def value(self) -> str | None: ...
 
 
 CLAIM = re.compile(

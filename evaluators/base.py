@@ -6,7 +6,7 @@ asks which evaluator it is.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from ..results.records import Generation, Message, Score
 
@@ -59,7 +59,8 @@ class Traits:
 
 def traits_of(evaluator: Any) -> Traits:
     """What an evaluator, or its class, says of itself."""
-    return Traits(**{trait.name: getattr(evaluator, trait.name, trait.default) for trait in fields(Traits)})
+    said: dict[str, Any] = {trait.name: getattr(evaluator, trait.name, trait.default) for trait in fields(Traits)}
+    return Traits(**said)
 
 
 class Evaluator(Protocol):
@@ -75,7 +76,8 @@ class Evaluator(Protocol):
 class RewardEvaluator(Evaluator, Protocol):
     """Scores each response alone and compares the numbers; `score` does both at once."""
 
-    has_rewards: Literal[True]
+    has_rewards: bool
+    """True."""
 
     def rewards(self, generations: Sequence[Generation]) -> list[float]:
         """A number a response, the same in whatever company it is asked for, but for its last digits."""
@@ -111,7 +113,8 @@ class OpenPolicy(Protocol):
 class PolicyEvaluator(Protocol):
     """Scores a policy with the model itself at hand; it is called for the SFT checkpoint too."""
 
-    needs_policy: Literal[True]
+    needs_policy: bool
+    """True."""
 
     def score(
         self,

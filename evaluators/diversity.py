@@ -72,7 +72,7 @@ class PolicyDiversity:
         policy: OpenPolicy,
         reference: OpenPolicy,
     ) -> Iterator[Score]:
-        entropies = [r.entropy for r in responses]
+        entropies: Sequence[float | None] = [r.entropy for r in responses]
         if None in entropies:  # nobody computed them with the responses
             entropies = policy.entropies([(r.prompt, r.response) for r in responses])
         for response, value in zip(responses, entropies, strict=True):

@@ -91,13 +91,14 @@ class Judge:
         self,
         responses: Sequence[Generation],
         baseline: Sequence[Generation],
-        asker_of: Callable[[str], Asker],
+        asker_of: Callable[[str], RememberingAsker],
     ) -> Iterator[Score]:
         pairs = list(zip(responses, baseline, strict=True))
         if self.limit is not None:
             kept = set(asking_order(ours.prompt_id for ours in responses)[: self.limit])
             pairs = [pair for pair in pairs if pair[0].prompt_id in kept]
-        template, found = read_template(self.prompt), {}
+        template = read_template(self.prompt)
+        found: dict[str, list[Score]] = {}
         if self.until_decided is not None:
             judge = partial(compare, asker_of(self.models[0]), template)
             yield from judge_until_decided(judge, pairs, self.until_decided)
@@ -125,7 +126,7 @@ class Judge:
         return (tokens_in * self.price[0] + tokens_out * self.price[1]) / 1e6 if self.price else None
 
 
-def compare(asker: Asker, template: str, pairs: Sequence[Pair]) -> Iterator[Score]:
+def compare(asker: RememberingAsker, template: str, pairs: Sequence[Pair]) -> Iterator[Score]:
     """Judge each pair (ours, baseline's) in both orders.
 
     `win_rate.judge` is the mean over the two orders of 1 (win) and 0 (loss), so a judge that picks by position gives
@@ -161,7 +162,7 @@ def combine(given: Verdict | None, swapped: Verdict | None) -> float | None:
     return None if given is None or swapped is None else ((given == "A") + (swapped == "B")) / 2
 
 
-def ask_again(asker: Asker, template: str, pairs: Sequence[Pair], repeats: int) -> list[Score]:
+def ask_again(asker: RememberingAsker, template: str, pairs: Sequence[Pair], repeats: int) -> list[Score]:
     """`judge.self_consistency` for some prompts: 1 if the same question gets the same valid answer twice, else 0."""
     different = [(ours, theirs) for ours, theirs in pairs if ours.response != theirs.response]
     kept = set(asking_order([ours.prompt_id for ours, _ in different])[:repeats])

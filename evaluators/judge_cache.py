@@ -60,14 +60,15 @@ class RememberingAsker:
     """
 
     def __init__(self, open_asker: Callable[[], Asker], folder: Path | None, identity: Mapping[str, Any] | None):
-        self._open, self._asker = open_asker, None
+        self._open = open_asker
+        self._asker: Asker | None = None
         self._path = folder / f"{digest(identity)[:20]}.jsonl" if folder and identity else None
         self._known, self._malformed = _read(self._path) if self._path else ({}, {})
         self._wanted: set[str] = set()
         self._asked = 0
         self._lock = threading.Lock()
-        if self._path and not self._path.exists():
-            self._append({"judge": dict(identity)})
+        if identity and self._path and not self._path.exists():
+            _append(self._path, {"judge": dict(identity)})
 
     def ask(self, prompts: list[str], repeat: int = 0) -> list[Verdict | None]:
         """Verdicts in the order of the prompts. repeat: which asking of the same question this is, counted from 0."""
@@ -108,23 +109,21 @@ class RememberingAsker:
                 self._malformed.setdefault(key, []).append(answer)
             if self._path:
                 row = {"question": key, "answer": answer.verdict, "in": answer.tokens_in, "out": answer.tokens_out}
-                self._append({**row, CHECK: _check(row)})
-
-    def _append(self, row: dict[str, Any]) -> None:
-        """One line in one write, so that a crash, or another process at the same file, tears at most a line."""
-        with writing(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._append_line(row)
-
-    def _append_line(self, row: dict[str, Any]) -> None:
-        with open(self._path, "ab+") as stream:
-            torn = stream.tell() and (stream.seek(-1, os.SEEK_END), stream.read(1) != b"\n")[1]
-            stream.write(b"\n" * bool(torn) + json.dumps(row, ensure_ascii=False).encode() + b"\n")
+                _append(self._path, {**row, CHECK: _check(row)})
 
 
 class _Nobody:
     def ask(self, prompts: list[str], keep: Keep | None = None) -> list[Verdict | None]:
         return [None] * len(prompts)
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    """One line in one write, so that a crash, or another process at the same file, tears at most a line."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab+") as stream:
+            torn = stream.tell() and (stream.seek(-1, os.SEEK_END), stream.read(1) != b"\n")[1]
+            stream.write(b"\n" * bool(torn) + json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
 def _key(prompt: str, repeat: int) -> str:

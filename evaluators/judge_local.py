@@ -45,7 +45,7 @@ class LocalAsker:
                 f"judge: {name} holds no language model that can be loaded ({first}); "
                 f"give a hub id, a folder in Hugging Face layout, or openai:NAME"
             ) from None
-        self.model: nn.Module = model.to(self.device).eval()
+        self.model: Any = model.to(self.device).eval()
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.verdicts = self._verdict_tokens(name)
         special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]

@@ -118,10 +118,10 @@ class OpenAIAsker:
         self, post: Post, stop: threading.Event, key: str, prompt: str, place: int, keep: Keep | None
     ) -> Verdict | None:
         """The verdict on one question, kept at once; None for an answer that is none, of which the cost is kept."""
-        text, *tokens = self._answer(post, stop, key, prompt)
+        text, tokens_in, tokens_out = self._answer(post, stop, key, prompt)
         verdict = parse_verdict(text)
-        if keep and (verdict or any(tokens)):
-            keep(place, Answer(verdict, *tokens))
+        if keep and (verdict or tokens_in or tokens_out):
+            keep(place, Answer(verdict, tokens_in, tokens_out))
         return verdict
 
     def _answer(self, post: Post, stop: threading.Event, key: str, prompt: str) -> tuple[str, int, int]:
@@ -129,7 +129,8 @@ class OpenAIAsker:
         backoff = tenacity.wait_exponential(multiplier=self.first_wait, max=LONGEST_WAIT)
 
         def wait(state: tenacity.RetryCallState) -> float:
-            return max(backoff(state), min(state.outcome.exception().wait, LONGEST_WAIT))
+            error = state.outcome.exception() if state.outcome else None
+            return max(backoff(state), min(error.wait, LONGEST_WAIT) if isinstance(error, _Transient) else 0.0)
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Transient),
@@ -179,8 +180,8 @@ class OpenAIAsker:
         except (ValueError, LookupError, TypeError):
             raise _Failed("answered with something that is no chat completion") from None
         usage = completion.get("usage")
-        tokens = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
-        return (content if isinstance(content, str) else "", *tokens)
+        text = content if isinstance(content, str) else ""
+        return text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
 
 
 def _count(usage: object, name: str) -> int:

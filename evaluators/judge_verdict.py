@@ -3,8 +3,10 @@
 from .judge_cache import Verdict
 
 # What may stand around a verdict, left and right.
-_WRAPPERS = (("**", "**"), ("__", "__"), ("[", "]"), ("(", ")"), ("{", "}"))
-_WRAPPERS += (('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("", "."))
+_WRAPPERS = (
+    *(("**", "**"), ("__", "__"), ("[", "]"), ("(", ")"), ("{", "}")),
+    *(('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("", ".")),
+)
 
 
 def parse_verdict(text: str) -> Verdict | None:
@@ -18,4 +20,4 @@ def parse_verdict(text: str) -> Verdict | None:
         else:
             return None
         text = inner
-    return text
+    return "A" if text == "A" else "B"

@@ -53,14 +53,15 @@ class RewardModelWinRate:
     def rewards(self, generations: Sequence[Generation]) -> list[float]:
         """The model's scores; it is in memory only meanwhile, if it did not give all of them in its gate already."""
         if self.tuning is None:
-            model = TextRewardModel(self.model, self.device)
-            return [score for block in blocks(generations) for score in model(block)]
+            own = TextRewardModel(self.model, self.device)
+            return [score for block in blocks(generations) for score in own(block)]
+        tuning = self.tuning
         known, tokenizer = read_known(Path(self.model)), load_tokenizer(self.model)
         model: RewardModel | None = None
 
         def compute(sequences: Sequences) -> list[float]:
             nonlocal model
-            model = model or RewardModel.open(self.model, self.tuning.resolve())
+            model = model or RewardModel.open(self.model, tuning.resolve())
             return model.score_all(sequences)
 
         try:

@@ -110,7 +110,7 @@ class OnlineTrainer:
         """A round's responses with what they are worth, which moves no weight."""
         raise TypeError(f"{type(self).__name__} must define score(samples)")
 
-    def update(self, rollout: Rollout, prompts: list[int]) -> dict[str, float]:
+    def update(self, rollout: Any, prompts: list[int]) -> dict[str, float]:
         """One optimizer step on what a rollout has of some prompts, by index; returns what to log."""
         raise TypeError(f"{type(self).__name__} must define update(rollout, prompts)")
 

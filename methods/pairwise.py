@@ -16,6 +16,7 @@ from ..results.records import Pair
 from ..training.ledger import Ledger, Snapshots
 from ..training.loop import Objective, Recipe, fit
 from ..training.probe import Probe
+from ..training.resume import Stateful
 from ..training.task import TrainingTask, sides_of, trained_policy
 
 
@@ -69,22 +70,42 @@ class OfflineMethod:
                 label=f"{type(self).__name__} seed {task.seed}",
                 checkpoint_every=task.checkpoint_every,
             )
-            parts = {"probe": probe, "snapshots": snapshots}
+            parts: dict[str, Stateful] = {"probe": probe, "snapshots": snapshots}
             fit(objective, policy.network, ledger=ledger, recipe=recipe, watch=watch, parts=parts)
             ledger.close()
         return task.made
 
 
-@dataclass(frozen=True)
 class PairLogps:
     """Log-probs of a batch of pairs: per token for the policy, summed [batch] for the reference (if one is needed)."""
 
-    chosen: TokenValues
-    rejected: TokenValues
-    reference_chosen: Tensor | None
-    reference_rejected: Tensor | None
-    chosen_prompt: TokenValues | None
-    """Of the prompt's tokens from the second on, beside the chosen response; if `needs_prompt`."""
+    def __init__(
+        self,
+        chosen: TokenValues,
+        rejected: TokenValues,
+        reference_chosen: Tensor | None,
+        reference_rejected: Tensor | None,
+        chosen_prompt: TokenValues | None,
+    ):
+        """chosen_prompt: of the prompt's tokens from the second on, beside the chosen response; if `needs_prompt`."""
+        self.chosen, self.rejected, self.chosen_prompt = chosen, rejected, chosen_prompt
+        self._reference_chosen, self._reference_rejected = reference_chosen, reference_rejected
+
+    @property
+    def reference_chosen(self) -> Tensor:
+        """TypeError for a method that does not say `needs_reference`."""
+        return _of_reference(self._reference_chosen)
+
+    @property
+    def reference_rejected(self) -> Tensor:
+        """TypeError for a method that does not say `needs_reference`."""
+        return _of_reference(self._reference_rejected)
+
+
+def _of_reference(logps: Tensor | None) -> Tensor:
+    if logps is None:
+        raise TypeError("a loss that uses the reference's log-probs must say needs_reference = True")
+    return logps
 
 
 @dataclass(frozen=True)
@@ -130,12 +151,12 @@ class Pairs(Objective[PlacedPair]):
 
     def losses(self, batch: Batch[PlacedPair]) -> tuple[Tensor, dict[str, Tensor]]:
         logps = self.logps_of(batch.rows, self.policy.logps(batch.layout))
-        each = logps.chosen.sum(), logps.rejected.sum(), logps.reference_chosen, logps.reference_rejected
-        return self.method.loss(logps), signals(*each)
+        reference = (logps.reference_chosen, logps.reference_rejected) if self.reference else (None, None)
+        return self.method.loss(logps), signals(logps.chosen.sum(), logps.rejected.sum(), *reference)
 
     def logps_of(self, rows: list[PlacedPair], both: TokenValues) -> PairLogps:
-        """Log-probs of the chosen replies, below them those of the rejected ones, side by side."""
-        n, prompt, sides = len(rows), None, (None, None)
+        """Log-probs of pairs from those of the chosen replies, below which stand those of the rejected ones."""
+        n, prompt, reference = len(rows), None, None
         chosen = TokenValues(both.values[:n], both.mask[:n])
         rejected = TokenValues(both.values[n:], both.mask[n:])
         if self.with_prompt:
@@ -144,8 +165,9 @@ class Pairs(Objective[PlacedPair]):
             prompt, chosen = chosen.where(in_prompt), chosen.where(~in_prompt)
         if self.reference:
             places = [row.place for row in rows]
-            sides = tuple(part[places].to(both.mask.device) for part in self.reference)
-        return PairLogps(chosen, rejected, *sides, prompt)
+            reference = [part[places].to(both.mask.device) for part in self.reference]
+        reference_chosen, reference_rejected = reference or (None, None)
+        return PairLogps(chosen, rejected, reference_chosen, reference_rejected, prompt)
 
 
 @torch.no_grad()
@@ -154,7 +176,7 @@ def signals(
 ) -> dict[str, Tensor]:
     """What to watch, each [batch]: summed log-probs of both sides, their margin, and how often it is positive."""
     margin = chosen - rejected
-    if reference_chosen is not None:
+    if reference_chosen is not None and reference_rejected is not None:
         margin = margin - (reference_chosen - reference_rejected)
     return {
         "chosen_logps": chosen,

@@ -150,16 +150,15 @@ class Answers:
         """The slot in front of a labeller: the one left open last, or a new one; None if nothing is left for them."""
         with self._write() as db:
             row = self._open_slot(db, labeller)
-            if row is None:
-                item = self._choose(db, labeller)
-                if item is None:
-                    return None
+            if row is None and (item := self._choose(db, labeller)) is not None:
                 shown = secrets.choice(("ab", "ba"))
                 db.execute(
                     "INSERT INTO slot (item, labeller, shown, opened, turn) VALUES (?, ?, ?, ?, ?)",
                     (item, labeller, shown, _now(), self._turn(db)),
                 )
                 row = self._open_slot(db, labeller)
+        if row is None:
+            return None
         draft = {field: row[field] for field in ("answer", "strength", "reasoning")}
         return Slot(self.items[row["item"]], row["shown"], draft)
 

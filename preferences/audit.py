@@ -78,7 +78,8 @@ def near_duplicates(texts: Sequence[str]) -> list[set[str]]:
     from datasketch import MinHash, MinHashLSH
 
     sets = {text: _shingles(text) for text in texts}
-    index, hashes = MinHashLSH(threshold=NEAR - 0.1, num_perm=64), {}
+    index = MinHashLSH(threshold=NEAR - 0.1, num_perm=64)
+    hashes: dict[str, MinHash] = {}
     graph = networkx.Graph()
     for text, shingles in sets.items():
         hashes[text] = MinHash(num_perm=64)
@@ -156,8 +157,8 @@ def splits_section(data: Judgements, clusters: list[set[str]], against: Judgemen
     except InputError:
         section.lines.append("One prompt cannot be split.")
         return section
-    side = {row.prompt: name for name, part in parts.items() for row in part}
-    near = sum(len({side[text] for text in group}) > 1 for group in clusters)
+    part_of = {row.prompt: name for name, part in parts.items() for row in part}
+    near = sum(len({part_of[text] for text in group}) > 1 for group in clusters)
     section.lines.append(
         "No split is declared (a field `split`, or another file with --against). Divided by prompt as the suite does, "
         f"80 to 20, no prompt is on both sides; near-duplicate groups that would be: {near}."
@@ -239,6 +240,11 @@ def share_interval(wins: Sequence[bool], groups: Sequence[str]) -> Interval:
     return Interval(share, float(low), float(high), n)
 
 
+def _longer(row: Judgement) -> int:
+    """Characters by which the winner is longer than the loser."""
+    return len(row.winner or "") - len(row.loser or "")
+
+
 def bias_section(data: Judgements) -> Section:
     decided = [row for row in data.rows if row.winner is not None and row.person]
     decided = decided or [row for row in data.rows if row.winner is not None]
@@ -249,11 +255,11 @@ def bias_section(data: Judgements) -> Section:
         section.rows.append((name, *cells(found)))
         return found
 
-    unequal = [row for row in decided if len(row.winner) != len(row.loser)]
-    longer = share_of(unequal, lambda row: len(row.winner) > len(row.loser), "the longer response (characters)")
+    unequal = [row for row in decided if _longer(row)]
+    longer = share_of(unequal, lambda row: _longer(row) > 0, "the longer response (characters)")
     for low, high, name in ((1, 1.5, "less than 1.5"), (1.5, 3, "1.5 to 3"), (3, math.inf, "3 or more")):
         within = [row for row in unequal if low <= _ratio(row) < high]
-        share_of(within, lambda row: len(row.winner) > len(row.loser), f"- the longer one, {name} times as long")
+        share_of(within, lambda row: _longer(row) > 0, f"- the longer one, {name} times as long")
     ordered = [row for row in decided if row.shown]
     if ordered:
         first = share_of(ordered, lambda row: row.answer == "first", "the first response")
@@ -264,7 +270,7 @@ def bias_section(data: Judgements) -> Section:
     else:
         section.lines.append("The order in which the responses were shown is not recorded, so position is unknown.")
     if decided:
-        words = [np.mean([len(text.split()) for text in texts]) for texts in
+        words = [np.mean([len((text or "").split()) for text in texts]) for texts in
                  ([r.winner for r in decided], [r.loser for r in decided])]  # fmt: skip
         section.lines.append(f"Winners have {words[0]:.0f} words on average, losers {words[1]:.0f}.")
     if _off_half(longer):

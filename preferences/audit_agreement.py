@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 
 from ..analysis.agreement import agreement_interval, alpha_interval, ceiling, pairwise_kappa, reliability
 from .findings import Advice, Section, cells, told
@@ -66,7 +67,9 @@ def agreement_sections(data: Judgements) -> list[Section]:
     return [agreement, _labellers_section(data, labels, accuracy), reached]
 
 
-def _labellers_section(data: Judgements, labels: dict[str, dict], accuracy: dict[str, float]) -> Section:
+def _labellers_section(
+    data: Judgements, labels: Mapping[str, Mapping[tuple, str]], accuracy: Mapping[str, float]
+) -> Section:
     section = Section("Labellers", [], ("Labeller", "Judgements", "Ties", "Reliability", "Attention checks right"))
     if accuracy:
         section.lines.append("Reliability: the estimated chance of the true label (Dawid and Skene 1979).")

@@ -101,7 +101,7 @@ def collect(
         usable, overlong = _encode(policy, prompts, settings.max_new_tokens)
         _sample_all(policy, model_version, usable, settings, out / CANDIDATES)
         candidates = [row for _, row in read_rows(out / CANDIDATES)]
-        items, counts = pair_up(candidates, settings, reward() if settings.rule == "best_random" else None)
+        items, counts = pair_up(candidates, settings, reward() if reward and settings.rule == "best_random" else None)
         counts = {"prompts": len(usable), "prompts over the context": overlong, **counts, "pairs": len(items)}
         if not items:
             raise InputError(_nothing(model_version, counts))
@@ -206,7 +206,8 @@ def _encode(
     policy: Policy, prompts: Sequence[tuple[Sequence[Message], str]], max_new_tokens: int
 ) -> tuple[list[tuple[Prompt, str]], int]:
     """The prompts that leave room for a response in the model's context, and how many do not."""
-    window = getattr(policy.network.model.config.get_text_config(), "max_position_embeddings", None)
+    model: Any = policy.network.model
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     encoded = [
         (Prompt(digest(list(m))[:16], tuple(m), tuple(encode_prompt(policy.tokenizer, m))), source)
         for m, source in prompts

@@ -227,7 +227,7 @@ def _read_saved(folder: Path, split: str) -> Rows:
     return saved
 
 
-def _read_hub(name: str, split: str) -> Rows:
+def _read_hub(name: str, split: str) -> Any:
     """Rows of a hub data set, from the local cache where the hub cannot be reached."""
     import datasets
     from huggingface_hub import HfApi

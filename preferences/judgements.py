@@ -180,5 +180,5 @@ def _judgement(
 class _Frozen(dict):
     """A message that can be compared by hash, to find duplicate rows."""
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict has none because it may change; these do not
         return hash(tuple(self.items()))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from tqdm import tqdm
 
@@ -40,6 +40,7 @@ from .labels import (
     read_record,
 )
 
+SIDES: dict[Shown, tuple[Literal["a", "b"], Literal["a", "b"]]] = {"ab": ("a", "b"), "ba": ("b", "a")}
 CHUNK = 64  # items that are labelled together and written at once
 POLITE = re.compile(
     r"\b(please|thanks?|thank you|sorry|apologi[sz]e|welcome|happy to|glad to|hope (this|that) helps)\b", re.IGNORECASE
@@ -56,6 +57,8 @@ class Verdict(NamedTuple):
 
 class Labeller(Protocol):
     """A dataclass of settings that labels items."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def label(self, items: Sequence[Item]) -> Iterator[Verdict]: ...
 
@@ -96,12 +99,13 @@ class SimulatedPerson:
 
     def label(self, items: Sequence[Item]) -> Iterator[Verdict]:
         both = [_generation(item, text) for item in items for text in (item.a, item.b)]
-        rewards = [s.value for s in Gold(self.reward).score(both, both) if s.metric == "reward.gold"]
+        gold = [s for s in Gold(self.reward).score(both, both) if s.metric == "reward.gold"]
+        rewards = [s.value for s in gold if s.value is not None]  # it is never None
         for item, a, b in zip(items, rewards[::2], rewards[1::2], strict=True):
             rng = random.Random(digest([self.seed, self.name, item.id]))
             shown: Shown = rng.choice(("ab", "ba"))
             seen = {"a": self._value(item.a, a), "b": self._value(item.b, b)}
-            first, second = shown
+            first, second = SIDES[shown]
             if rng.random() < self.inattention:
                 answer, why = rng.choice((first, second)), "not read"
             else:
@@ -172,7 +176,7 @@ def label_all(directory: Path, labeller: Labeller, name: str) -> Counter[str]:
         before = read_labels(path)
         done = {label.item for label in before}
         todo = [item for item in items if item.id not in done]
-        answers = Counter(label.answer for label in before)
+        answers: Counter[str] = Counter(label.answer for label in before)
         with tqdm(total=len(items), initial=len(items) - len(todo), desc=name, unit="item", disable=None) as bar:
             for start in range(0, len(todo), CHUNK):
                 chunk = todo[start : start + CHUNK]

@@ -162,7 +162,7 @@ def append(path: Path, rows: Iterable[Any]) -> None:
 
     InputError if they cannot be written (a full disk, say); the file then holds what it held before.
     """
-    records = (dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row for row in rows)
+    records = (dataclasses.asdict(row) if dataclasses.is_dataclass(type(row)) else row for row in rows)
     data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab", buffering=0) as stream:

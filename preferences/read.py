@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,12 +24,23 @@ from ..results.integrity import digest
 from ..results.records import Message
 from .files import open_source
 
-Row = TypeVar("Row")  # with an id
+Row = TypeVar("Row", bound="Identified")
+Prompted = TypeVar("Prompted", bound="HasPrompt")
 
 PAIRED = ("chosen", "rejected")
 ROLES = ("system", "user", "assistant")
 TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
 TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+
+
+class Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+class HasPrompt(Protocol):
+    @property
+    def prompt(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -169,8 +180,8 @@ def usable(raw: Mapping[str, Any]) -> PreferenceRow | str:
 
 
 def split_by_prompt(
-    rows: Sequence[Row], shares: Mapping[str, float], seed: int, source: str = "the preferences"
-) -> dict[str, list[Row]]:
+    rows: Sequence[Prompted], shares: Mapping[str, float], seed: int, source: str = "the preferences"
+) -> dict[str, list[Prompted]]:
     """Rows with a `prompt`, split so that all rows of a prompt are on one side; see `places_by_prompt`."""
     keys = np.fromiter((split_key(seed, row.prompt) for row in rows), np.uint64, len(rows))
     return {name: [rows[i] for i in places] for name, places in places_by_prompt(keys, shares, source).items()}

@@ -233,7 +233,8 @@ class Guard:
     def _check(self, request: Request, headers: Headers) -> Response | None:
         """What to answer instead of the application; None if the request may pass."""
         host = _split(f"//{headers.get('host', '')}")
-        if host is None or not (host.hostname in self.hosts or self.any_address and _is_address(host.hostname)):
+        name = host.hostname if host else None
+        if host is None or name is None or not (name in self.hosts or self.any_address and _is_address(name)):
             return PlainTextResponse("This address is not the one that the server was started with.", 421)
         if request.method not in ("GET", "HEAD"):
             # A page of another site can send requests here, but not without its own Origin.
@@ -250,7 +251,9 @@ class Guard:
         return PlainTextResponse("Open the whole address that you were given, with ?token= and what follows.", 401)
 
     def _matches(self, given: str | None) -> bool:
-        return given is not None and hmac.compare_digest(given.encode(), self.token.encode())
+        if given is None or self.token is None:
+            return False
+        return hmac.compare_digest(given.encode(), self.token.encode())
 
 
 def _show(slot: Slot) -> dict[str, Any]:

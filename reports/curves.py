@@ -74,10 +74,10 @@ def _curve(metric: str, title: str, axis: str, logs: Logs, looks: Mapping[str, S
     canvas, axes = new_canvas(2.5)
     spoken = []
     for method, rows in logs.items():
-        points = [
+        logged = [
             [(r.get(axis), r[metric]) for r in log if known(r.get(metric)) and known(r.get(axis))] for log in rows
         ]
-        points = [numpy.array(p, float) for p in points if p]
+        points = [numpy.array(p, float) for p in logged if p]
         if not points:
             continue
         look = looks[method]

@@ -112,7 +112,7 @@ def finish_panel(drawing: Any, key: str, title: str, text: str) -> Panel:
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    view = re.search(r'viewBox="([-0-9. ]+)"', svg)[1]
+    view = re.findall(r'viewBox="([-0-9. ]+)"', svg)[0]
     opening = f'<svg viewBox="{view}" role="img" aria-label="{html.escape(text)}">'
     svg = re.sub(r"^<svg[^>]*>", lambda _: opening, svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", svg).replace("xlink:href", "href")
@@ -133,7 +133,7 @@ def save(panel: Panel, path: Path) -> None:
             axes.legend(handles, labels, frameon=False, labelcolor=INK, fontsize=SIZE - 1)
         panel.drawing.draw_without_rendering()
         panel.drawing.set_layout_engine("none")  # the second file keeps the places that were found for the first
-    settings = {"svg.fonttype": "none", "svg.hashsalt": panel.key, "pdf.fonttype": 42}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": panel.key, "pdf.fonttype": 42}
     made = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
     with matplotlib.rc_context(settings):
         panel.drawing.savefig(path, format=path.suffix[1:], metadata=made)

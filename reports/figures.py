@@ -68,7 +68,7 @@ def win_rates(methods: Mapping[str, Any], looks: Looks, names: Mapping[str, str]
 
 def frontier(
     methods: Mapping[str, Any],
-    seeds: Mapping[str, Sequence[Mapping[str, float]]],
+    seeds: Mapping[str, Sequence[Mapping[str, float | None]]],
     looks: Mapping[str, Style],
     names: Mapping[str, str],
 ) -> Figure | None:
@@ -173,7 +173,9 @@ def _paths(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def quality_against_cost(methods: Mapping[str, Any], looks: Looks) -> Figure | None:
     """The win rate that is trusted most against compute, time and tokens, with the Pareto front; a panel a cost."""
     rates = {m for row in methods.values() for m in row["metrics"] if m.startswith("win_rate.") and m.count(".") == 1}
-    quality = next(iter(by_preference(rates)), None)
+    if not rates:
+        return None
+    quality = by_preference(rates)[0]
     panels = []
     for kind, (word, axis, keys) in SPENT.items():
         points = {}

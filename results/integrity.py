@@ -61,7 +61,7 @@ def code_digest(*parts: str) -> str:
 
     FileNotFoundError for a part that is not there: a key must never hang on nothing.
     """
-    found = {}
+    found: dict[str, str] = {}
     for part in map(PACKAGE.joinpath, parts):
         files = [part] if part.is_file() else [p for p in part.rglob("*") if p.is_file() and p.suffix in CODE]
         if not files:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..errors import InputError
 from .integrity import write_json
@@ -21,7 +21,7 @@ from .records import Message
 from .store import write_jsonl
 
 Format = Literal["alpaca_eval", "arena"]
-FORMATS = ("alpaca_eval", "arena")
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @dataclass(frozen=True)

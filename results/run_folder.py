@@ -19,6 +19,7 @@ from ..errors import InputError
 from .integrity import (
     MANIFEST,
     DamageError,
+    MissingError,
     check_file,
     file_digest,
     file_names,
@@ -73,13 +74,13 @@ class Cell:
         return read_jsonl(path) if (path := self._file(METRICS)) else []
 
     def generations(self) -> list[Generation]:
-        return read_generations(self._file(GENERATIONS))
+        return read_generations(self._need(GENERATIONS))
 
     def scores(self) -> "pandas.DataFrame":
         """Columns metric, prompt_id, value (NaN where the evaluator could not tell)."""
         import pandas
 
-        return pandas.read_parquet(self._file(SCORES))
+        return pandas.read_parquet(self._need(SCORES))
 
     def along(self) -> "pandas.DataFrame | None":
         """Columns examples, metric, prompt_id, value of the checkpoints along training, SFT at 0; None without any."""
@@ -95,6 +96,13 @@ class Cell:
         with self._told():
             check_file(self.path, name, manifest)
         return self.path / name
+
+    def _need(self, name: str) -> Path:
+        """A file that every cell has; InputError where it is not what was written."""
+        if path := self._file(name):
+            return path
+        with self._told():
+            raise MissingError(f"{self.path / name} is missing")
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -354,7 +362,7 @@ def _link(source: Path, target: Path) -> None:
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """The fields in which two JSON values differ: dotted name, and both values (None where one has no such field)."""
     if isinstance(old, dict) and isinstance(new, dict):
-        found = {}
+        found: dict[str, tuple[Any, Any]] = {}
         for name in sorted(set(old) | set(new)):
             found |= differences(old.get(name), new.get(name), f"{prefix}.{name}" if prefix else name)
         return found

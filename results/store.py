@@ -73,11 +73,11 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Write one JSON object a line; dataclasses are written by their fields."""
     with open(path, "w", encoding="utf-8") as stream:
         for row in rows:
-            record = dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row
+            record = dataclasses.asdict(row) if dataclasses.is_dataclass(type(row)) else row
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path) -> list[Any]:
     """Rows of a JSON Lines file written by `write_jsonl`."""
     with open(path, encoding="utf-8") as stream:
         return [json.loads(line) for line in stream]
@@ -205,7 +205,8 @@ class Store:
 
     def _follow(self, build: Callable[[Path], None]) -> Stage:
         """Do what the first process does with a stage; where it makes it, in a folder that is then thrown away."""
-        if leading := processes.tell(None):
+        leading: Path | None = processes.tell(None)
+        if leading:
             with tempfile.TemporaryDirectory() as folder:
                 if (leading / STEPS).is_dir():  # both go on from the same checkpoint
                     shutil.copytree(leading / STEPS, Path(folder) / STEPS)

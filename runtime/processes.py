@@ -83,7 +83,7 @@ def gather(value: Value) -> list[Value]:
     return _exchange(value)
 
 
-def tell(value: Value) -> Value:
+def tell(value: Value | None) -> Value:
     """The first process's value, in all of them; those of the others are not looked at."""
     return _exchange(value if _RANK == 0 else None)[0]
 
@@ -114,9 +114,8 @@ def end_all(error: Exception) -> None:
     The launcher ends them when it sees this one end. What was saved stays, and the same command goes on from there.
     """
     said = "failed in what all do together, which ends all; if memory ran out, lower the tuning's micro_tokens"
-    print(f"process {_RANK + 1} of {_SIZE} {said}", file=sys.__stderr__)
-    traceback.print_exception(error, file=sys.__stderr__)
-    sys.__stderr__.flush()
+    shown = "".join(traceback.format_exception(error))
+    print(f"process {_RANK + 1} of {_SIZE} {said}\n{shown}", end="", file=sys.__stderr__, flush=True)
     os._exit(1)
 
 
@@ -143,15 +142,16 @@ def _exchange(value: Any, error: Exception | None = None) -> list[Any]:
     heard: list[Any] = [None] * _SIZE
     distributed.all_gather_object(heard, (value, failed))
     if error is not None:
-        error.told = True
+        vars(error)["told"] = True  # a mark on any exception; `together` looks for it
         return []
     for i, (_, failed) in enumerate(heard):
         if failed:
             kind, name, said = failed
+            peer: Exception
             if kind:
                 peer = {"input": InputError, "gate": GateError}[kind](said)
             else:
                 peer = PeerError(f"process {i + 1} of {_SIZE}: {name}: {said}")
-            peer.told = True
+            vars(peer)["told"] = True
             raise peer
     return [given for given, _ in heard]

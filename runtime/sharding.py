@@ -12,13 +12,16 @@ import copy
 import os
 from functools import lru_cache
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from . import processes
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 REFUSED = {
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
@@ -57,7 +60,7 @@ class Sharded:
         # a plain form without weights; what two modules share they share here too
         empty = {id(p): nn.Parameter(p.new_empty(0), requires_grad=False) for p in model.parameters()}
         self.plain = copy.deepcopy(model, empty)
-        self.model = _divide(model)
+        self.model: Any = _divide(model)  # nn.Module's type knows no `pass_backbone`
         self.parameters = [*model.parameters()]
         self.is_whole = False
 
@@ -80,14 +83,14 @@ class Sharded:
             processes.gather(None)  # should one have failed, all hear it here
             try:
                 for weight, shard in zip(self.plain.parameters(), self.parameters, strict=True):
-                    weight.data = shard.full_tensor()
+                    weight.data = full(shard)
             except Exception as error:  # the others wait for what this process would have sent
                 processes.end_all(error)
             self.is_whole = True
         return self.plain
 
 
-def is_divided(tensor: Tensor) -> bool:
+def is_divided(tensor: Tensor) -> "TypeGuard[DTensor]":
     """Whether this process holds a share of the tensor: a DTensor, known without importing what takes long."""
     return hasattr(tensor, "full_tensor")
 
@@ -130,7 +133,8 @@ def _divide(model: nn.Module) -> nn.Module:
         if isinstance(module, FSDPModule):  # losses are shares of a sum already, so gradients are added up
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-    model.pass_backbone = MethodType(lambda self, **inputs: self.base_model(**inputs), model)
+    backbone = MethodType(lambda self, **inputs: self.base_model(**inputs), model)
+    model.pass_backbone = backbone  # type: ignore[assignment]  # torch says: modules hold tensors and modules only
     register_fsdp_forward_method(model, "pass_backbone")
     return model
 

@@ -242,7 +242,7 @@ class Zero:
 
 def _settings() -> Settings:
     """What accelerate put into the environment, or the file that it names; InputError for what is not supported."""
-    said = {
+    said: dict[str, Any] = {
         "zero_stage": os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"),
         "offload_optimizer_device": os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"),
         "offload_param_device": os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE"),
@@ -250,7 +250,8 @@ def _settings() -> Settings:
         "gradient_accumulation_steps": os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS"),
         "mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION"),
     }
-    stage, sizes = said.pop("zero_stage"), {}
+    stage: Any = said.pop("zero_stage")
+    sizes: dict[str, int] = {}
     if path := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
         try:
             of_file = json.loads(Path(path).read_text())

@@ -261,8 +261,8 @@ MUTANTS = [
         PAIRWISE_ROUND,
         (
             "the reference's sides are swapped",
-            "rejected, *sides, prompt)",
-            "rejected, *sides[::-1], prompt)",
+            "reference_chosen, reference_rejected, prompt)",
+            "reference_rejected, reference_chosen, prompt)",
         ),
         ("reference log-probs are other pairs'", "part[places].to", "part[: len(places)].to"),
         ("the logged margin adds the reference", "margin - (reference_chosen", "margin + (reference_chosen"),

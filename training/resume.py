@@ -149,7 +149,7 @@ class StepCheckpoints:
         """Wait for the end of the step when asked to stop; returns the handlers from before."""
         if threading.current_thread() is not threading.main_thread():
             return {}
-        former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        former: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def asked(number: int, frame: Any) -> None:
             if self.asked is not None:

@@ -55,7 +55,7 @@ def audit(names: list[str], rows: list, settings: dict[str, Any], device: str, r
     from ..judging.labels import published_labels
     from ..judging.people import compare
 
-    labels = {}
+    labels: dict[str, tuple[list, dict[str, Any]]] = {}
     for name in dict.fromkeys(names):
         if name.startswith(COLUMN):
             labels[name] = published_labels(rows, name.removeprefix(COLUMN)), {}

@@ -155,7 +155,7 @@ def missing_packages(extra: str) -> list[str]:
     for line in requires("alignment-bench") or []:
         requirement, _, marker = line.partition(";")
         if re.search(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]", marker):
-            name = re.match(r"[\w.-]+", requirement.strip())[0]
+            name = re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]
             try:
                 distribution(name)
             except PackageNotFoundError:

@@ -103,7 +103,7 @@ class Tap(TextIOBase):
         return True
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]  # typeshed lets it be set
         return self.view.to.encoding
 
     def flush(self) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ...errors import GateError, InputError, Stopped
+from ...errors import GateError, InputError, Stopped, one_of
 from ...results.integrity import DISK
 from ...runtime import launch
 from ...runtime.quiet import hearing, quiet
@@ -112,15 +112,13 @@ def run(
     Example: bench run --method ppo,dpo,orpo --seeds 3
     """
     from ..definition.options import Options, chosen_spec
+    from ..request import ENGINES, GATES
 
     device = launch.start(device)
     names = tuple(dict.fromkeys(name.strip() for name in method.split(",") if name.strip()))
     if not names:
         raise InputError("--method names no method; give for example --method ppo,dpo")
-    if gate not in ("warn", "fail", "ignore"):
-        raise InputError(f"--gate {gate} is not known; give warn, fail or ignore")
-    if engine not in ("local", "ray"):
-        raise InputError(f"--engine {engine} is not known; give local or ray")
+    checked_gate, checked_engine = one_of("--gate", gate, GATES), one_of("--engine", engine, ENGINES)
     options = Options(
         model=model,
         preferences=preferences,
@@ -147,8 +145,8 @@ def run(
         root,
         out,
         device,
-        gate,
-        engine=engine,
+        checked_gate,
+        engine=checked_engine,
         ray_address=ray_address,
         cell_cpus=cell_cpus,
         cell_timeout=cell_timeout,
@@ -215,8 +213,7 @@ def export(
     from ...results.outputs import FORMATS
     from ...results.run_folder import find_run
 
-    if format not in FORMATS:
-        raise InputError(f"--format {format} is not known; give {' or '.join(FORMATS)}")
+    form = one_of("--format", format, FORMATS)
     if max_new_tokens and not questions:
         raise InputError("--max-new-tokens goes with --questions; the run's own answers are there already")
     found = find_run(run_folder)
@@ -227,7 +224,7 @@ def export(
 
     allow_remote_code(trust_remote_code)
     folder = out or found.path / "export"
-    for path in write(found, format, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
+    for path in write(found, form, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
         print(path)
 
 
@@ -330,7 +327,8 @@ def main() -> NoReturn:
         if not hasattr(error, "format_message"):  # Typer's own have it: an unknown option, a missing argument
             raise
         if said := error.format_message().rstrip("."):
-            where = " ".join(sys.argv[1:2]) if error.ctx and error.ctx.parent else ""
+            context = getattr(error, "ctx", None)
+            where = " ".join(sys.argv[1:2]) if context and context.parent else ""
             _end(f"{said}; see bench {where} --help".replace("  ", " "), 2)
         sys.exit(2)  # no arguments: the help was shown
     if code == INTERRUPTED:  # Typer's, for Ctrl-C

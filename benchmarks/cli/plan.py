@@ -35,8 +35,8 @@ def _rows(found: "Plan") -> list[list[str]]:
         label = first.label
         if first.is_score:
             label = f"{first.cell_label}, scores: {', '.join(s.step.name for s in alike)}"
-        known = [s.estimate.seconds for s in alike]
-        seconds = None if None in known else sum(known)
+        known = [s.estimate.seconds for s in alike if s.estimate.seconds is not None]
+        seconds = sum(known) if len(known) == len(alike) else None
         memory = size(guess.memory_mb * 2**20) if guess.memory_mb else ""
         rows.append(
             [label, alike[0].state, duration(seconds) if later else "", memory, count(guess.tokens), guess.basis]
@@ -62,7 +62,7 @@ def _totals(found: "Plan") -> list[str]:
         lines.append(
             f"most memory at a time: {how} {size(peak * 2**20)}; tokens trained on or sampled: {count(tokens)}"
         )
-    if found.is_bound:
+    if found.rate is not None:
         lines.append(
             "at least: FLOPs of the weights over the rate of a matrix product measured just now, "
             f"{found.rate / 1e9:,.0f} GFLOP/s; attention, sampling token by token and Python come on top"

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -62,9 +62,9 @@ def collect(
     from ..definition.spec import load_spec
 
     allow_remote_code(trust_remote_code)
-    tuning = Tuning(device=device, sampler=sampler).resolve()
+    tuning = Tuning(device=device, sampler=cast(Any, sampler)).resolve()  # which checks it
     # checked before SFT trains
-    settings = Sampling(k, _numbers(temperature), top_p, max_new_tokens or 256, seed, rule)
+    settings = Sampling(k, _numbers(temperature), top_p, max_new_tokens or 256, seed, cast(Any, rule))
     if sampler == "vllm":
         from ...models.sampler_vllm import check_temperatures
 
@@ -86,6 +86,7 @@ def collect(
             name, checkpoint = f"{spec.name}-sft", made.make_sft()
         if max_new_tokens is None:
             settings = replace(settings, max_new_tokens=spec.max_response_tokens)
+    assert name and checkpoint  # given, or the benchmark's
     rows = rows[:limit]
     about = {
         "model": name,
@@ -163,20 +164,22 @@ def label(
     from ...evaluators.judge import OPENAI, Judge
     from ...models.find import find_model
     from ...models.tuning import Tuning
-    from ...preferences.labellers import JudgeLabeller, RewardModelLabeller, SimulatedPerson, label_all
+    from ...preferences.labellers import JudgeLabeller, Labeller, RewardModelLabeller, SimulatedPerson, label_all
 
     who = names[0] if names else labeller
+    worker: Labeller
+    named = model or ""  # given where it is needed
     if labeller == "simulated":
         if not reward:
             raise InputError("--labeller simulated needs the true reward; give --reward package.module:function")
         worker = SimulatedPerson(who, reward, sharpness, seed=seed, **_biases(bias or []))
     elif labeller == "reward_model":
-        found = find_model(model, "--model")
+        found = find_model(named, "--model")
         worker = RewardModelLabeller(who, str(found.path), Tuning(device=device).resolve())
     else:
-        if not model.startswith(OPENAI):
-            model = str(find_model(model, "--model").path)
-        worker = JudgeLabeller(who, Judge(model, judge_url, judge_prompt, device=device))
+        if not named.startswith(OPENAI):
+            named = str(find_model(named, "--model").path)
+        worker = JudgeLabeller(who, Judge(named, judge_url, judge_prompt, device=device))
     answers = label_all(directory, worker, who)
     print(f"{who}: " + ", ".join(f"{answer} {number}" for answer, number in answers.most_common()))
     print(f"next: bench run --method dpo --preferences {directory / 'labels'}")

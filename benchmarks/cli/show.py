@@ -30,8 +30,8 @@ def list_() -> None:
 
     to = console()
     found = {name: describe(entry) for name, entry in available("methods").items()}
-    heads = ("method", "needs", "paper", "what it does")
-    rows = [(name, ", ".join(d.needs), d.paper, d.line) for name, d in found.items()]
+    heads: tuple[str, ...] = ("method", "needs", "paper", "what it does")
+    rows: list[tuple[str, ...]] = [(name, ", ".join(d.needs), d.paper, d.line) for name, d in found.items()]
     if to.width < 100:  # names and needs stay on one line, and words have room
         heads, rows = heads[:2] + heads[3:], [row[:2] + row[3:] for row in rows]
     to.print(table(heads, rows, whole=heads[:2]))
@@ -93,7 +93,7 @@ def print_summary(run: Any, summary: Mapping[str, Any]) -> None:
     from ...analysis.verdict import verdict
 
     frame = figures(summary)
-    columns = [c for c in frame if c.startswith("win_rate.") or c in IN_TERMINAL]
+    columns = [c for c in map(str, frame) if c.startswith("win_rate.") or c in IN_TERMINAL]
     to = console()
     to.print(narrower("", frame[columns], to.width))
     said = verdict(summary)
@@ -124,7 +124,9 @@ def compare(
         print(json.dumps(plain(value), indent=2, allow_nan=False))
         return
     to = console()
-    rows = [(f"{part}: {name}", _short(x), _short(y)) for part, d in differ.items() for name, (x, y) in d.items()]
+    rows: list[tuple[str, ...]] = [
+        (f"{part}: {name}", _short(x), _short(y)) for part, d in differ.items() for name, (x, y) in d.items()
+    ]
     if rows:
         to.print(table(("what differs", "A", "B"), rows))
     else:
@@ -152,7 +154,7 @@ def compare(
 
 
 def _curves(label: str, log: Sequence[Mapping[str, Any]], width: int) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in CURVES:
         values = [float(row[name]) for row in log if isinstance(row.get(name), (int, float))]
         if len(values) > 1:

@@ -37,8 +37,7 @@ def table(
     right, whole = set(right), set(whole)
     made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, title_style="bold")
     for head in heads:
-        justify = "right" if head in right else "left"
-        made.add_column(head, justify=justify, overflow="fold", no_wrap=head in whole)
+        made.add_column(head, justify="right" if head in right else "left", overflow="fold", no_wrap=head in whole)
     for row in rows:
         made.add_row(*row)
     return made
@@ -53,7 +52,7 @@ def narrower(head: str, frame: "pandas.DataFrame", width: int) -> "Table":
         return sum(3 + max(len(name), *map(len, texts)) for name, texts in zip(names, columns, strict=True))
 
     shown = frame.T if needed(frame) > width and needed(frame.T) < needed(frame) else frame
-    return table((head, *shown), [(name, *row) for name, *row in shown.itertuples()], right=shown)
+    return table((head, *shown), [(name, *row) for name, *row in shown.itertuples()], right=map(str, shown))
 
 
 def duration(seconds: float | None) -> str:

@@ -13,7 +13,8 @@ from pyarrow import RecordBatch
 
 from ...results.lazy import LazySequence
 
-Row, Other = TypeVar("Row"), TypeVar("Other")
+Row = TypeVar("Row")
+Other = TypeVar("Other")
 LOOKS = 200  # rows that are looked at before the pages they lay on are let go
 
 

@@ -182,17 +182,17 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     digests = {name: rows_digest(part) for name, part in parts.items()}
     if spec.unpaired:
         apart = _prompt_ids(parts[name] for name in ("evaluation", "heldout"))
-        record["unpaired"] = _write_unpaired(spec, tokenizer, apart, out)
+        record["unpaired"] = _write_unpaired(spec, spec.unpaired, tokenizer, apart, out)
         digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), _reply))
     write_json(out / RECORD, {"record": record, "digests": digests})
 
 
-def _write_unpaired(spec: BenchmarkSpec, tokenizer: Any, apart: np.ndarray, out: Path) -> dict[str, Any]:
+def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.ndarray, out: Path) -> dict[str, Any]:
     """A file of rated replies within the benchmark's lengths and not to prompts kept apart; what was left out.
 
     apart: the ids of those prompts as rising numbers.
     """
-    usable = read_unpaired(spec.unpaired)
+    usable = read_unpaired(source)
     misfits: Counter[str] = Counter()
     kinds = Counter({True: 0, False: 0})
     with pyarrow.ipc.new_file(str(out / UNPAIRED), REPLIES) as file:
@@ -213,7 +213,7 @@ def _write_unpaired(spec: BenchmarkSpec, tokenizer: Any, apart: np.ndarray, out:
     dropped = {**usable.dropped, **misfits}
     if not all(kinds.values()):
         raise InputError(
-            f"{spec.unpaired}: of its usable replies {kinds[True]} are good and {kinds[False]} are not (dropped: "
+            f"{source}: of its usable replies {kinds[True]} are good and {kinds[False]} are not (dropped: "
             f"{dropped}); both kinds are needed"
         )
     return {"used": kinds.total(), "good": kinds[True], "dropped": dropped}
@@ -229,7 +229,7 @@ def _read(spec: BenchmarkSpec) -> Reading[PreferenceRow]:
     return from_rows(rows, spec.preferences)
 
 
-def _prompts(tokenizer: Any, rows: Sequence[PreferenceRow] | Sequence[RatedRow]) -> list[dict[str, Any]]:
+def _prompts(tokenizer: Any, rows: Sequence[PreferenceRow | RatedRow]) -> list[dict[str, Any]]:
     """The columns of each row's name and prompt; a prompt that several rows of a block have is tokenized once."""
     names = [prompt_id(row.prompt) for row in rows]
     unique = {name: row.prompt for name, row in zip(names, rows, strict=True)}

@@ -63,7 +63,7 @@ def with_given(plugin: Any, settings: Mapping[str, Any], given: Mapping[str, Any
 
     settings: those that it was constructed from.
     """
-    if dataclasses.is_dataclass(plugin):
+    if dataclasses.is_dataclass(type(plugin)):
         return dataclasses.replace(plugin, **given)
     return type(plugin)(**{**settings, **given}) if given else plugin
 
@@ -118,7 +118,7 @@ def _paper(cls: type) -> str:
     return f"; see {found[0]}" if found else ""
 
 
-def _names_at(cls: type, location: list[str]) -> list[str]:
+def _names_at(cls: Any, location: list[str]) -> list[str]:
     """Names of the fields of the nested model at a location of an error."""
     for part in location:
         annotation = cls.model_fields[part].annotation if part in getattr(cls, "model_fields", {}) else None
@@ -182,13 +182,17 @@ def inherited(module: str, name: str) -> Iterator[tuple[str, ast.ClassDef]]:
 @lru_cache
 def _tree(module: str) -> ast.Module:
     try:
-        return ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
+        found = find_spec(module)
+        if found is None or found.origin is None:
+            raise ImportError(module)
+        return ast.parse(Path(found.origin).read_text(encoding="utf-8"))
     except (ImportError, AttributeError, TypeError, ValueError, OSError, SyntaxError):
         return ast.Module([], [])
 
 
 def _flags(node: ast.ClassDef) -> Iterator[tuple[str, bool]]:
     for line in node.body:
-        target = line.target if isinstance(line, ast.AnnAssign) else None
-        if isinstance(target, ast.Name) and target.id.startswith("needs_") and isinstance(line.value, ast.Constant):
-            yield target.id, bool(line.value.value)
+        if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)):
+            continue
+        if line.target.id.startswith("needs_") and isinstance(line.value, ast.Constant):
+            yield line.target.id, bool(line.value.value)

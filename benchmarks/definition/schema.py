@@ -62,14 +62,13 @@ def _plugins(group: Group, definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _field_docs(entry: EntryPoint) -> dict[str, str]:
     """What a plugin's fields say of themselves, beneath them; inherited ones too."""
-    found = defaultdict(str)
+    found: dict[str, str] = defaultdict(str)
     for _, node in inherited(entry.module, entry.attr):
         for field, doc in pairwise(node.body):
-            is_text = (
-                isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str)
-            )
-            if isinstance(field, ast.AnnAssign) and is_text and field.target.id not in found:
-                found[field.target.id] = inspect.cleandoc(doc.value.value).replace("\n", " ")
+            text = doc.value.value if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) else None
+            name = field.target.id if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) else None
+            if isinstance(text, str) and name and name not in found:
+                found[name] = inspect.cleandoc(text).replace("\n", " ")
     return found
 
 

@@ -21,13 +21,13 @@ class Part(BaseModel):
 class Splits(Part):
     """Shares of the prompts, each above 0; scaled to sum to 1. All pairs of a prompt stay on one side."""
 
-    sft: float = Field(0.25, gt=0)
+    sft: float = Field(default=0.25, gt=0)
     """Pairs whose replies SFT imitates."""
-    training: float = Field(0.40, gt=0)
+    training: float = Field(default=0.40, gt=0)
     """Pairs of the training reward model and of every method."""
-    evaluation: float = Field(0.20, gt=0)
+    evaluation: float = Field(default=0.20, gt=0)
     """Pairs of the evaluation reward model."""
-    heldout: float = Field(0.15, gt=0)
+    heldout: float = Field(default=0.15, gt=0)
     """Pairs that test both reward models and SFT; their prompts are answered in the evaluation."""
 
 
@@ -38,7 +38,7 @@ class Supervised(Part):
     """Rows drawn, repeats counted."""
     lr: float = Field(gt=0)
     """Peak learning rate of AdamW."""
-    batch_size: int = Field(16, gt=0)
+    batch_size: int = Field(default=16, gt=0)
     """Rows per optimizer step."""
 
 
@@ -52,13 +52,13 @@ class SupervisedFineTuning(Supervised):
 class TuningSpec(Part):
     """How weights are trained."""
 
-    lora_rank: int = Field(0, ge=0)
+    lora_rank: int = Field(default=0, ge=0)
     """Rank of the LoRA adapters; 0 trains every weight."""
-    lora_alpha: float = Field(32.0, gt=0)
+    lora_alpha: float = Field(default=32.0, gt=0)
     """LoRA's scale: the update is multiplied by alpha / rank."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 where the device has units for it, else fp32."""
-    micro_tokens: int = Field(8192, gt=0)
+    micro_tokens: int = Field(default=8192, gt=0)
     """Tokens in one forward pass; bounds memory, leaves results alone."""
     sampler: Literal["torch", "vllm"] = "torch"
     """What draws responses, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
@@ -67,11 +67,11 @@ class TuningSpec(Part):
 class Evaluation(Part):
     """How policies are sampled for scoring."""
 
-    prompts: int = Field(200, gt=0)
+    prompts: int = Field(default=200, gt=0)
     """Held-out prompts that every policy answers."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; the KL is that of the policy itself at 1.0."""
-    along: int = Field(0, ge=0, le=50)
+    along: int = Field(default=0, ge=0, le=50)
     """Checkpoints along training that are scored as well, evenly spaced over the budget, to show over-optimization;
     saving them counts in a method's training time."""
 
@@ -79,7 +79,7 @@ class Evaluation(Part):
 class Gates(Part):
     """Thresholds between stages."""
 
-    reward_model_accuracy: float = Field(0.70, gt=0, lt=1)
+    reward_model_accuracy: float = Field(default=0.70, gt=0, lt=1)
     """Held-out pair accuracy that a reward model should reach."""
 
 
@@ -97,7 +97,7 @@ class BenchmarkSpec(Part):
     """Split of a hub data set."""
     unpaired: str | None = None
     """A file of replies rated on their own (prompt, completion, label), for methods that learn from such."""
-    rows: int | None = Field(None, gt=0)
+    rows: int | None = Field(default=None, gt=0)
     """At most so many usable pairs are taken, chosen by hash; null takes all."""
     splits: Splits = Splits()
     split_seed: int = 0
@@ -120,7 +120,7 @@ class BenchmarkSpec(Part):
     """Preference pairs from elsewhere on which the reward models are tested: hub id, local file or folder."""
     evaluators: dict[str, dict[str, Any]] = {"reward_model": {}, "divergence": {}, "length": {}}
     """Evaluators with their settings."""
-    tracker: Literal[*TRACKERS] | None = None
+    tracker: Literal[*TRACKERS] | None = None  # type: ignore[valid-type]  # the names stand in one place
     """Where training logs, scores and the summary are sent as well."""
     _written: Written | None = PrivateAttr(None)
 

@@ -95,7 +95,7 @@ def _read(name: str, known: Mapping[str, Path], folder: Path, within: tuple[Path
     return over(found, _read(str(parent), known, path.parent, (*within, path)))
 
 
-def _places(node: yaml.Node, field: Field, path: Path) -> Iterator[tuple[Field, str]]:
+def _places(node: yaml.Node | None, field: Field, path: Path) -> Iterator[tuple[Field, str]]:
     """Each field below a node with the line of its name."""
     if not isinstance(node, yaml.MappingNode):
         return

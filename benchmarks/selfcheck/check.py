@@ -215,7 +215,7 @@ def _conformance(
 
     again = (
         build("methods", name, json.loads(json.dumps(dataclasses.asdict(method))), "bench check")
-        if dataclasses.is_dataclass(method)
+        if dataclasses.is_dataclass(type(method))
         else None
     )
     say("settings round-trip", again == method, "the settings as JSON give the same method again")

@@ -93,7 +93,7 @@ def digest_of(model: LlamaModel) -> str:
     """A hash of the weights as they are now; a fused optimizer changes them without a new version number."""
     found = hashlib.blake2b()
     for parameter in model.parameters():
-        found.update(parameter.detach().cpu().numpy())
+        found.update(parameter.detach().cpu().numpy().data)
     return found.hexdigest()
 
 

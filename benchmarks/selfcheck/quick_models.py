@@ -10,6 +10,7 @@ is meant to be imperfect, as judges are.
 
 import random
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -185,7 +186,7 @@ def train(model: LlamaForCausalLM, tokenizer, rows: list, out: Path, *, lr: floa
     for step in (bar := tqdm(range(steps), desc=out.name, disable=None)):
         batch = rows[step * BATCH : (step + 1) * BATCH]
         whole = Batch(batch, count_tokens(batch), policy.network.lay_out(batch))
-        outcome = optimizer.step(lambda whole=whole: [whole], loss)
+        outcome = optimizer.step(partial(list, [whole]), loss)
         bar.set_postfix(loss=f"{outcome.loss:.3f}")
     print(f"{out.name}: last loss {outcome.loss:.3f}", file=sys.stderr)
     model.half().save_pretrained(out)

@@ -118,7 +118,7 @@ def measure(folder: Path) -> dict[str, Any]:
     from ...training.task import Budget, TrainingTask, shuffled, sides_of
     from ..context import Workshop
     from ..data.corpus import load_corpus, rows_digest
-    from ..definition.spec import BenchmarkSpec
+    from ..definition.spec import BenchmarkSpec, Supervised, SupervisedFineTuning
     from ..stages.trained import pair_dataset
 
     quiet()
@@ -127,10 +127,11 @@ def measure(folder: Path) -> dict[str, Any]:
     peaks: list[int] = []
 
     def work(files: Path, phase: Callable[[str], Any]) -> int:
-        stage = {"examples": EXAMPLES, "lr": 1e-3}
+        sft_stage = SupervisedFineTuning(examples=EXAMPLES, lr=1e-3)
+        reward_stage = Supervised(examples=EXAMPLES, lr=1e-3)
         spec = BenchmarkSpec(
             name="scale", model=str(sft.path), preferences=str(files / FILES[0]), max_prompt_tokens=1000,
-            max_response_tokens=1000, sft=stage, reward_model=stage, budget=EXAMPLES,
+            max_response_tokens=1000, sft=sft_stage, reward_model=reward_stage, budget=EXAMPLES,
         )  # fmt: skip
         tuning = Tuning(precision="fp32", device="cpu")
         shop = Workshop(Store(files / "store"), tuning, {})

@@ -160,8 +160,8 @@ def works(bench: Bench, steps: int) -> dict[str, Work]:
         generate(policy)
         return Step(time.perf_counter() - started, 0)
 
-    offline = {"lr": LR, "batch_size": BATCH}
-    online = {"lr": LR, "rollout_size": 32, "minibatch_size": 16, "epochs": 2, "samples_per_prompt": 4}
+    offline: dict[str, Any] = {"lr": LR, "batch_size": BATCH}
+    online: dict[str, Any] = {"lr": LR, "rollout_size": 32, "minibatch_size": 16, "epochs": 2, "samples_per_prompt": 4}
     rounds = 10  # our probe looks at the policy in four of them
     return {
         "dpo": Work(

@@ -55,8 +55,9 @@ def generate(policy: Policy, prompts: Sequence[Prompt], max_new_tokens: int) -> 
     longest = max(len(p.ids) for p in prompts)
     ids = torch.tensor([[0] * (longest - len(p.ids)) + list(p.ids) for p in prompts])
     mask = torch.tensor([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts])
+    model: Any = policy.network.activate()
     with torch.no_grad():
-        out = policy.network.activate().generate(
+        out = model.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,

@@ -39,8 +39,9 @@ def score_pairs(
         found = model.rewards(sides)
 
         def scored(place: int, pair: LabelledPair) -> ScoredPair:
-            lengths = (len(encode_response(tokenizer, text)) for text in (pair.chosen, pair.rejected))
-            return ScoredPair(pair.prompt_id, pair.subset, *found[2 * place : 2 * place + 2], *lengths)
+            chosen, rejected = found[2 * place : 2 * place + 2]
+            ours, theirs = (len(encode_response(tokenizer, text)) for text in (pair.chosen, pair.rejected))
+            return ScoredPair(pair.prompt_id, pair.subset, chosen, rejected, ours, theirs)
 
         write_jsonl(out / PAIRS, (scored(place, pair) for place, pair in enumerate(pairs)))
 

@@ -75,12 +75,15 @@ class ScorerSettings:
 
 def check_settings(spec: BenchmarkSpec, tuning: Tuning) -> ScorerSettings:
     """Construct every evaluator once with what it will be given, so that a wrong setting is told at the start."""
-    evaluators, own, models = {}, {}, {}
+    evaluators: dict[str, Any] = {}
+    own: dict[str, Checkpoint] = {}
+    models: dict[str, Checkpoint] = {}
     for name, settings in spec.evaluators.items():
         if name not in (known := available("evaluators")):
             place = spec.place("evaluators", name)
             raise InputError(f"{place}: there is no evaluator {name!r}; {nearest(name, known)}")
-        traits, given = traits_of(load("evaluators", name)), {}
+        traits = traits_of(load("evaluators", name))
+        given: Given = {}
         if traits.needs_pairs:
             given["pairs"] = ()
         if traits.needs_reward_model and "model" in settings:
@@ -201,7 +204,9 @@ class Scorers:
     def _given(self, name: str) -> tuple[Given, Keys]:
         """What an evaluator is given by what it says it needs, and the keys of that."""
         traits, settings = self.settings.traits[name], self.spec.evaluators[name]
-        device, given, keys = self.shop.tuning.device, {}, {}
+        device = self.shop.tuning.device
+        given: Given = {}
+        keys: Keys = {}
         if traits.needs_pairs:
             given["pairs"] = self.corpus.labelled
             keys["pairs"] = digest_each(dataclasses.asdict(pair) for pair in self.corpus.labelled)

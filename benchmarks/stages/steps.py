@@ -77,6 +77,13 @@ def steps(pipeline: Pipeline, rows: Sequence[Row], seeds: int) -> list[Step]:
     return [*shared, *(step for cell in cells for step in cell)]
 
 
+def _stage(made: Made, key: Key) -> Stage:
+    """A stage that its step always makes."""
+    if (stage := made[key]) is None:
+        raise LookupError(f"{key} was not made")
+    return stage
+
+
 def _shared(pipeline: Pipeline, rows: Sequence[Row]) -> Iterator[Step]:
     sft = Step("SFT", "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True)
     needs = [sft.key]
@@ -106,9 +113,9 @@ def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...]) -> I
         return Checkpoint(stage.path / POLICY, stage.content) if stage else None
 
     def along(made: Made) -> Stage | None:
-        if not (made[trained].path / ALONG).is_dir():  # the method saved none
+        if not (_stage(made, trained).path / ALONG).is_dir():  # the method saved none
             return None
-        return pipeline.along(made[trained], seed, made[responses], made[baseline])
+        return pipeline.along(_stage(made, trained), seed, _stage(made, responses), _stage(made, baseline))
 
     if row is not SFT:
         yield step(
@@ -132,6 +139,6 @@ def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...]) -> I
     for name, asks in pipeline.scored_by.names.items():
 
         def score(made: Made, name: str = name) -> Stage:
-            return pipeline.score(name, made[responses], made[baseline], policy(made))
+            return pipeline.score(name, _stage(made, responses), _stage(made, baseline), policy(made))
 
         yield step(name, "scores", score, both, state=SCORES, asks=asks)

@@ -49,6 +49,9 @@ def test_frames_of_a_run(tmp_path, make_run):
     assert isinstance(frame, pandas.DataFrame) and set(frame["prompts"]) == {16}
     written = [json.loads(path.read_text()) for path in results.export("alpaca_eval", tmp_path / "export")]
     assert any(row["output"] == "dpo says p03" for rows in written for row in rows)
+    with pytest.raises(InputError, match="format csv is not known; give alpaca_eval or arena"):
+        results.export("csv", tmp_path / "csv")
+    assert not (tmp_path / "csv").exists()
     page = results.report(tmp_path / "page")[0]
     assert page == tmp_path / "page" / "index.html" and page.exists()
 
@@ -60,6 +63,10 @@ def test_bad_input_is_told(tmp_path):
         run("quick", ["dpo"], juge=["x"], root=tmp_path)
     with pytest.raises(InputError, match=r"--set methods.dpo.betta=1.*did you mean 'beta'"):
         run("quick", "dpo", settings={"methods.dpo.betta": 1}, root=tmp_path)
+    for call in (run, plan):
+        with pytest.raises(InputError, match="gate fial is not known; give warn, fail or ignore"):
+            call("quick", "dpo", gate="fial", root=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_is_a_frame(tmp_path):

@@ -13,11 +13,12 @@ from alignment_bench.methods.best_of_n import BestOfN
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.kto import KTO, mismatched_log_ratio
 from alignment_bench.methods.orpo import ORPO
+from alignment_bench.methods.pairwise import PairLogps
 from alignment_bench.methods.rloo import RLOO
 from alignment_bench.methods.sft_chosen import SFTChosen
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.layout import Batch
-from alignment_bench.models.policy import Policy
+from alignment_bench.models.policy import Policy, TokenValues
 from alignment_bench.models.tuning import Tuning
 from alignment_bench.results.records import Pair, Prompt, RatedReply
 from alignment_bench.results.store import folder_digest
@@ -182,6 +183,15 @@ def test_dpo_starts_at_log_2_with_margin_0(tiny, tuning, tmp_path):
     first = read_log(task)[0]
     assert first["loss"] == pytest.approx(0.693147, rel=1e-4)
     assert first["margin"] == pytest.approx(0.0, abs=1e-3)  # of four log-probs of about -30
+
+
+def test_a_loss_without_the_reference_that_it_uses_is_told_what_to_say():
+    """As of a plugin that forgot `needs_reference`."""
+    side = TokenValues(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))
+    logps = PairLogps(side, side, None, None, None)
+    for use in (lambda: logps.reference_chosen, lambda: logps.reference_rejected):
+        with pytest.raises(TypeError, match="must say needs_reference = True"):
+            use()
 
 
 def test_micro_batches_leave_training_alone(tiny, tmp_path):

@@ -141,6 +141,16 @@ def test_cells_show_the_files_of_their_stages(tmp_path):
     assert [r.path for r in find_runs(tmp_path)] == [run.path]
 
 
+def test_a_cell_without_what_every_cell_has_says_so(tmp_path):
+    run = Run(tmp_path / "r")
+    run.open(record({}, ["dpo"]))
+    cell = run.place("dpo", 0, [Store(tmp_path).stage("s", {}, text("1"))])
+    assert (cell.cost(), cell.metrics(), cell.along()) == ({}, [], None)  # which SFT's cell has not either
+    for read, name in ((cell.generations, "generations.jsonl"), (cell.scores, "scores.parquet")):
+        with pytest.raises(InputError, match=f"{name} is missing; give bench run for dpo once more"):
+            read()
+
+
 def test_generations_survive_the_disk(tmp_path):
     rows = [Generation("p", ({"role": "user", "content": "\u2028 ü\n"},), "a\r\nb", 3, True, 0.5),
             Generation("q", (), "", 0, False)]  # fmt: skip
