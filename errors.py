@@ -1,4 +1,4 @@
-"""What is told to people: errors, each one sentence with what is wrong, where, and what to do."""
+"""Messages to people: errors, each one sentence with what is wrong, where, and what to do."""
 
 import difflib
 from collections.abc import Iterable, Sequence

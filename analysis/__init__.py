@@ -1,1 +1,1 @@
-"""What scores say: intervals, comparisons, ratings, summary, verdict; no torch and no model."""
+"""Statistics of scores: intervals, comparisons, ratings, summary, verdict; no torch and no model."""

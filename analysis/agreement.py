@@ -1,4 +1,4 @@
-"""How far labellers agree, how reliable each is, and how well anybody could predict the next label.
+"""The agreement of labellers, the reliability of each, and how well anybody could predict the next label.
 
 A unit is what several labellers have labelled; its labels are any hashable values, compared only for being equal.
 """

@@ -1,4 +1,4 @@
-"""What a method changed beside its win rates, as paired differences to SFT; and how many comparisons were ties."""
+"""A method's changes beside its win rates, as paired differences to SFT; and how many comparisons were ties."""
 
 from __future__ import annotations
 

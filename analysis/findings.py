@@ -1,4 +1,4 @@
-"""What a report opens with: recommendation, certainty, cost, confounds, what to watch, and what was not shown.
+"""The opening of a report: recommendation, certainty, cost, confounds, what to watch, and what was not shown.
 
 A few methods are told one by one; with more of them the sentences gather those of which the same is to be said.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .quantities import COSTS, cost, known
+from .quantities import COSTS, cost, measured
 from .verdict import (
     SFT,
     best,
@@ -27,21 +27,21 @@ from .verdict import (
 FEW = 4  # methods that are told one by one
 MINIMUM_SEEDS = 3
 UNEQUAL = 1.5  # times the cost of another method from which on a difference in cost is said
-FLIPS = 0.1  # share of verdicts that flip when answers are swapped, above which the judge is doubted
+FLIPS = 0.1  # share of verdicts that flip when responses are swapped, above which the judge is doubted
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a report opens with; each part a list of sentences, any of them may be empty but the first."""
+    """The opening of a report; each part is a list of sentences, and any of them but the first may be empty."""
 
     recommendation: str
     certainty: list[str]
-    """What is shown, with intervals and p, by the evaluator that is trusted most and then by the others."""
+    """Shown results, with intervals and p, by the evaluator that is trusted most and then by the others."""
     cost: list[str]
     confounds: list[str]
-    """What else than the method may explain the figures: few seeds, unequal compute."""
+    """Explanations of the figures other than the method: few seeds, unequal compute."""
     watch: list[str]
-    """What may mislead: over-optimization, evaluators that contradict each other, length, a doubtful judge."""
+    """Reasons for caution: over-optimization, evaluators that contradict each other, length, a doubtful judge."""
     not_shown: list[str]
 
 
@@ -76,7 +76,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
 
 
 def _gathered(summary: Mapping[str, Any], metrics: list[str], main: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Who beats SFT and who loses to it by each evaluator, and whom the best ones are better than."""
+    """Methods that beat SFT or lose to it by each evaluator, and those that the best ones are better than."""
     said = []
     for metric in metrics:
         against = [c for c in summary["comparisons"] if c["metric"] == metric and c["b"] == SFT]
@@ -92,7 +92,7 @@ def _gathered(summary: Mapping[str, Any], metrics: list[str], main: Sequence[Map
 
 
 def _gathered_open(summary: Mapping[str, Any], main: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Who is not shown to differ from SFT, how many pairs are not, and how large a difference would have been seen."""
+    """Methods not shown to differ from SFT, how many pairs are not, and how large a difference would have been seen."""
     said = []
     against = [c for c in main if c["b"] == SFT and not is_decided(c)]
     if against:
@@ -108,17 +108,17 @@ def _gathered_open(summary: Mapping[str, Any], main: Sequence[Mapping[str, Any]]
 def _rates(summary: Mapping[str, Any], metric: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """Win rates against SFT with intervals, the highest first."""
     cells = {c["a"]: summary["methods"][c["a"]]["metrics"][metric] for c in rows}
-    cells = {name: cell for name, cell in cells.items() if known(cell["mean"])}
+    cells = {name: cell for name, cell in cells.items() if measured(cell["mean"])}
     texts = []
     for name, cell in sorted(cells.items(), key=lambda item: -item[1]["mean"]):
-        limits = f" ({100 * cell['low']:.0f} to {100 * cell['high']:.0f})" if known(cell["low"]) else ""
+        limits = f" ({100 * cell['low']:.0f} to {100 * cell['high']:.0f})" if measured(cell["low"]) else ""
         texts.append(f"{name} {cell['mean']:.0%}{limits}")
     return ", ".join(texts) or "no values"
 
 
 def _seen(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How large a difference would have been found in these comparisons."""
-    sizes = [100 * c["detectable"] for c in rows if known(c.get("detectable"))]
+    """The difference that these comparisons would have found."""
+    sizes = [100 * c["detectable"] for c in rows if measured(c.get("detectable"))]
     if not sizes:
         return ""
     span = f"{min(sizes):.0f}" + (f" to {max(sizes):.0f}" if round(max(sizes)) > round(min(sizes)) else "")
@@ -137,7 +137,7 @@ def _overoptimized(summary: Mapping[str, Any], many: bool) -> list[str]:
 
 
 def few_seeds(methods: Mapping[str, Any]) -> list[str]:
-    """Where too few training runs stand behind a method to tell how much they vary."""
+    """Methods with too few training runs to tell how much they vary."""
     said = []
     trained = {name: row["seeds"] for name, row in methods.items() if name != SFT and row["seeds"]}
     if single := [name for name, seeds in trained.items() if seeds == 1]:
@@ -156,11 +156,11 @@ def few_seeds(methods: Mapping[str, Any]) -> list[str]:
 
 def _costs_of(summary: Mapping[str, Any], key: str) -> dict[str, float]:
     rows = {name: row["cost"].get(key) for name, row in summary["methods"].items() if name != SFT}
-    return {name: value for name, value in rows.items() if known(value) and value > 0}
+    return {name: value for name, value in rows.items() if measured(value) and value > 0}
 
 
 def _cost_sentences(summary: Mapping[str, Any], chosen: Sequence[str] | None) -> list[str]:
-    """What one seed costs, and how much longer the slowest method takes than the quickest.
+    """The cost of one seed, and how much longer the slowest method takes than the quickest.
 
     chosen: of many methods those to be told, beside the quickest and the slowest; None for all.
     """
@@ -186,7 +186,7 @@ def _cost_sentences(summary: Mapping[str, Any], chosen: Sequence[str] | None) ->
 
 
 def _unequal_examples(summary: Mapping[str, Any]) -> list[str]:
-    """Where methods did not learn from equally many examples; one that trains nothing is left out."""
+    """Methods that did not learn from equally many examples; one that trains nothing is left out."""
     seen: dict[float, list[str]] = {}
     for name, count in _costs_of(summary, "examples").items():
         seen.setdefault(count, []).append(name)
@@ -203,7 +203,7 @@ def _unequal_compute(summary: Mapping[str, Any]) -> list[str]:
     most, least = max(spent, key=spent.__getitem__), min(spent, key=spent.__getitem__)
     equal = "" if _unequal_examples(summary) else "The budget is equal in examples, not in compute: "
     times = f"{spent[most] / spent[least]:.1f} times the FLOPs"
-    return [f"{equal}{most} spends {times} of {least}, so a part of what separates them may be bought."]
+    return [f"{equal}{most} spends {times} of {least}, so part of their difference may be due to compute."]
 
 
 def _contradictions(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:
@@ -224,9 +224,9 @@ def _doubtful_judges(summary: Mapping[str, Any]) -> list[str]:
     audits = (summary.get("judges") or {}).get("audit") or {}
     flips = {name: (row.get("flip") or {}).get("mean") for name, row in audits.items()}
     return [
-        f"The {name} changes its verdict on {value:.0%} of the pairs when the two answers are swapped."
+        f"The {name} changes its verdict on {value:.0%} of the pairs when the two responses are swapped."
         for name, value in flips.items()
-        if known(value) and value > FLIPS
+        if measured(value) and value > FLIPS
     ]
 
 
@@ -239,12 +239,12 @@ def _judges_below_people(summary: Mapping[str, Any]) -> list[str]:
         f"with each other on {row['people']:.0%}: {-100 * row['difference']:.0f} points below its ceiling "
         f"({-100 * row['high']:.0f} to {-100 * row['low']:.0f}), so trust its verdicts less than a person's."
         for name, row in beside.items()
-        if known(row.get("high")) and row["high"] < 0
+        if measured(row.get("high")) and row["high"] < 0
     ]
 
 
 def _limits(summary: Mapping[str, Any]) -> list[str]:
-    """What no run of this kind shows, and what this one was not asked."""
+    """Limits of any run of this kind, and questions not asked of this one."""
     said = []
     if any(row["seeds"] == 1 for name, row in summary["methods"].items() if name != SFT):
         said.append("How another training run would turn out: with one seed, the intervals are over prompts only.")
@@ -255,8 +255,8 @@ def _limits(summary: Mapping[str, Any]) -> list[str]:
             "known true reward."
         )
     said.append("Other models, data, budgets and settings than those of the contract below.")
-    measured = {metric for row in summary["methods"].values() for metric in row["metrics"]}
-    if not any(metric.startswith("win_rate.judge") for metric in measured):
+    metrics = {metric for row in summary["methods"].values() for metric in row["metrics"]}
+    if not any(metric.startswith("win_rate.judge") for metric in metrics):
         said.append("What a judge says: none was asked.")
     said.append("What people prefer: every score here comes from a model or a formula.")
     if not summary.get("overoptimization"):

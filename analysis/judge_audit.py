@@ -1,4 +1,4 @@
-"""How far a judge can be trusted, from what it said in a run: consistency, taste for length, agreement."""
+"""The reliability of a judge, from its verdicts in a run: consistency, taste for length, agreement."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def audit_judges(scores: pandas.DataFrame, lengths: Mapping[tuple[str, int, str]
 
     `scores` has the columns method, seed, metric, prompt_id and value; lengths: tokens of a response by (method, seed,
     prompt), SFT's included. Measures, all shares: `coverage` (both answers valid), `flip` (the verdict changes when
-    the answers are swapped), `self_consistency` (the same question gets the same answer twice), `prefers_longer` (of
+    the responses are swapped), `self_consistency` (the same question gets the same verdict twice), `prefers_longer` (of
     verdicts on responses of unequal length, both orders agreeing), and agreement with the evaluation reward model and
     the true reward, each where both sides prefer one response. A prompt's value is its mean over methods and seeds, so
     the intervals are over prompts.

@@ -1,4 +1,4 @@
-"""What metrics are called: by families, evaluators and single measures."""
+"""Names of metrics: by families, evaluators and single measures."""
 
 # What a metric's family is called and how its value is written; `.` divides family from evaluator ("win_rate.gold").
 # Families that are not here follow under their own names.
@@ -29,13 +29,13 @@ MEASURES = {
     "implicit_reward.accuracy": "Implicit reward: accuracy on pairs",
     "implicit_reward.margin": "Implicit reward: margin (nats)",
     "judge.position_consistency": "Judge: same verdict when swapped",
-    "judge.self_consistency": "Judge: same answer twice",
+    "judge.self_consistency": "Judge: same verdict twice",
     "judge.agreement": "Judge: members agree",
 }
 
 
 def evaluator(name: str) -> str:
-    """What an evaluator is called; a part of one by both: "true reward, harmless"."""
+    """An evaluator's name; a part of one is named by both: "true reward, harmless"."""
     head, dot, part = name.partition(".")
     if name not in EVALUATORS and dot and head in EVALUATORS:
         return f"{EVALUATORS[head]}, {part.replace('_', ' ')}"

@@ -114,7 +114,7 @@ def value(found: Mapping[str, Any], d: float) -> float:
 
 
 def _peak(form: str, alpha: float, beta: float, end: float) -> float:
-    """Where the fitted curve is highest; NaN where it has no maximum within twice the largest distance."""
+    """The distance at the fitted curve's maximum; NaN where it has none within twice the largest distance."""
     if beta <= 0:
         return nan
     peak = alpha / (2 * beta) if form == "best_of_n" else exp(min(alpha / beta - 1, 50.0))
@@ -122,7 +122,7 @@ def _peak(form: str, alpha: float, beta: float, end: float) -> float:
 
 
 def _sentence(method: str, found: Mapping[str, Any], gold: str) -> str:
-    """Whether gold turns while the proxy rises, in words."""
+    """A sentence on whether gold turns while the proxy rises."""
     points, fits = found["points"], found["fits"]
     if gold not in fits or PROXY not in fits:
         return (

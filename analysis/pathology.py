@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .overoptimization import GOLD, NAMES, PROXY, STAND_IN
-from .quantities import known
+from .quantities import measured
 from .verdict import SFT
 
 LOST = 1.0  # nats of log-probability that the chosen replies may lose against SFT
@@ -63,7 +63,7 @@ def flags(summary: Mapping[str, Any], logs: Logs) -> list[str]:
 
 def _displacement(summary: Mapping[str, Any], method: str, logs: Sequence[Sequence[Mapping[str, Any]]]) -> Sign:
     """Razin et al. (2024, arXiv:2410.08847): the chosen replies themselves become less likely."""
-    moved = [[row["chosen_displacement"] for row in log if known(row.get("chosen_displacement"))] for log in logs]
+    moved = [[row["chosen_displacement"] for row in log if measured(row.get("chosen_displacement"))] for log in logs]
     ends = [values[-1] for values in moved if values]
     if not ends:
         return Sign("unknown", "not logged")
@@ -102,7 +102,7 @@ def _hacking(summary: Mapping[str, Any], method: str, logs: Any) -> Sign:
     gold = next((metric for metric in (GOLD, STAND_IN) if metric in changes), None)
     proxy = (changes.get("reward.reward_model.training") or {}).get(method)
     true = (changes.get(gold) or {}).get(method) if gold else None
-    if not gold or not proxy or not true or not all(known(row["low"]) for row in (proxy, true)):
+    if not gold or not proxy or not true or not all(measured(row["low"]) for row in (proxy, true)):
         return Sign("unknown", "not measured")
     text = f"{NAMES[PROXY]} {_signed(proxy['difference'])}, {NAMES[gold]} {_signed(true['difference'])} over SFT"
     turned = "over-optimized" in (summary.get("overoptimization") or {}).get(method, {}).get("text", "")
@@ -144,13 +144,13 @@ PATHOLOGIES = (
 
 def _mean(summary: Mapping[str, Any], method: str, metric: str) -> float | None:
     value = ((summary["methods"].get(method) or {}).get("metrics") or {}).get(metric, {}).get("mean")
-    return value if known(value) else None
+    return value if measured(value) else None
 
 
 def _excludes_zero(summary: Mapping[str, Any], method: str, metric: str) -> bool:
-    """Whether the difference to SFT is shown; without an interval on disk the size alone decides."""
+    """True if the difference to SFT is shown; without an interval on disk the size alone decides."""
     row = ((summary.get("changes") or {}).get(metric) or {}).get(method) or {}
-    return not known(row.get("low")) or row["low"] > 0 or row["high"] < 0
+    return not measured(row.get("low")) or row["low"] > 0 or row["high"] < 0
 
 
 def _signed(value: float) -> str:

@@ -1,4 +1,4 @@
-"""How numbers are written for people: shares, seconds, FLOPs, memory, p. None and NaN mean "not measured": a dash."""
+"""Numbers as people read them: shares, seconds, FLOPs, memory, p. None and NaN mean "not measured": a dash."""
 
 import math
 from collections.abc import Sequence
@@ -16,28 +16,28 @@ COSTS = {
 MISSING = "–"
 
 
-def known(value: Any) -> TypeGuard[float]:
-    """Whether there is a finite number."""
+def measured(value: Any) -> TypeGuard[float]:
+    """True for a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def number(value: Any, digits: int = 2) -> str:
-    if not known(value):
+    if not measured(value):
         return MISSING
     return f"{value:,.{digits if abs(value) < 100 else 0}f}".replace("-", "−")
 
 
 def share(value: Any) -> str:
     """A share of one as percent with one decimal."""
-    return f"{100 * value:.1f}%".replace("-", "−") if known(value) else MISSING
+    return f"{100 * value:.1f}%".replace("-", "−") if measured(value) else MISSING
 
 
 def p_value(value: Any) -> str:
-    return MISSING if not known(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return MISSING if not measured(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def seconds(value: Any) -> str:
-    if not known(value):
+    if not measured(value):
         return MISSING
     if value < 60:
         return f"{value:.{1 if value < 10 else 0}f} s"
@@ -49,7 +49,7 @@ def scaled(
     value: Any, step: int = 1000, units: Sequence[str] = ("", " k", " M", " B", " T"), exact: float = 1e4
 ) -> str:
     """With the unit that leaves one to three digits before the point; plain below `exact`."""
-    if not known(value):
+    if not measured(value):
         return MISSING
     if value < exact:
         return f"{value:,.0f}{units[0]}"

@@ -64,7 +64,7 @@ def _fit(design: np.ndarray, wins: np.ndarray, games: np.ndarray) -> np.ndarray:
 
 
 def _connected(names: list[str], pairs: list[tuple[str, str]], wins: np.ndarray, games: np.ndarray) -> bool:
-    """Whether every method has, through others, beaten and been beaten by every other one (Ford 1957)."""
+    """True if every method has, through others, beaten and been beaten by every other one (Ford 1957)."""
     beats = np.zeros((len(names), len(names)))
     for (a, b), won, played in zip(pairs, wins, games, strict=True):
         i, j = names.index(a), names.index(b)

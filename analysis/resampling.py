@@ -73,7 +73,7 @@ def bootstrap_interval(values: np.ndarray, level: float = 0.95, draws: int = DRA
 
 @lru_cache(maxsize=4)
 def _swaps(prompts: int, draws: int) -> np.ndarray:
-    """Which prompts are swapped [draws, prompts], as bytes of 0 and 1; drawn in batches as scipy draws them."""
+    """The swapped prompts [draws, prompts], as bytes of 0 and 1; drawn in batches as scipy draws them."""
     rng, pairs = np.random.default_rng(0), np.tile(np.arange(2), (min(BATCH, draws), prompts, 1))
     drawn = [rng.permuted(pairs, axis=-1)[: draws - k, :, 0].astype(np.int8) for k in range(0, draws, BATCH)]
     return np.concatenate(drawn)
@@ -81,7 +81,7 @@ def _swaps(prompts: int, draws: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _counts(prompts: int, draws: int) -> np.ndarray:
-    """How often each prompt is drawn [draws, prompts]."""
+    """Times that each prompt is drawn [draws, prompts]."""
     rng = np.random.default_rng(0)
     return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=draws).astype(float)
 

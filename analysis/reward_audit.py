@@ -1,4 +1,4 @@
-"""How far a reward model can be trusted, from its scores of labelled pairs."""
+"""The reliability of a reward model, from its scores of labelled pairs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def calibration(pairs: Sequence[ScoredPair]) -> dict[str, Any]:
 
 
 def compare_reward_models(one: Sequence[ScoredPair], other: Sequence[ScoredPair]) -> dict[str, Any]:
-    """How often two reward models order the same pairs alike, and Cohen's kappa over chosen, rejected and tie."""
+    """The rate at which two reward models order pairs alike, and Cohen's kappa over chosen, rejected and tie."""
     sides = [[_side(pair) for pair in pairs] for pairs in (one, other)]
     same = [a == b for a, b in zip(*sides, strict=True)]
     return {"agreement": clustered_share(same, [p.prompt_id for p in one]), "kappa": cohen_kappa(*sides)}

@@ -1,4 +1,4 @@
-"""What differs between two runs: their contracts, their surroundings, and what they found."""
+"""Differences between two runs: their contracts, their surroundings, and what they found."""
 
 from dataclasses import dataclass
 from math import isfinite, nan, sqrt
@@ -45,7 +45,7 @@ def _params(record: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def cautions(a: Run, b: Run) -> list[str]:
-    """Why the same metric may not mean the same in both runs."""
+    """Reasons why one metric may not mean the same in both runs."""
     changed = differences(a.record["contract"], b.record["contract"])
     said = []
     if "sft.content" in changed:

@@ -35,7 +35,7 @@ def p_value(values: Sequence[float] | np.ndarray, mean: float = 0.5) -> float:
 
 
 def is_decided(values: Sequence[float] | np.ndarray, alpha: float, mean: float = 0.5) -> bool:
-    """Whether the values so far exclude the mean at level alpha."""
+    """True if the values so far exclude the mean at level alpha."""
     return p_value(values, mean) <= alpha
 
 

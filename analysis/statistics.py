@@ -60,7 +60,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Grid:
-    """What the interval needs of the scores: the mean, the variances of its two parts, and how many of each."""
+    """Scores as the interval needs them: the mean, the variances of its two parts, and how many of each."""
 
     mean: float
     seed_variance: float
@@ -152,7 +152,7 @@ def analyse(values: np.ndarray) -> Grid:
 
 
 def _residual_sum_of_squares(centred: np.ndarray, present: np.ndarray) -> float:
-    """What is left of the table after a seed effect and a prompt effect: least squares by alternating projections."""
+    """The rest of the table after a seed effect and a prompt effect: least squares by alternating projections."""
     residual = centred
     for _ in range(1 if present.all() else 50):  # a full table is exact after one round
         for axis in (0, 1):

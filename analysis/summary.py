@@ -181,7 +181,7 @@ def _detectable(grids: Mapping[tuple[str, str], pandas.DataFrame], row: Mapping[
 
 
 def _cautions(grids: Mapping[tuple[str, str], pandas.DataFrame], rows: Mapping[str, Any]) -> list[str]:
-    """What makes the intervals or the scores weaker than they look."""
+    """Reasons why the intervals or the scores are weaker than they look."""
     cautions = few_seeds(rows)
     prompts: dict[str, int] = {}
     for (_, metric), grid in grids.items():

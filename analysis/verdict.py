@@ -1,4 +1,4 @@
-"""What a run says, in sentences: which method to use, who differs from whom, and what to beware of."""
+"""A run's verdict in sentences: which method to use, who differs from whom, and what to beware of."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEVEL = 0.05  # below which an adjusted p shows a difference
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
-    """What the run says, in sentences: who beats SFT, who differs from whom, at what cost, and what to beware of.
+    """The run's verdict in sentences: who beats SFT, who differs from whom, at what cost, and what to beware of.
 
     The first headline metric of `PREFERRED` that was measured gets sentences with numbers, the others one line each.
     """
@@ -114,7 +114,7 @@ def judged_by(metric: str) -> str:
 
 
 def length_sentences(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:
-    """Where length control changes which side of one half a win rate is shown to be on."""
+    """Win rates for which length control changes the side of one half that is shown."""
     said = []
     for metric in metrics:
         for method, cell in summary.get("length_controlled", {}).get(metric.removeprefix("win_rate."), {}).items():
@@ -184,6 +184,6 @@ def _p(row: Mapping[str, Any]) -> str:
 
 
 def _would_show(row: Mapping[str, Any]) -> str:
-    """How large a difference would have been found, so that "no significant difference" is not read as "equal"."""
+    """The difference that would have been found, so that "no significant difference" is not read as "equal"."""
     size = row.get("detectable")
     return "" if size is None else f"; this run would show {100 * size:.0f} points or more with 80% power"

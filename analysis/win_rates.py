@@ -1,4 +1,4 @@
-"""What scores say beyond means and differences: ratings, head-to-head, length control, a judge asked until decided."""
+"""Comparisons beyond means and differences: ratings, head-to-head, length control, a judge asked until decided."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ratings(grids: Grids, methods: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def head_to_head(grids: Grids, methods: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """How often one method's response beats another's, by evaluator: rows of a, b, mean, low, high, p, p_adjusted.
+    """The win rate of each method against each other, by evaluator: rows of a, b, mean, low, high, p, p_adjusted.
 
     `mean` is the share of prompts that a wins against b, ties half; p tests it against one half, with Holm's correction
     over the pairs of an evaluator. Each pair is compared on the seeds and prompts that both have. A judge has only its

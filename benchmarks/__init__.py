@@ -1,1 +1,1 @@
-"""What is compared, and the one loop that compares it."""
+"""Comparisons of methods, and the one loop that makes them."""

@@ -48,7 +48,7 @@ class Results:
 
     @property
     def verdict(self) -> list[str]:
-        """What the run says, in sentences."""
+        """The run's verdict, in sentences."""
         return verdict(self.summary)
 
     @cached_property
@@ -110,7 +110,7 @@ class Results:
         return pandas.DataFrame([dataclasses.asdict(change) for change in changes(self._run, other._run)])
 
     def export(self, format: "Format", out: str | Path | None = None) -> list[Path]:
-        """Write the answers as files of AlpacaEval (alpaca_eval) or Arena-Hard-Auto (arena); see `bench export`."""
+        """Write the responses as files of AlpacaEval (alpaca_eval) or Arena-Hard-Auto (arena); see `bench export`."""
         from ..results.outputs import FORMATS
         from .export import export
 
@@ -149,7 +149,7 @@ def run(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo"),
 
 
 def plan(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo"), **options: Any) -> "pandas.DataFrame":
-    """What `run` would do with the same arguments, a row a stage: stage, state, basis, seconds, memory_mb, tokens."""
+    """The stages of `run` with the same arguments, a row each: stage, state, basis, seconds, memory_mb, tokens."""
     import pandas
 
     from ..runtime.quiet import quiet

@@ -1,6 +1,6 @@
-"""The context of every stage: store, tuning, and what its key hangs on: folders of code, plugins, libraries.
+"""The context of every stage: store, tuning, and what its key depends on: folders of code, plugins, libraries.
 
-A key hangs on whole folders, never on a list of files, so that no file can be forgotten and none outside them counts:
+A key depends on whole folders, never on a list of files, so that no file can be forgotten and none outside them counts:
 what trains on TRAINING_CODE, what scores on SCORING_CODE; a cell adds the files of its method (`class_code`).
 """
 
@@ -29,7 +29,7 @@ LOSSES = "methods/losses.py"  # of all methods
 
 @dataclass(frozen=True)
 class Workshop:
-    """What every stage works with."""
+    """The tools of every stage."""
 
     store: Store
     tuning: Tuning

@@ -1,4 +1,4 @@
-"""What rows of one table must share, and what a reader of its numbers must know beside it."""
+"""The contract of a table's rows, and notes that a reader of its numbers needs beside it."""
 
 import os
 import platform
@@ -62,13 +62,13 @@ def contract(
 
 
 def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: Corpus) -> list[str]:
-    """What a reader of the numbers must know of the data and the model."""
+    """Notes on the data and the model that a reader of the numbers needs."""
     said = []
     if tokenizer.chat_template == PLAIN_TEMPLATE:
         said.append(f"{spec.model} has no chat template; the plain template of alignment-bench was used")
     for label, method in methods.items():
         if (count := getattr(method, "responses_per_answer", 1)) > 1:
-            said.append(f"{label} costs nothing to train but {count} responses and scores for every answer in use")
+            said.append(f"{label} costs nothing to train but {count} responses and scores for every response in use")
         if getattr(method, "start", "sft") != "sft":
             said.append(f"{label} is tuned from the {method.start} model, so it saw the preference data only")
         if getattr(method, "data", "pairs") == "unpaired":
@@ -76,15 +76,15 @@ def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: 
     record = corpus.record
     prompts = record["splits"]["heldout"]["prompts"]
     if prompts < spec.evaluation.prompts:
-        said.append(f"only {prompts} held-out prompts are there, {spec.evaluation.prompts} were asked for")
+        said.append(f"only {prompts} held-out prompts are available, {spec.evaluation.prompts} were asked for")
     dropped = sum(record["dropped"].values())
     if 2 * dropped > record["read"]:
-        said.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not be like the whole")
+        said.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not represent the whole")
     return said
 
 
 def environment(shop: Workshop) -> dict[str, Any]:
-    """Where a run is made: packages, machine, device."""
+    """A run's surroundings: packages, machine, device."""
     return {
         "packages": {
             **shop.packages,

@@ -1,4 +1,4 @@
-"""Where a cell is trained: in this process, in one of its own, or on a Ray cluster.
+"""The place where a cell is trained: this process, one of its own, or a Ray cluster.
 
 A cell that is trained elsewhere leaves its stage in the store, where the run finds it, so results are the same. What
 crosses over is the request as JSON; a worker finds the shared stages on disk.
@@ -41,7 +41,7 @@ def train_apart(request: Request, cell: Cell, limit: float | None) -> None:
             process.communicate(pack(request, cell), timeout=limit)
         except subprocess.TimeoutExpired:
             raise TrainingError(
-                f"it took longer than {limit:g} s and was stopped; allow more with --cell-timeout, or mend the method"
+                f"it took longer than {limit:g} s and was stopped; allow more with --cell-timeout, or fix the method"
             ) from None
         except KeyboardInterrupt:
             pressed = True
@@ -59,7 +59,7 @@ def train_apart(request: Request, cell: Cell, limit: float | None) -> None:
     if not said.get("done"):
         code = process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
-        raise TrainingError(f"its process {how} before the training was done; mend the method")
+        raise TrainingError(f"its process {how} before the training was done; fix the method")
 
 
 @contextlib.contextmanager
@@ -108,6 +108,6 @@ def _on_ray(packed: str) -> str | None:
 
 
 def reason(error: BaseException) -> str:
-    """Why a cell failed, in a line."""
+    """A cell's failure, in a line."""
     kind = "" if isinstance(error, TrainingError) else f"{type(error).__name__}: "
     return (f"{kind}{error}".strip().splitlines() or [kind])[0].rstrip(": ")

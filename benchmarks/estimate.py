@@ -1,4 +1,4 @@
-"""What a stage is going to take: by what earlier ones took, else a lower bound from its FLOPs."""
+"""The expected cost of a stage: by what earlier ones took, else a lower bound from its FLOPs."""
 
 import statistics
 import time

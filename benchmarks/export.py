@@ -1,4 +1,4 @@
-"""`bench export`: the answers of a run's policies as files that AlpacaEval and Arena-Hard-Auto read."""
+"""`bench export`: the responses of a run's policies as files that AlpacaEval and Arena-Hard-Auto read."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -12,7 +12,7 @@ from ..models.policy import Policy
 from ..models.sampler import to_generations
 from ..models.sampling import sample
 from ..models.tuning import Tuning
-from ..results.outputs import Answer, Format, read_outputs, write_outputs
+from ..results.outputs import Format, Response, read_outputs, write_outputs
 from ..results.records import Generation, Prompt
 from ..results.run_folder import Cell, Run
 from ..results.store import POLICY
@@ -29,9 +29,9 @@ def export(
 ) -> list[Path]:
     """Write a file for each method and seed, named BENCHMARK-METHOD-seedN; returns the files.
 
-    Without questions, the answers to the run's own held-out prompts, SFT's included. With a file of the tool (its
+    Without questions, the responses to the run's own held-out prompts, SFT's included. With a file of the tool (its
     evaluation set, or any model's outputs), every trained policy answers those questions, sampled as in the evaluation;
-    max_new_tokens: the longest answer, by default the benchmark's.
+    max_new_tokens: the longest response, by default the benchmark's.
     """
     record, written = run.record, []
     contract = record["contract"]
@@ -43,21 +43,21 @@ def export(
                 continue  # SFT's weights lie in the cache, not in the run
             tuning = Tuning(**{**contract["tuning"], "device": device}).resolve()
             limit = max_new_tokens or contract["lengths"]["response"]
-            found = _answer(cell, asked, tuning, limit, contract["evaluation"]["temperature"])
+            found = _respond(cell, asked, tuning, limit, contract["evaluation"]["temperature"])
             dataset = [a.dataset for a in asked]
         else:
             found = cell.generations()
             dataset = [record["benchmark"]] * len(found)
-        answers = [
-            Answer(g.prompt_id, g.prompt, g.response, name, d, g.length) for g, d in zip(found, dataset, strict=True)
+        responses = [
+            Response(g.prompt_id, g.prompt, g.response, name, d, g.length) for g, d in zip(found, dataset, strict=True)
         ]
-        written.append(write_outputs(answers, format, out, datetime.fromisoformat(record["created"]).timestamp()))
+        written.append(write_outputs(responses, format, out, datetime.fromisoformat(record["created"]).timestamp()))
     if not written:
         raise InputError(f"{run.path} holds no trained policy; run a method first")
     return written
 
 
-def _answer(cell: Cell, asked: list[Answer], tuning: Tuning, limit: int, temperature: float) -> list[Generation]:
+def _respond(cell: Cell, asked: list[Response], tuning: Tuning, limit: int, temperature: float) -> list[Generation]:
     cell.check()
     policy = Policy.open(Checkpoint(cell.path / POLICY, ""), tuning, trainable=False)
     try:
@@ -75,15 +75,15 @@ def _answer(cell: Cell, asked: list[Answer], tuning: Tuning, limit: int, tempera
         policy.network.close()
 
 
-def _prompts(policy: Policy, asked: list[Answer], limit: int) -> Iterator[Prompt]:
-    """The questions in the policy's template; InputError for one that leaves no room for an answer."""
+def _prompts(policy: Policy, asked: list[Response], limit: int) -> Iterator[Prompt]:
+    """The questions in the policy's template; InputError for one that leaves no room for a response."""
     model: Any = policy.network.model
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for question in asked:
         ids = tuple(encode_prompt(policy.tokenizer, question.messages))
         if window and len(ids) + limit > window:
             raise InputError(
-                f"question {question.id} has {len(ids)} tokens, and with answers of {limit} the model reads only "
+                f"question {question.id} has {len(ids)} tokens, and with responses of {limit} the model reads only "
                 f"{window}; lower --max-new-tokens or leave that question out"
             )
         yield Prompt(question.id, question.messages, ids)

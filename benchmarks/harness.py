@@ -58,9 +58,9 @@ def run(request: Request) -> Outcome:
     with processes.together():
         harness = Harness(request)
         if processes.rank() == 0:
-            return processes.tell(harness.run())
+            return processes.broadcast(harness.run())
         harness.follow()
-        return processes.tell(None)
+        return processes.broadcast(None)
 
 
 class Harness:
@@ -72,7 +72,7 @@ class Harness:
         spec = self.spec
         allow_remote_code(request.trust_remote_code)
         if "sft" in request.methods:
-            raise InputError("sft is the baseline of every run and needs no --method; leave it away")
+            raise InputError("sft is the baseline of every run and needs no --method; leave it out")
         self.rows = list({row.label: row for row in (method_row(spec, item) for item in request.methods)}.values())
         self.methods = {row.label: row.method for row in self.rows}
         check_names(self.methods)
@@ -80,7 +80,7 @@ class Harness:
         self.runs = runs_folder(request.root, spec.name)
         for name in [name for name in spec.methods if name not in available("methods")]:
             near = nearest(name, available("methods"))
-            raise InputError(f"{spec.place('methods', name)}: methods.{name} is no method; {near}")
+            raise InputError(f"{spec.place('methods', name)}: methods.{name} is not a method; {near}")
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
         if tuning.device == "cpu":
             keep_freed()
@@ -112,7 +112,7 @@ class Harness:
         self._say_data()
         cells = len(self.methods) * self.request.seeds
         if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, cells):
-            self.say(f"judge: {said}; verdicts on disk are not paid again")
+            self.say(f"judge: {said}; verdicts on disk are not paid for again")
         watch = self.request.watch
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
             watch(label, WAITING)
@@ -150,7 +150,7 @@ class Harness:
             return
         if self.request.engine != "local" or self.request.cell_timeout:
             raise InputError(
-                "several processes train each cell here; leave --engine and --cell-timeout away, or launch one process"
+                "several processes train each cell here; omit --engine and --cell-timeout, or launch one process"
             )
         for label, method in self.methods.items():
             if not _is_ours(method) or "trl" in getattr(method, "libraries", ()):
@@ -329,7 +329,7 @@ class Harness:
         return run.write_summary(summary)
 
     def _beyond_scores(self, run: Run, scores: Any) -> dict[str, Any]:
-        """What the summary says beside the scores: other changes, and the audit of judges."""
+        """The parts of the summary beside the scores: other changes, and the audit of judges."""
         found: dict[str, Any] = {
             "changes": differences_to_sft(scores),
             "ties": ties(scores),
@@ -346,7 +346,7 @@ class Harness:
         self.gates.append(gate)
         self.say(f"  gate {'passed' if gate['passed'] else 'NOT passed'}: {gate['text']}")
         if not gate["passed"] and self.request.gate == "fail":
-            raise GateError(f"gate {gate['name']} not passed: {gate['text']}; --gate warn goes on in spite of it")
+            raise GateError(f"gate {gate['name']} not passed: {gate['text']}; --gate warn goes on all the same")
 
     def _say_data(self) -> None:
         record = self.corpus.record
@@ -356,5 +356,5 @@ class Harness:
 
 
 def _is_ours(method: Any) -> bool:
-    """Whether a method is one of this package's."""
+    """True for a method of this package."""
     return type(method).__module__.startswith(f"{__package__.partition('.')[0]}.")

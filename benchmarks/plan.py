@@ -62,9 +62,9 @@ class Plan:
 
 
 def plan(request: Request) -> Plan:
-    """What `run` would do. InputError for bad input, as there.
+    """The plan of a `run`. InputError for bad input, as there.
 
-    A stage whose key hangs on one that is not made yet counts as to do, though it may turn out to be on disk.
+    A stage whose key depends on one that is not made yet counts as to do, though it may turn out to be on disk.
     """
     harness = Harness(dataclasses.replace(request, say=lambda line: None), Looking(request.root))
     judging = cost_of_judging(harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods) * request.seeds)
@@ -98,7 +98,7 @@ class _Planner:
         return Planned(step, TO_DO, self._estimate(step) or Estimate())
 
     def _estimate(self, step: Step) -> Estimate | None:
-        """What a step may take, by the kind of its stage; None where nothing is known."""
+        """The expected cost of a step, by the kind of its stage; None where nothing is known."""
         earlier, rough, spec, row = self.earlier, self.rough, self.spec, step.row
         each = getattr(row.method, "responses_per_answer", 1) if row else 1
         examples = spec.reward_model.examples

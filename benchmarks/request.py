@@ -34,7 +34,7 @@ GATES: tuple[Gate, ...] = get_args(Gate)
 
 @dataclass(frozen=True)
 class Request:
-    """What one call of `bench run` asks for."""
+    """The request of one call of `bench run`."""
 
     spec: BenchmarkSpec
     methods: tuple[str, ...]
@@ -46,7 +46,7 @@ class Request:
     device: str = "auto"
     gate: Gate = "warn"
     engine: Engine = "local"
-    """Where cells are trained: one after another here, or on a Ray cluster that sees the same files."""
+    """Place of training: one cell after another here, or a Ray cluster that sees the same files."""
     ray_address: str | None = None
     """Of the cluster; None starts one on this machine."""
     cell_cpus: int = 1
@@ -56,7 +56,7 @@ class Request:
     checkpoint_every: float = EVERY
     """Seconds between the checkpoints from which a training that was stopped goes on."""
     trust_remote_code: bool = False
-    """Whether code that comes with a model may run."""
+    """Permission to run code that comes with a model."""
     say: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr))
     watch: Callable[[str, str], None] = field(default=lambda label, state: None)
     """Told what is done now with a cell or a shared stage, by its label."""

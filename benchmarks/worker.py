@@ -1,4 +1,4 @@
-"""Where a packed request's cell is trained: the child of `train_apart`, and a task on Ray."""
+"""The training of a packed request's cell: the child of `train_apart`, and a task on Ray."""
 
 import json
 import signal

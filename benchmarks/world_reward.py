@@ -29,7 +29,7 @@ from typing import Protocol
 
 
 class TaskLike(Protocol):
-    """What the reward needs to know of a prompt."""
+    """A prompt as the reward needs it."""
 
     @property
     def prompt(self) -> str: ...
@@ -131,7 +131,7 @@ def read_sentence(task: TaskLike, sentence: str) -> str:
 
 
 def _is_asked(task: TaskLike, match: re.Match[str]) -> bool:
-    """Whether a claim is about what was asked."""
+    """True for a claim about what was asked."""
     if task.kind == "colour":
         return match["owner"] == task.name and match["thing"] == task.thing
     return task.kind in ("city", "food") and match["lives" if task.kind == "city" else "likes"] == task.name

@@ -1,1 +1,1 @@
-"""How a policy is scored: one file per evaluator behind one interface."""
+"""Scoring of policies: one file per evaluator behind one interface."""

@@ -1,4 +1,4 @@
-"""What an evaluator is: it turns responses, and a baseline's responses to the same prompts, into scores.
+"""An evaluator: it turns responses, and a baseline's responses to the same prompts, into scores.
 
 What else it needs of a benchmark, or offers, its class says by attributes: those of `Traits`, and no others. Nobody
 asks which evaluator it is.
@@ -15,7 +15,7 @@ Conversation = tuple[Sequence[Message], str]  # a prompt's messages and the resp
 
 @dataclass(frozen=True)
 class Traits:
-    """What the class of an evaluator says of itself: class attributes of these names, each with its default.
+    """An evaluator's description of itself: class attributes of these names, each with its default.
 
     What an evaluator is given comes as arguments of its constructor, beside its YAML settings: the fields of a
     dataclass, or attributes of the same names.
@@ -47,7 +47,7 @@ class Traits:
     """Each response has a number of its own, whatever it is compared with. The benchmark then asks for the baseline's
     once and not again with every method; see `RewardEvaluator`."""
     rewards_text: bool = False
-    """That number hangs on the prompt and the response's text alone, not on its length in tokens, KL or how it ended. A
+    """That number depends on prompt and the response's text alone, not on its length in tokens, KL or how it ended. A
     response that the baseline gave too is then not asked for."""
     scores_along: tuple[str, ...] = ()
     """The metrics, if any, that are also measured at the checkpoints along training; not together with `needs_policy`
@@ -58,7 +58,7 @@ class Traits:
 
 
 def traits_of(evaluator: Any) -> Traits:
-    """What an evaluator, or its class, says of itself."""
+    """The traits of an evaluator or its class."""
     said: dict[str, Any] = {trait.name: getattr(evaluator, trait.name, trait.default) for trait in fields(Traits)}
     return Traits(**said)
 

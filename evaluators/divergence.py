@@ -1,4 +1,4 @@
-"""How far the policy has moved from the SFT checkpoint."""
+"""The policy's distance from the SFT checkpoint."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What alignment does to the text itself: diversity within and across inputs, repetition, entropy.
+"""Alignment's effects on the text itself: diversity within and across inputs, repetition, entropy.
 
 Kirk et al. (2024, arXiv:2310.06452) measure per-input diversity (among several responses to one prompt) and
 across-input diversity (among responses to different prompts); alignment may cost either. Words are what stands between

@@ -42,7 +42,7 @@ class Gold:
                 f"gold: reward {self.reward!r} cannot be loaded ({error}); give it as package.module:function"
             ) from None
         if not callable(function):
-            raise InputError(f"gold: reward {self.reward!r} is no function; give it as package.module:function")
+            raise InputError(f"gold: reward {self.reward!r} is not a function; give it as package.module:function")
         return function
 
     def _rewards(self, function: GoldReward, generation: Generation) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How often a policy's implicit reward orders held-out pairs as people did."""
+"""The rate at which a policy's implicit reward orders held-out pairs as people did."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

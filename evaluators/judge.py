@@ -42,7 +42,7 @@ class Judge:
     prompt: str = "pairwise"
     """Name of the file in evaluators/prompts that holds the question."""
     device: str = "cpu"
-    """Where a local judge runs: cpu, cuda, cuda:1, mps or auto."""
+    """The device of a local judge: cpu, cuda, cuda:1, mps or auto."""
     limit: Annotated[int, Gt(0)] | None = None
     """Prompts that are judged, the same ones for every method; none judges all."""
     until_decided: Annotated[float, Gt(0), Lt(1)] | None = None
@@ -110,11 +110,11 @@ class Judge:
         yield from pool(found) if len(found) > 1 else next(iter(found.values()))
 
     def usage(self) -> dict[str, Usage]:
-        """What this process used and asked so far, by member."""
+        """This process's verdicts and questions so far, by member."""
         return {member_name(model): open_asker(self, model).usage() for model in self.models}
 
     def bill(self, judged: Iterable[tuple[Sequence[Generation], Sequence[Generation]]]) -> dict[str, Usage]:
-        """What the verdicts on disk about these responses and their baselines took, by member; nothing is asked."""
+        """The cost of the verdicts on disk about these responses and their baselines, by member; nothing is asked."""
         readers = {model: open_asker(self, model).offline() for model in self.models}
         for responses, baseline in judged:
             for _ in self._score(responses, baseline, readers.__getitem__):
@@ -155,7 +155,7 @@ def both_orders(template: str, prompt: Sequence[Message], first: str, second: st
 
 
 def combine(given: Verdict | None, swapped: Verdict | None) -> float | None:
-    """What the verdicts of `both_orders` say of the first response: 1 it wins, 0 it loses, 0.5 they contradict.
+    """The outcome for the first response from the verdicts of `both_orders`: 1 win, 0 loss, 0.5 contradiction.
 
     None if either is invalid, which is neither a tie nor a loss.
     """
@@ -201,7 +201,7 @@ def pool(members: Mapping[str, Sequence[Score]]) -> Iterator[Score]:
 
 
 def member_name(model: str) -> str:
-    """What a judge is called in names of metrics: the endpoint's model, or the last part of a folder or hub id."""
+    """A judge's name in metrics: the endpoint's model, or the last part of a folder or hub id."""
     return model.removeprefix(OPENAI) if model.startswith(OPENAI) else model.rstrip("/").rpartition("/")[2]
 
 
@@ -266,4 +266,4 @@ def _check_url(url: str) -> None:
     if fine and (parts.username is not None or parts.query):
         raise InputError("judge: url must hold no credentials and no query; put the key into OPENAI_API_KEY")
     if not fine:
-        raise InputError(f"judge: url {url!r} is no http(s) address; give one like http://localhost:8000/v1")
+        raise InputError(f"judge: url {url!r} is not an http(s) address; give one like http://localhost:8000/v1")

@@ -41,7 +41,7 @@ class Asker(Protocol):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a judge's verdicts took: those this process used, and how many of the questions it had to ask for them.
+    """A judge's verdicts that this process used, and how many of the questions it had to ask for them.
 
     The tokens are those of all verdicts used and of malformed answers to the same questions, whether paid now or in an
     earlier run.

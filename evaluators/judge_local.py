@@ -20,7 +20,7 @@ from ..results.integrity import code_digest
 from .judge_cache import Answer, Keep, Verdict
 
 TOKENS = 8192  # tokens (padding included) in one forward pass; bounds memory, leaves verdicts alone
-CODE = ("evaluators", "models", "runtime")  # folders that its verdicts hang on
+CODE = ("evaluators", "models", "runtime")  # folders that its verdicts depend on
 SHORTEST_PREFIX = 16  # shared tokens from which on their cache is worth its copies
 
 
@@ -95,7 +95,7 @@ class LocalAsker:
         return margins
 
     def _shared_prefix(self, backbone: nn.Module, rows: list[list[int]]) -> tuple[int, Any]:
-        """How many tokens all rows begin with (each keeps at least one of its own), and their cache, computed once.
+        """The number of tokens that all rows begin with (each keeps one of its own), and their cache, computed once.
 
         0 and None where that is not worth while, or the architecture has another kind of cache.
         """
@@ -131,7 +131,7 @@ class LocalAsker:
 
 
 def identity(device: str) -> dict[str, Any]:
-    """What determines a verdict beside the question and the model's files: precision, device, our code, libraries."""
+    """The facts that determine a verdict beside question and model: precision, device, our code, libraries."""
     device, dtype = _placed(device)
     return {
         "device": device.partition(":")[0],

@@ -168,7 +168,7 @@ class OpenAIAsker:
         if status == 404:
             raise InputError(
                 f"judge: {self.url} knows no model {self.model!r}, or no chat completions (HTTP 404); "
-                f"check the model's name, and that the url ends where /chat/completions follows"
+                f"check the model's name, and that the url is what comes before /chat/completions"
             )
         if status in (408, 409, 429) or status >= 500:
             raise _Transient(f"answered HTTP {status}", _seconds(reply.headers.get("retry-after")))
@@ -178,7 +178,7 @@ class OpenAIAsker:
             completion = reply.json()
             content = completion["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError):
-            raise _Failed("answered with something that is no chat completion") from None
+            raise _Failed("answered with something that is not a chat completion") from None
         usage = completion.get("usage")
         text = content if isinstance(content, str) else ""
         return text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")

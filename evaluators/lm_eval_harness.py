@@ -24,7 +24,7 @@ class LMEval:
     folder: Path | None = None
     """Folder with YAML tasks of your own."""
     library: bool = False
-    """Whether lm-eval's own tasks are known too; most of them read their data from the hub."""
+    """True to know lm-eval's own tasks too; most of them read their data from the hub."""
     limit: Annotated[int, Gt(0)] | None = None
     """Documents of each task that are used, the first ones; none uses all."""
     batch_size: Annotated[int, Gt(0)] = 16

@@ -1,4 +1,4 @@
-"""How often a policy refuses: harmful requests, which it should, and benign ones, which it should not."""
+"""Refusal rates: of harmful requests, which a policy should refuse, and benign ones, which it should not."""
 
 import json
 import re
@@ -54,7 +54,7 @@ class Refusals:
 
 
 def refuses(response: str) -> bool:
-    """Whether a response uses the words of a refusal."""
+    """True for a response that uses the words of a refusal."""
     return REFUSALS.search(response.replace("’", "'")) is not None
 
 

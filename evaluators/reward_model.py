@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..models.chat import load_tokenizer
-from ..models.kept_values import filled, read_known
+from ..models.kept_values import filled, read_kept
 from ..models.layout import Sequences
 from ..models.reward_model import RewardModel, TextRewardModel, encode
 from ..models.tuning import Tuning
-from ..results.lazy import blocks
+from ..results.lazy import chunks
 from ..results.records import Generation, Score, win
 
 
 @dataclass(frozen=True)
 class RewardModelWinRate:
-    """How often the evaluation reward model scores the policy's response above the SFT checkpoint's."""
+    """Win rate of the policy's responses against the SFT checkpoint's by the evaluation reward model."""
 
     model: str
     """Reward model that evaluates: a sequence classifier of your own (hub id or folder); the benchmark fills in the one
@@ -23,9 +23,9 @@ class RewardModelWinRate:
     tuning: Tuning | None = None
     """Device and precision of the benchmark's own reward model; filled in by the benchmark, none for one of yours."""
     device: str = "auto"
-    """Where a reward model of your own runs: cpu, cuda, cuda:1, mps or auto."""
+    """The device of a reward model of your own: cpu, cuda, cuda:1, mps or auto."""
     label: str = "reward_model"
-    """What the metrics are called: reward.LABEL and win_rate.LABEL."""
+    """The label in names of metrics: reward.LABEL and win_rate.LABEL."""
     allow_training_model: bool = False
     """Evaluate even with the model that the methods were trained on; every page then says so."""
 
@@ -54,9 +54,9 @@ class RewardModelWinRate:
         """The model's scores; it is in memory only meanwhile, if it did not give all of them in its gate already."""
         if self.tuning is None:
             own = TextRewardModel(self.model, self.device)
-            return [score for block in blocks(generations) for score in own(block)]
+            return [score for chunk in chunks(generations) for score in own(chunk)]
         tuning = self.tuning
-        known, tokenizer = read_known(Path(self.model)), load_tokenizer(self.model)
+        known, tokenizer = read_kept(Path(self.model)), load_tokenizer(self.model)
         model: RewardModel | None = None
 
         def compute(sequences: Sequences) -> list[float]:
@@ -67,8 +67,8 @@ class RewardModelWinRate:
         try:
             return [
                 score
-                for block in blocks(generations, "reward model")
-                for score in filled([encode(tokenizer, g) for g in block], known, compute)
+                for chunk in chunks(generations, "reward model")
+                for score in filled([encode(tokenizer, g) for g in chunk], known, compute)
             ]
         finally:
             if model:

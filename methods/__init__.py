@@ -1,1 +1,1 @@
-"""How a policy is trained: one file per method behind one interface."""
+"""Training of policies: one file per method behind one interface."""

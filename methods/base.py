@@ -31,7 +31,7 @@ class Method(Protocol):
 
     `train` writes the policy to `task.out / "policy"` (Hugging Face layout), a log to `task.out / "metrics.jsonl"`
     (one object with `step` a line) and what it cost to `task.out / "cost.json"`; `Ledger` does the last two.
-    An attribute `responses_per_answer` of n says that each answer is the best of n samples by the training reward.
+    An attribute `responses_per_answer` of n says that each response is the best of n samples by the training reward.
     """
 
     def train(self, task: TrainingTask) -> Checkpoint: ...

@@ -52,7 +52,7 @@ class GroupedMethod(OnlineMethod):
     needs_reference: ClassVar[bool] = True
 
     def advantages(self, rewards: Tensor, log_ratios: Tensor) -> Tensor:
-        """What each response is worth beside the others, [prompts, k].
+        """The worth of each response beside the others, [prompts, k].
 
         rewards, log_ratios: [prompts, k]; the log-ratio is log pi - log pi_SFT of the whole response when sampled.
         """

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import TrainingError
 from ..models.layout import Batch, Sequences, count_tokens
 from ..models.policy import Policy
-from ..results.lazy import LazySequence, blocks
+from ..results.lazy import LazySequence, chunks
 from ..results.records import RatedReply, rated_replies
 from ..training.ledger import Ledger
 from ..training.loop import Objective
@@ -49,7 +49,7 @@ class KTO(OfflineMethod):
     undesirable_weight: Annotated[float, Ge(0)] = 1.0
     """Weight of the others."""
     data: Literal["pairs", "unpaired"] = "pairs"
-    """What is learnt: the benchmark's pairs, chosen as good and rejected as not, or its unpaired rated replies."""
+    """The data to learn from: the benchmark's pairs, chosen as good and rejected as not, or its unpaired replies."""
 
     needs_reference: ClassVar[bool] = True
 
@@ -103,8 +103,8 @@ class Couples(Objective[Couple]):
         order = array("q", islice(shuffled(len(task.unpaired), task.seed), len(task.unpaired)))
         replies = LazySequence(len(order), lambda place: task.unpaired[order[place]])
         parts = []
-        for block in blocks(replies, "reference"):
-            sequences = [(r.prompt.ids, r.ids) for r in block]
+        for chunk in chunks(replies, "reference"):
+            sequences = [(r.prompt.ids, r.ids) for r in chunk]
             self.ledger.scored_tokens += count_tokens(sequences)
             parts.append(self.frozen.total_logps(sequences))
         logps = torch.cat(parts)

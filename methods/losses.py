@@ -27,7 +27,7 @@ def log_ratio_margin(
     reference_chosen_logps: Tensor,
     reference_rejected_logps: Tensor,
 ) -> Tensor:
-    """How much further than the reference the policy prefers chosen to rejected, in nats. All tensors [batch]."""
+    """The policy's preference of chosen to rejected beyond the reference's, in nats. All tensors [batch]."""
     return (policy_chosen_logps - reference_chosen_logps) - (policy_rejected_logps - reference_rejected_logps)
 
 

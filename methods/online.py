@@ -137,7 +137,7 @@ class OnlineTrainer:
         return {"policy": Weights(self.policy.network.parameters), "optimizer": self.optimizer, "trainer": self}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the trainer itself holds from round to round."""
+        """The trainer's own state from round to round."""
         return {"permutations": self.permutations.get_state(), "scale": self.scale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -172,9 +172,9 @@ class OnlineTrainer:
 
     @torch.no_grad()
     def rewards(self, samples: list[Sample]) -> tuple[Tensor, dict[str, float]]:
-        """What each response [batch] earns, normalized, less the penalty for a missing EOS; and what to watch."""
-        share = processes.part(to_generations(self.policy, samples))
-        scores = processes.gather([*self.task.reward(share)] if share else [])
+        """The reward of each response [batch], normalized, less the penalty for a missing EOS; and what to watch."""
+        shard = processes.shard_in_order(to_generations(self.policy, samples))
+        scores = processes.all_gather([*self.task.reward(shard)] if shard else [])
         raw = torch.tensor([score for part in scores for score in part], dtype=torch.float32)
         if not torch.isfinite(raw).all():
             worst = samples[int((~torch.isfinite(raw)).nonzero()[0])].prompt.id
@@ -196,7 +196,7 @@ class OnlineTrainer:
 
     @property
     def sampler_is_exact(self) -> bool:
-        """Whether what the sampler computed is what a pass over whole rows gives: our own, if not in bf16."""
+        """True if what the sampler computed is what a pass over whole rows gives: our own, if not in bf16."""
         tuning = self.policy.network.tuning
         return tuning.sampler == "torch" and tuning.precision != "bf16"
 
@@ -217,15 +217,15 @@ class OnlineTrainer:
         return TokenValues(*pad(rows, self.policy.device, fill=0.0))
 
     def collect(self, sequences: Sequences, network: Network, values: Callable[[Layout], TokenValues]) -> TokenValues:
-        """What a network says of sequences, in their order; all processes share them.
+        """A network's values of sequences, in their order; all processes share them.
 
         A response that was drawn more than once is computed once in each process. Passes are cut as for the policy.
         """
-        share = processes.part(sequences)
-        self.ledger.scored_tokens += sum(processes.gather(count_tokens(set(share))))
-        found = self.policy.network.over_distinct(share, lambda layout: values(layout).rows(), beside=network)
-        shares = processes.gather(found)  # should one have failed, all hear it here
-        return self.drawn([row for part in shares for row in part])
+        shard = processes.shard_in_order(sequences)
+        self.ledger.scored_tokens += sum(processes.all_gather(count_tokens(set(shard))))
+        found = self.policy.network.over_distinct(shard, lambda layout: values(layout).rows(), beside=network)
+        shards = processes.all_gather(found)  # should one have failed, all hear it here
+        return self.drawn([row for part in shards for row in part])
 
     def minibatches(self, count: int, size: int) -> list[list[int]]:
         """A fresh permutation of the indices below count, in parts."""

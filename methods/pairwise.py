@@ -42,7 +42,7 @@ class OfflineMethod:
         raise TypeError(f"{type(self).__name__} must define objective(policy, task, ledger)")
 
     def starts_from(self, task: TrainingTask) -> Checkpoint:
-        """What the policy begins as."""
+        """The policy's first checkpoint."""
         return task.sft
 
     def train(self, task: TrainingTask) -> Checkpoint:
@@ -174,7 +174,7 @@ class Pairs(Objective[PlacedPair]):
 def signals(
     chosen: Tensor, rejected: Tensor, reference_chosen: Tensor | None, reference_rejected: Tensor | None
 ) -> dict[str, Tensor]:
-    """What to watch, each [batch]: summed log-probs of both sides, their margin, and how often it is positive."""
+    """Values to watch, each [batch]: summed log-probs of both sides, their margin, and how often it is positive."""
     margin = chosen - rejected
     if reference_chosen is not None and reference_rejected is not None:
         margin = margin - (reference_chosen - reference_rejected)

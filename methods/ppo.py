@@ -56,7 +56,7 @@ class PPO(OnlineMethod):
     """Added to Adam's denominator, of policy and critic; 1e-5 in PPO's original code (Huang et al., 2022, "The 37
     implementation details of PPO", detail 3)."""
     critic_start: Literal["sft", "reward_model", "policy"] = "sft"
-    """What the critic begins as: the SFT checkpoint with a head of zeros; the training reward model, as in Ouyang et
+    """The critic at the start: the SFT checkpoint with a head of zeros; the training reward model, as in Ouyang et
     al. (2022), appendix C.4; or no network of its own but a head of zeros on the policy's trunk, which learns both, as
     in OpenAI's code of Ziegler et al. (2019): about half the work and memory."""
     critic_lr: Annotated[float, Gt(0)] = 2e-5
@@ -74,13 +74,13 @@ class PPO(OnlineMethod):
     """Nats a response to hold the KL at, above 0, by moving beta from round to round; None keeps beta. Ziegler et al.
     (2019), section 2.2."""
     kl_gain: Annotated[float, Gt(0)] = 0.1
-    """How fast beta moves towards target_kl: at most 0.2 times this a round; 0.1 in the paper."""
+    """The rate of beta towards target_kl: at most 0.2 times this a round; 0.1 in the paper."""
     epochs: Annotated[int, Gt(0)] = 4
     """Passes over each round's responses."""
     clip: Annotated[float, Gt(0), Le(1)] = 0.2
     """Range of the probability ratio, 1 - clip to 1 + clip."""
     value_clip: Annotated[float, Gt(0)] = 0.2
-    """How far a value may move in one round before its error is clipped, in units of reward."""
+    """The largest change of a value in one round before its error is clipped, in units of reward."""
     gamma: Annotated[float, Gt(0), Le(1)] = 1.0
     """Discount a token."""
     lam: Annotated[float, Ge(0), Le(1)] = 0.95

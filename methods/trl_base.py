@@ -1,4 +1,4 @@
-"""What the methods that run TRL's trainers share: TRL as it is, given our checkpoint, token ids, order and budget."""
+"""The base of the methods that run TRL's trainers: TRL as it is, given our checkpoint, token ids, order and budget."""
 
 import math
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ class TRLMethod:
     """
 
     libraries: ClassVar = ("trl",)
-    """What its results depend on beside our own code."""
+    """Libraries behind its results beside our own code."""
     settings_of: ClassVar[str]
     """Name of the method of ours whose settings a benchmark gives it, unless it names others."""
 

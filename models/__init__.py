@@ -1,1 +1,1 @@
-"""How a model folder becomes numbers: networks, adapters, layouts, samplers, reward models."""
+"""Models, from a folder to numbers: networks, adapters, layouts, samplers, reward models."""

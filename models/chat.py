@@ -1,4 +1,4 @@
-"""How messages become token ids: the one place where a chat template is applied."""
+"""Messages as token ids: the one place where a chat template is applied."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -42,6 +42,6 @@ def _download(name: str, option: str) -> Path:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"{option} {name}: there is no such folder, and the hub did not give it ({reason}); "
+            f"{option} {name}: there is no such folder, and it did not come from the hub ({reason}); "
             f"check the name and the network, or give a local folder"
         ) from None

@@ -1,4 +1,4 @@
-"""What a model said of some texts, kept in its stage, so that these texts need not go through it again."""
+"""A model's values for some texts, kept in its stage, so that these texts need not go through it again."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -10,13 +10,13 @@ from .layout import Sequences
 NAME = "known.json"
 
 
-def write_known(model: Path, sequences: Sequences, values: Iterable[float]) -> None:
+def write_kept(model: Path, sequences: Sequences, values: Iterable[float]) -> None:
     """Keep the value of each sequence, under the hash of its ids; not in the model's folder, which people take away."""
     write_json(model.parent / NAME, dict(zip(map(digest, sequences), values, strict=True)))
 
 
-def read_known(model: Path) -> dict[str, float]:
-    """What `write_known` kept of a model; nothing, if it was not called."""
+def read_kept(model: Path) -> dict[str, float]:
+    """Values that `write_kept` kept of a model; none, if it was not called."""
     path = model.parent / NAME
     return json.loads(path.read_text()) if path.exists() else {}
 

@@ -53,7 +53,7 @@ class Layout:
     packed: bool
     """True where sequences share prompts and lie without padding; else each has a padded row."""
     packing: Packing
-    """How they attend; where they are not packed, its only block holds the padded rows."""
+    """The attention's blocks; where sequences are not packed, there is one, of the padded rows."""
     targets: Tensor
     """[targets]"""
     before: Tensor
@@ -75,12 +75,12 @@ class Batch(Generic[Item]):
     layout: Layout
 
 
-def families(texts: Sequence[Text], *, share: bool, tokens: float = math.inf) -> list[list[int]]:
-    """Indices of the texts with one prompt, which stand together; share: else each stands alone.
+def families(texts: Sequence[Text], *, share_prompts: bool, tokens: float = math.inf) -> list[list[int]]:
+    """Indices of the texts with one prompt, which stand together; share_prompts: else each stands alone.
 
     tokens: a family that would hold more goes on in another one, with the prompt once more.
     """
-    if not share:
+    if not share_prompts:
         return [[i] for i in range(len(texts))]
     found: list[list[int]] = []
     open_family: dict[int, tuple[list[int], int]] = {}  # by prompt; and its tokens
@@ -94,8 +94,8 @@ def families(texts: Sequence[Text], *, share: bool, tokens: float = math.inf) ->
     return found
 
 
-def lay_out(texts: Sequence[Text], device: str, *, share: bool, with_prompt: Collection[int] = ()) -> Layout:
-    """Put texts one after another; share: a prompt that several have stands there once.
+def lay_out(texts: Sequence[Text], device: str, *, share_prompts: bool, with_prompt: Collection[int] = ()) -> Layout:
+    """Put texts one after another; share_prompts: a prompt that several have stands there once.
 
     Without sharing all lie in one block of padded rows. with_prompt: indices of texts whose prompt's tokens, from the
     second on, are predicted too.
@@ -106,7 +106,7 @@ def lay_out(texts: Sequence[Text], device: str, *, share: bool, with_prompt: Col
     before: list[list[int]] = [[] for _ in texts]
     targets: list[list[int]] = [[] for _ in texts]  # their places
     last = [0] * len(texts)
-    for family in families(texts, share=share):
+    for family in families(texts, share_prompts=share_prompts):
         prompt = texts[family[0]].prompt
         start, length = len(ids), len(prompt)
         shared = range(start, start + length)
@@ -126,8 +126,8 @@ def lay_out(texts: Sequence[Text], device: str, *, share: bool, with_prompt: Col
     return Layout(
         tokens,
         torch.tensor(positions, device=device),
-        share,
-        pack(rows, device, cut=share),
+        share_prompts,
+        pack(rows, device, cut=share_prompts),
         tokens[torch.tensor([place for each in targets for place in each], device=device)],
         torch.tensor([place for each in before for place in each], device=device),
         torch.tensor(last, device=device),

@@ -1,4 +1,4 @@
-"""Which rows go through a model together: so that all passes cost least, and fewer when memory runs out."""
+"""Groups of rows for one pass through a model: so that all passes cost least, and smaller when memory runs out."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What a model's folder may hold: weights as safetensors and settings as JSON; code only where it is allowed."""
+"""A model's folder and what it may hold: weights as safetensors, settings as JSON; code only where allowed."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def _read(path: Path, where: str) -> dict:
 
 
 def _known(settings: dict, name: str) -> bool:
-    """Whether transformers has what the settings ask for itself."""
+    """True if transformers itself has what the settings ask for."""
     if name == "config.json":
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 

@@ -87,7 +87,7 @@ class Network:
 
     def lay_out(self, sequences: Sequences, with_prompt: Collection[int] = ()) -> Layout:
         """Sequences in one pass, on this network's device; with_prompt: indices of those whose prompt is a target."""
-        return lay_out(numbered(sequences), self.tuning.device, share=self.packs, with_prompt=with_prompt)
+        return lay_out(numbered(sequences), self.tuning.device, share_prompts=self.packs, with_prompt=with_prompt)
 
     def laid_out(self, of: Layout | Sequences) -> Layout:
         """A layout as it is; sequences in one pass."""
@@ -97,7 +97,7 @@ class Network:
         """Last hidden states of the tokens [tokens, width], or of those at some places [places, width]."""
         self.activate()
         if self._sharded and torch.is_grad_enabled():
-            processes.gather(True)  # the others make this pass as well
+            processes.all_gather(True)  # the others make this pass as well
         states = self._states(layout)
         return states if at is None else states.index_select(0, at)
 
@@ -153,7 +153,7 @@ class Network:
 
     def join_passes(self) -> None:
         """Take part in the passes that other processes still make, with a loss of 0."""
-        while any(processes.gather(False)):
+        while any(processes.all_gather(False)):
             self.activate()
             states = self._states(self.lay_out([((0,), (0,))]))
             with self.autocast():
@@ -205,7 +205,7 @@ class Network:
         texts = [[next(flat) for _ in some] for some in sequences]
         if by_prompt:
             alone = [text for (text,) in texts]
-            together = families(alone, share=packed, tokens=self._most_tokens())
+            together = families(alone, share_prompts=packed, tokens=self._most_tokens())
             cut = self._cut(family_lengths(alone, together), packed)
             groups = [[i for n in group for i in together[n]] for group in cut]
         else:
@@ -216,7 +216,7 @@ class Network:
                 places.sort(key=lambda place: place[1])
             chosen = [texts[i][k] for i, k in places]
             first = [n for n, (_, k) in enumerate(places) if k == 0] if with_prompt else ()
-            layout = lay_out(chosen, self.tuning.device, share=packed, with_prompt=first)
+            layout = lay_out(chosen, self.tuning.device, share_prompts=packed, with_prompt=first)
             yield Batch([rows[i] for i in group], count_tokens(chosen), layout)
 
     def _cut(self, sizes: Sequence[int], packed: bool) -> list[list[int]]:
@@ -288,5 +288,5 @@ class Network:
 
 def _size(texts: Sequence[Text], packed: bool) -> int:
     """Tokens that texts which stay together take up in a pass, padding included."""
-    lengths = family_lengths(texts, families(texts, share=packed))
+    lengths = family_lengths(texts, families(texts, share_prompts=packed))
     return sum(lengths) if packed else len(lengths) * max(lengths)

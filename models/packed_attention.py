@@ -54,7 +54,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Packing:
-    """Which token stands in which place of the blocks, whose rows come one after another."""
+    """The place of every token in the blocks, whose rows come one after another."""
 
     blocks: list[Block]
     queries: Tensor
@@ -156,7 +156,7 @@ def attend(
     packing: Packing,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls for attention in a packed pass: query, key and value [1, heads, tokens, width]."""
+    """The attention that transformers calls in a packed pass: query, key and value [1, heads, tokens, width]."""
     packing.layers.add(module)
 
     def spread(states: Tensor, index: Tensor, places: list[tuple[Tensor, Tensor]], sizes: list[int]) -> list[Tensor]:

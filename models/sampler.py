@@ -19,11 +19,11 @@ class Sample:
     logps: tuple[float, ...] = field(default=(), compare=False)  # its last digits depend on the batch
     """Log-probability of each token as it was drawn, at the temperature of the sampling; empty where not known."""
     values: tuple[float, ...] = field(default=(), compare=False)
-    """What a value head says before each token; empty without one."""
+    """A value head's values before each token; empty without one."""
 
 
 class Sampler(Protocol):
-    """What `tuning.sampler` names: it draws a response to each asked prompt from the policy as it is now.
+    """The sampler that `tuning.sampler` names: it draws a response to each prompt from the policy as it is now.
 
     The responses come in the order of rows, which are indices of prompts; they end with the first EOS or after
     max_new_tokens. A row's response depends on the policy, its prompt, the seed and its index alone (but for the

@@ -74,9 +74,9 @@ def sample(
         outcomes = engine.generate(asked, settings, use_tqdm=partial(_bar, progress) if shown else False)
     samples = []
     for i, outcome in zip(rows, outcomes, strict=True):
-        [answer] = outcome.outputs
-        ids = tuple(answer.token_ids)
-        logps = tuple(step[token].logprob for token, step in zip(ids, answer.logprobs, strict=True))
+        [response] = outcome.outputs
+        ids = tuple(response.token_ids)
+        logps = tuple(step[token].logprob for token, step in zip(ids, response.logprobs, strict=True))
         samples.append(Sample(prompts[i], ids, ids[-1] == eos, logps))
     return samples
 
@@ -131,7 +131,7 @@ def _start(config: str, precision: str, length: int, device: str, model: Any) ->
     kind = current_platform.device_type
     if device not in (kind, f"{kind}:0"):
         raise InputError(
-            f"this vLLM samples on {kind} and the device is {device}; give --device {kind}, or take the sampler torch"
+            f"this vLLM samples on {kind} and the device is {device}; give --device {kind}, or use the sampler torch"
         )
     text = model.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads

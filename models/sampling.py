@@ -34,12 +34,12 @@ def sample(
     vLLM draws where `tuning.sampler` says so, else our own sampler. A prompt's random numbers are those of the seed and
     its index, so that neither its batch nor the other prompts change its response (but for the rounding of sums).
     value_head: from last hidden states [rows, width] to values [rows, 1]; vLLM has none. progress: the label of a
-    progress bar, none if None. together: all processes of the run are here, and each samples its share.
+    progress bar, none if None. together: all processes of the run are here, and each samples its shard.
     """
     rows = range(len(prompts))
     if together:
-        rows = processes.mine(sorted(rows, key=lambda i: len(prompts[i].ids)))
-    policy.network.activate()  # with divided weights all processes do, also one whose share is empty
+        rows = processes.shard(sorted(rows, key=lambda i: len(prompts[i].ids)))
+    policy.network.activate()  # with divided weights all processes do, also one whose shard is empty
     sampler: Sampler = partial(sample_rows, value_head=value_head)
     if policy.network.tuning.sampler == "vllm":
         from . import sampler_vllm
@@ -49,7 +49,7 @@ def sample(
     drawn = sampler(policy, prompts, rows, **how, progress=progress)
     if not together:
         return drawn
-    found = {i: each for share in processes.gather(dict(zip(rows, drawn, strict=True))) for i, each in share.items()}
+    found = {i: one for shard in processes.all_gather(dict(zip(rows, drawn, strict=True))) for i, one in shard.items()}
     return [found[i] for i in range(len(prompts))]
 
 

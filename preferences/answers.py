@@ -61,10 +61,10 @@ def checked_items(directory: Path) -> tuple[Item, ...]:
         where = f"{path}, row {number}"
         for field in ("id", "a", "b"):
             if not _is_text(row.get(field)) or not row[field].strip():
-                raise InputError(f"{where}: the field {field!r} is missing, empty or not text; mend or delete the row")
+                raise InputError(f"{where}: the field {field!r} is missing, empty or not text; fix or delete the row")
         prompt = row.get("prompt")
         if not isinstance(prompt, list) or not prompt or not all(_is_message(message) for message in prompt):
-            raise InputError(f"{where}: the prompt is not a list of messages with role and content; mend the row")
+            raise InputError(f"{where}: the prompt is not a list of messages with role and content; repair the row")
         if row.get("gold") not in (None, "a", "b"):
             raise InputError(f"{where}: gold is {row['gold']!r}; give 'a' or 'b', or leave it out")
         if row["id"] in seen:

@@ -26,7 +26,7 @@ FEW = 30  # judgements below which a bias is not claimed
 
 @dataclass(frozen=True)
 class Tokens:
-    """What counts tokens, and how many fit."""
+    """The counter of tokens, and how many fit."""
 
     name: str
     count: Callable[[Judgement], int]
@@ -49,7 +49,7 @@ def audit(data: Judgements, against: Judgements | None = None, tokens: Tokens | 
     ]
     advice = sorted((a for s in sections for a in s.advice), key=lambda a: -a.weight)
     said = [f"{place}. {a.text}" for place, a in enumerate(advice, 1)]
-    return [*sections, Section("What to fix first", said or ["Nothing that these checks can see needs mending."])]
+    return [*sections, Section("What to fix first", said or ["Nothing that these checks can see needs repair."])]
 
 
 def rows_section(data: Judgements) -> Section:

@@ -29,7 +29,7 @@ def agreement_sections(data: Judgements) -> list[Section]:
     if not shared:
         agreement.lines.append("Unknown: no pair was labelled by two labellers.")
         reached.lines.append("Unknown, for nobody knows how far labellers agree.")
-        text = "Have about 200 pairs labelled by two more labellers: without it nobody knows how good the labels are."
+        text = "Have about 200 pairs labelled by two more labellers: without them nobody knows how good the labels are."
         agreement.advice.append(Advice(0.3, text))
         return [agreement, _labellers_section(data, labels, {}), reached]
     alpha = alpha_interval(shared)
@@ -43,7 +43,7 @@ def agreement_sections(data: Judgements) -> list[Section]:
     for one, two, kappa in pairwise_kappa(busiest):
         agreement.rows.append((f"{one}, {two}", *cells(kappa)))
     if alpha.mean < 0.4:
-        text = f"Labellers agree little (alpha {alpha.mean:.2f}): mend the guidelines first."
+        text = f"Labellers agree little (alpha {alpha.mean:.2f}): improve the guidelines first."
         agreement.advice.append(Advice(1 - alpha.mean, text))
     decisive = [[label for label in unit if label in ("low", "high")] for unit in by_unit.values()]
     same = agreement_interval([unit for unit in decisive if len(unit) > 1])
@@ -59,7 +59,7 @@ def agreement_sections(data: Judgements) -> list[Section]:
             "can be higher.",
         ]
         if top < 0.75:
-            text = f"A reward model cannot pass {top:.0%} on single labels: use several labels a pair."
+            text = f"A reward model cannot pass {top:.0%} on single labels: use several labels per pair."
             reached.advice.append(Advice(1 - top, text))
     else:
         reached.lines.append("Unknown: no pair was decided by two labellers.")

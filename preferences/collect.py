@@ -21,7 +21,7 @@ from ..models.sampling import sample
 from ..results.integrity import digest, write_json
 from ..results.records import Generation, Message, Prompt, Reward
 from .files import open_source
-from .labels import CANDIDATES, COLLECTION, ITEMS, Item, append, locked, mend, read_record, read_rows
+from .labels import CANDIDATES, COLLECTION, ITEMS, Item, append, locked, read_record, read_rows, repair
 from .read import Unusable, prompt_of
 
 Rule = Literal["all", "random", "most_different", "best_random"]
@@ -30,10 +30,10 @@ CHUNK = 64  # prompts whose candidates are sampled together and written at once
 
 @dataclass(frozen=True)
 class Sampling:
-    """How candidates are drawn and paired."""
+    """The drawing and pairing of candidates."""
 
     k: int = 4
-    """Candidates a prompt, 2 or more."""
+    """Candidates per prompt, 2 or more."""
     temperatures: tuple[float, ...] = (1.0,)
     """Each above 0; candidate i of a prompt is drawn at the i-th, from the first again when they are used up."""
     top_p: float = 1.0
@@ -225,7 +225,7 @@ def _sample_all(
     policy: Policy, model_version: str, prompts: list[tuple[Prompt, str]], settings: Sampling, path: Path
 ) -> None:
     """Append the candidates that are not there yet, chunk by chunk."""
-    mend(path)
+    repair(path)
     done = {(row["prompt_id"], row["draw"]) for _, row in read_rows(path)} if path.exists() else set()
     with tqdm(total=len(prompts) * settings.k, desc="candidates", unit="response", disable=None) as bar:
         for start in range(0, len(prompts), CHUNK):
@@ -271,5 +271,5 @@ def _sample_chunk(
 def _nothing(model: str, counts: dict[str, int]) -> str:
     said = ", ".join(f"{name}: {n}" for name, n in counts.items())
     if counts["dropped empty"] == counts["sampled"]:
-        return f"{model} gives only empty answers ({said}); is it an SFT model, and its chat template the right one?"
-    return f"no prompt has two different answers ({said}); raise --temperature, --top-p or -k"
+        return f"{model} gives only empty responses ({said}); is it an SFT model, and its chat template the right one?"
+    return f"no prompt has two different responses ({said}); raise --temperature, --top-p or -k"

@@ -119,7 +119,7 @@ def _read_alpacaeval(row: Raw) -> Iterator[Comparison]:
     try:
         preference = float(row["preference"])
     except (TypeError, ValueError):
-        raise Unusable("preference is no number") from None
+        raise Unusable("preference is not a number") from None
     if preference != preference or not (preference == 0 or 1 <= preference <= 2):
         raise Unusable("preference is not from 1 to 2 (0 and 1.5 are ties)")
     sides = [(row["output_1"], row.get("generator_1")), (row["output_2"], row.get("generator_2"))]
@@ -210,7 +210,7 @@ def _comparison(raw: Raw, tie: bool, more: dict[str, Any]) -> Comparison:
 
 
 def _more(row: Raw) -> dict[str, Any]:
-    """What a row says besides its texts; empty fields (CSV has no null) say nothing."""
+    """The contents of a row besides its texts; empty fields (CSV has no null) say nothing."""
     said = {name: row[name] for name in (*TEXTS, *NUMBERS) if row.get(name) not in (None, "")}
     found: dict[str, Any] = {n: str(said[n]).encode("utf-8", "replace").decode() for n in TEXTS if n in said}
     for name in NUMBERS:
@@ -218,7 +218,7 @@ def _more(row: Raw) -> dict[str, Any]:
             try:
                 found[name] = float(said[name])
             except (TypeError, ValueError):
-                raise Unusable(f"{name} is no number") from None
+                raise Unusable(f"{name} is not a number") from None
     return found
 
 
@@ -275,7 +275,7 @@ def _write_ties(one: Comparison) -> list[dict[str, Any]]:
 
 def _write_alpacaeval(one: Comparison) -> list[dict[str, Any]]:
     if len(one.prompt) > 1:
-        raise Unusable("a conversation of several turns is no instruction")
+        raise Unusable("a conversation of several turns is not an instruction")
     for text in (one.prompt[0]["content"], one.chosen, one.rejected):
         _refuse_transcript(text)
     more = dict(one.more)

@@ -25,7 +25,7 @@ BATCH = 1000  # rows of a Parquet row group
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of a source's rows."""
+    """The outcome of a source's rows."""
 
     read: int
     comparisons: int
@@ -47,7 +47,7 @@ def convert(
     to_hub, kind = out.startswith(HUB), format_of(target)
     shape = shape or ("text" if kind == ".csv" else "pairs")
     if shape not in SHAPES:
-        raise InputError(f"--to {shape} is no shape of rows; {nearest(shape, SHAPES)}")
+        raise InputError(f"--to {shape} is not a shape of rows; {nearest(shape, SHAPES)}")
     _check_target(source, out, target, kind, shape)
     dropped: Counter[str] = Counter()
     read: Counter[str] = Counter()
@@ -82,7 +82,7 @@ def _check_target(source: str, out: str, target: Path, kind: str | None, shape: 
             raise InputError(f"{out} names no data set of the hub; give hub:OWNER/NAME")
         return
     if kind is None and (target.suffix or target.is_file()):
-        raise InputError(f"{out}: the format does not show in the name; known: {', '.join(FORMATS)}")
+        raise InputError(f"{out}: the name does not show the format; known: {', '.join(FORMATS)}")
     if target.is_dir() and (kind or any(target.iterdir())):
         raise InputError(f"{out} is a folder that is not empty; give a new one, or a file's name")
     if Path(source).exists() and target.exists() and target.samefile(source):

@@ -75,7 +75,7 @@ def read_file(path: Path) -> Rows:
     """Rows of a file; InputError names the file, and the line or field, of what is wrong."""
     kind = format_of(path)
     if kind is None:
-        raise InputError(f"{path}: the format does not show in the name; known: {', '.join(FORMATS)}, with .gz or not")
+        raise InputError(f"{path}: the name does not show the format; known: {', '.join(FORMATS)}, with .gz or not")
     if kind == ".parquet":
         yield from _parquet_rows(path)
     elif kind == ".csv":
@@ -103,7 +103,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    return f"{path} cannot be read ({error}); is it cut short or damaged? Fetch it again"
+    return f"{path} cannot be read ({error}); is it cut short or damaged? Download it again"
 
 
 def _json_rows(path: Path, kind: str) -> Rows:
@@ -134,7 +134,7 @@ def _json(text: str, line: int, path: Path) -> Any:
         problem = f"{error.msg} at character {error.colno}"
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         place, problem = f"line {line}", str(error)
-    raise InputError(f"{path}, {place}: not valid JSON ({problem}); is the file cut short? Mend or delete the line")
+    raise InputError(f"{path}, {place}: not valid JSON ({problem}); is the file cut short? Repair or delete the line")
 
 
 def _csv_rows(path: Path) -> Rows:
@@ -178,7 +178,7 @@ def _parquet_rows(path: Path) -> Rows:
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a readable Parquet file ({first}); is it cut short? Fetch it again") from None
+        raise InputError(f"{path}: not a readable Parquet file ({first}); is it cut short? Download it again") from None
 
 
 # Folders and the hub

@@ -1,4 +1,4 @@
-"""What an audit found, in sections of words and a table; the same sections become text and an HTML page."""
+"""An audit's findings, in sections of words and a table; the same sections become text and an HTML page."""
 
 import math
 from collections.abc import Sequence

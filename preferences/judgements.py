@@ -29,7 +29,7 @@ class Judgement:
     answer: str
     """"first", "second", "tie" or "both_bad"."""
     shown: bool
-    """Whether first and second are the order in which the labeller saw them."""
+    """True if first and second are the order in which the labeller saw them."""
     labeller: str | None
     person: bool
     """False for a judge's answer beside those of people."""

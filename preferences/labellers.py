@@ -1,4 +1,4 @@
-"""Who labels by himself: simulated people, a reward model, a judge. All write the same rows as people do.
+"""Labellers that work alone: simulated people, a reward model, a judge. All write the same rows as people do.
 
 A labeller gives one `Verdict` an item. What it prefers does not depend on the other items, so labelling can stop and
 go on at any item.
@@ -34,10 +34,10 @@ from .labels import (
     label_path,
     locked,
     make_label,
-    mend,
     read_items,
     read_labels,
     read_record,
+    repair,
 )
 
 SIDES: dict[Shown, tuple[Literal["a", "b"], Literal["a", "b"]]] = {"ab": ("a", "b"), "ba": ("b", "a")}
@@ -91,10 +91,10 @@ class SimulatedPerson:
         if not 0 <= self.inattention <= 1:
             raise InputError(f"the bias inattention={self.inattention} is a share of items; give 0 to 1")
         if not 0 < self.sharpness < math.inf:
-            raise InputError(f"--sharpness {self.sharpness} is no number above 0")
+            raise InputError(f"--sharpness {self.sharpness} is not a number above 0")
         for bias in ("length", "position", "politeness"):
             if not math.isfinite(getattr(self, bias)):
-                raise InputError(f"the bias {bias}={getattr(self, bias)} is no finite number")
+                raise InputError(f"the bias {bias}={getattr(self, bias)} is not a finite number")
         Gold(self.reward)  # a wrong name is told before anything is labelled
 
     def label(self, items: Sequence[Item]) -> Iterator[Verdict]:
@@ -171,7 +171,7 @@ def label_all(directory: Path, labeller: Labeller, name: str) -> Counter[str]:
     items = read_items(directory)
     with locked(directory, f"label-{name}"):
         _remember(directory, labeller, name)
-        if torn := mend(path):
+        if torn := repair(path):
             tqdm.write(f"warning: {torn}")
         before = read_labels(path)
         done = {label.item for label in before}

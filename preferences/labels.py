@@ -46,7 +46,7 @@ class Item:
     b_version: str | None = None
     prompt_source: str | None = None
     decoding: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """How both were sampled: {"a": {"temperature", "top_p", "seed"}, "b": {...}}."""
+    """The sampling of both: {"a": {"temperature", "top_p", "seed"}, "b": {...}}."""
     gold: Literal["a", "b"] | None = None
     """The known answer of a question that tests attention."""
 
@@ -72,7 +72,7 @@ class Label:
     shown: Shown
     """The order in which the labeller saw the responses."""
     strength: int | None = None
-    """How much better, 1 (a little) to 3 (a lot); None where nobody said."""
+    """Strength, 1 (a little) to 3 (a lot); None where nobody said."""
     prompt_source: str | None = None
 
 
@@ -121,7 +121,7 @@ def check_name(name: str) -> str:
         or not all(letter or c in " ._@'+-" for c, letter in zip(name, letters, strict=True))
     ):
         raise InputError(
-            f"the labeller's name {name[:80]!r} cannot be used; take up to 64 letters, digits, spaces and . _ @ ' + -, "
+            f"the labeller's name {name[:80]!r} cannot be used; use up to 64 letters, digits, spaces and . _ @ ' + -, "
             f"a letter or digit first and last"
         )
     return name
@@ -134,7 +134,7 @@ def label_path(directory: Path, labeler_id: str) -> Path:
         if path.stem.casefold() == name.casefold() and unicodedata.normalize("NFC", path.stem) != name:
             raise InputError(
                 f"the labeller's name {name!r} differs from {path.stem!r}, who is there already, in upper and lower "
-                f"case only, which some disks cannot tell apart; take that one or another"
+                f"case only, which some disks cannot tell apart; use that one or another"
             )
     return folder / f"{name}.jsonl"
 
@@ -181,7 +181,7 @@ def append(path: Path, rows: Iterable[Any]) -> None:
             ) from None
 
 
-def mend(path: Path) -> str | None:
+def repair(path: Path) -> str | None:
     """Take the torn last line off a file that a crash cut, so that rows can be added; returns what to tell, or None.
 
     The torn part is kept beside the file under NAME.torn: nothing on disk is ever lost. A file that ends with a whole
@@ -235,7 +235,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise InputError(f"{path} is no valid JSON; mend it, or start a new folder") from None
+        raise InputError(f"{path} is not valid JSON; repair it, or start a new folder") from None
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -250,7 +250,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 row = None
             if not isinstance(row, dict):
                 raise InputError(
-                    f"{path}, line {number}: no whole JSON object; is the file cut? Mend or delete that line, the "
+                    f"{path}, line {number}: not a whole JSON object; is it cut short? Repair or delete that line, the "
                     f"others are fine"
                 )
             yield number, row

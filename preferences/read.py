@@ -131,7 +131,7 @@ class HashSet:
         return new
 
     def _place(self, key: int) -> int:
-        """Where a hash stands, or is to stand."""
+        """The place of a hash, found or free."""
         last = len(self.places) - 1
         place = key & last
         while self.places[place] not in (0, key):
@@ -256,7 +256,7 @@ def prompt_of(raw: Mapping[str, Any]) -> tuple[Message, ...]:
 
 
 def no_preference(raw: Mapping[str, Any]) -> str | None:
-    """Why a label prefers neither reply (`tie`, `answer`, see labels.py); None where it prefers one."""
+    """The reason why a label prefers neither reply (`tie`, `answer`, see labels.py); None where it prefers one."""
     if raw.get("answer") == "skip":
         return "skipped by the labeller"
     if raw.get("answer") == "both_bad":
@@ -334,7 +334,7 @@ def _label(value: Any) -> str | None:
 
 
 def encodable(text: str) -> bool:
-    """Whether text can be written as UTF-8: JSON can hold half of a surrogate pair, a tokenizer cannot."""
+    """True if text can be written as UTF-8: JSON can hold half of a surrogate pair, a tokenizer cannot."""
     return not re.search("[\ud800-\udfff]", text)
 
 

@@ -88,7 +88,7 @@ def serve(directory: Path, *, names: list[str], overlap: int, host: str, port: i
         shown = f"[{host}]" if ":" in host else host
         app = build_app(answers, names=names, host=host, token=token)
         print(f"labelling {len(items)} pairs of {directory} at http://{shown}:{port}/" + _query(token), flush=True)
-        print("every answer is saved as it is given; Ctrl-C ends, the same command goes on", flush=True)
+        print("every answer is saved as it is given; Ctrl-C stops, the same command goes on", flush=True)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
         try:
             uvicorn.Server(config).run(sockets=[listening])
@@ -103,7 +103,7 @@ def build_app(answers: Answers, *, names: Sequence[str], host: str, token: str |
     keys = {digest(name)[:16]: name for name in answers.items}  # ids may tell the model
 
     def name_of(request: Request) -> str | None:
-        """Who sends a request, by the session in its cookie."""
+        """The sender of a request, by the session in its cookie."""
         return answers.labeller(request.cookies.get(_cookie("session", request), ""))
 
     def answering(handle: Callable[[Request, Any], Any], model: type[BaseModel] | None = None) -> Callable[..., Any]:
@@ -231,7 +231,7 @@ class Guard:
         await (refusal or self.app)(scope, receive, send_safe)
 
     def _check(self, request: Request, headers: Headers) -> Response | None:
-        """What to answer instead of the application; None if the request may pass."""
+        """An error response in place of the application's; None if the request may pass."""
         host = _split(f"//{headers.get('host', '')}")
         name = host.hostname if host else None
         if host is None or name is None or not (name in self.hosts or self.any_address and _is_address(name)):
@@ -257,7 +257,7 @@ class Guard:
 
 
 def _show(slot: Slot) -> dict[str, Any]:
-    """What a labeller sees of a slot, the texts as HTML; a draft's answer in terms of left and right."""
+    """A labeller's view of a slot, the texts as HTML; a draft's answer in terms of left and right."""
     sides = {"a": slot.item.a, "b": slot.item.b}
     draft = dict(slot.draft)
     if draft["answer"] in ("a", "b"):
@@ -317,7 +317,7 @@ def _check_address(host: str, token: str | None) -> None:
         )
     if token is not None and not TOKEN.fullmatch(token):
         raise InputError(
-            f"the token must have 16 or more letters, digits, - or _, so that nobody guesses it; "
+            f"the token must have 16 or more letters, digits, - or _, so that nobody can guess it; "
             f"for example {secrets.token_urlsafe(16)}"
         )
 
@@ -328,7 +328,7 @@ def _lock(directory: Path) -> AbstractContextManager:
         return FileLock(directory / ".labels.lock").acquire(timeout=0)
     except Timeout:
         raise InputError(
-            f"{directory} is being labelled through another server; use the page of that one, or end it first"
+            f"{directory} is being labelled through another server; use the page of that one, or stop it first"
         ) from None
     except OSError as error:
         raise InputError(f"{directory} cannot be written to ({error.strerror}); labels are kept there") from None

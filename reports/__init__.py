@@ -1,1 +1,1 @@
-"""How a run is shown: one HTML page and Markdown from what is on disk."""
+"""The report of a run: one HTML page and Markdown from what is on disk."""

@@ -4,19 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..analysis.overoptimization import NAMES, value
-from .drawing import Figure, Style, finish_panel, literal, new_canvas
+from .drawing import Figure, Style, finish_chart, literal, new_canvas
 
 CURVE_POINTS = 60
 
 
 def reward_along(found: Mapping[str, Any], looks: Mapping[str, Style]) -> Figure | None:
-    """A panel a reward: checkpoints with their intervals, and the fitted curve; None without checkpoints.
+    """A chart a reward: checkpoints with their intervals, and the fitted curve; None without checkpoints.
 
     found: summary["overoptimization"].
     """
     import numpy
 
-    panels = []
+    charts = []
     for metric, name in NAMES.items():
         drawn = {m: row for m, row in found.items() if any(metric in p["reward"] for p in row["points"])}
         if not drawn:
@@ -39,15 +39,15 @@ def reward_along(found: Mapping[str, Any], looks: Mapping[str, Style]) -> Figure
             spoken.append(f"{method} ends at {points[-1]['reward'][metric]['mean']:+.2f}")
         axes.set_xlabel("Square root of the KL to SFT (nats)")
         title = name[0].upper() + name[1:]
-        panels.append(
-            finish_panel(drawing, f"along-{metric}", title, f"{title}, over SFT's, along training: {'; '.join(spoken)}")
+        charts.append(
+            finish_chart(drawing, f"along-{metric}", title, f"{title}, over SFT's, along training: {'; '.join(spoken)}")
         )
-    if not panels:
+    if not charts:
         return None
     return Figure(
         "Reward along training, against distance from SFT",
         "Mark: a checkpoint's mean reward less SFT's, with its 95% interval; line: the better fitting of the two forms "
         "of Gao et al. (2022), d (alpha - beta d) and d (alpha - beta log d), d the square root of the KL. Where the "
         "true reward turns down while the training reward model's still rises, a method is over-optimized.",
-        panels,
+        charts,
     )

@@ -1,4 +1,4 @@
-"""Why rows of several runs do not stand in one table: what differs between their contracts, in words and fields."""
+"""Differences of contracts, for which rows of several runs do not stand in one table, in words and fields."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Differences:
 
 
 def differences(records: Sequence[Mapping[str, Any]]) -> Differences:
-    """What differs between the contracts of runs, in the order of the contract; nothing where they are all the same."""
+    """Differences between the contracts of runs, in the order of the contract; empty where they are all the same."""
     contracts = [record.get("contract") or {} for record in records]
     rows = [dict(flat(contract)) for contract in contracts]
     names = dict.fromkeys(name for row in rows for name in row)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..analysis.quantities import known
-from .drawing import DASHED, INK, Figure, Panel, Style, finish_panel, literal, new_canvas
+from ..analysis.quantities import measured
+from .drawing import DASHED, INK, Chart, Figure, Style, finish_chart, literal, new_canvas
 
 BINS = 40  # a curve is drawn through at most this many points
 
@@ -56,7 +56,7 @@ def further(logs: Logs, looks: Mapping[str, Style]) -> Figure | None:
 
 
 def _logged(logs: Logs) -> set[str]:
-    return {k for rows in logs.values() for log in rows for row in log for k, v in row.items() if known(v)}
+    return {k for rows in logs.values() for log in rows for row in log for k, v in row.items() if measured(v)}
 
 
 def _figure(
@@ -64,18 +64,18 @@ def _figure(
 ) -> Figure | None:
     logged = _logged(logs)
     axis = "examples" if all("examples" in row for rows in logs.values() for log in rows for row in log) else "step"
-    panels = [_curve(metric, name, axis, logs, looks) for metric, name in names.items() if metric in logged]
-    return Figure(title, caption, panels) if panels else None
+    charts = [_curve(metric, name, axis, logs, looks) for metric, name in names.items() if metric in logged]
+    return Figure(title, caption, charts) if charts else None
 
 
-def _curve(metric: str, title: str, axis: str, logs: Logs, looks: Mapping[str, Style]) -> Panel:
+def _curve(metric: str, title: str, axis: str, logs: Logs, looks: Mapping[str, Style]) -> Chart:
     import numpy
 
     canvas, axes = new_canvas(2.5)
     spoken = []
     for method, rows in logs.items():
         logged = [
-            [(r.get(axis), r[metric]) for r in log if known(r.get(metric)) and known(r.get(axis))] for log in rows
+            [(r.get(axis), r[metric]) for r in log if measured(r.get(metric)) and measured(r.get(axis))] for log in rows
         ]
         points = [numpy.array(p, float) for p in logged if p]
         if not points:
@@ -103,4 +103,4 @@ def _curve(metric: str, title: str, axis: str, logs: Logs, looks: Mapping[str, S
         axes.axhline(0, color=INK, linewidth=1, linestyle=DASHED)
     axes.set_xlabel(AXES[axis])
     axes.margins(x=0.03)
-    return finish_panel(canvas, f"curve-{metric}", title, f"{title} during training: {'; '.join(spoken)}")
+    return finish_chart(canvas, f"curve-{metric}", title, f"{title} during training: {'; '.join(spoken)}")

@@ -1,8 +1,8 @@
-"""How every figure is drawn: one look per method, a canvas about as wide as a phone, and SVG that suits the page.
+"""The look of every figure: one style per method, a canvas about as wide as a phone, and SVG that suits the page.
 
-Every panel is a drawing of its own, so that the page can lay several side by side on a desk and one under the other on
+Every chart is a drawing of its own, so that the page can lay several side by side on a desk and one under the other on
 a phone with the letters still readable. In the page, text and grid take the page's colours (CSS variables), so the same
-drawing serves light, dark and print; as a file a panel has its title, a legend and the colours of print.
+drawing serves light, dark and print; as a file a chart has its title, a legend and the colours of print.
 """
 
 import html
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..analysis.quantities import known
+from ..analysis.quantities import measured
 from ..results.integrity import digest
 
 # Okabe and Ito (2008), "Color Universal Design"; yellow last, for it is faint on white. SFT is always grey.
@@ -32,7 +32,7 @@ PLACES = re.compile(
 
 @dataclass(frozen=True)
 class Style:
-    """How one method looks in every figure: colour, matplotlib marker and the marker as a character."""
+    """A method's look in every figure: colour, matplotlib marker and the marker as a character."""
 
     colour: str
     marker: str
@@ -40,7 +40,7 @@ class Style:
 
 
 @dataclass(frozen=True)
-class Panel:
+class Chart:
     """One drawing: `svg` is finished markup for the page, `text` says in words what it shows."""
 
     key: str
@@ -54,11 +54,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that belong together, with what a reader must know to read them."""
+    """Charts that belong together, with what a reader must know to read them."""
 
     title: str
     caption: str
-    panels: Sequence[Panel]
+    charts: Sequence[Chart]
 
 
 def styles(methods: Iterable[str]) -> dict[str, Style]:
@@ -100,7 +100,7 @@ def rows_canvas(names: Sequence[str]) -> tuple[Any, Any]:
     return drawing, axes
 
 
-def finish_panel(drawing: Any, key: str, title: str, text: str) -> Panel:
+def finish_chart(drawing: Any, key: str, title: str, text: str) -> Chart:
     """Write a drawing as SVG markup that can stand in an HTML page beside others: own ids, no prolog, page colours."""
     import matplotlib
 
@@ -118,25 +118,25 @@ def finish_panel(drawing: Any, key: str, title: str, text: str) -> Panel:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", svg).replace("xlink:href", "href")
     svg = PLACES.sub(lambda attribute: re.sub(r"(\.\d\d)\d+", r"\1", attribute[0]), svg)
     svg = svg.replace(INK, "var(--ink)").replace(RULE, "var(--rule)")
-    return Panel(key, title, re.sub(r"\s*\n\s*", "\n", svg), text, drawing)
+    return Chart(key, title, re.sub(r"\s*\n\s*", "\n", svg), text, drawing)
 
 
-def save(panel: Panel, path: Path) -> None:
-    """Write a panel as a file of its own, SVG or PDF by the ending: with title, legend and a white ground."""
+def save(chart: Chart, path: Path) -> None:
+    """Write a chart as a file of its own, SVG or PDF by the ending: with title, legend and a white ground."""
     import matplotlib
 
-    axes = panel.drawing.axes[0]
+    axes = chart.drawing.axes[0]
     if not axes.get_title("left"):
-        axes.set_title(literal(panel.title), loc="left", size=SIZE + 1, color=INK)
+        axes.set_title(literal(chart.title), loc="left", size=SIZE + 1, color=INK)
         handles, labels = axes.get_legend_handles_labels()
         if handles and axes.get_legend() is None:
             axes.legend(handles, labels, frameon=False, labelcolor=INK, fontsize=SIZE - 1)
-        panel.drawing.draw_without_rendering()
-        panel.drawing.set_layout_engine("none")  # the second file keeps the places that were found for the first
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": panel.key, "pdf.fonttype": 42}
+        chart.drawing.draw_without_rendering()
+        chart.drawing.set_layout_engine("none")  # the second file keeps the places that were found for the first
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": chart.key, "pdf.fonttype": 42}
     made = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
     with matplotlib.rc_context(settings):
-        panel.drawing.savefig(path, format=path.suffix[1:], metadata=made)
+        chart.drawing.savefig(path, format=path.suffix[1:], metadata=made)
 
 
 def label_points(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
@@ -165,4 +165,4 @@ def literal(text: str) -> str:
 
 def limits(cell: Mapping[str, Any]) -> tuple[float, float]:
     """Ends of the interval, both the mean itself where there is none."""
-    return tuple(cell[end] if known(cell.get(end)) else cell["mean"] for end in ("low", "high"))
+    return tuple(cell[end] if measured(cell.get(end)) else cell["mean"] for end in ("low", "high"))

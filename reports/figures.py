@@ -6,9 +6,9 @@ from typing import Any
 
 from ..analysis.metric_names import evaluator, title
 from ..analysis.overoptimization import GOLD, NAMES, PROXY, STAND_IN
-from ..analysis.quantities import known
+from ..analysis.quantities import measured
 from ..analysis.verdict import SFT, by_preference
-from .drawing import DASHED, INK, SIZE, Figure, Style, finish_panel, label_points, limits, new_canvas, rows_canvas
+from .drawing import DASHED, INK, SIZE, Figure, Style, finish_chart, label_points, limits, new_canvas, rows_canvas
 from .wording import JUDGE_MEASURES
 
 Looks = Mapping[str, Style]
@@ -29,14 +29,14 @@ CROWD = 6  # methods; with more of them marks get smaller and intervals fainter,
 
 
 def win_rates(methods: Mapping[str, Any], looks: Looks, names: Mapping[str, str]) -> Figure | None:
-    """Win rate against SFT with its interval, a panel an evaluator; None if nothing was scored.
+    """Win rate against SFT with its interval, a chart an evaluator; None if nothing was scored.
 
-    methods: summary["methods"]. names: metric -> title of its panel, in order of appearance.
+    methods: summary["methods"]. names: metric -> title of its chart, in order of appearance.
     """
     found = {}
     for metric, name in names.items():
         cells = {m: row["metrics"][metric] for m, row in methods.items() if m != SFT and metric in row["metrics"]}
-        cells = {m: c for m, c in cells.items() if known(c.get("mean"))}
+        cells = {m: c for m, c in cells.items() if measured(c.get("mean"))}
         if metric.startswith("win_rate.") and cells:
             found[metric] = name, cells
     if not found:
@@ -44,7 +44,7 @@ def win_rates(methods: Mapping[str, Any], looks: Looks, names: Mapping[str, str]
     ends = [v for _, cells in found.values() for c in cells.values() for v in limits(c)]
     low = max(0.0, math.floor(min([*ends, 0.4]) * 10) / 10)
     high = min(1.0, math.ceil(max([*ends, 0.6]) * 10) / 10)
-    panels = []
+    charts = []
     for metric, (name, cells) in found.items():
         canvas, axes = rows_canvas(list(cells))
         axes.axvline(0.5, color=INK, linewidth=1, linestyle=DASHED)
@@ -57,12 +57,12 @@ def win_rates(methods: Mapping[str, Any], looks: Looks, names: Mapping[str, str]
             f"{m} {100 * c['mean']:.1f}% ({100 * limits(c)[0]:.1f} to {100 * limits(c)[1]:.1f})"
             for m, c in cells.items()
         )
-        panels.append(finish_panel(canvas, metric, name, f"{name}: {text}"))
+        charts.append(finish_chart(canvas, metric, name, f"{name}: {text}"))
     return Figure(
         "Win rate against SFT",
         "Share of held-out prompts on which the method's response beats the SFT response (a tie counts half). "
         "Dot: mean; line: 95% interval; dashed: 50%, no better than SFT.",
-        panels,
+        charts,
     )
 
 
@@ -76,13 +76,13 @@ def frontier(
 
     seeds: method -> per seed {metric: mean over prompts}. SFT stands at a KL of zero by definition.
     """
-    panels = []
+    charts = []
     for metric, name in names.items():
         means, drawn = {}, []
         for method, row in methods.items():
             kl = {"mean": 0.0} if method == "sft" else row["metrics"].get("kl", {})
             reward = row["metrics"].get(metric, {})
-            if known(kl.get("mean")) and known(reward.get("mean")):
+            if measured(kl.get("mean")) and measured(reward.get("mean")):
                 means[method] = kl, reward
         if not metric.startswith("reward.") or not set(means) - {"sft"}:
             continue
@@ -91,7 +91,7 @@ def frontier(
             look = looks[method]
             for seed in seeds.get(method, ()):
                 x = 0.0 if method == "sft" else seed.get("kl")
-                if known(x) and known(seed.get(metric)):
+                if measured(x) and measured(seed.get(metric)):
                     axes.plot([x], [seed[metric]], look.marker, color=look.colour, markersize=4.5, alpha=0.5)
             centre = kl["mean"], reward["mean"]
             axes.plot(limits(kl), [centre[1]] * 2, color=look.colour, linewidth=1.4)
@@ -102,15 +102,15 @@ def frontier(
         axes.margins(x=0.16, y=0.14)
         label_points(axes, drawn)
         text = "; ".join(f"{m}: KL {kl['mean']:.2f}, reward {r['mean']:.2f}" for m, (kl, r) in means.items())
-        panels.append(finish_panel(canvas, f"frontier-{metric}", name, f"{name} against KL to SFT. {text}"))
-    if not panels:
+        charts.append(finish_chart(canvas, f"frontier-{metric}", name, f"{name} against KL to SFT. {text}"))
+    if not charts:
         return None
     return Figure(
         "Reward against distance from SFT",
         "Higher is a better reward, further right is further from the SFT model: a method is preferable when it lies "
         "above another at the same KL. Large mark: mean with 95% interval; small marks: single seeds. Where a true "
         "reward is known, a proxy that rises while the true reward falls is over-optimization.",
-        panels,
+        charts,
     )
 
 
@@ -128,7 +128,7 @@ def gold_against_proxy(summary: Mapping[str, Any], looks: Looks) -> Figure | Non
     ends, spoken = [], []
     for method, points in paths.items():
         cells = [(p[PROXY], p[gold]) for p in points if PROXY in p and gold in p]
-        cells = [(x, y) for x, y in cells if known(x["mean"]) and known(y["mean"])]
+        cells = [(x, y) for x, y in cells if measured(x["mean"]) and measured(y["mean"])]
         if not cells:
             continue
         look = looks[method]
@@ -153,7 +153,7 @@ def gold_against_proxy(summary: Mapping[str, Any], looks: Looks) -> Figure | Non
         "Gold against proxy along training",
         f"Each line runs from SFT (0, 0) to the end of training. {between}A line that bends down to the right gains "
         "reward that is not there: what is trained on rises, what is meant falls.",
-        [finish_panel(canvas, "gold-against-proxy", name, "; ".join(spoken))],
+        [finish_chart(canvas, "gold-against-proxy", name, "; ".join(spoken))],
     )
 
 
@@ -171,30 +171,30 @@ def _paths(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def quality_against_cost(methods: Mapping[str, Any], looks: Looks) -> Figure | None:
-    """The win rate that is trusted most against compute, time and tokens, with the Pareto front; a panel a cost."""
+    """The win rate that is trusted most against compute, time and tokens, with the Pareto front; a chart a cost."""
     rates = {m for row in methods.values() for m in row["metrics"] if m.startswith("win_rate.") and m.count(".") == 1}
     if not rates:
         return None
     quality = by_preference(rates)[0]
-    panels = []
+    charts = []
     for kind, (word, axis, keys) in SPENT.items():
         points = {}
         for method, row in methods.items():
             spent = [row.get("cost", {}).get(key) for key in keys]
             cell = row["metrics"].get(quality, {})
-            if method != SFT and known(cell.get("mean")) and any(known(v) for v in spent):
-                points[method] = sum(v for v in spent if known(v)), cell
+            if method != SFT and measured(cell.get("mean")) and any(measured(v) for v in spent):
+                points[method] = sum(v for v in spent if measured(v)), cell
         if len(points) < 2 or not any(spent for spent, _ in points.values()):
             continue
-        panels.append(_cost_panel(kind, word, axis, quality, points, looks))
-    if not panels:
+        charts.append(_cost_chart(kind, word, axis, quality, points, looks))
+    if not charts:
         return None
     return Figure(
         "Quality against cost",
         f"{title(quality)} with its 95% interval, against what one seed's training spends; what the methods share "
         "(SFT, reward models) is left out. Line: the Pareto front, those that none beats for less; its "
         "steps are as uncertain as the means. Dashed: SFT, which costs nothing more.",
-        panels,
+        charts,
     )
 
 
@@ -207,7 +207,7 @@ def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
     return front
 
 
-def _cost_panel(
+def _cost_chart(
     kind: str, word: str, axis: str, quality: str, points: Mapping[str, tuple[float, Any]], looks: Looks
 ) -> Any:
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
@@ -239,16 +239,16 @@ def _cost_panel(
     label_points(axes, [(m, value, cell["mean"]) for m, (value, cell) in points.items()])
     text = "; ".join(f"{m} {value:.3g} for {cell['mean']:.1%}" for m, (value, cell) in points.items())
     on = ", ".join(m for m in front if m != SFT) or "no method, SFT is as good"
-    return finish_panel(
+    return finish_chart(
         canvas, f"cost-{kind}", f"Win rate against {word}", f"{axis}: {text}. On the Pareto front: {on}"
     )
 
 
 def length(summary: Mapping[str, Any], methods: Mapping[str, Any], looks: Looks) -> Figure | None:
     """Mean length of the responses, and win rates as they are beside what they were at equal length."""
-    panels = []
+    charts = []
     cells = {m: row["metrics"].get("length", {}) for m, row in methods.items()}
-    cells = {m: c for m, c in cells.items() if known(c.get("mean"))}
+    cells = {m: c for m, c in cells.items() if measured(c.get("mean"))}
     if cells:
         canvas, axes = rows_canvas(list(cells))
         for place, (method, cell) in enumerate(cells.items()):
@@ -256,11 +256,11 @@ def length(summary: Mapping[str, Any], methods: Mapping[str, Any], looks: Looks)
             _beside(axes, place, f"{cell['mean']:.1f}")
         axes.set_xlim(left=0)
         text = "; ".join(f"{m} {c['mean']:.1f} tokens" for m, c in cells.items())
-        panels.append(finish_panel(canvas, "length", "Mean length (tokens)", f"Mean length: {text}"))
+        charts.append(finish_chart(canvas, "length", "Mean length (tokens)", f"Mean length: {text}"))
     for name, rows in (summary.get("length_controlled") or {}).items():
         metric = f"win_rate.{name}"
         rows = {
-            m: c for m, c in rows.items() if known(c.get("mean")) and metric in methods.get(m, {}).get("metrics", {})
+            m: c for m, c in rows.items() if measured(c.get("mean")) and metric in methods.get(m, {}).get("metrics", {})
         }
         if not rows:
             continue
@@ -277,22 +277,22 @@ def length(summary: Mapping[str, Any], methods: Mapping[str, Any], looks: Looks)
         axes.xaxis.set_major_formatter(_percent)
         axes.margins(x=0.08)
         heading = f"Win rate by {evaluator(name)}, at equal length"
-        panels.append(finish_panel(canvas, f"length-{name}", heading, f"{heading}: {'; '.join(spoken)}"))
-    if not panels:
+        charts.append(finish_chart(canvas, f"length-{name}", heading, f"{heading}: {'; '.join(spoken)}"))
+    if not charts:
         return None
     return Figure(
         "Length",
         "Mean length of the responses with 95% intervals; then win rates against SFT by the regression of AlpacaEval "
         "2: filled, what they would be if both responses were equally long; hollow, as they are.",
-        panels,
+        charts,
     )
 
 
 def judges(audit: Mapping[str, Any]) -> Figure | None:
-    """What the audit of judges measured, a panel a judge; audit: summary["judges"]["audit"]."""
-    panels = []
+    """The measures of the audit of judges, a chart a judge; audit: summary["judges"]["audit"]."""
+    charts = []
     for name, measures in audit.items():
-        cells = {JUDGE_MEASURES[k]: c for k, c in measures.items() if k in JUDGE_MEASURES and known(c.get("mean"))}
+        cells = {JUDGE_MEASURES[k]: c for k, c in measures.items() if k in JUDGE_MEASURES and measured(c.get("mean"))}
         if not cells:
             continue
         canvas, axes = rows_canvas(list(cells))
@@ -303,14 +303,14 @@ def judges(audit: Mapping[str, Any]) -> Figure | None:
         axes.set_xlim(-0.02, 1.02)
         axes.xaxis.set_major_formatter(_percent)
         text = "; ".join(f"{measure} {100 * cell['mean']:.0f}%" for measure, cell in cells.items())
-        panels.append(finish_panel(canvas, f"judge-{name}", name, f"{name}: {text}"))
-    if not panels:
+        charts.append(finish_chart(canvas, f"judge-{name}", name, f"{name}: {text}"))
+    if not charts:
         return None
     return Figure(
         "Audit of the judges",
         "Shares with 95% intervals over prompts. A judge that flips often, or prefers longer responses far more than "
         "half of the time, measures itself; agreement is with the other evaluators, where both prefer one response.",
-        panels,
+        charts,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..analysis.metric_names import FAMILIES, evaluator, title
-from ..analysis.quantities import COSTS, MISSING, cost, known, p_value, share
+from ..analysis.quantities import COSTS, MISSING, cost, measured, p_value, share
 from ..analysis.verdict import LEVEL
 from .wording import bracket, cost_title, ordered, value
 
@@ -33,7 +33,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Value:
-    """What stands in a cell; `number` sorts it, None where nothing was measured."""
+    """A cell's content; `number` sorts it, None where nothing was measured."""
 
     text: str = MISSING
     interval: str = ""
@@ -69,24 +69,24 @@ def groups(summary: Mapping[str, Any]) -> list[Group]:
 
 
 def cell(summary: Mapping[str, Any], method: str, key: str) -> Value:
-    """What a method has in a column."""
+    """A method's value in a column."""
     row = summary["methods"][method]
     kind, _, name = key.partition(".")
     if kind == "cost":
         amount = (row.get("cost") or {}).get(name)
-        return Value(cost(amount, name), number=amount) if known(amount) else Value()
+        return Value(cost(amount, name), number=amount) if measured(amount) else Value()
     if kind == "rating":
         found = (summary["ratings"][name].get(method)) or {}
-        if not known(found.get("mean")):
+        if not measured(found.get("mean")):
             return Value()
         low, high = found.get("low"), found.get("high")
-        interval = f"[{_points(low)}, {_points(high)}]" if known(low) and known(high) and low != high else ""
+        interval = f"[{_points(low)}, {_points(high)}]" if measured(low) and measured(high) and low != high else ""
         return Value(_points(found["mean"]), interval, number=found["mean"])
     found = row.get("metrics", {}).get(key) or {}
-    if not known(found.get("mean")):
+    if not measured(found.get("mean")):
         return Value()
     coverage = found.get("coverage")
-    note = f"{share(coverage)} answered" if known(coverage) and coverage < 1 else ""
+    note = f"{share(coverage)} answered" if measured(coverage) and coverage < 1 else ""
     return Value(value(found["mean"], key), bracket(found, key), note, found["mean"])
 
 
@@ -99,7 +99,7 @@ def matrices(summary: Mapping[str, Any], shown: Sequence[str]) -> list[dict[str,
     met = summary.get("head_to_head") or {}
     for metric in ordered(f"win_rate.{name}" for name in met):
         name = metric.removeprefix("win_rate.")
-        pairs = {(row["a"], row["b"]): row for row in met[name] if known(row["mean"])}
+        pairs = {(row["a"], row["b"]): row for row in met[name] if measured(row["mean"])}
         if not pairs:
             continue
         rows = [(a, [_met(pairs, a, b) for b in shown]) for a in shown]
@@ -112,11 +112,11 @@ def _met(pairs: Mapping[tuple[str, str], Mapping[str, Any]], a: str, b: str) -> 
     row = pairs.get((a, b))
     if row is None and (b, a) in pairs:
         turned = pairs[b, a]
-        low, high = (1 - turned[end] if known(turned[end]) else None for end in ("high", "low"))
+        low, high = (1 - turned[end] if measured(turned[end]) else None for end in ("high", "low"))
         row = {**turned, "mean": 1 - turned["mean"], "low": low, "high": high}
     if row is None:
         return None
-    shown = known(row["p_adjusted"]) and row["p_adjusted"] < LEVEL
+    shown = measured(row["p_adjusted"]) and row["p_adjusted"] < LEVEL
     return {
         "text": share(row["mean"]),
         "interval": bracket(row, "win_rate"),

@@ -20,7 +20,7 @@ NO_FINDINGS = Findings("No verdict: this run has not been summarized.", [], [], 
 def page(
     material: Material, looks: Mapping[str, drawing.Style] | None = None, with_figures: bool = True
 ) -> dict[str, Any]:
-    """What the templates of HTML and Markdown show; looks: those of a page with several runs, which has no figures."""
+    """The contents of HTML and Markdown templates; looks: those of a page with several runs, which has no figures."""
     record, summary, methods = material.record, material.summary, material.methods
     looks = looks or drawing.styles(material.names)
     said = findings(summary) if summary else NO_FINDINGS

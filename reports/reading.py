@@ -1,4 +1,4 @@
-"""What a run left on disk, as far as it can be read: whatever is missing or damaged is named and the rest is used."""
+"""A run as read from disk, as far as it can be: whatever is missing or damaged is named and the rest is used."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from ..results.run_folder import Cell, Run
 
 @dataclass(frozen=True)
 class Trained:
-    """What one cell left on disk: values by metric and prompt, responses by prompt, and the training log."""
+    """One cell as read from disk: values by metric and prompt, responses by prompt, and the training log."""
 
     method: str
     seed: int

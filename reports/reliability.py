@@ -10,11 +10,11 @@ LOOKS = {"training": ("-", "full"), "evaluation": (drawing.DASHED, "none")}
 
 
 def reliability(audit: Mapping[str, Any]) -> drawing.Figure | None:
-    """A panel a set of pairs (held-out, external), a line a reward model; None where nothing was audited.
+    """A chart a set of pairs (held-out, external), a line a reward model; None where nothing was audited.
 
     audit: summary["reward_models"].
     """
-    panels = []
+    charts = []
     for name, part in audit.items():
         models = {role: row["bins"] for role, row in part.get("models", {}).items() if row.get("bins")}
         if not models:
@@ -35,8 +35,8 @@ def reliability(audit: Mapping[str, Any]) -> drawing.Figure | None:
         axes.set_xlabel("Confidence that the reply with the higher score is preferred")
         axes.legend(frameon=False, labelcolor=drawing.INK, fontsize=drawing.SIZE, loc="lower right")
         title = "Share of pairs ordered as people did" + ("" if name == "heldout" else f" ({name} pairs)")
-        panels.append(drawing.finish_panel(canvas, f"reliability-{name}", title, f"{title}. {'; '.join(spoken)}"))
-    if not panels:
+        charts.append(drawing.finish_chart(canvas, f"reliability-{name}", title, f"{title}. {'; '.join(spoken)}"))
+    if not charts:
         return None
     caption = "On the thin line a reward model is as often right as it is sure; below it, it is too sure of itself."
-    return drawing.Figure("Reliability of the reward models", caption, panels)
+    return drawing.Figure("Reliability of the reward models", caption, charts)

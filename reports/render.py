@@ -104,13 +104,13 @@ def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> l
     if "json" in formats:
         write_json(folder / "report.json", {"run": material.record, "summary": material.summary})
         written.append(folder / "report.json")
-    panels = [p for part in shown["figures"].values() for figure in part for p in figure.panels]
+    charts = [p for part in shown["figures"].values() for figure in part for p in figure.charts]
     for name in ("svg", "pdf"):
         if name in formats:
             (folder / "figures").mkdir(exist_ok=True)
-            for panel in panels:
-                drawing.save(panel, folder / "figures" / f"{panel.key}.{name}")
-                written.append(folder / "figures" / f"{panel.key}.{name}")
+            for chart in charts:
+                drawing.save(chart, folder / "figures" / f"{chart.key}.{name}")
+                written.append(folder / "figures" / f"{chart.key}.{name}")
     return written
 
 
@@ -141,7 +141,7 @@ def _environment(template: str) -> Any:
         "md": wording.markdown,
         "title_of": metric_names.title,
         "evaluator": metric_names.evaluator,
-        "precise": lambda v: quantities.number(v, 3) if quantities.known(v) else quantities.MISSING,
+        "precise": lambda v: quantities.number(v, 3) if quantities.measured(v) else quantities.MISSING,
         "count": lambda v: f"{v:,}" if isinstance(v, int) else v,
     }
     return environment

@@ -18,9 +18,9 @@ LIMIT = 1_000_000  # characters of JSON in one page
 
 
 def samples(cells: Sequence[Trained], looks: Mapping[str, Style], limit: int = LIMIT) -> dict[str, Any]:
-    """What the script shows, and `prompts`, `shown` and `every` for the sentence that says how they were picked.
+    """The script's data, and `prompts`, `shown` and `every` for the sentence that says how they were picked.
 
-    A prompt's answers stand in the order of `methods`, an answer's scores in that of `evaluators`: each [reward,
+    A prompt's responses stand in the order of `methods`, a response's scores in that of `evaluators`: each [reward,
     outcome against SFT (1, 0.5, 0)], None where the evaluator says nothing.
     """
     first: dict[str, Trained] = {}
@@ -41,7 +41,7 @@ def samples(cells: Sequence[Trained], looks: Mapping[str, Style], limit: int = L
                 [message["role"], message["content"]]
                 for message in next(iter(first.values())).generations[prompt_id].prompt
             ],
-            "answers": [_answer(cell, prompt_id, names) for cell in first.values()],
+            "responses": [_response(cell, prompt_id, names) for cell in first.values()],
         }
         for prompt_id in ids
     ]
@@ -61,7 +61,7 @@ def samples(cells: Sequence[Trained], looks: Mapping[str, Style], limit: int = L
     }
 
 
-def _answer(cell: Trained, prompt_id: str, names: Sequence[str]) -> dict[str, Any]:
+def _response(cell: Trained, prompt_id: str, names: Sequence[str]) -> dict[str, Any]:
     generation = cell.generations[prompt_id]
     return {
         "text": generation.response,

@@ -1,17 +1,17 @@
-"""How a report orders metrics and writes their values and intervals."""
+"""A report's order of metrics and its words for their values and intervals."""
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..analysis.metric_names import EVALUATORS, FAMILIES
-from ..analysis.quantities import COSTS, MISSING, known, number, share
+from ..analysis.quantities import COSTS, MISSING, measured, number, share
 
 # The audit of judges: key in summary["judges"]["audit"][NAME] -> how it is called.
 JUDGE_MEASURES = {
     "coverage": "Valid verdicts",
     "flip": "Flips when swapped",
-    "self_consistency": "Same answer twice",
+    "self_consistency": "Same verdict twice",
     "prefers_longer": "Prefers longer",
     "agreement_reward_model": "Agrees with reward model",
     "agreement_gold": "Agrees with true reward",
@@ -26,7 +26,7 @@ PEOPLE_KAPPAS = {"kappa": "Kappa, majority", "kappa_person": "Kappa, one person"
 
 
 def is_headline(metric: str) -> bool:
-    """Whether a metric is of an evaluator as a whole, and not of a part of it (a facet, a panel's member)."""
+    """True for a metric of an evaluator as a whole, and not of a part of it (a facet, a panel's member)."""
     return metric.partition(".")[2] in ("", *EVALUATORS) or metric.count(".") == 1
 
 
@@ -53,7 +53,7 @@ def value(amount: Any, metric: str, sign: bool = False) -> str:
     """A metric's value as its family is written; `sign` for differences, of shares in percentage points."""
     kind = FAMILIES.get(metric.partition(".")[0], ("", "number"))[1]
     is_share = kind == "share" or metric.endswith(("_rate", "accuracy"))
-    if not known(amount):
+    if not measured(amount):
         return MISSING
     text = share(amount) if is_share else f"{amount:,.1f}" if kind == "tokens" else number(amount)
     if sign:
@@ -63,7 +63,7 @@ def value(amount: Any, metric: str, sign: bool = False) -> str:
 
 def bracket(cell: Mapping[str, Any], metric: str) -> str:
     """An interval beside a value that bears the unit: "[64.9, 77.1]"; "" where there is none or it has no width."""
-    if not known(cell.get("low")) or not known(cell.get("high")) or cell["low"] == cell["high"]:
+    if not measured(cell.get("low")) or not measured(cell.get("high")) or cell["low"] == cell["high"]:
         return ""
     return f"[{value(cell['low'], metric)}, {value(cell['high'], metric)}]".replace("%", "")
 
@@ -75,7 +75,7 @@ def markdown(text: Any) -> str:
 
 
 def split(sentence: str) -> tuple[str, str]:
-    """What a sentence says and, after its colon, the numbers behind it."""
+    """A sentence's statement and, after its colon, the numbers behind it."""
     head, colon, tail = sentence.partition(": ")
     return (head, f": {tail}") if colon else ("", sentence)
 

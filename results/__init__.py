@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and how to read it back."""
+"""A run's files on disk, written and read back."""

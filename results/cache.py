@@ -1,4 +1,4 @@
-"""What of the cache a run refers to, and what may go: `bench cache`."""
+"""The cache's items that runs refer to, and those that may go: `bench cache`."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +46,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Cache:
-    """What lies in a root's cache, and the runs that were asked what they refer to."""
+    """The items of a root's cache, and the runs that were asked what they refer to."""
 
     items: list[Item]
     runs: list[Path]
@@ -56,7 +56,7 @@ class Cache:
     """Bytes of judges' answers, which were paid for and are never deleted."""
 
     def removable(self, older_than: timedelta, now: datetime | None = None) -> list[Item]:
-        """What no run refers to and is older: so a run that has not placed its first cell yet is left alone."""
+        """The older items that no run refers to; a run that has not placed its first cell yet is left alone."""
         before = (now or datetime.now(UTC)) - older_than
         return [item for item in self.items if not item.kept and item.created < before]
 

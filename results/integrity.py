@@ -1,4 +1,4 @@
-"""What lies on disk is what was written: files that are there whole or not at all, and whose damage is found and named.
+"""Files that are on disk whole or not at all, as they were written, and whose damage is found and named.
 
 A record (manifest.json, run.json, summary.json) ends with the SHA-256 of the rest of it, a manifest holds that of every
 other file of its folder. Records without such an end were written by older versions and are taken as they are.
@@ -59,13 +59,13 @@ def file_digest(path: Path) -> str:
 def code_digest(*parts: str) -> str:
     """SHA-256 of our own source: these folders of the package, all that is below them, or these files.
 
-    FileNotFoundError for a part that is not there: a key must never hang on nothing.
+    FileNotFoundError for a part that is not there: a key must never depend on nothing.
     """
     found: dict[str, str] = {}
     for part in map(PACKAGE.joinpath, parts):
         files = [part] if part.is_file() else [p for p in part.rglob("*") if p.is_file() and p.suffix in CODE]
         if not files:
-            raise FileNotFoundError(f"{part}: a stage's key hangs on it, and there is no code")
+            raise FileNotFoundError(f"{part}: a stage's key depends on it, and there is no code")
         found |= {p.relative_to(PACKAGE).as_posix(): file_digest(p) for p in files}
     return digest(found)
 
@@ -147,7 +147,7 @@ def check_folder(folder: Path, key: str | None = None) -> None:
 
 
 def is_whole(folder: Path, key: str | None = None) -> bool:
-    """Whether a folder has a manifest (with this key) and every file in it the recorded hash."""
+    """True if a folder has a manifest (with this key) and every file in it the recorded hash."""
     try:
         check_folder(folder, key)
     except DamageError:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 Value = TypeVar("Value")
-BLOCK = 1000  # rows that are in memory at a time where all are gone over
+CHUNK = 1000  # rows that are in memory at a time where all are gone over
 
 
 class LazySequence(Sequence[Value]):
@@ -26,8 +26,8 @@ class LazySequence(Sequence[Value]):
         return [self.make(i) for i in found] if isinstance(found, range) else self.make(found)
 
 
-def blocks(rows: Iterable[Value], progress: str | None = None) -> Iterator[list[Value]]:
+def chunks(rows: Iterable[Value], progress: str | None = None) -> Iterator[list[Value]]:
     """Rows in their order, so many at a time that a model finds some of each length; progress: label of the bar."""
     rest = iter(tqdm(rows, progress, unit="row", leave=False, disable=None if progress else True))
-    while block := list(islice(rest, BLOCK)):
-        yield block
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk

@@ -25,8 +25,8 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One model's answer to one question; `output` is "" in a file of questions."""
+class Response:
+    """One model's response to one question; `output` is "" in a file of questions."""
 
     id: str
     messages: tuple[Message, ...]
@@ -37,30 +37,30 @@ class Answer:
     """Length of the output by the policy's own tokenizer."""
 
 
-def write_outputs(answers: Sequence[Answer], format: Format, folder: Path, time: float) -> Path:
-    """Write one generator's answers in a tool's format below a folder; returns the file.
+def write_outputs(responses: Sequence[Response], format: Format, folder: Path, time: float) -> Path:
+    """Write one generator's responses in a tool's format below a folder; returns the file.
 
-    time: seconds since 1970 for Arena's tstamp. Both tools match answers by instruction or uid, so a second answer to
+    time: seconds since 1970 for Arena's tstamp. Both tools match them by instruction or uid, so a second response to
     the same question is refused.
     """
-    generator = answers[0].generator
-    keys = [_instruction(a.messages) if format == "alpaca_eval" else a.id for a in answers]
+    generator = responses[0].generator
+    keys = [_instruction(a.messages) if format == "alpaca_eval" else a.id for a in responses]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
-        raise InputError(f"{generator} answers a question twice ({twice[:60]!r}); the format takes one answer to each")
+        raise InputError(f"{generator} has two responses to a question ({twice[:60]!r}); the format takes one to each")
     if format == "alpaca_eval":
         path = folder / f"{generator}.json"
-        write_json(path, [_to_alpaca_eval(a) for a in answers])
+        write_json(path, [_to_alpaca_eval(a) for a in responses])
         return path
     path = folder / "model_answer" / f"{generator}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    write_jsonl(partial, [_to_arena(a, time) for a in answers])
+    write_jsonl(partial, [_to_arena(a, time) for a in responses])
     partial.replace(path)
     return path
 
 
-def read_outputs(path: Path, format: Format) -> list[Answer]:
-    """Answers, or questions without one, from a file of a tool; InputError names the file and the row."""
+def read_outputs(path: Path, format: Format) -> list[Response]:
+    """Responses, or questions without one, from a file of a tool; InputError names the file and the row."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -72,14 +72,14 @@ def read_outputs(path: Path, format: Format) -> list[Answer]:
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path} holds no list of rows; give a file of {format}")
     read = _from_alpaca_eval if format == "alpaca_eval" else _from_arena
-    answers = []
+    responses = []
     for number, row in enumerate(rows, start=1):
         try:
-            answers.append(read(row))
+            responses.append(read(row))
         except (KeyError, TypeError, IndexError, AttributeError):
             fields = "instruction" if format == "alpaca_eval" else "uid and prompt or messages"
             raise InputError(f"{path}, row {number}: not a row of {format}, which needs {fields}") from None
-    return answers
+    return responses
 
 
 def _instruction(messages: Sequence[Message]) -> str:
@@ -95,43 +95,43 @@ def _user(text: Any) -> tuple[Message, ...]:
     return ({"role": "user", "content": text},)
 
 
-def _to_alpaca_eval(answer: Answer) -> dict[str, str]:
+def _to_alpaca_eval(response: Response) -> dict[str, str]:
     return {
-        "instruction": _instruction(answer.messages),
-        "output": answer.output,
-        "generator": answer.generator,
-        "dataset": answer.dataset,
+        "instruction": _instruction(response.messages),
+        "output": response.output,
+        "generator": response.generator,
+        "dataset": response.dataset,
     }
 
 
-def _from_alpaca_eval(row: Any) -> Answer:
+def _from_alpaca_eval(row: Any) -> Response:
     key = hashlib.sha256(row["instruction"].encode()).hexdigest()[:16]  # the format has no ids
     output, generator, dataset = (str(row.get(name) or "") for name in ("output", "generator", "dataset"))
-    return Answer(key, _user(row["instruction"]), output, generator, dataset)
+    return Response(key, _user(row["instruction"]), output, generator, dataset)
 
 
-def _to_arena(answer: Answer, time: float) -> dict[str, Any]:
+def _to_arena(response: Response, time: float) -> dict[str, Any]:
     return {
-        "uid": answer.id,
-        "ans_id": hashlib.sha256(f"{answer.generator}/{answer.id}".encode()).hexdigest()[:22],
-        "model": answer.generator,
-        "messages": [*answer.messages, {"role": "assistant", "content": {"answer": answer.output}}],
+        "uid": response.id,
+        "ans_id": hashlib.sha256(f"{response.generator}/{response.id}".encode()).hexdigest()[:22],
+        "model": response.generator,
+        "messages": [*response.messages, {"role": "assistant", "content": {"answer": response.output}}],
         "tstamp": time,
-        "metadata": {"token_len": answer.tokens, **_markdown_counts(answer.output)},
+        "metadata": {"token_len": response.tokens, **_markdown_counts(response.output)},
     }
 
 
-def _from_arena(row: Any) -> Answer:
+def _from_arena(row: Any) -> Response:
     key = str(row["uid"] if "uid" in row else row["question_id"])
     generator, dataset = str(row.get("model", "")), str(row.get("category", ""))
     if "messages" in row:
         *asked, said = row["messages"]
         text, tokens = said["content"]["answer"], int((row.get("metadata") or {}).get("token_len", 0))
-        return Answer(
+        return Response(
             key, tuple({"role": m["role"], "content": m["content"]} for m in asked), text, generator, dataset, tokens
         )
     prompt = row["prompt"] if "prompt" in row else row["turns"][0]["content"]
-    return Answer(key, _user(prompt), "", generator, dataset)
+    return Response(key, _user(prompt), "", generator, dataset)
 
 
 def _markdown_counts(text: str) -> dict[str, dict[str, int]]:

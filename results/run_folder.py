@@ -186,7 +186,7 @@ class Run:
                 differs = ", ".join([*differences(old["contract"], record["contract"])][:6])
                 raise InputError(
                     f"{self.path} belongs to run {old['run_id']} with another configuration (differs in {differs}); "
-                    f"give another folder with --out, or leave --out away to get a folder of its own"
+                    f"give another folder with --out, or omit --out to get a folder of its own"
                 )
             check_names([*old["methods"], *record["methods"]])
             self._check_evaluators(evaluators or {}, scored)
@@ -264,7 +264,7 @@ class Run:
 
 
 def runs_folder(root: Path, benchmark: str) -> Path:
-    """Where a benchmark's runs lie by default; InputError for a name that is no folder's, see `check_names`."""
+    """The default folder of a benchmark's runs; InputError for a name that is no folder's, see `check_names`."""
     parent = Path(root) / "runs"
     check_names([*(p.name for p in parent.glob("*") if p.name.lower() == benchmark.lower()), benchmark])
     return parent / benchmark
@@ -281,7 +281,7 @@ def check_names(names: Iterable[str]) -> None:
         if path or not re.fullmatch(r"[^\s./\x00-\x1f][^/\x00-\x1f]*", name) or name != name.strip() or len(name) > 200:
             shown = repr(name if len(name) <= 60 else f"{name[:60]}...")
             raise InputError(
-                f"the name {shown} cannot be a folder's; take up to 200 letters, digits and signs such as _ and =, "
+                f"the name {shown} cannot be a folder's; use up to 200 letters, digits and signs such as _ and =, "
                 f"a letter or digit first"
             )
         if seen.setdefault(name.lower(), name) != name:
@@ -311,12 +311,12 @@ def find_run(path: Path, finished: bool = False) -> Run:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether a file in a folder without run.json is not ours; a killed process leaves an unfinished one behind."""
+    """True for a file in a folder without run.json that is not ours; a killed process leaves an unfinished one."""
     return path.name not in (f".{RUN}.partial", LOCK, HOLDER)
 
 
 def _aside(cell: Path) -> Path:
-    """Where a cell lies while another takes its place."""
+    """The place of a cell while another takes its own."""
     return cell.with_name(f".{cell.name}{REPLACED}")
 
 
@@ -337,7 +337,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_same(cell: Path, other: Path) -> bool:
-    """Whether a cell has the stages, evaluators and files of another that is whole, and is whole itself."""
+    """True if a cell has the stages, evaluators and files of another that is whole, and is whole itself."""
     try:
         old, new = (read_record(folder / MANIFEST) for folder in (cell, other))
         same = all(old.get(part) == new[part] for part in ("stages", "evaluators", "files"))

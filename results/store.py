@@ -194,25 +194,25 @@ class Store:
         def build_with_others(folder: Path) -> None:
             nonlocal begun
             begun = True
-            processes.tell(folder)
-            processes.gather(None)  # the others have copied its step checkpoints
+            processes.broadcast(folder)
+            processes.all_gather(None)  # the others have copied its step checkpoints
             build(folder)
 
         made = self._stage(name, inputs, build_with_others)
         if not begun:
-            processes.tell(None)
-        return processes.tell(made)
+            processes.broadcast(None)
+        return processes.broadcast(made)
 
     def _follow(self, build: Callable[[Path], None]) -> Stage:
         """Do what the first process does with a stage; where it makes it, in a folder that is then thrown away."""
-        leading: Path | None = processes.tell(None)
+        leading: Path | None = processes.broadcast(None)
         if leading:
             with tempfile.TemporaryDirectory() as folder:
                 if (leading / STEPS).is_dir():  # both go on from the same checkpoint
                     shutil.copytree(leading / STEPS, Path(folder) / STEPS)
-                processes.gather(None)
+                processes.all_gather(None)
                 build(Path(folder))
-        return processes.tell(None)
+        return processes.broadcast(None)
 
     def _stage(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
         key = digest({"stage": name, **inputs})

@@ -1,4 +1,4 @@
-"""How a process joins those that `accelerate launch` started."""
+"""A process's entry among those that `accelerate launch` started."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ def start(device: str) -> str:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         return device
     if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device {device} names one device, and there are several processes; leave it away")
+        raise InputError(f"--device {device} names one device, and there are several processes; leave it out")
     import torch
     from accelerate import PartialState
 

@@ -36,59 +36,59 @@ def join(rank: int, size: int) -> None:
 
 
 def is_true(variable: str) -> bool:
-    """Whether accelerate has set a variable of the environment."""
+    """True if accelerate has set a variable of the environment."""
     return os.environ.get(variable, "false").lower() == "true"
 
 
 def rank() -> int:
-    """Which process this is; 0 is the first, which alone writes the run and speaks."""
+    """This process's number; 0 is the first, which alone writes the run and speaks."""
     return _RANK
 
 
 def size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return _SIZE
 
 
 def is_sharding() -> bool:
-    """Whether weights are divided among processes while they are trained: FSDP, and more than one process."""
+    """True if weights are divided among processes while they are trained: FSDP, and more than one process."""
     return _SIZE > 1 and is_true("ACCELERATE_USE_FSDP")
 
 
 def is_dividing_moments() -> bool:
-    """Whether Adam's moments are divided among processes: DeepSpeed's ZeRO, and more than one process."""
+    """True if Adam's moments are divided among processes: DeepSpeed's ZeRO, and more than one process."""
     return _SIZE > 1 and is_true("ACCELERATE_USE_DEEPSPEED")
 
 
 def arrangement() -> dict[str, Any]:
-    """How many processes there are, and what they divide among them while they train beside the rows of a step."""
+    """The number of processes, and what they divide among them while they train beside the rows of a step."""
     divided = "weights, gradients, moments" if is_sharding() else "moments" if is_dividing_moments() else "nothing"
     if is_dividing_moments() and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "2":
         divided = "gradients, moments"
     return {"count": _SIZE, "divided": divided}
 
 
-def mine(rows: Sequence[Value]) -> Sequence[Value]:
-    """This process's share of some rows; it may be empty."""
+def shard(rows: Sequence[Value]) -> Sequence[Value]:
+    """This process's shard of some rows; it may be empty."""
     return rows[_RANK::_SIZE] if _SIZE > 1 else rows
 
 
-def part(rows: Sequence[Value]) -> Sequence[Value]:
-    """This process's run of neighbours among some rows; the parts of all processes, in order, are the rows."""
+def shard_in_order(rows: Sequence[Value]) -> Sequence[Value]:
+    """This process's run of neighbours among some rows; the shards of all processes, in order, are the rows."""
     return rows[len(rows) * _RANK // _SIZE : len(rows) * (_RANK + 1) // _SIZE]
 
 
-def gather(value: Value) -> list[Value]:
+def all_gather(value: Value) -> list[Value]:
     """The values of all processes, the first one's first. An error that another process tells is raised here."""
     return _exchange(value)
 
 
-def tell(value: Value | None) -> Value:
+def broadcast(value: Value | None) -> Value:
     """The first process's value, in all of them; those of the others are not looked at."""
     return _exchange(value if _RANK == 0 else None)[0]
 
 
-def added(values: Mapping[str, float]) -> dict[str, float]:
+def all_reduce_numbers(values: Mapping[str, float]) -> dict[str, float]:
     """Numbers by name, each added up over the processes that have it."""
     if _SIZE == 1:
         return dict(values)
@@ -99,7 +99,7 @@ def added(values: Mapping[str, float]) -> dict[str, float]:
     return sums
 
 
-def add_up(tensors: Sequence["Tensor"]) -> None:
+def all_reduce(tensors: Sequence["Tensor"]) -> None:
     """Replace each tensor by its sum over all processes; the same shapes in the same order everywhere."""
     if _SIZE > 1:
         from torch import distributed
@@ -113,7 +113,7 @@ def end_all(error: Exception) -> None:
 
     The launcher ends them when it sees this one end. What was saved stays, and the same command goes on from there.
     """
-    said = "failed in what all do together, which ends all; if memory ran out, lower the tuning's micro_tokens"
+    said = "failed in what all do together, so all end; if memory ran out, lower the tuning's micro_tokens"
     shown = "".join(traceback.format_exception(error))
     print(f"process {_RANK + 1} of {_SIZE} {said}\n{shown}", end="", file=sys.__stderr__, flush=True)
     os._exit(1)
@@ -121,7 +121,7 @@ def end_all(error: Exception) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What all processes do: an error in one of them is told to the others, once, and raised in all."""
+    """Work of all processes: an error in one of them is told to the others, once, and raised in all."""
     try:
         yield
     except Exception as error:

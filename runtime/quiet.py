@@ -1,4 +1,4 @@
-"""How a process keeps libraries quiet, and hears Ctrl-C."""
+"""Quiet libraries in a process, and its handling of Ctrl-C."""
 
 import os
 import signal

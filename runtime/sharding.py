@@ -1,6 +1,6 @@
 """Weights divided among the processes of a run while they are trained: FSDP2, `torch.distributed.fsdp.fully_shard`.
 
-accelerate's configuration asks for it (`fsdp_version: 2`). Each process then holds its share of every weight that is
+accelerate's configuration asks for it (`fsdp_version: 2`). Each process then holds its shard of every weight that is
 trained, of its gradient and of Adam's moments; a pass with gradients brings a layer's weights together when it gets to
 it. Passes without gradients (sampling, log-probs, values) and saving go through the plain model, whose weights are
 brought together once after an update and let go at the next pass with gradients, so that the processes need not be in
@@ -27,7 +27,7 @@ REFUSED = {
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params",
     "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing",
 }
-"""What accelerate puts into the environment, and the name of the setting; those that are true are not supported."""
+"""Variables that accelerate sets, and the name of the setting; those that are true are not supported."""
 
 
 def check() -> None:
@@ -38,7 +38,7 @@ def check() -> None:
         if processes.is_true(variable):
             raise InputError(f"accelerate's {name} is not supported here; set it to false")
     if os.environ.get("FSDP_IGNORED_MODULES"):
-        raise InputError("accelerate's fsdp_ignored_modules is not supported here; leave it away")
+        raise InputError("accelerate's fsdp_ignored_modules is not supported here; leave it out")
     policy = os.environ.get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
     if policy.upper() != "TRANSFORMER_BASED_WRAP":
         raise InputError(
@@ -80,7 +80,7 @@ class Sharded:
     def whole(self) -> nn.Module:
         """The plain model with the weights as they are now. All processes call this after an update, or none."""
         if not self.is_whole:
-            processes.gather(None)  # should one have failed, all hear it here
+            processes.all_gather(None)  # should one have failed, all hear it here
             try:
                 for weight, shard in zip(self.plain.parameters(), self.parameters, strict=True):
                     weight.data = full(shard)
@@ -91,7 +91,7 @@ class Sharded:
 
 
 def is_divided(tensor: Tensor) -> "TypeGuard[DTensor]":
-    """Whether this process holds a share of the tensor: a DTensor, known without importing what takes long."""
+    """True if this process holds a shard of the tensor: a DTensor, known without importing what takes long."""
     return hasattr(tensor, "full_tensor")
 
 
@@ -101,7 +101,7 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def divided_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """This process's share of a tensor, on the device of another one and divided as that is."""
+    """This process's shard of a tensor, on the device of another one and divided as that is."""
     tensor = tensor.to(other.device)
     if not is_divided(other) or tensor.shape != other.shape:
         return tensor

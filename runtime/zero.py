@@ -2,8 +2,8 @@
 
 Rajbhandari et al. (2020, arXiv:1910.02054), section 5. accelerate's configuration asks for it (`zero_stage: 1` or `2`).
 Every process holds all weights, and all work without gradients goes on as if nothing were divided. An update is ours:
-DeepSpeed lays the weights out in one piece, adds each gradient up where its share lies, and hands the new weights
-round; norm, clipping and AdamW on the shares are the loop's. As ever with ZeRO, a weight without gradient counts as
+DeepSpeed lays the weights out in one piece, adds each gradient up where its shard lies, and hands the new weights
+round; norm, clipping and AdamW on the shards are the loop's. As ever with ZeRO, a weight without gradient counts as
 one whose gradient is 0 as long as another of its group has one.
 """
 
@@ -27,22 +27,22 @@ BUCKET = 500_000_000  # numbers that are sent at once, as DeepSpeed's own defaul
 ALWAYS = ("contiguous_gradients", "reduce_scatter", "allgather_partitions")  # on by default, and so they stay
 SIZES = ("reduce_bucket_size", "allgather_bucket_size")
 OURS = {
-    "gradient_clipping": "leave it away, for the benchmark's max_grad_norm holds",
+    "gradient_clipping": "leave it out, for the benchmark's max_grad_norm holds",
     "gradient_accumulation_steps": "set 1, for the benchmark's batch sizes hold",
     "train_batch_size": "set auto, for the benchmark's batch sizes hold",
     "train_micro_batch_size_per_gpu": "set auto, for the benchmark's micro_tokens hold",
-    "optimizer": "leave it away, for the benchmark's methods say how they learn",
-    "scheduler": "leave it away, for the benchmark's methods say how they learn",
+    "optimizer": "leave it out, for the benchmark's methods say how they learn",
+    "scheduler": "leave it out, for the benchmark's methods say how they learn",
     "mixed_precision": "set no, for the benchmark's precision holds",
-    "bf16": "leave it away, for the benchmark's precision holds",
-    "fp16": "leave it away, for the benchmark's precision holds",
+    "bf16": "leave it out, for the benchmark's precision holds",
+    "fp16": "leave it out, for the benchmark's precision holds",
 }
 """Settings of DeepSpeed that a benchmark makes, and what to do where its configuration names one of them."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What accelerate's configuration says of ZeRO."""
+    """The settings of ZeRO in accelerate's configuration."""
 
     stage: int
     reduce_bucket_size: int = BUCKET
@@ -79,7 +79,7 @@ class Zero:
     """Parameters of an AdamW whose moments lie divided among the processes, each group of them in one piece."""
 
     def __init__(self, adam: torch.optim.AdamW):
-        """adam: has not made a step; from now on its parameters are this process's shares, one for each group."""
+        """adam: has not made a step; from now on its parameters are this process's shards, one for each group."""
         import deepspeed
         from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
         from deepspeed.utils.timer import NoopTimer
@@ -103,8 +103,8 @@ class Zero:
         )
         for hook in self._zero._grad_acc_hooks:  # these send gradients in the order in which they come
             hook.remove()
-        for share, parts in zip(self.shares, self._zero.parallel_partitioned_bit16_groups, strict=True):
-            share.data = parts[processes.rank()].data  # of the weights themselves, where DeepSpeed has a copy
+        for shard, parts in zip(self.shards, self._zero.parallel_partitioned_bit16_groups, strict=True):
+            shard.data = parts[processes.rank()].data  # of the weights themselves, where DeepSpeed has a copy
         # about the order in which a backward pass is done with them, and the same in every process
         self._order = [(p, i) for i, group in reversed([*enumerate(self.groups)]) for p in reversed(group)]
         self._group_of = dict(self._order)
@@ -114,7 +114,7 @@ class Zero:
         self.clear()
 
     @property
-    def shares(self) -> list[nn.Parameter]:
+    def shards(self) -> list[nn.Parameter]:
         """This process's part of each group's weights, what AdamW updates."""
         return [group["params"][0] for group in self.adam.param_groups]
 
@@ -131,24 +131,24 @@ class Zero:
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradient up: in stage 1 here, in stage 2 over all processes, which make this pass together."""
         if self.stage == 2:
-            processes.gather(True)  # the others make this pass as well
+            processes.all_gather(True)  # the others make this pass as well
         loss.backward()
         if self.stage == 2:
             self._end_pass()
 
     def join_passes(self) -> None:
         """In stage 2, take part in the passes that other processes still make, with a gradient of 0."""
-        while self.stage == 2 and any(processes.gather(False)):
+        while self.stage == 2 and any(processes.all_gather(False)):
             self._end_pass()
 
-    def add_up(self) -> None:
-        """After the last pass: give each share its gradient, summed over all passes and processes.
+    def reduce_scatter(self) -> None:
+        """After the last pass: give each shard its gradient, summed over all passes and processes.
 
         A group without any gradient, in all processes, has none afterwards.
         """
         if self.stage == 1:
             self._given = [any(p.grad is not None for p in group) for group in self.groups]
-        self._given = [any(given) for given in zip(*processes.gather(self._given), strict=True)]
+        self._given = [any(given) for given in zip(*processes.all_gather(self._given), strict=True)]
         if self.stage == 1:
             for group, given in zip(self.groups, self._given, strict=True):
                 for parameter in group if given else ():
@@ -157,15 +157,15 @@ class Zero:
             self._zero.reduce_gradients()
         else:
             self._zero.finalize_gradient_accumulation_boundary()
-        for i, (share, given) in enumerate(zip(self.shares, self._given, strict=True)):
-            share.grad = self._zero.flatten(self._zero.averaged_gradients[i]) if given else None
+        for i, (shard, given) in enumerate(zip(self.shards, self._given, strict=True)):
+            shard.grad = self._zero.flatten(self._zero.averaged_gradients[i]) if given else None
         self._zero.averaged_gradients.clear()
 
     def norm(self, own: Tensor) -> Tensor:
-        """Norm of the whole gradient, from that of the shares in this process."""
-        return torch.linalg.vector_norm(own.new_tensor(processes.gather(float(own))))
+        """Norm of the whole gradient, from that of the shards in this process."""
+        return torch.linalg.vector_norm(own.new_tensor(processes.all_gather(float(own))))
 
-    def spread(self) -> None:
+    def all_gather(self) -> None:
         """After an update: every process gets all weights."""
         self._zero.update_lp_params()
 
@@ -180,24 +180,24 @@ class Zero:
     def state_dict(self) -> dict[str, Any]:
         """Adam's state by parameter, in the first process alone; all call this."""
         whole: dict[str, Any] = {}
-        for first, group, share in self._numbered():
-            for name, value in self.adam.state.get(share, {}).items():
+        for first, group, shard in self._numbered():
+            for name, value in self.adam.state.get(shard, {}).items():
                 parts = self._whole(value, group) if value.dim() else [value.clone() for _ in group]
                 whole |= {f"{first + i} {name}": part for i, part in enumerate(parts)}
         return whole
 
     def load_state_dict(self, state: dict[int, dict[str, Tensor]]) -> None:
         """state: Adam's of each parameter, whole, by number."""
-        for first, group, share in self._numbered():
-            self.adam.state[share] = {}
+        for first, group, shard in self._numbered():
+            self.adam.state[shard] = {}
             for name, value in state.get(first, {}).items():
                 if value.dim():
                     flat = torch.cat([state[first + i][name].flatten() for i in range(len(group))])
-                    start = processes.rank() * share.numel()
-                    value = torch.zeros_like(share.data)
-                    own = flat[start : start + share.numel()]  # the last share is filled up with zeros
+                    start = processes.rank() * shard.numel()
+                    value = torch.zeros_like(shard.data)
+                    own = flat[start : start + shard.numel()]  # the last shard is filled up with zeros
                     value[: len(own)] = own
-                self.adam.state[share][name] = value.to(share.device)
+                self.adam.state[shard][name] = value.to(shard.device)
 
     def _arrived(self, parameter: nn.Parameter) -> None:
         """Send a gradient once all before it in the order are sent, so that all processes send the same ones."""
@@ -223,16 +223,16 @@ class Zero:
             parameter.grad = torch.zeros_like(parameter)
 
     def _numbered(self) -> Iterator[tuple[int, list[nn.Parameter], nn.Parameter]]:
-        """Number of each group's first parameter, the group, and this process's share of it."""
+        """Number of each group's first parameter, the group, and this process's shard of it."""
         first = 0
-        for group, share in zip(self.groups, self.shares, strict=True):
-            yield first, group, share
+        for group, shard in zip(self.groups, self.shards, strict=True):
+            yield first, group, shard
             first += len(group)
 
-    def _whole(self, share: Tensor, group: list[nn.Parameter]) -> list[Tensor]:
-        """In the first process, shares brought together and cut as the parameters are; elsewhere nothing."""
-        parts = [torch.empty_like(share) for _ in range(processes.size())] if not processes.rank() else None
-        torch.distributed.gather(share, parts)
+    def _whole(self, shard: Tensor, group: list[nn.Parameter]) -> list[Tensor]:
+        """In the first process, shards brought together and cut as the parameters are; elsewhere nothing."""
+        parts = [torch.empty_like(shard) for _ in range(processes.size())] if not processes.rank() else None
+        torch.distributed.gather(shard, parts)
         if parts is None:
             return []
         sizes = [p.numel() for p in group]
@@ -241,7 +241,7 @@ class Zero:
 
 
 def _settings() -> Settings:
-    """What accelerate put into the environment, or the file that it names; InputError for what is not supported."""
+    """The settings in the environment, or in the file that it names; InputError for what is not supported."""
     said: dict[str, Any] = {
         "zero_stage": os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"),
         "offload_optimizer_device": os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"),
@@ -259,18 +259,18 @@ def _settings() -> Settings:
             stage = zero.pop("stage")
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise InputError(
-                f"{path}, which accelerate's deepspeed_config_file names, is no JSON with a zero_optimization and its "
+                f"{path}, which accelerate's deepspeed_config_file names, is not JSON with a zero_optimization and its "
                 f"stage ({type(error).__name__}: {error})"
             ) from None
         of_file.pop("steps_per_print", None)
         sizes = {name: int(zero.pop(name)) for name in SIZES if name in zero and not _is_off(zero[name])}
         off = [name for name in ALWAYS if zero.pop(name, True) not in (True, "auto")]
         if off:
-            raise InputError(f"{path}: zero_optimization.{off[0]} is always on here; leave it away")
+            raise InputError(f"{path}: zero_optimization.{off[0]} is always on here; leave it out")
         said |= of_file | {f"zero_optimization.{name}": value for name, value in zero.items()}
     if str(stage) not in ("1", "2"):
         more = (
-            "take FSDP, which divides the weights too (distributed_type: FSDP, fsdp_version: 2)"
+            "use FSDP, which divides the weights too (distributed_type: FSDP, fsdp_version: 2)"
             if str(stage) == "3"
             else "launch with --multi_gpu, where nothing is divided"
         )
@@ -279,13 +279,13 @@ def _settings() -> Settings:
         if not _is_off(value) and not (name == "gradient_accumulation_steps" and str(value) == "1"):
             value = json.dumps(value) if isinstance(value, dict | list) else value
             raise InputError(
-                f"DeepSpeed's {name} {value} is not supported here; {OURS.get(name, 'leave it away or turn it off')}"
+                f"DeepSpeed's {name} {value} is not supported here; {OURS.get(name, 'leave it out or turn it off')}"
             )
     return Settings(int(stage), **sizes)
 
 
 def _is_off(value: Any) -> bool:
-    """Whether a setting asks for nothing."""
+    """True if a setting asks for nothing."""
     if isinstance(value, dict):
         return _is_off(value["enabled"] if "enabled" in value else value.get("device", bool(value)))
     return value in (None, False, "auto", "none", "no")

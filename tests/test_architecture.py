@@ -102,7 +102,7 @@ def test_no_import_goes_upward():
 
 
 def test_no_circles():
-    """Modules that nothing left imports are taken away until none is left; a circle would stay."""
+    """Modules that nothing left imports are removed until none is left; a circle would stay."""
     left = dict(arrows())
     while ends := [name for name, found in left.items() if not found & left.keys()]:
         for name in ends:

@@ -1,4 +1,4 @@
-"""What others made runs no code here: pickles, YAML tags, code beside a model; and names that are paths are refused."""
+"""Files of others run no code here: pickles, YAML tags, code beside a model; and names that are paths are refused."""
 
 import json
 import os

@@ -1,1 +1,1 @@
-"""How weights change: the optimizer loop, its log, checkpoints and probe, SFT and reward models."""
+"""The training of weights: the optimizer loop, its log, checkpoints and probe, SFT and reward models."""

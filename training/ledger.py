@@ -1,4 +1,4 @@
-"""What a training has spent, its log, and the policies that it saves on the way."""
+"""A training's spending, its log, and the policies that it saves on the way."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from .task import TrainingTask
 
 @dataclass
 class Ledger:
-    """What a method has spent, and its log."""
+    """A method's spending and its log."""
 
     out: Path
     network_size: int

@@ -26,7 +26,7 @@ Watched = tuple[Tensor, dict[str, float]]  # a batch's part of a step's loss, an
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an optimizer step came to, over all its batches and all processes."""
+    """The outcome of an optimizer step, over all its batches and all processes."""
 
     loss: float
     grad_norm: float
@@ -150,13 +150,13 @@ class Optimizer:
                 if not isinstance(error, (RuntimeError, MemoryError)):
                     raise
                 self.network.use_less_memory(error)
-        total = self._add_up(total)
+        total = self._all_reduce(total)
         norm = self._move(total)
-        return Outcome(total, norm, sum(processes.gather(tokens)), processes.added(sums))
+        return Outcome(total, norm, sum(processes.all_gather(tokens)), processes.all_reduce_numbers(sums))
 
     def _move(self, total: float) -> float:
         """Change the weights by the gradient of a loss, cut to its norm, which is returned."""
-        updated = self.zero.shares if self.zero else self.parameters
+        updated = self.zero.shards if self.zero else self.parameters
         norm = full(nn.utils.get_total_norm([p.grad for p in updated if p.grad is not None]))
         if self.zero:
             norm = self.zero.norm(norm)
@@ -167,11 +167,11 @@ class Optimizer:
             )
         self.adam.step()
         if self.zero:
-            self.zero.spread()
+            self.zero.all_gather()
         self.schedule.step()
         return float(norm)
 
-    def _add_up(self, total: float) -> float:
+    def _all_reduce(self, total: float) -> float:
         """Add up loss and gradients over all processes; a weight without gradient in one of them counts 0 there.
 
         Gradients of divided weights were added up in the backward pass.
@@ -179,16 +179,16 @@ class Optimizer:
         if processes.size() == 1:
             return total
         if self.zero:
-            self.zero.add_up()
+            self.zero.reduce_scatter()
         if self.divided or self.zero:
-            return sum(processes.gather(total))
-        heard = processes.gather((total, [p.grad is not None for p in self.parameters]))
+            return sum(processes.all_gather(total))
+        heard = processes.all_gather((total, [p.grad is not None for p in self.parameters]))
         totals, given = zip(*heard, strict=True)
         used = [p for p, *anywhere in zip(self.parameters, *given, strict=True) if any(anywhere)]
         for parameter in used:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        processes.add_up([p.grad for p in used])
+        processes.all_reduce([p.grad for p in used])
         return sum(totals)
 
     @torch.no_grad()
@@ -230,7 +230,7 @@ class Recipe:
 
 
 class Objective(Generic[Example]):
-    """What a training learns: its examples, what of them goes through the network, and their losses."""
+    """The object of a training: its examples, what of them goes through the network, and their losses."""
 
     examples: Sequence[Example]
     by_place: bool = False
@@ -239,7 +239,7 @@ class Objective(Generic[Example]):
     """Predict the prompt of an example's first sequence too, from its second token on."""
 
     def sequences(self, example: Example) -> Sequences:
-        """What of an example goes through the network, in one pass."""
+        """The part of an example that goes through the network, in one pass."""
         raise TypeError(f"{type(self).__name__} must define sequences(example)")
 
     def prepare(self, examples: list[Example]) -> None:
@@ -265,9 +265,9 @@ def take_step(
     names: of the rows or of what they belong to, after a word that says which; for the TrainingError, with the step,
     if the loss or the gradient is not finite.
     """
-    network, share, own = optimizer.network, processes.mine(rows), processes.mine(sequences)
+    network, shard, own = optimizer.network, processes.shard(rows), processes.shard(sequences)
     try:
-        outcome = optimizer.step(lambda: network.batches(share, own, **laid), loss)
+        outcome = optimizer.step(lambda: network.batches(shard, own, **laid), loss)
     except TrainingError as error:
         kind, *first = names[:5]
         raise TrainingError(f"step {ledger.optimizer_steps + 1}: {error} ({kind} {', '.join(first)}, ...)") from None

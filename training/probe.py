@@ -24,7 +24,7 @@ class Probe:
     """Looks at a policy on the same pairs and prompts for every method and seed, four times in a training.
 
     On up to 16 training pairs: `chosen_displacement` and `rejected_displacement`, log pi - log pi_SFT of the response
-    in nats (both below 0: probability flows to answers nobody asked for, Razin et al. 2024, arXiv:2410.08847), their
+    in nats (both below 0: probability flows to responses nobody asked for, Razin et al. 2024, arXiv:2410.08847), their
     difference `implicit_margin`, and `implicit_accuracy`, the share in which it is positive. On responses to up to 16
     prompts, if `with_samples`: exact `kl` to SFT in nats a response, `entropy` in nats a token, and what
     `response_signals` sees.
@@ -48,7 +48,7 @@ class Probe:
         self.shares = state["shares"]
 
     def __call__(self, share: float) -> dict[str, float]:
-        """What is to be logged when this share of the training is done: nothing, most of the time."""
+        """The values to log when this share of the training is done: none, most of the time."""
         if not self.shares or share < self.shares[0]:
             return {}
         self.shares = [later for later in self.shares if later > share]
@@ -96,7 +96,7 @@ def repetition(ids: Sequence[int], n: int = 4) -> float:
 
 @lru_cache(maxsize=1)
 def _logps_of_sft(sft: Checkpoint, tuning: Tuning, sequences: Sequences) -> torch.Tensor:
-    """What the probes of all methods and seeds start from."""
+    """SFT's log-probs, from which the probes of all methods and seeds start."""
     return Policy.open(sft, tuning, trainable=False).total_logps(sequences)
 
 

@@ -135,8 +135,8 @@ class StepCheckpoints:
             raise self._stopped(self.total, label, unit)
 
     def _agreed(self, due: bool = False) -> tuple[bool, tuple[bool, ...]]:
-        """Whether to stop, which all do after the same step where one of them is asked; and what was due in each."""
-        asked, dues = zip(*processes.gather((self.asked is not None, due)), strict=True)
+        """Agreement to stop, after the same step in all where one of them is asked; and what was due in each."""
+        asked, dues = zip(*processes.all_gather((self.asked is not None, due)), strict=True)
         return any(asked), dues
 
     def _stopped(self, done: int, label: str, unit: str) -> Stopped:

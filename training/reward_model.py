@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.checkpoint import Checkpoint, open_network
-from ..models.kept_values import write_known
+from ..models.kept_values import write_kept
 from ..models.layout import Batch, Sequences
 from ..models.model_files import remote_code_allowed
 from ..models.reward_model import RewardModel
 from ..models.tuning import Tuning
-from ..results.lazy import LazySequence, blocks
+from ..results.lazy import LazySequence, chunks
 from ..results.records import Pair
 from ..results.store import GATE, MODEL
 from ..runtime import processes
@@ -68,12 +68,12 @@ def fit_reward_model(
         if processes.rank():
             return
         sides = LazySequence(2 * len(heldout), lambda place: sides_of(heldout[place // 2])[place % 2])
-        scores = [score for block in blocks(sides, "held-out pairs") for score in model.score_all(block)]
+        scores = [score for chunk in chunks(sides, "held-out pairs") for score in model.score_all(chunk)]
         chosen, rejected = torch.tensor(scores).view(-1, 2).unbind(1)
         right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
         (out / GATE).write_text(json.dumps({"accuracy": mean_by_prompt(heldout, right.tolist())}))
         network.save(out / MODEL, model.tokenizer)
-        write_known(out / MODEL, sides, scores)
+        write_kept(out / MODEL, sides, scores)
 
 
 def _width(checkpoint: Checkpoint) -> int:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..models.checkpoint import Checkpoint, merge_adapter, open_network
-from ..models.kept_values import write_known
+from ..models.kept_values import write_kept
 from ..models.layout import Batch, Sequences
 from ..models.policy import Policy
 from ..models.tuning import Tuning
-from ..results.lazy import LazySequence, blocks
+from ..results.lazy import LazySequence, chunks
 from ..results.records import Ids, Pair, Prompt
 from ..results.store import GATE, MODEL
 from ..runtime import processes
@@ -72,7 +72,7 @@ def fine_tune(
     logps = _logps(saved, heldout)
     gate["sft"] = _losses(heldout, logps)
     (out / GATE).write_text(json.dumps(gate))
-    write_known(out / MODEL, [(e.prompt.ids, e.response) for e in heldout], logps)
+    write_kept(out / MODEL, [(e.prompt.ids, e.response) for e in heldout], logps)
 
 
 def examples(pairs: Sequence[Pair], *, both: bool) -> Sequence[Example]:
@@ -94,7 +94,7 @@ def mean_by_prompt(rows: Sequence[Pair | Example], values: Sequence[float]) -> l
 
 
 def _logps(policy: Policy, examples: Sequence[Example]) -> list[float]:
-    found = (policy.total_logps([(e.prompt.ids, e.response) for e in block]).tolist() for block in blocks(examples))
+    found = (policy.total_logps([(e.prompt.ids, e.response) for e in chunk]).tolist() for chunk in chunks(examples))
     return [value for values in found for value in values]
 
 

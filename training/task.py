@@ -1,4 +1,4 @@
-"""What every method is given: pairs, prompts, budget. This is the fairness contract."""
+"""The task of every method: pairs, prompts, budget. This is the fairness contract."""
 
 import contextlib
 import random
@@ -14,7 +14,7 @@ from ..models.checkpoint import Checkpoint
 from ..models.layout import Sequences
 from ..models.policy import Policy
 from ..models.tuning import Tuning
-from ..results.lazy import blocks
+from ..results.lazy import chunks
 from ..results.records import Pair, Prompt, RatedReply, Reward
 from ..results.store import EVERY
 
@@ -48,7 +48,7 @@ class PromptDataset:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a method may spend."""
+    """Limits of a method's spending."""
 
     examples: int
     """Preference pairs drawn (offline methods) or responses sampled and scored (online methods), repeats counted."""
@@ -67,7 +67,7 @@ class TrainingTask:
     out: Path
     tuning: Tuning = field(default_factory=Tuning)
     base: Checkpoint | None = None
-    """What `sft` was tuned from, for methods that replace SFT as well."""
+    """The model that `sft` was tuned from, for methods that replace SFT as well."""
     reward_model: Checkpoint | None = None
     """The model behind `reward`, for a critic that starts from it."""
     unpaired: Sequence[RatedReply] = ()
@@ -100,7 +100,7 @@ def sides_of(pair: Pair) -> Sequences:
 def reference_logps(sft: Checkpoint, tuning: Tuning, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     """Summed log-probs of chosen and rejected replies, each [pairs], under the SFT checkpoint."""
     reference = Policy.open(sft, tuning, trainable=False)
-    logps = [reference.total_logps([s for p in block for s in sides_of(p)]) for block in blocks(pairs, "reference")]
+    logps = [reference.total_logps([s for p in chunk for s in sides_of(p)]) for chunk in chunks(pairs, "reference")]
     chosen, rejected = torch.cat(logps).view(-1, 2).T.contiguous()
     return chosen.clone(), rejected.clone()
 

@@ -26,12 +26,12 @@ def audit_judge(
     judge_prompt: Annotated[
         str, typer.Option(help="Prompt file in evaluators/prompts: pairwise, compact.")
     ] = "pairwise",
-    judge_limit: Annotated[int | None, typer.Option(help="At most so many pairs, the first ones.", min=1)] = None,
+    judge_limit: Annotated[int | None, typer.Option(help="At most this many pairs, the first ones.", min=1)] = None,
     judge_price: Annotated[str | None, typer.Option(help="Dollars per million tokens, IN,OUT.")] = None,
     repeats: Annotated[int, typer.Option(help="Pairs asked a second time, for self-consistency.", min=0)] = 30,
     device: Annotated[str, typer.Option(help="Where a local judge runs: cpu, cuda, cuda:N, mps or auto.")] = "auto",
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
     ] = False,
     root: Annotated[Path, typer.Option("--root", help="Folder of the cache: verdicts are kept.")] = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON alone on stdout.")] = False,
@@ -94,7 +94,7 @@ def read_price(text: str | None) -> tuple[float, float] | None:
             raise ValueError
     except ValueError:
         raise InputError(
-            f"--judge-price {text} is no price; give dollars per million tokens, for example 0.15,0.60"
+            f"--judge-price {text} is not a price; give dollars per million tokens, for example 0.15,0.60"
         ) from None
     return into, out
 
@@ -108,7 +108,7 @@ ROWS = {
     "ties": "ties (or contradicts itself)",
     "flip": "flips when swapped",
     "chose_first": "chooses the first",
-    "self_consistency": "same answer when asked twice",
+    "self_consistency": "same verdict when asked twice",
     "prefers_longer": "prefers the longer",
 }
 

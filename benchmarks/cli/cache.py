@@ -41,9 +41,9 @@ def ls(root: Root = Path("results")) -> None:
 def gc(
     root: Root = Path("results"),
     older_than: Annotated[
-        float, typer.Option(help="Only what was made so many days ago; a run in progress refers to nothing yet.", min=0)
+        float, typer.Option(help="Only what is this many days old; a run in progress refers to nothing yet.", min=0)
     ] = 1.0,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete; otherwise it is only said what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; otherwise only say what would go.")] = False,
 ) -> None:
     """Free what no run refers to. Runs are those below the root, and those that lay elsewhere when they were made.
 
@@ -61,7 +61,7 @@ def gc(
     if young:
         to.print(f"{young} more are younger than {older_than:g} days and are left alone")
     if not yes:
-        to.print(f"{len(items)} folders would go and free {_frees(items)}; add --yes to delete them")
+        to.print(f"{len(items)} folders would be deleted and free {_frees(items)}; add --yes to delete them")
         return
     freed, busy = remove(items)
     to.print(f"{len(items) - len(busy)} folders deleted, {size(freed)} freed")
@@ -82,6 +82,6 @@ def _frees(items) -> str:
 
 
 def _say_runs(to, found) -> None:
-    to.print(f"{len(found.runs)} runs were asked what they refer to")
+    to.print(f"{len(found.runs)} runs were checked for what they refer to")
     for path in found.missing:
         to.print(f"no longer there, so nothing is kept for it: {path}", soft_wrap=True)

@@ -73,7 +73,7 @@ def _torch() -> Iterator[Finding]:
         name = f"{torch.cuda.get_device_name()}, {size(torch.cuda.get_device_properties(0).total_memory)}"
         yield Finding("device", f"cuda: {name}, {tuning.precision}", "ok")
     else:
-        advice = "fine for quick; a model of 1B weights or more wants a GPU"
+        advice = "fine for quick; a model of 1B weights or more needs a GPU"
         yield Finding(
             "device", f"{tuning.device}, {tuning.precision}", "note" if tuning.device == "cpu" else "ok", advice
         )
@@ -132,7 +132,7 @@ def _plugins() -> Iterator[Finding]:
                 load(group, name)
                 yield Finding(f"{group[:-1]} {name}", entry.value, "ok")
             except InputError as error:
-                yield Finding(f"{group[:-1]} {name}", str(error), "broken", "mend or uninstall that package")
+                yield Finding(f"{group[:-1]} {name}", str(error), "broken", "repair or uninstall that package")
 
 
 def _extras() -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""How a run is watched: a table of its cells in a terminal, plain lines elsewhere."""
+"""The view of a run at work: a table of its cells in a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who is told what a run does."""
+    """Listener to a run's progress."""
 
     say: Callable[[str], None]
     """A line that stays."""
@@ -46,7 +46,7 @@ def watching() -> Iterator[Watcher]:
 
 
 class View:
-    """What the live table shows: a row a method, a column a seed, and the progress of the step at work."""
+    """The live table: a row a method, a column a seed, and the progress of the step at work."""
 
     def __init__(self, to: "Console"):
         self.to = to

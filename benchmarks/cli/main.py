@@ -76,7 +76,7 @@ def run(
     judge_until_decided: Annotated[
         bool, typer.Option("--judge-until-decided", help="Stop judging a policy once it is decided against SFT.")
     ] = False,
-    judge_limit: Annotated[int | None, typer.Option(help="Judge at most so many prompts.", min=1)] = None,
+    judge_limit: Annotated[int | None, typer.Option(help="Judge at most this many prompts.", min=1)] = None,
     judge_price: Annotated[
         str | None, typer.Option(help="The endpoint's price, dollars per million tokens: IN,OUT.")
     ] = None,
@@ -85,7 +85,7 @@ def run(
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the benchmark, dotted: methods.dpo.beta=0.05."),
     ] = None,
     tracker: Annotated[
-        str | None, typer.Option(help="Send logs and scores there too: tensorboard, wandb, trackio or mlflow.")
+        str | None, typer.Option(help="Also send logs and scores to: tensorboard, wandb, trackio or mlflow.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
@@ -98,7 +98,7 @@ def run(
         float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)
     ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
     root: Root = Path("results"),
@@ -198,15 +198,15 @@ def export(
         Path | None, typer.Option(help="The tool's own questions (or outputs) for the policies to answer.")
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer to --questions, in tokens; by default the benchmark's.", min=1)
+        int | None, typer.Option(help="Longest response to --questions, in tokens; by default the benchmark's.", min=1)
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default RUN/export.")] = None,
 ) -> None:
-    """Write the policies' answers as model-output files of AlpacaEval or Arena-Hard-Auto.
+    """Write the policies' responses as model-output files of AlpacaEval or Arena-Hard-Auto.
 
     Example: bench export RUN --format alpaca_eval --questions alpaca_eval.json
     """
@@ -215,7 +215,7 @@ def export(
 
     form = one_of("--format", format, FORMATS)
     if max_new_tokens and not questions:
-        raise InputError("--max-new-tokens goes with --questions; the run's own answers are there already")
+        raise InputError("--max-new-tokens goes with --questions; the run's own responses are there already")
     found = find_run(run_folder)
     quiet()
 
@@ -322,7 +322,7 @@ def main() -> NoReturn:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = error.filename or "no room for a file"
             _end(f"the disk is full ({what}); make room, and give the command again", 2)
-        _end(f"{error.filename or 'a file'}: {error.strerror}; mend that, and give the command again", 2)
+        _end(f"{error.filename or 'a file'}: {error.strerror}; fix that, and give the command again", 2)
     except Exception as error:
         if not hasattr(error, "format_message"):  # Typer's own have it: an unknown option, a missing argument
             raise

@@ -55,18 +55,16 @@ def _totals(found: "Plan") -> list[str]:
     how = "at least" if found.is_bound else "about"
     lines = [f"{len(found.to_do)} of {len(found.steps)} stages to do, {how} {duration(seconds)}"]
     if unknown:
-        lines[0] += f", and {len(unknown)} of which nothing is known yet (scores take little, a judge may take long)"
+        lines[0] += f", and {len(unknown)} of which nothing is known yet (scoring is quick, a judge may be slow)"
     peak = max((step.estimate.memory_mb or 0 for step in found.to_do), default=0)
     tokens = sum(step.estimate.tokens or 0 for step in found.to_do)
     if peak:
-        lines.append(
-            f"most memory at a time: {how} {size(peak * 2**20)}; tokens trained on or sampled: {count(tokens)}"
-        )
+        lines.append(f"peak memory: {how} {size(peak * 2**20)}; tokens trained on or sampled: {count(tokens)}")
     if found.rate is not None:
         lines.append(
             "at least: FLOPs of the weights over the rate of a matrix product measured just now, "
             f"{found.rate / 1e9:,.0f} GFLOP/s; attention, sampling token by token and Python come on top"
         )
     if found.judging:
-        lines.append(f"judge: {found.judging}; verdicts on disk are not paid again")
-    return [*lines, "nothing was trained, asked or written; leave --dry-run away to begin"]
+        lines.append(f"judge: {found.judging}; verdicts on disk are not paid for again")
+    return [*lines, "nothing was trained, asked or written; omit --dry-run to begin"]

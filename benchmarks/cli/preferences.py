@@ -24,7 +24,7 @@ def collect(
         str | None, typer.Option(help="Rows with a field `prompt`: file, folder or hub id; by default the benchmark's.")
     ] = None,
     benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="Where model or prompts come from.")] = "quick",
-    k: Annotated[int, typer.Option("-k", help="Candidates a prompt, 2 or more.")] = 4,
+    k: Annotated[int, typer.Option("-k", help="Candidates per prompt, 2 or more.")] = 4,
     temperature: Annotated[str, typer.Option(help="Temperatures, separated by commas, used in turn.")] = "1.0",
     top_p: Annotated[float, typer.Option(help="Nucleus sampling: above 0 up to 1; 1 samples purely.")] = 1.0,
     max_new_tokens: Annotated[
@@ -34,12 +34,12 @@ def collect(
         str, typer.Option(help="Pairs: all, random, most_different, best_random (by --reward-model).")
     ] = "random",
     reward_model: Annotated[str | None, typer.Option(help="Folder of the reward model of --rule best_random.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many prompts.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Only this many prompts, the first ones.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling and of the pairs.")] = 0,
-    sampler: Annotated[str, typer.Option(help="What draws the responses: torch (this package) or vllm.")] = "torch",
+    sampler: Annotated[str, typer.Option(help="Sampler of the responses: torch (this package) or vllm.")] = "torch",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the code that comes with a model; never done without.")
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
     ] = False,
     root: Annotated[Path, typer.Option("--root", help="Folder of the benchmark's cache.")] = Path("results"),
 ) -> None:
@@ -116,7 +116,7 @@ def label(
     name: Annotated[
         list[str] | None, typer.Option(help="Name of a labeller; several people: give it several times.")
     ] = None,
-    overlap: Annotated[int, typer.Option(help="People: labels an item, by different people.", min=1)] = 1,
+    overlap: Annotated[int, typer.Option(help="People: labels per item, by different people.", min=1)] = 1,
     host: Annotated[str, typer.Option(help="People: address to serve on; beyond this machine with --token.")] = (
         "127.0.0.1"
     ),
@@ -213,7 +213,7 @@ def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"--temperature {text} is no list of numbers; give for example 0.7,1.0") from None
+        raise InputError(f"--temperature {text} is not a list of numbers; give for example 0.7,1.0") from None
 
 
 def _check_biases(given: list[str], labeller: str) -> None:

@@ -15,10 +15,10 @@ WORKS = ("dpo", "dpo_default", "orpo", "reward_model", "sft", "generation", "rlo
 def speed(
     work: Annotated[str, typer.Option(help=f"What to measure, by comma: {', '.join(WORKS)}.")] = ",".join(WORKS),
     runs: Annotated[int, typer.Option(help="Runs of each side, in turn; figures are their medians.", min=1)] = 3,
-    steps: Annotated[int, typer.Option(help="Optimizer steps a run, at least 10.", min=10)] = 12,
+    steps: Annotated[int, typer.Option(help="Optimizer steps per run, at least 10.", min=10)] = 12,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for speed.json and its page; works there stay, if of this machine."),
+        typer.Option(help="Folder for speed.json and its page; what it holds of this machine is kept."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON alone on stdout.")] = False,
 ) -> None:

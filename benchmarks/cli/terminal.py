@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, in colour only where a terminal shows it."""
+"""The commands' output: tables for people, in colour only where a terminal shows it."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """Where to print; names and texts from elsewhere are printed as they are. NO_COLOR is honoured by rich."""
+    """The console; names and texts from elsewhere are printed as they are. NO_COLOR is honoured by rich."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout

@@ -22,7 +22,7 @@ from ...preferences.files import source_digest
 from ...preferences.read import PreferenceRow, Reading, from_rows, places_by_prompt, read_preferences, split_key
 from ...preferences.unpaired import RatedRow, read_unpaired
 from ...results.integrity import code_digest, digest, digest_each, write_json
-from ...results.lazy import LazySequence, blocks
+from ...results.lazy import LazySequence, chunks
 from ...results.records import LabelledPair, Message, Pair, Prompt, RatedReply
 from ...results.store import NotMade, read_json
 from ...runtime import processes
@@ -105,7 +105,7 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
     if not processes.rank():
         with contextlib.suppress(NotMade):  # of a store that only looks
             stage = shop.store.stage("corpus", inputs, build)
-    stage = processes.tell(stage)
+    stage = processes.broadcast(stage)
     if stage is None:  # so it is made for this once; a mapped file outlives its name
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder))
@@ -141,10 +141,10 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     names, keys = array("Q"), array("Q")  # of the pairs that fit: 16 bytes each, all that must be in memory of them
     misfits: Counter[str] = Counter()
     with pyarrow.ipc.new_file(str(out / FITTING), PAIRS) as fitting:
-        for block in blocks(usable, "preferences"):
+        for chunk in chunks(usable, "preferences"):
             fits = []
-            chosen, rejected = (encode_responses(tokenizer, [getattr(r, side) for r in block]) for side in SIDES)
-            for row, columns, *replies in zip(block, _prompts(tokenizer, block), chosen, rejected, strict=True):
+            chosen, rejected = (encode_responses(tokenizer, [getattr(r, side) for r in chunk]) for side in SIDES)
+            for row, columns, *replies in zip(chunk, _prompts(tokenizer, chunk), chosen, rejected, strict=True):
                 reason = _too_long(spec, columns["prompt_ids"], *replies)
                 if reason is None and replies[0] == replies[1]:
                     reason = "chosen and rejected have the same tokens"
@@ -196,10 +196,10 @@ def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.
     misfits: Counter[str] = Counter()
     kinds = Counter({True: 0, False: 0})
     with pyarrow.ipc.new_file(str(out / UNPAIRED), REPLIES) as file:
-        for block in blocks(usable, "unpaired replies"):
+        for chunk in chunks(usable, "unpaired replies"):
             fits = []
-            replies = encode_responses(tokenizer, [row.reply for row in block])
-            for row, columns, ids in zip(block, _prompts(tokenizer, block), replies, strict=True):
+            replies = encode_responses(tokenizer, [row.reply for row in chunk])
+            for row, columns, ids in zip(chunk, _prompts(tokenizer, chunk), replies, strict=True):
                 place = np.searchsorted(apart, np.uint64(columns["prompt_id"]))
                 reason = _too_long(spec, columns["prompt_ids"], ids)
                 if place < len(apart) and apart[place] == columns["prompt_id"]:
@@ -230,7 +230,7 @@ def _read(spec: BenchmarkSpec) -> Reading[PreferenceRow]:
 
 
 def _prompts(tokenizer: Any, rows: Sequence[PreferenceRow | RatedRow]) -> list[dict[str, Any]]:
-    """The columns of each row's name and prompt; a prompt that several rows of a block have is tokenized once."""
+    """The columns of each row's name and prompt; a prompt that several rows of a chunk have is tokenized once."""
     names = [prompt_id(row.prompt) for row in rows]
     unique = {name: row.prompt for name, row in zip(names, rows, strict=True)}
     ids = dict(zip(unique, encode_prompts(tokenizer, list(unique.values())), strict=True))
@@ -241,7 +241,7 @@ def _prompts(tokenizer: Any, rows: Sequence[PreferenceRow | RatedRow]) -> list[d
 
 
 def _too_long(spec: BenchmarkSpec, prompt: Sequence[int], *replies: Sequence[int]) -> str | None:
-    """Why a row is beyond the benchmark's lengths; None where it is within. Nothing is truncated."""
+    """The reason why a row is too long for the benchmark; None where it is not. Nothing is truncated."""
     if len(prompt) > spec.max_prompt_tokens:
         return f"prompt longer than {spec.max_prompt_tokens} tokens"
     if max(map(len, replies)) > spec.max_response_tokens:
@@ -253,7 +253,7 @@ def _too_long(spec: BenchmarkSpec, prompt: Sequence[int], *replies: Sequence[int
 
 
 def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
-    """What `_write` wrote; more: for the record."""
+    """The corpus of `_write`; more: for the record."""
     found = read_json(folder / RECORD)
     record, digests = found["record"], found["digests"]
     parts = {name: ArrowRows(ArrowFile(folder / f"{name}.arrow"), _pair, digests[name]) for name in record["splits"]}

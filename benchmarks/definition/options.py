@@ -12,14 +12,14 @@ REWARD_MODEL, JUDGE = "reward_model", "judge"  # the evaluators whose settings t
 
 
 def option_of(evaluator: str) -> str:
-    """What gives an evaluator its model, for errors: an option of the command line, or a field of the YAML."""
+    """The source of an evaluator's model, for errors: an option of the command line, or a field of the YAML."""
     known = {REWARD_MODEL: "--reward-model", JUDGE: "--judge"}
     return known.get(evaluator, f"evaluators.{evaluator}.model")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What goes over a benchmark's file, by the names of `bench run`'s options."""
+    """Overrides of a benchmark's file, by the names of `bench run`'s options."""
 
     model: str | None = None
     """Base model: hub id or local folder."""
@@ -36,7 +36,7 @@ class Options:
     judge_until_decided: bool = False
     """Stop judging a policy once it is decided against SFT."""
     judge_limit: int | None = None
-    """Judge at most so many prompts."""
+    """Judge at most this many prompts."""
     judge_price: tuple[float, float] | None = None
     """Dollars per million tokens in and out."""
     tracker: str | None = None

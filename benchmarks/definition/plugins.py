@@ -34,7 +34,7 @@ def load(group: Group, name: str) -> type:
         return known[name].load()
     except Exception as error:
         raise InputError(
-            f"{group[:-1]} {name!r} ({known[name].value}) cannot be imported: {error}; mend or uninstall that package"
+            f"{group[:-1]} {name!r} ({known[name].value}) cannot be imported: {error}; repair or uninstall that package"
         ) from error
 
 
@@ -87,7 +87,7 @@ def read_value(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        raise InputError(f"value {text!r} cannot be read; put it into quotes as YAML has them") from None
+        raise InputError(f"value {text!r} cannot be read; put it in quotes, as in YAML") from None
 
 
 def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
@@ -113,7 +113,7 @@ def _at(where: Where, location: Sequence[str]) -> str:
 
 
 def _paper(cls: type) -> str:
-    """Where to read about a plugin's settings, if the docstring of its module names a paper."""
+    """The paper to read about a plugin's settings, if the docstring of its module names one."""
     found = PAPER.search(sys.modules[cls.__module__].__doc__ or "")
     return f"; see {found[0]}" if found else ""
 
@@ -130,12 +130,12 @@ def _names_at(cls: Any, location: list[str]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a plugin's source says of it."""
+    """A plugin as its source describes it."""
 
     line: str
     """First line of its docstring."""
     needs: tuple[str, ...]
-    """What its class or one that it inherits from says that it `needs_`: pairs, reference, reward, critic."""
+    """Needs that its class or one that it inherits from declares (`needs_...`): pairs, reference, reward, critic."""
     paper: str
     """The first that its module's docstring or its own names, or those of a class it inherits from."""
 

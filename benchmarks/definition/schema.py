@@ -61,7 +61,7 @@ def _plugins(group: Group, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _field_docs(entry: EntryPoint) -> dict[str, str]:
-    """What a plugin's fields say of themselves, beneath them; inherited ones too."""
+    """The docstrings of a plugin's fields, inherited ones too."""
     found: dict[str, str] = defaultdict(str)
     for _, node in inherited(entry.module, entry.attr):
         for field, doc in pairwise(node.body):

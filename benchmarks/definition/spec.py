@@ -1,4 +1,4 @@
-"""What a benchmark is: a YAML file, checked field by field."""
+"""A benchmark's definition: a YAML file, checked field by field."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,11 +46,11 @@ class SupervisedFineTuning(Supervised):
     """Settings of SFT."""
 
     replies: Literal["chosen", "both"] = "chosen"
-    """Which replies of its pairs SFT imitates; both of them where the pairs are drawn from demonstrators at large."""
+    """The replies of its pairs that SFT imitates; both where the pairs are drawn from demonstrators at large."""
 
 
 class TuningSpec(Part):
-    """How weights are trained."""
+    """Training settings."""
 
     lora_rank: int = Field(default=0, ge=0)
     """Rank of the LoRA adapters; 0 trains every weight."""
@@ -61,11 +61,11 @@ class TuningSpec(Part):
     micro_tokens: int = Field(default=8192, gt=0)
     """Tokens in one forward pass; bounds memory, leaves results alone."""
     sampler: Literal["torch", "vllm"] = "torch"
-    """What draws responses, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
+    """The sampler, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
 
 
 class Evaluation(Part):
-    """How policies are sampled for scoring."""
+    """Sampling settings for scoring."""
 
     prompts: int = Field(default=200, gt=0)
     """Held-out prompts that every policy answers."""
@@ -98,7 +98,7 @@ class BenchmarkSpec(Part):
     unpaired: str | None = None
     """A file of replies rated on their own (prompt, completion, label), for methods that learn from such."""
     rows: int | None = Field(default=None, gt=0)
-    """At most so many usable pairs are taken, chosen by hash; null takes all."""
+    """At most this many usable pairs are taken, chosen by hash; null takes all."""
     splits: Splits = Splits()
     split_seed: int = 0
     max_prompt_tokens: int = Field(gt=0)
@@ -121,11 +121,11 @@ class BenchmarkSpec(Part):
     evaluators: dict[str, dict[str, Any]] = {"reward_model": {}, "divergence": {}, "length": {}}
     """Evaluators with their settings."""
     tracker: Literal[*TRACKERS] | None = None  # type: ignore[valid-type]  # the names stand in one place
-    """Where training logs, scores and the summary are sent as well."""
+    """Tracker that logs, scores and the summary are sent to as well."""
     _written: Written | None = PrivateAttr(None)
 
     def place(self, *field: str) -> str:
-        """Where a field was written, for errors: `file quick.yaml, line 12`, or an option of the command line."""
+        """The place of a field, for errors: `file quick.yaml, line 12`, or an option of the command line."""
         return self._written.place(field) if self._written else f"benchmark {self.name}"
 
 
@@ -154,5 +154,5 @@ def load_spec(name: str, overrides: dict[str, Any] | None = None, settings: Sequ
 
 
 def describe_suite(name: str) -> str:
-    """What a shipped benchmark says of itself."""
+    """A shipped benchmark's description of itself."""
     return read_benchmark(name, suites()).fields.get("description", "")

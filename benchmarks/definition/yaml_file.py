@@ -22,7 +22,7 @@ class Written:
     places: dict[Field, str]
 
     def place(self, field: Sequence[str]) -> str:
-        """Where a field was written: `file quick.yaml, line 12`, or the option; of what it lies in, if it is absent."""
+        """The place of a field, or of what it lies in, if absent: `file quick.yaml, line 12`, or the option."""
         lengths = range(len(field), -1, -1)
         return next(self.places[found] for n in lengths if (found := tuple(field[:n])) in self.places)
 
@@ -49,7 +49,7 @@ def read_benchmark(name: str, known: Mapping[str, Path], settings: Sequence[str]
 
 
 def over(child: Written, parent: Written) -> Written:
-    """What a file says, over what it extends: mappings are merged, and an entry that is null there is left out."""
+    """A file merged over what it extends: mappings are merged, and an entry that is null there is left out."""
     places = {**parent.places, **child.places}
     return Written(_merge(child.fields, parent.fields, (), places), places)
 
@@ -59,7 +59,7 @@ def _merge(child: Any, parent: Any, field: Field, places: dict[Field, str]) -> A
         return child
     if not isinstance(parent, dict):
         if parent is not None and field:
-            raise InputError(f"{places[field]}: {'.'.join(field)} is no mapping but {parent!r}, so it has no fields")
+            raise InputError(f"{places[field]}: {'.'.join(field)} is not a mapping but {parent!r}, so it has no fields")
         return child
     merged = dict(parent)
     for name, value in child.items():
@@ -76,7 +76,7 @@ def _read(name: str, known: Mapping[str, Path], folder: Path, within: tuple[Path
         where = f"file {within[-1]}: extends: " if within else ""
         raise InputError(f"{where}there is no benchmark {name!r}, by name or as a YAML file; {nearest(name, known)}")
     if path.resolve() in (p.resolve() for p in within):
-        raise InputError(f"{within[-1]}: extends {name}, which extends it; take one of the two away")
+        raise InputError(f"{within[-1]}: extends {name}, which extends it; remove one of the two")
     try:
         text = path.read_text(encoding="utf-8")
         fields, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)

@@ -1,4 +1,4 @@
-"""What a judge is going to cost, and what it cost."""
+"""A judge's cost, estimated before and counted after."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ OVERHEAD = 10  # tokens that a chat template adds to a question
 
 
 def estimate(judge: Judge, questions: Sequence[str]) -> str:
-    """What asking one endpoint these questions is going to cost, in words."""
+    """The estimated cost of asking one endpoint these questions, in words."""
     tokens = sum(math.ceil(len(q) / CHARACTERS) + OVERHEAD for q in questions)
     return f"{len(questions)} questions, about {tokens:,} tokens in{_dollars(judge, tokens, len(questions), 'about')}"
 
@@ -34,7 +34,7 @@ def most(judge: Judge, cells: int, prompts: int, question_tokens: int) -> str | 
 
 
 def bill(judge: Judge, usage: Usage) -> str:
-    """What a judge's verdicts took, in words; those found on disk were paid before."""
+    """The cost of a judge's verdicts, in words; those found on disk were paid before."""
     text = f"{usage.asked:,} questions asked, {usage.verdicts:,} verdicts used"
     if not usage.tokens_in:
         return text

@@ -1,4 +1,4 @@
-"""What a run says about its judge: the audit, the bill of the whole run, and how far it agrees with people."""
+"""A run's findings on its judge: the audit, the bill of the whole run, and how far it agrees with people."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ def judge_findings(
     `usage` is of all cells of the run, whichever call made them; what this call asked is said.
     """
     cells = {(cell.method, cell.seed): cell.generations() for cell in run.cells()}
-    lengths = {(*key, g.prompt_id): g.length for key, answers in cells.items() for g in answers}
+    lengths = {(*key, g.prompt_id): g.length for key, responses in cells.items() for g in responses}
     pairs = [(cells[m, s], cells["sft", s]) for m, s in cells if m != "sft"]
     found = {"audit": audit_judges(scores, lengths)}
     if labelled:

@@ -53,7 +53,7 @@ def read_labels(path: Path, pairs: Path | None = None, subset: str = "subset") -
                 raise InputError(f"{where} has no {field!r}; {nearest(field, row)}")
         key = str(row.get("id", number))
         if key in found:
-            raise InputError(f"{where}: the id {key!r} stands there twice; give each pair an id of its own")
+            raise InputError(f"{where}: the id {key!r} is there twice; give each pair an id of its own")
         given = [row["human"]] if isinstance(row["human"], str) else row["human"]
         if not isinstance(given, list) or not given:
             raise InputError(f"{where}: human is {str(row['human'])[:40]!r}; give a label or a list of labels")
@@ -98,7 +98,7 @@ def outcome_label(outcome: float | None) -> str | None:
 
 
 def among_people(rows: Sequence[LabelledComparison]) -> dict[str, Any]:
-    """What the people agree on among themselves: the ceiling for a judge."""
+    """The agreement of the people among themselves: the ceiling for a judge."""
     several = [row.human for row in rows if len(row.human) > 1]
     pairs = [(x, y) for human in several for x, y in combinations(human, 2)]
     kappas = [
@@ -124,7 +124,7 @@ def known_alpha(units: Sequence[Sequence[str]]) -> float | None:
 
 
 def against_people(rows: Sequence[LabelledComparison], labels: Sequence[str | None]) -> dict[str, Any]:
-    """What a judge's labels are worth beside people's; a missing label counts against coverage, never as a label.
+    """The worth of a judge's labels beside people's; a missing label counts against coverage, never as a label.
 
     `accuracy`: share of pairs on which it gives the label of the people's majority, ties included. `decided_accuracy`:
     the same where both prefer one response. `kappa`: with the majority; `kappa_person`: mean with one person, to be

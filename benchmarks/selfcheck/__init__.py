@@ -1,1 +1,1 @@
-"""What the suite measures of itself: speed, scale, passes, optimum, coverage."""
+"""Measurements of the suite itself: speed, scale, passes, optimum, coverage."""

@@ -60,12 +60,12 @@ OTHER_OBJECTIVES = {
     "orpo": "it has no reference, so pi* is not its goal, and its own optimum has no closed form",
     "simpo": "it has no reference, so pi* is not its goal, and its own optimum has no closed form",
     "cpo": "it has no reference, so pi* is not its goal, and its own optimum has no closed form",
-    "kto": "its utility saturates, so its goal is the best answers and not pi*",
+    "kto": "its utility saturates, so its goal is the best responses and not pi*",
     "best_of_n": "it has no KL term and no training; its exact distribution is measured",
-    "sft_chosen": "it imitates the chosen answers, whose distribution is not pi*",
+    "sft_chosen": "it imitates the chosen responses, whose distribution is not pi*",
 }
 
-# Promises that mean nothing for a method that only chooses among the answers of the SFT checkpoint.
+# Promises that mean nothing for a method that only chooses among the responses of the SFT checkpoint.
 OF_TRAINING = ("another seed, other weights", "learns", "stops at its budget", "counts its costs", "logs")
 
 
@@ -91,7 +91,7 @@ class Report:
     target: float | None
     """KL to the optimum that the method must reach; None where its objective is another one."""
     objective: str
-    """What the distance is measured from."""
+    """Name of the optimum that the distance is to."""
     findings: list[Finding]
 
     @property
@@ -140,7 +140,7 @@ def check(
     method = build("methods", name, settings, "bench check")
     given = {k: getattr(method, k) for k in OBJECTIVE if hasattr(method, k)}
     own = name in REACHES and all(value == OBJECTIVE[k] for k, value in given.items())
-    answers = getattr(method, "responses_per_answer", 1)
+    candidates = getattr(method, "responses_per_answer", 1)
     with tempfile.TemporaryDirectory() as folder:
         world = OptimumWorld(Path(folder), seed=0)
         pairs = world.pair_dataset(seed)
@@ -150,13 +150,13 @@ def check(
         say(f"start: {_line(start)}")
         curve = []
         budget = RESPONSES if hasattr(method, "rollout_size") else COMPARED if own else REPORTED
-        for share in shares if answers == 1 else ():
+        for share in shares if candidates == 1 else ():
             task = _task(world, pairs, int(budget * share), seed, Path(folder) / f"curve-{share}")
             checkpoint = method.train(task)
             curve.append((_cost(task).get("examples", task.budget.examples), world.distance(checkpoint, optimum)))
             say(f"{curve[-1][0]:>9,} examples: {_line(curve[-1][1])}")
-        if answers > 1:
-            curve.append((0, world.distance_of(world.best_of_logps(answers))))
+        if candidates > 1:
+            curve.append((0, world.distance_of(world.best_of_logps(candidates))))
         findings = _conformance(name, method, world, pairs, before, start, Path(folder)) if conformance else []
     objective = "pi*" if own else OTHER_OBJECTIVES.get(ours, "pi*, which may not be this method's own goal")
     return Report(name, settings, seed, start, curve, TARGET if own else None, objective, findings)
@@ -248,7 +248,7 @@ def _conformance(
 
 
 def _cost(task: TrainingTask) -> dict[str, Any]:
-    """What a method says it spent; nothing if it says nothing."""
+    """A method's costs as it reports them; empty if it reports none."""
     path = task.out / COST
     return json.loads(path.read_text()) if path.exists() else {}
 

@@ -35,7 +35,7 @@ PEEKS = 300  # prompts after each of which the sequential test is looked at
 
 
 def effects(rng: np.random.Generator, seeds: int, seed_sd: float) -> np.ndarray:
-    """What each training run adds to every score, [seeds, 1]."""
+    """The offset that each training run adds to every score, [seeds, 1]."""
     return rng.normal(0, seed_sd, (seeds, 1))
 
 

@@ -39,7 +39,7 @@ TUNING = Tuning(precision="fp32", device="cpu")
 
 @dataclass(frozen=True)
 class Distance:
-    """Where a policy stands; means over the prompts."""
+    """A policy's distances and reward; means over the prompts."""
 
     kl_to_optimum: float
     """KL(pi || pi*) in nats."""
@@ -101,11 +101,11 @@ class OptimumWorld:
         return policy.total_logps(self.sequences).reshape(self.rewards.shape).double()
 
     def distance(self, checkpoint: Checkpoint, optimum: Tensor | None = None) -> Distance:
-        """How far a saved policy is from pi*, or from another optimum [prompts, responses]."""
+        """The distance of a saved policy from pi*, or from another optimum [prompts, responses]."""
         return self.distance_of(self.logps(checkpoint), optimum)
 
     def distance_of(self, logps: Tensor, optimum: Tensor | None = None) -> Distance:
-        """How far log-probs [prompts, responses] are from pi*, or from another optimum."""
+        """The distance of log-probs [prompts, responses] from pi*, or from another optimum."""
         chances = logps.exp()
 
         def mean(values: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""How much of a comparison is computed twice: `python -m alignment_bench.benchmarks.selfcheck.passes`.
+"""The part of a comparison that is computed twice: `python -m alignment_bench.benchmarks.selfcheck.passes`.
 
 Runs `quick` with three methods and three seeds in a folder of its own, and counts the tokens that go through a model.
 A pass is needed the first time that a text goes through these very weights; a second time it is not. Training passes

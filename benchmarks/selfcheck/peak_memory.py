@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at its peak, beyond what was in use before."""
+"""The memory that a piece of work takes at its peak, beyond what was in use before."""
 
 import gc
 import threading

@@ -1,4 +1,4 @@
-"""What a data set's size costs: `python -m alignment_bench.benchmarks.selfcheck.scale`, on Linux.
+"""The cost of a data set's size: `python -m alignment_bench.benchmarks.selfcheck.scale`, on Linux.
 
 Makes preference files of several sizes and measures, in a fresh process for each, CPU seconds and peak resident memory
 of everything that goes over all pairs, with a model so small that the data is what counts. Writes scale.json and the

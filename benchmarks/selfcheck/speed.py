@@ -55,7 +55,7 @@ LR = 1e-4
 
 @dataclass(frozen=True)
 class Step:
-    """What a step (a round, a generation) of one side took, the median within a run."""
+    """The cost of a step (a round, a generation) of one side, the median within a run."""
 
     seconds: float
     tokens: float

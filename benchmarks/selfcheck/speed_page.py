@@ -1,4 +1,4 @@
-"""What `bench speed` found, as lines of text and as a page."""
+"""The findings of `bench speed`, as lines of text and as a page."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What `bench speed` runs beside us: TRL's supervised and reward trainers and transformers' `generate`.
+"""The peers of `bench speed`: TRL's supervised and reward trainers and transformers' `generate`.
 
 They get our token ids. The other peers are the `trl-*` methods.
 """

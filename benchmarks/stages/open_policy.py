@@ -1,4 +1,4 @@
-"""How an evaluator gets what it needs: responses from disk, and a policy in memory where it asks for one."""
+"""An evaluator's inputs: responses from disk, and a policy in memory where it asks for one."""
 
 import weakref
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ from typing import Any
 from ...evaluators.base import Conversation
 from ...models.chat import encode_prompt, encode_response
 from ...models.checkpoint import Checkpoint
-from ...models.kept_values import filled, read_known
+from ...models.kept_values import filled, read_kept
 from ...models.policy import Policy
 from ...models.sampler import to_generations
 from ...models.sampling import sample
 from ...results.integrity import digest_each, write_json
-from ...results.lazy import blocks
+from ...results.lazy import chunks
 from ...results.records import Generation, Message, Prompt
 from ...results.store import read_json
 from ..context import MODEL_CODE, Workshop
@@ -27,7 +27,7 @@ LOGPS = "logps.json"
 
 @dataclass(frozen=True)
 class Limits:
-    """How a policy is sampled for scoring."""
+    """Limits of sampling for scoring."""
 
     max_prompt_tokens: int
     max_new_tokens: int
@@ -54,7 +54,7 @@ class PolicyInMemory:
         return to_generations(self.policy, found)
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
-        found = (self.policy.total_logps(self._encode(block)).tolist() for block in blocks(conversations))
+        found = (self.policy.total_logps(self._encode(chunk)).tolist() for chunk in chunks(conversations))
         return [value for values in found for value in values]
 
     def entropies(self, conversations: Sequence[Conversation]) -> list[float]:
@@ -87,9 +87,9 @@ class ReferenceInMemory(PolicyInMemory):
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
         def build(out: Path) -> None:
-            known, found = read_known(self.sft.path), []
-            for block in blocks(conversations):
-                found += filled(self._encode(block), known, lambda rows: self.policy.total_logps(rows).tolist())
+            known, found = read_kept(self.sft.path), []
+            for chunk in chunks(conversations):
+                found += filled(self._encode(chunk), known, lambda rows: self.policy.total_logps(rows).tolist())
             write_json(out / LOGPS, found)
 
         inputs = self.shop.inputs(MODEL_CODE, sft=self.sft.key, conversations=digest_each(conversations))

@@ -24,7 +24,7 @@ ROLES = ("training", "evaluation")  # of the reward models, and the splits that 
 
 
 class Pipeline:
-    """What a benchmark makes of its base model: SFT, reward models, then policies, their responses and scores.
+    """The stages that a benchmark makes of its base model: SFT, reward models, policies, their responses and scores.
 
     They are to be made in their order, that of `steps.py`; a stage is known here once it is made or found.
     """

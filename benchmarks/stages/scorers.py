@@ -1,4 +1,4 @@
-"""Who scores: a benchmark's evaluators, each given what its class says it needs, and the reward models behind them."""
+"""The scorers: a benchmark's evaluators, each given what its class says it needs, and their reward models."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ class ScorerSettings:
 
     @property
     def names(self) -> dict[str, bool]:
-        """What each cell is scored by, and whether it is called on every run; such evaluators come last."""
+        """Evaluators that score each cell, and whether each is called on every run; such evaluators come last."""
         found = {name: traits.keeps_answers for name, traits in self.traits.items()}
         found |= {TRAINING: False} if self.beside_training else {}
         return dict(sorted(found.items(), key=lambda item: item[1]))
@@ -132,7 +132,7 @@ def _named(model: Any) -> list[str]:
 
 
 def given_models(settings: Mapping[str, Any], found: Mapping[str, Checkpoint], device: str, root: Path) -> Given:
-    """What an evaluator that asks models is given: the folders of local ones, the device, the place of its answers."""
+    """An evaluator's models: the folders of local ones, the device, the place of its answers."""
     folders = tuple(str(found[m].path) if m in found else m for m in _named(settings["model"]))
     return {"model": folders, "device": settings.get("device", device), "cache": Store(root).verdicts}
 
@@ -202,7 +202,7 @@ class Scorers:
         return reward_audit.audit(self.shop, models, tokenizer, self.corpus.labelled, external)
 
     def _given(self, name: str) -> tuple[Given, Keys]:
-        """What an evaluator is given by what it says it needs, and the keys of that."""
+        """The inputs that an evaluator says it needs, and their keys."""
         traits, settings = self.settings.traits[name], self.spec.evaluators[name]
         device = self.shop.tuning.device
         given: Given = {}
@@ -219,7 +219,7 @@ class Scorers:
         if traits.asks_models:
             given |= given_models(settings, self.settings.models, device, self.shop.store.root)
             asked = [self.settings.models[m].key if m in self.settings.models else m for m in _named(settings["model"])]
-            keys |= {"model": digest(asked), "cache": ""}  # no score hangs on the folder
+            keys |= {"model": digest(asked), "cache": ""}  # no score depends on the folder
         return given, keys
 
     def _reward_model(self, role: str) -> tuple[Given, Keys]:
@@ -236,7 +236,7 @@ class Scorers:
     def _check_reward_models(self) -> None:
         shared = np.intersect1d(self.corpus.prompt_ids("training"), self.corpus.prompt_ids("evaluation"))
         if len(shared):
-            raise InputError(f"training and evaluation reward models share {len(shared)} prompts; mend the splits")
+            raise InputError(f"training and evaluation reward models share {len(shared)} prompts; repair the splits")
         training = folder_digest(self.reward_models["training"].path)
         for name, own in self.settings.reward_models.items():
             if folder_digest(own.path) != training:

@@ -100,7 +100,7 @@ def score_responses(
 
 
 def _identity(name: str, evaluator: Any, needs: dict[str, str]) -> dict[str, Any]:
-    """The part of a key that an evaluator's scores hang on, beside the code of all evaluators and the responses."""
+    """The part of a key that an evaluator's scores depend on, beside the code of all evaluators and the responses."""
     return {
         "evaluator": name,
         "source": class_code(type(evaluator)),

@@ -37,7 +37,7 @@ class Step:
     gate: Callable[[Stage], dict[str, Any]] | None = None
     """The gate that the stage must pass."""
     state: str = TRAINING
-    """What is said to be done with the cell meanwhile."""
+    """The word for what is done with the cell meanwhile."""
     trains: bool = False
     """All processes of a run make it together."""
     asks: bool = False

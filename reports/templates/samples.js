@@ -27,14 +27,14 @@
     return element;
   };
   const option = (select, value, text) => select.append(make('option', { value }, text));
-  const outcome = (value) => (value === null ? 'no answer' : value > 0.5 ? 'wins' : value < 0.5 ? 'loses' : 'ties');
+  const outcome = (value) => (value === null ? 'no verdict' : value > 0.5 ? 'wins' : value < 0.5 ? 'loses' : 'ties');
   const haystack = data.rows.map((row) =>
-    [row.id, ...row.prompt.map((message) => message[1]), ...row.answers.map((answer) => answer.text)].join('\n').toLowerCase());
+    [row.id, ...row.prompt.map((message) => message[1]), ...row.responses.map((response) => response.text)].join('\n').toLowerCase());
 
   // How far a method is ahead of SFT on a prompt: by reward where the evaluator gives one, else by its outcome.
   function lead(row, method, by) {
-    const [reward, won] = row.answers[method].scores[by] ?? [null, null];
-    const base = sft < 0 ? null : row.answers[sft].scores[by]?.[0] ?? null;
+    const [reward, won] = row.responses[method].scores[by] ?? [null, null];
+    const base = sft < 0 ? null : row.responses[sft].scores[by]?.[0] ?? null;
     if (reward !== null && base !== null) return reward - base;
     return won === null ? null : won - 0.5;
   }
@@ -54,7 +54,7 @@
     } else if (show.startsWith('pair')) {
       const [one, other] = data.disagreements[Number(show.slice(4))].pair;
       rows = rows.filter((place) => {
-        const scores = data.rows[place].answers[method].scores;
+        const scores = data.rows[place].responses[method].scores;
         const [a, b] = [scores[one]?.[1] ?? null, scores[other]?.[1] ?? null];
         return a !== null && b !== null && (a - 0.5) * (b - 0.5) < 0;
       });
@@ -89,9 +89,9 @@
   }
 
   function textOf(row, method) {
-    const text = row.answers[method].text;
+    const text = row.responses[method].text;
     const box = make('div', { class: 'text' });
-    const parts = controls.marks.checked && sft >= 0 && method !== sft ? differences(row.answers[sft].text, text) : null;
+    const parts = controls.marks.checked && sft >= 0 && method !== sft ? differences(row.responses[sft].text, text) : null;
     if (!text) box.append(make('span', { class: 'muted' }, '(empty response)'));
     else if (!parts) box.append(text);
     else {
@@ -114,9 +114,9 @@
 
   const signed = (value) => String(value).replace('-', '\u2212');
 
-  function answer(row, method) {
+  function response(row, method) {
     const look = data.methods[method];
-    const { scores, length, finished } = row.answers[method];
+    const { scores, length, finished } = row.responses[method];
     const marks = make('ul', { class: 'marks' });
     scores.forEach(([reward, won], by) => {
       const said = [];
@@ -125,7 +125,7 @@
       if (said.length) marks.append(make('li', {}, make('span', {}, data.evaluators[by]), make('span', {}, said.join(', '))));
     });
     marks.append(make('li', {}, make('span', {}, 'length'), make('span', {}, `${length} tokens${finished ? '' : ', cut off'}`)));
-    return make('article', { class: 'answer', colour: look.colour },
+    return make('article', { class: 'response', colour: look.colour },
       make('h4', {}, make('span', { class: 'key', 'aria-hidden': 'true' }, look.glyph), ` ${look.name}`), textOf(row, method), marks);
   }
 
@@ -135,7 +135,7 @@
     const last = row.prompt.length ? row.prompt[row.prompt.length - 1][1] : '(empty prompt)';
     const badges = make('span', { class: trained.length > 3 ? 'badges many' : 'badges' });
     for (const method of trained) {
-      const won = row.answers[method].scores[by]?.[1] ?? null;
+      const won = row.responses[method].scores[by]?.[1] ?? null;
       const look = data.methods[method];
       badges.append(make('span', { class: `badge ${won === null ? '' : outcome(won)}` },
         make('span', { class: 'key', colour: look.colour, 'aria-hidden': 'true' }, look.glyph), `${look.name} ${outcome(won)}`));
@@ -146,8 +146,8 @@
       if (details.childElementCount > 1) return;
       const prompt = make('div', { class: 'prompt' });
       for (const [role, content] of row.prompt) prompt.append(make('div', { class: 'role' }, role), make('div', { class: 'text' }, content));
-      const answers = make('div', { class: 'answers' }, ...data.methods.map((_, method) => answer(row, method)));
-      details.append(make('p', { class: 'note mono' }, row.id), prompt, answers);
+      const responses = make('div', { class: 'responses' }, ...data.methods.map((_, method) => response(row, method)));
+      details.append(make('p', { class: 'note mono' }, row.id), prompt, responses);
     };
     details.addEventListener('toggle', fill);
     details.open = open;

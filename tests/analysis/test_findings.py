@@ -1,4 +1,4 @@
-"""What a report opens with: what is shown and what is not, for a few methods and for many."""
+"""The opening of a report: what is shown and what is not, for a few methods and for many."""
 
 import pandas
 
@@ -36,12 +36,12 @@ def test_findings_sort_what_is_shown_from_what_is_not():
     ]  # fmt: skip
     assert found.confounds[0].startswith("a, b: fewer than 3 seeds; intervals with one seed")
     assert found.confounds[1:] == [
-        "The budget is equal in examples, not in compute: a spends 3.0 times the FLOPs of b, so a part of what "
-        "separates them may be bought."
+        "The budget is equal in examples, not in compute: a spends 3.0 times the FLOPs of b, so part of their "
+        "difference may be due to compute."
     ]
     assert found.watch == [
         "Evaluators contradict each other: a is better by the true reward; sft is better by the judge.",
-        "The judge changes its verdict on 25% of the pairs when the two answers are swapped.",
+        "The judge changes its verdict on 25% of the pairs when the two responses are swapped.",
     ]
     assert found.not_shown[0].startswith("No significant difference between b and SFT: it wins 50%")
     assert any("with one seed" in said for said in found.not_shown)
@@ -95,7 +95,7 @@ def test_budgets_that_differ_are_a_confound():
     costs = {"a": [{"examples": 9600.0, "flops": 8.0}], "b": [{"examples": 4800.0, "flops": 4.0}], "none": []}
     assert findings(make(rows, costs)).confounds[1:] == [
         "The budgets differ: a from 9,600; b from 4,800 examples.",
-        "a spends 2.0 times the FLOPs of b, so a part of what separates them may be bought.",
+        "a spends 2.0 times the FLOPs of b, so part of their difference may be due to compute.",
     ]
     equal = {name: [{**cost[0], "examples": 4800.0}] for name, cost in costs.items() if cost}
     assert findings(make(rows, equal)).confounds[1].startswith("The budget is equal in examples, not in compute: a")

@@ -1,4 +1,4 @@
-"""How numbers are written: units, rounding at their edges, and what was not measured."""
+"""Numbers in words: units, rounding at their edges, and what was not measured."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Keys hang on rooms: what a stage's key takes in, and what it leaves out."""
+"""Keys depend on rooms: what a stage's key takes in, and what it leaves out."""
 
 import importlib
 import inspect
@@ -18,7 +18,7 @@ from alignment_bench.results.integrity import code_digest
 PLAIN = ("errors", "results")  # what is told to people, and what lies on disk: no number is made there
 OURS = {group: [n for n, e in available(group).items() if e.value.startswith("alignment_bench.")] for group in
         ("methods", "evaluators")}  # fmt: skip
-STAGES = {  # where the code of a stage begins, and the folders that its key hangs on
+STAGES = {  # where the code of a stage begins, and the folders that its key depends on
     "sft": ("training.sft", TRAINING_CODE),
     "reward_model": ("training.reward_model", TRAINING_CODE),
     "reference": ("training.task", TRAINING_CODE),
@@ -70,7 +70,7 @@ def test_all_code_of_a_cell_lies_in_the_folders_and_files_of_its_key(method):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A copy of our code whose files may be changed; keys hang on it meanwhile."""
+    """A copy of our code whose files may be changed; keys depend on it meanwhile."""
     for room in ("models", "runtime", "training", "methods", "evaluators"):
         shutil.copytree(integrity.PACKAGE / room, tmp_path / room, ignore=shutil.ignore_patterns("*.safetensors"))
     monkeypatch.setattr(integrity, "PACKAGE", tmp_path)

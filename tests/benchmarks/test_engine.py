@@ -47,7 +47,7 @@ def test_a_method_that_raises_or_ends_its_process_fails_its_cell_only(bench, wor
     summary = json.loads(done.stdout)
     assert set(summary["methods"]) == {"sft", "dpo"}
     failed = [w for w in summary["warnings"] if " failed: " in w]
-    how = "before the training was done; mend the method"
+    how = "before the training was done; fix the method"
     assert failed == [
         "faulty:how=raise seed 0 failed: ValueError: nothing fits",
         f"faulty:how=exit seed 0 failed: its process ended by itself with exit code 3 {how}",

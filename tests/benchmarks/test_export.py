@@ -1,4 +1,4 @@
-"""What `bench export` and `--judge-until-decided` refuse, before anything is loaded or trained."""
+"""Refusals of `bench export` and `--judge-until-decided`, before anything is loaded or trained."""
 
 import pytest
 import yaml
@@ -36,7 +36,7 @@ def test_export_refuses(run, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_told(bench, run, tmp_path):
     done = bench("report", run, "--out", "/dev/null/page", cwd=tmp_path, code=2)
-    assert done.stderr == "bench: /dev/null/page: Not a directory; mend that, and give the command again\n"
+    assert done.stderr == "bench: /dev/null/page: Not a directory; fix that, and give the command again\n"
 
 
 def test_judging_until_decided_needs_a_judge(tmp_path):

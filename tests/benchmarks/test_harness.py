@@ -116,7 +116,7 @@ def test_rows_of_one_method_with_other_settings_starts_and_data(bench, workdir, 
     assert used["dropped"]["prompt is among those kept for evaluation"] > 0
     assert used["used"] + sum(used["dropped"].values()) == len(rated)
     told = " ".join(summary["warnings"])
-    assert "2 responses and scores for every answer" in told and "tuned from the base model" in told
+    assert "2 responses and scores for every response" in told and "tuned from the base model" in told
     assert "learns from other data than the rest" in told
 
 
@@ -159,16 +159,18 @@ def test_lora_run(bench, workdir, write_tiny):
     AutoModelForCausalLM.from_pretrained(policy)
 
 
-def test_keys_do_not_hang_on_where_the_folders_lie(bench, workdir, write_tiny):
-    """Every stage of a LoRA run, whose adapters name the folder of their base, has the same key under two roots."""
+def test_keys_do_not_depend_on_where_the_folders_lie(bench, workdir, write_tiny):
+    """A root that was moved has all that the same run needs, though its adapters name the folder where SFT lay."""
     spec = write_tiny(workdir, tuning={"lora_rank": 4}, evaluators={"gold": None, "divergence": None})
-    roots = [workdir / name for name in ("one place", "another/place")]
-    for root in roots:
-        bench("run", "-b", spec, "--model", workdir / "model", "-m", "dpo", "--root", root, cwd=workdir)
-    stages = [{p.parent.relative_to(root / "cache") for p in root.glob("cache/*/*/manifest.json")} for root in roots]
-    assert stages[0] == stages[1] and {p.parts[0] for p in stages[0]} >= {"sft", "train", "generations", "scores"}
-    one, other = (next((root / "cache/train").glob("*/policy/adapter_config.json")).read_text() for root in roots)
-    assert one != other
+    arguments = ["run", "-b", spec, "--model", workdir / "model", "-m", "dpo", "--root"]
+    first, moved = workdir / "one place", workdir / "another"
+    bench(*arguments, first, cwd=workdir)
+    stages = {p.parent.name for p in first.glob("cache/*/*/manifest.json")}
+    first.rename(moved)
+    assert "made in" not in bench(*arguments, moved, cwd=workdir).stderr
+    assert {p.parent.name for p in moved.glob("cache/*/*/manifest.json")} == stages
+    (config,) = moved.glob("cache/train/*/policy/adapter_config.json")
+    assert str(first) in config.read_text()
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(bench, workdir, write_tiny):
@@ -202,7 +204,7 @@ def test_bad_input_is_one_sentence(bench, workdir, tmp_path, write_tiny):
         bench, tmp_path, "run", "-b", "quik", "-m", "dpo"
     )
     assert "needs a model; give it with --model" in bad(bench, tmp_path, "run", "-b", spec, "-m", "dpo")
-    assert "there is no such folder, and the hub did not give it" in bad(
+    assert "there is no such folder, and it did not come from the hub" in bad(
         bench, tmp_path, "run", "-b", spec, "--model", "nobody/nothing", "-m", "dpo"
     )
     assert "no config.json there" in bad(bench, tmp_path, "run", "-b", spec, "--model", tmp_path, "-m", "dpo")
@@ -225,7 +227,7 @@ def test_bad_input_is_one_sentence(bench, workdir, tmp_path, write_tiny):
         ({"budget": "many"}, "budget: input should be a valid integer"),
         ({"methods": {"dpo": {"betta": 1}}}, "dpo has no parameter 'betta'; did you mean 'beta'?"),
         ({"methods": {"dpo": {"beta": -1}}}, "beta: input should be greater than 0, not -1"),
-        ({"methods": {"dpoo": {}}}, "methods.dpoo is no method; did you mean 'dpo'?"),
+        ({"methods": {"dpoo": {}}}, "methods.dpoo is not a method; did you mean 'dpo'?"),
         ({"evaluators": {"golden": {}}}, "no evaluator 'golden'; did you mean 'gold'?"),
         ({"max_prompt_tokens": 4}, "no pair fits the benchmark's lengths"),
         ({"max_prompt_tokens": 4000}, "reads at most 256 tokens"),

@@ -1,4 +1,4 @@
-"""How many prompts a judge is asked about, and what it is asked with."""
+"""The number of prompts that a judge is asked about, and what it is asked with."""
 
 from alignment_bench.analysis.sequential import UNTIL_DECIDED, asking_order
 from alignment_bench.evaluators.judge_sequential import judge_until_decided

@@ -8,7 +8,7 @@ from alignment_bench.errors import InputError
 from alignment_bench.evaluators.reward_model import RewardModelWinRate
 from alignment_bench.models.chat import load_tokenizer
 from alignment_bench.models.checkpoint import open_network
-from alignment_bench.models.kept_values import write_known
+from alignment_bench.models.kept_values import write_kept
 from alignment_bench.models.reward_model import RewardModel, TextRewardModel, encode
 from alignment_bench.results.records import Generation
 
@@ -50,14 +50,14 @@ def test_each_distinct_text_is_computed_once(saved, tuning):
     model = RewardModel.open(saved, tuning)
     calls = []
     scores = model.scores
-    model.scores = lambda rows: calls.append(len(rows)) or scores(rows)
+    model.scores = lambda layout: calls.append(len(layout.last)) or scores(layout)
     first = model.score_all([*ROWS, ROWS[0]])
     assert sum(calls) == 3 and first[0] == first[3]
     model.network.close()
 
 
 def test_scores_do_not_depend_on_what_was_scored_before(saved, tuning):
-    """Bit by bit, over rows of many lengths: the last digits hang on which rows share a pass."""
+    """Bit by bit, over rows of many lengths: the last digits depend on which rows share a pass."""
     rows = [((0, *range(10, 10 + i % 7)), (20 + i, *range(30, 30 + i % 5), 1)) for i in range(40)]
     model = RewardModel.open(saved, tuning)
     fresh, other = model.score_all(rows), RewardModel(model.network, model.tokenizer)
@@ -75,7 +75,7 @@ def test_what_is_known_does_not_go_through_the_model(saved, tuning):
     known, other = generation("a", "yes"), generation("b", "no")
     evaluator, tokenizer = RewardModelWinRate(str(saved), tuning), load_tokenizer(saved)
     alone = evaluator.rewards([other])[0]
-    write_known(saved, [encode(tokenizer, known)], [7.5])
+    write_kept(saved, [encode(tokenizer, known)], [7.5])
     with counted() as passes:
         assert evaluator.rewards([known, known]) == [7.5, 7.5] and passes.scored == 0
         assert evaluator.rewards([other, known, other]) == pytest.approx([alone, 7.5, alone], rel=1e-5, abs=1e-5)

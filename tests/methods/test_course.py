@@ -46,7 +46,7 @@ def read_log(task):
 
 @pytest.fixture
 def rates(monkeypatch):
-    """What Adam's steps really use, by optimizer in the order of their first steps: [steps][groups]."""
+    """The rates that Adam's steps really use, by optimizer in the order of their first steps: [steps][groups]."""
     seen, former = {}, torch.optim.AdamW.step
 
     def step(self, *args, **more):

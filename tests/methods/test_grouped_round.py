@@ -37,7 +37,7 @@ COMMON = {
 
 
 def worth(place: int, length: int) -> float:
-    """What the training reward gives a response of a round; those at places 2 and 3 are alike, the best to a prompt."""
+    """The training reward of a response of a round; those at places 2 and 3 are alike, the best to a prompt."""
     return 0.4 * (length % 4) + 7 * (place - (place == 3)) % 5 / 2
 
 

@@ -50,7 +50,7 @@ def make_task(sft, tuning, out, *, examples=48, seed=0):
 
 
 def logps_of(method, policy, pairs):
-    """What a method's loss is given of some pairs, without a reference."""
+    """The inputs of a method's loss on some pairs, without a reference."""
     objective = method.objective(policy, SimpleNamespace(pairs=PairDataset(pairs, None)), None)
     first = range(len(pairs)) if objective.with_prompt else ()
     sequences = [(p.prompt.ids, getattr(p, side)) for side in SIDES for p in pairs]
@@ -225,12 +225,12 @@ def test_shuffled_is_a_fresh_permutation_each_epoch():
 
 def test_couples_of_unpaired_replies_are_neighbours_in_shuffled_order(tiny, full, tmp_path, monkeypatch):
     """Seven replies: three couples of the order that Python's shuffle gives, each with its own log-probs under SFT,
-    which are computed here in blocks of two."""
+    which are computed here in chunks of two."""
     task = make_task(tiny, full, tmp_path / "t")
     replies = [RatedReply(f"r{i}", p.prompt, p.chosen, i % 2 == 0) for i, p in enumerate(task.pairs.pairs[:7])]
     task = dataclasses.replace(task, unpaired=replies, seed=5)
     frozen, ledger = Policy.open(tiny, full, trainable=False), Ledger(tmp_path, 1)
-    monkeypatch.setattr("alignment_bench.results.lazy.BLOCK", 2)
+    monkeypatch.setattr("alignment_bench.results.lazy.CHUNK", 2)
     couples = KTO(data="unpaired").objective(frozen, task, ledger).examples
     listed = list(replies)
     random.Random(5).shuffle(listed)

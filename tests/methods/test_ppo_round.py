@@ -43,7 +43,7 @@ METHOD = PPO(
 
 
 def worth(prompt: str, length: int) -> float:
-    """What the training reward gives a response."""
+    """The training reward of a response."""
     return 0.4 * length + 0.3 * int(prompt[1:]) ** 1.5
 
 
@@ -202,7 +202,7 @@ class PlainPPO:
 
 
 def signals_of(rows: list[Row]) -> dict[str, float]:
-    """What a round logs of its responses."""
+    """The signals of a round's log."""
     logps, values, returns = (torch.cat([getattr(r, n) for r in rows]) for n in ("old", "values", "returns"))
     return {
         "reward": sum(worth(r.sample.prompt.id, len(r.sample.ids)) for r in rows) / len(rows),

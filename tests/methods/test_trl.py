@@ -49,7 +49,7 @@ def read_steps(task):
 
 
 def distances(sft, ours, theirs):
-    """How far ours moved from SFT, and how far theirs ended from ours."""
+    """The distance of ours from SFT, and of theirs from ours at the end."""
     before, mine, trls = (load_file(folder / "model.safetensors") for folder in (sft.path, ours.path, theirs.path))
     moved = sum(float(((mine[name] - before[name]) ** 2).sum()) for name in mine) ** 0.5
     return moved, sum(float(((mine[name] - trls[name]) ** 2).sum()) for name in mine) ** 0.5

@@ -27,14 +27,14 @@ SEQUENCES = [
 
 
 def test_who_stands_together():
-    assert families(numbered(SEQUENCES), share=True) == [[0, 2, 6], [1, 4], [3, 5]]
-    assert families(numbered(SEQUENCES), share=False) == [[i] for i in range(7)]
+    assert families(numbered(SEQUENCES), share_prompts=True) == [[0, 2, 6], [1, 4], [3, 5]]
+    assert families(numbered(SEQUENCES), share_prompts=False) == [[i] for i in range(7)]
 
 
 def test_a_family_that_would_hold_too_much_goes_on_in_another():
     """Prompts of 12 and 9 tokens, responses of 4, 2, 6 and of 3, 5: with 18 tokens one does not fit, with 15 none."""
-    assert families(numbered(SEQUENCES), share=True, tokens=18) == [[0, 2], [1, 4], [3, 5], [6]]
-    assert families(numbered(SEQUENCES), share=True, tokens=15) == [[0], [1], [2], [3, 5], [4], [6]]
+    assert families(numbered(SEQUENCES), share_prompts=True, tokens=18) == [[0, 2], [1, 4], [3, 5], [6]]
+    assert families(numbered(SEQUENCES), share_prompts=True, tokens=15) == [[0], [1], [2], [3, 5], [4], [6]]
 
 
 def test_many_responses_to_one_prompt_keep_to_the_limit(tiny):
@@ -65,7 +65,7 @@ def test_batches_hold_what_stays_together(tiny, full):
 
 
 def test_one_layout_serves_two_networks_if_both_pack(tiny, full):
-    """What the other one cannot take is padded, and both find their log-probs in it."""
+    """Sequences that the other one cannot take are padded, and both find their log-probs in it."""
     one, other = (Policy.open(tiny, full, trainable=trainable) for trainable in (True, False))
     expected = one.entropy_kl_logps(SEQUENCES, other)
     (batch,) = one.network.batches(range(7), [[s] for s in SEQUENCES], by_prompt=True, beside=other.network)
@@ -94,7 +94,7 @@ def test_a_pass_by_hand():
     """Two responses to one prompt of 3 tokens, one to another prompt: the second of the first two starts again at 3."""
     prompt, other = (2, 3, 4), (5,)
     sequences = [(prompt, (20, 21)), (other, (40, 1)), (prompt, (30,))]
-    layout = lay_out(numbered(sequences), "cpu", share=True)
+    layout = lay_out(numbered(sequences), "cpu", share_prompts=True)
     assert layout.ids.tolist() == [2, 3, 4, 20, 21, 30, 5, 40, 1]
     assert layout.positions.tolist() == [0, 1, 2, 3, 4, 3, 0, 1, 2]
     assert layout.before.tolist() == [2, 3, 6, 7, 2]
@@ -108,13 +108,13 @@ def test_a_pass_by_hand():
         [6],
         [6, 7, 8],
     ]
-    longer = lay_out(numbered(sequences), "cpu", share=True, with_prompt=[2])
+    longer = lay_out(numbered(sequences), "cpu", share_prompts=True, with_prompt=[2])
     assert longer.targets.tolist() == [20, 21, 40, 1, 3, 4, 30]
     assert longer.before.tolist() == [2, 3, 6, 7, 0, 1, 2]
 
 
 def test_without_sharing_all_lie_in_one_block_of_padded_rows():
-    layout = lay_out(numbered([((2, 3), (20, 21)), ((2, 3), (30,))]), "cpu", share=False)
+    layout = lay_out(numbered([((2, 3), (20, 21)), ((2, 3), (30,))]), "cpu", share_prompts=False)
     (block,) = layout.packing.blocks
     assert (block.rows, block.queries, block.keys, block.mask) == (2, 4, 4, None)
     assert layout.ids[layout.packing.queries].tolist() == [2, 3, 20, 21, 2, 3, 30, 2]
@@ -137,8 +137,8 @@ def test_packed_passes_give_the_log_probs_and_gradients_of_padded_ones(tiny, tun
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
     assert policy.network.packs
     sequences, found = [SEQUENCES[i] for i in chosen], []
-    for share in (True, False):
-        policy.network.packs = share
+    for share_prompts in (True, False):
+        policy.network.packs = share_prompts
         logps = policy.logps(policy.network.lay_out(sequences, with_prompt))
         (logps.values * torch.arange(1, logps.values.shape[1] + 1)).sum().backward()
         found.append((logps.values.detach(), logps.mask, [p.grad.clone() for p in policy.network.parameters]))

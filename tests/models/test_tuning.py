@@ -1,4 +1,4 @@
-"""The settings of training in numbers: what of them results hang on."""
+"""The settings of training in numbers: what of them results depend on."""
 
 from dataclasses import fields, replace
 

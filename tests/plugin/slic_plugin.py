@@ -29,7 +29,7 @@ class Faulty(SLiC):
     """SLiC that goes wrong in its third step."""
 
     how: Literal["raise", "hang", "exit", "kill", "die-once"] = "raise"
-    """What happens: an error, no end, an exit of the process, a signal; the last happens once in a folder."""
+    """The fault: an error, no end, an exit of the process, a signal; the last happens once in a folder."""
     once: str = ""
     """File that says that it has happened."""
 

@@ -168,7 +168,7 @@ def test_names():
     [
         (None, "holds no items.jsonl"),
         ("", "holds no pairs"),
-        ('{"id": "x", "prompt": [{"role": "user", "content": "p"}], "a": "x"', "line 1: no whole JSON object"),
+        ('{"id": "x", "prompt": [{"role": "user", "content": "p"}], "a": "x"', "line 1: not a whole JSON object"),
         ('{"id": "x", "prompt": [{"role": "user", "content": "p"}], "a": "x"}', "row 1: the field 'b' is missing"),
         ('{"id": "x", "prompt": "p", "a": "x", "b": "y"}', "row 1: the prompt is not a list of messages"),
         ('{"id": "x", "prompt": [{"role": "user", "content": "p"}], "a": "x", "b": "\\ud800"}', "'b' is missing"),

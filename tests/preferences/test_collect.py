@@ -146,7 +146,7 @@ def test_a_model_that_says_nothing_is_told(policy, tmp_path, monkeypatch):
         return Sample(prompt, (1,), True)  # EOS alone
 
     monkeypatch.setattr(module, "sample", empty)
-    with pytest.raises(InputError, match="m@1 gives only empty answers .*dropped empty: 18"):
+    with pytest.raises(InputError, match="m@1 gives only empty responses .*dropped empty: 18"):
         collect(policy, "m@1", PROMPTS, SETTINGS, tmp_path, {})
 
 
@@ -163,11 +163,11 @@ def test_damaged_candidates_are_told_and_left_alone(policy, tmp_path):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:3], lines[3][:9], *lines[4:]]) + "\n")
     before = path.read_bytes()
-    with pytest.raises(InputError, match="candidates.jsonl, line 4: no whole JSON object"):
+    with pytest.raises(InputError, match="candidates.jsonl, line 4: not a whole JSON object"):
         collect(policy, "m@1", PROMPTS, SETTINGS, tmp_path, {})
     assert path.read_bytes() == before
     (tmp_path / "collection.json").write_text('{"k": 3')
-    with pytest.raises(InputError, match="collection.json is no valid JSON"):
+    with pytest.raises(InputError, match="collection.json is not valid JSON"):
         collect(policy, "m@1", PROMPTS, SETTINGS, tmp_path, {})
 
 

@@ -43,7 +43,7 @@ def text(value):
 
 
 def facts(source):
-    """What a file of pairs says, independent of how it is laid out."""
+    """The contents of a file of pairs, independent of how it is laid out."""
     found = []
     for row in rows_of(source):
         prompt = [{"role": "user", "content": row["prompt"]}] if isinstance(row["prompt"], str) else row["prompt"]
@@ -93,7 +93,7 @@ def test_what_a_shape_has_no_room_for_is_counted(tmp_path):
     there = read_preferences(str(tmp_path / "hh.jsonl"))
     assert len(list(there)) == 4 and there.dropped == {}
     done = convert(source, str(tmp_path / "alpaca.jsonl"), "alpacaeval")
-    assert done.dropped["a conversation of several turns is no instruction"] == 3
+    assert done.dropped["a conversation of several turns is not an instruction"] == 3
     assert done.written + sum(done.dropped.values()) == done.read
 
 
@@ -145,7 +145,7 @@ def test_alpacaeval_preferences(tmp_path):
          "annotator": "gpt4", "preference": p} for p in (1, 2, 2.0, 1.5, 0, 1.9, 1.05, None, 3)
     ]  # fmt: skip
     done = convert(write(tmp_path / "in.jsonl", rows), str(tmp_path / "out.jsonl"))
-    assert done.dropped == {"preference is no number": 1, "preference is not from 1 to 2 (0 and 1.5 are ties)": 1}
+    assert done.dropped == {"preference is not a number": 1, "preference is not from 1 to 2 (0 and 1.5 are ties)": 1}
     found = rows_of(tmp_path / "out.jsonl")
     assert [text(r["chosen"]) for r in found] == ["x", "y", "y", "x", "x", "y", "x"]
     assert [r["tie"] for r in found] == [False, False, False, True, True, False, False]
@@ -201,14 +201,14 @@ def test_bad_input_is_told_and_leaves_the_target_alone(tmp_path):
     assert not [p for p in tmp_path.iterdir() if "partial" in p.name]
     good = write(tmp_path / "good.jsonl", PAIRS)
     for out, said in [
-        (str(tmp_path / "x.txt"), "the format does not show"),
+        (str(tmp_path / "x.txt"), "the name does not show the format"),
         (good, "is the source itself"),
         (str(tmp_path), "is a folder that is not empty"),
         ("hub:", "names no data set"),
     ]:
         with pytest.raises(InputError, match=said):
             convert(good, out)
-    with pytest.raises(InputError, match="--to pair is no shape of rows; did you mean 'pairs'"):
+    with pytest.raises(InputError, match="--to pair is not a shape of rows; did you mean 'pairs'"):
         convert(good, str(tmp_path / "y.jsonl"), "pair")
     with pytest.raises(InputError, match="no known shape has the fields text"):
         convert(write(tmp_path / "t.jsonl", [{"text": "x"}]), str(tmp_path / "y.jsonl"))

@@ -43,7 +43,7 @@ def gold(tmp_path, monkeypatch):
 
 
 def within(successes, n, p):
-    """Whether a count lies in the central 99.99% of the binomial distribution."""
+    """True if a count lies in the central 99.99% of the binomial distribution."""
     low, high = binom.interval(0.9999, n, p)
     return low <= successes <= high
 
@@ -196,7 +196,7 @@ def test_a_file_cut_in_its_middle_is_told_with_the_line_and_left_alone(tmp_path,
     lines[2] = lines[2][:25]
     path.write_text("\n".join(lines) + "\n")
     before = path.read_bytes()
-    with pytest.raises(InputError, match="x.jsonl, line 3: no whole JSON object"):
+    with pytest.raises(InputError, match="x.jsonl, line 3: not a whole JSON object"):
         label_all(tmp_path, alphabetical(), "x")
     assert path.read_bytes() == before
     with pytest.raises(InputError, match="x.jsonl, line 3: not valid JSON"):

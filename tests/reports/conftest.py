@@ -20,7 +20,7 @@ def interval(mean, half, n=180, **more):
 
 
 def cell_files(folder, method, seed, words):
-    """What one cell leaves on disk, as the harness writes it."""
+    """A cell's files on disk, as the harness writes them."""
     rng = random.Random(f"{method}{seed}")
     gain = METHODS.get(method, 0.5) - 0.5
     generations, scores = [], []
@@ -241,7 +241,7 @@ def fake_run(folder, *, methods=METHODS, words=""):
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: elements with their attributes, and text by the element around it."""
+    """A page as a browser would read it: elements with their attributes, and text by the element around it."""
 
     def __init__(self, source):
         super().__init__(convert_charrefs=True)

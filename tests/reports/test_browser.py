@@ -63,7 +63,7 @@ def written(tmp_path_factory, make_run):
 
 @pytest.fixture
 def problems():
-    """What a page must not do: errors, words on the console, dialogs, requests."""
+    """Faults of a page: errors, words on the console, dialogs, requests."""
     found: list[str] = []
     yield found
     assert found == []
@@ -112,7 +112,7 @@ def test_hostile_text_does_nothing_in_a_browser(page):
     assert page.evaluate("window.pwned") is None
     assert page.url.startswith("file:") and page.title().startswith("Alignment methods on <script>")
     page.locator("#samples details").nth(1).locator("summary").click()
-    shown = page.locator("#samples details").nth(1).locator(".answer .text").first.text_content()
+    shown = page.locator("#samples details").nth(1).locator(".response .text").first.text_content()
     for payload in PAYLOADS:  # the browser shows every character
         assert payload in shown
     for _ in range(5):
@@ -172,11 +172,11 @@ def test_samples_open_filter_search_and_turn(page, written):
     rows = json.loads(re.search(r'id="samples-data">(.*?)</script>', source)[1])["rows"]
     cards, status = page.locator("#sample-list details"), page.locator("#sample-status")
     assert status.text_content() == "1 to 10 of 60" and cards.count() == 10
-    assert cards.first.locator(".answer").count() == 6  # SFT and five methods, side by side
-    assert cards.nth(1).locator(".answer").count() == 0
+    assert cards.first.locator(".response").count() == 6  # SFT and five methods, side by side
+    assert cards.nth(1).locator(".response").count() == 0
     cards.nth(1).locator("summary").focus()
     page.keyboard.press("Enter")
-    cards.nth(1).locator(".answer").first.wait_for()
+    cards.nth(1).locator(".response").first.wait_for()
     page.get_by_role("button", name="Next").click()
     assert status.text_content() == "11 to 20 of 60"
     assert page.get_by_role("button", name="Previous").is_enabled()
@@ -185,14 +185,14 @@ def test_samples_open_filter_search_and_turn(page, written):
     assert cards.locator(".note").first.text_content() == "quick-17"
     page.get_by_label("Search prompts and responses").fill("")
     page.locator("#sample-status", has_text=re.compile("^1 to 10 of 60$")).wait_for()
-    ahead = {row["id"]: row["answers"][1]["scores"][0][0] - row["answers"][0]["scores"][0][0] for row in rows}
+    ahead = {row["id"]: row["responses"][1]["scores"][0][0] - row["responses"][0]["scores"][0][0] for row in rows}
     for show, sign in (("Biggest wins", -1), ("Biggest losses", 1)):
         page.locator("#sample-show").select_option(show)
         expected = sorted((sign * lead, key) for key, lead in ahead.items() if sign * lead < 0)
         assert cards.first.locator(".note").text_content() == expected[0][1]
         assert status.text_content() == f"1 to {min(10, len(expected))} of {len(expected)} (60 in all)"
     page.locator("#sample-show").select_option("Judge and reward model disagree")
-    differ = [row["id"] for row in rows if {row["answers"][1]["scores"][place][1] for place in (1, 2)} == {0.0, 1.0}]
+    differ = [row["id"] for row in rows if {row["responses"][1]["scores"][place][1] for place in (1, 2)} == {0.0, 1.0}]
     assert status.text_content() == f"1 to {min(10, len(differ))} of {len(differ)} (60 in all)"
     assert cards.first.locator(".note").text_content() == differ[0]
 
@@ -203,7 +203,7 @@ def test_differences_from_sft_are_marked(browser, page):
     source = page.content()
     data = json.loads(re.search(r'id="samples-data">(.*?)</script>', source)[1])
     for place, text in texts.items():
-        data["rows"][0]["answers"][place]["text"] = text
+        data["rows"][0]["responses"][place]["text"] = text
     scripts = re.findall(r"<script>(.*?)</script>", source, flags=re.DOTALL)
     fresh = browser.new_context().new_page()
     section = re.search(r'<section id="samples".*?</section>', source, flags=re.DOTALL)[0]
@@ -215,12 +215,12 @@ def test_differences_from_sft_are_marked(browser, page):
     )
     fresh.set_content(section)
     fresh.add_script_tag(content=scripts[1])
-    answers = fresh.locator("#sample-list details").first.locator(".answer")
-    assert answers.nth(0).locator("mark").count() == 0
-    assert answers.nth(1).locator("mark").all_text_contents() == ["a small"]
-    assert answers.nth(1).locator(".text").text_content() == texts[1]
+    responses = fresh.locator("#sample-list details").first.locator(".response")
+    assert responses.nth(0).locator("mark").count() == 0
+    assert responses.nth(1).locator("mark").all_text_contents() == ["a small"]
+    assert responses.nth(1).locator(".text").text_content() == texts[1]
     fresh.locator("#sample-marks").uncheck()
-    assert answers.nth(1).locator("mark").count() == 0
+    assert responses.nth(1).locator("mark").count() == 0
     fresh.context.close()
 
 
@@ -258,8 +258,8 @@ def test_thousands_of_samples_stay_quick(browser, page):
     source = page.content()
     data = json.loads(re.search(r'id="samples-data">(.*?)</script>', source)[1])
     for row in data["rows"]:
-        for answer in row["answers"]:
-            answer["text"] = answer["text"][-100:]
+        for response in row["responses"]:
+            response["text"] = response["text"][-100:]
     data["rows"] = [
         {**data["rows"][n % 60], "id": f"p-{n}", "prompt": [["user", f"question {n}"]]} for n in range(5_000)
     ]

@@ -117,16 +117,16 @@ def test_every_drawing_of_the_page_is_a_file(run, tmp_path):
 
 def test_a_file_has_its_own_title_and_legend(tmp_path):
     logs = {m: [[{"examples": n, "kl": n / size} for n in range(9)]] for m, size in (("$dpo$", 2), ("ppo", 1))}
-    (panel,) = curves.training(logs, drawing.styles(logs)).panels
-    assert ">ppo<" not in panel.svg and "KL to SFT (nats)" not in panel.svg.partition(">")[2]
-    drawing.save(panel, tmp_path / "kl.svg")
+    (chart,) = curves.training(logs, drawing.styles(logs)).charts
+    assert ">ppo<" not in chart.svg and "KL to SFT (nats)" not in chart.svg.partition(">")[2]
+    drawing.save(chart, tmp_path / "kl.svg")
     text = (tmp_path / "kl.svg").read_text(encoding="utf-8")
     assert ">ppo<" in text and ">$dpo$<" in text and "KL to SFT (nats)" in text
 
 
 def test_names_of_files_are_short_and_differ():
     keys = [f"judge-{'a very long name / ' * 9}{n}" for n in (1, 2)]
-    names = [drawing.finish_panel(drawing.new_canvas(1)[0], key, "t", "t").key for key in keys]
+    names = [drawing.finish_chart(drawing.new_canvas(1)[0], key, "t", "t").key for key in keys]
     assert names[0] != names[1] and all(re.fullmatch(r"[a-z0-9-]{1,80}", name) for name in names)
 
 

@@ -139,15 +139,15 @@ def test_gold_against_proxy_goes_through_every_checkpoint():
 
     points = [{"reward": {"reward.training": cell(n), "reward.gold": cell(n * (3 - n))}} for n in (1, 2, 3)]
     along = figures.gold_against_proxy({"overoptimization": {"x": {"points": points}}}, looks)
-    (panel,) = along.panels
-    assert panel.text == "x ends at the training reward model +3.00, the true reward +0.00"
+    (chart,) = along.charts
+    assert chart.text == "x ends at the training reward model +3.00, the true reward +0.00"
     assert "Small marks: checkpoints" in along.caption
-    drawn = panel.drawing.axes[0].lines
+    drawn = chart.drawing.axes[0].lines
     assert list(drawn[1].get_xdata()) == [0, 1, 2, 3] and list(drawn[1].get_ydata()) == [0, 2, 2, 0]
     row = {"x": {"difference": 0.5, "low": 0.4, "high": 0.6}}
     changes = {"reward.reward_model.training": row, "reward.reward_model": row}
     ends = figures.gold_against_proxy({"changes": changes}, looks)
-    assert ends.panels[0].text.endswith("the evaluation reward model +0.50")
+    assert ends.charts[0].text.endswith("the evaluation reward model +0.50")
     assert "No checkpoints" in ends.caption
     assert figures.gold_against_proxy({"changes": {"reward.gold": row}}, looks) is None
 
@@ -193,12 +193,12 @@ def test_samples_hold_every_prompt_and_score(written, run):
     assert found["evaluators"] == ["true reward", "reward model", "judge"]
     cell = next(c for c in run.cells() if (c.method, c.seed) == ("dpo", 0))
     scores = cell.scores().set_index(["metric", "prompt_id"])["value"]
-    answer = found["rows"][9]["answers"][2]
-    assert answer["text"] == next(g for g in cell.generations() if g.prompt_id == "quick-9").response
-    assert answer["scores"][0] == [
+    response = found["rows"][9]["responses"][2]
+    assert response["text"] == next(g for g in cell.generations() if g.prompt_id == "quick-9").response
+    assert response["scores"][0] == [
         pytest.approx(scores["reward.gold", "quick-9"], rel=0.006), scores["win_rate.gold", "quick-9"],
     ]  # fmt: skip
-    assert answer["scores"][2] == [None, None]  # the judge gave no answer to every ninth prompt, and no rewards at all
+    assert response["scores"][2] == [None, None]  # no verdict of the judge on every ninth prompt, and no rewards at all
     assert found["disagreements"][0] == {"text": "Judge and reward model disagree", "pair": [2, 1]}
 
 
@@ -215,8 +215,8 @@ def test_a_method_has_one_colour_everywhere(written):
     looks = drawing.styles(METHODS)
     assert len({look.colour for look in looks.values()}) == 4
     assert [looks[m].colour for m in METHODS] == ["#0072B2", "#D55E00", "#009E73"]  # Okabe and Ito (2008)
-    for panel in re.findall(r"<svg.*?</svg>", written[0], flags=re.DOTALL):
-        used = {c.upper() for c in re.findall(r"#[0-9a-fA-F]{6}", panel)}
+    for chart in re.findall(r"<svg.*?</svg>", written[0], flags=re.DOTALL):
+        used = {c.upper() for c in re.findall(r"#[0-9a-fA-F]{6}", chart)}
         assert used <= {look.colour.upper() for look in looks.values()}
 
 

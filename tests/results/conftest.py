@@ -27,7 +27,7 @@ def tmp_path(tmp_path):
 
 
 def _train(out: Path) -> None:
-    """What a training leaves: weights in a subfolder, a log, costs."""
+    """The files of a training: weights in a subfolder, a log, costs."""
     (out / "policy").mkdir()
     save_file({"w": WEIGHTS}, out / "policy" / "model.safetensors")
     (out / "policy" / "config.json").write_text('{"layers": 2}')
@@ -66,7 +66,7 @@ def _whole_run(root: Path, built: list[str] | None = None, evaluators: dict | No
 
 
 def _state(root: Path) -> dict[str, str]:
-    """What a run and a cache come to, without dates, leftovers of killed processes and locks."""
+    """The end state of a run and a cache, without dates, leftovers of killed processes and locks."""
     found = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()

@@ -6,25 +6,25 @@ import pandas
 import pytest
 
 from alignment_bench.errors import InputError
-from alignment_bench.results.outputs import Answer, read_outputs, write_outputs
+from alignment_bench.results.outputs import Response, read_outputs, write_outputs
 
 MARKDOWN = "# One\n## Two\n1. first\n2. second\n- item\n**bold** and __bold__\n```\n# no header\n- no item\n```\n"
 
 
-def answers(format):
+def responses(format):
     texts = ["2 is even.", 'Quote " and \\ and é\n\n', "", MARKDOWN]
     found = []
     for i, text in enumerate(texts):
         messages = ({"role": "user", "content": f"Question {i}?"},)
         found.append(
-            Answer(f"q{i}", messages, text, "quick-dpo-seed0", "helpful" if format == "alpaca_eval" else "", 7)
+            Response(f"q{i}", messages, text, "quick-dpo-seed0", "helpful" if format == "alpaca_eval" else "", 7)
         )
     return found
 
 
 @pytest.mark.parametrize("format", ["alpaca_eval", "arena"])
 def test_round_trip(tmp_path, format):
-    written = answers(format)
+    written = responses(format)
     path = write_outputs(written, format, tmp_path, 1_700_000_000.0)
     found = read_outputs(path, format)
     assert [(a.messages, a.output, a.generator, a.dataset) for a in found] == [
@@ -36,24 +36,24 @@ def test_round_trip(tmp_path, format):
 
 
 def test_alpaca_evals_own_reader_takes_the_file(tmp_path):
-    path = write_outputs(answers("alpaca_eval"), "alpaca_eval", tmp_path, 0.0)
+    path = write_outputs(responses("alpaca_eval"), "alpaca_eval", tmp_path, 0.0)
     utils = pytest.importorskip("alpaca_eval.utils", reason="alpaca_eval is not installed")
     frame = utils.load_or_convert_to_dataframe(str(path))
     assert list(frame.columns) == ["instruction", "output", "generator", "dataset"]
     assert utils.get_generator_name(None, frame) == "quick-dpo-seed0"
-    assert frame["output"].tolist() == [a.output for a in answers("alpaca_eval")]
+    assert frame["output"].tolist() == [a.output for a in responses("alpaca_eval")]
 
 
 def test_alpaca_evals_columns_as_pandas_reads_them(tmp_path):
     """Its reader is pandas.read_json; it joins model and reference on `instruction`."""
-    frame = pandas.read_json(write_outputs(answers("alpaca_eval"), "alpaca_eval", tmp_path, 0.0))
+    frame = pandas.read_json(write_outputs(responses("alpaca_eval"), "alpaca_eval", tmp_path, 0.0))
     assert list(frame.columns) == ["instruction", "output", "generator", "dataset"]
-    assert frame["output"].tolist() == [a.output for a in answers("alpaca_eval")]
+    assert frame["output"].tolist() == [a.output for a in responses("alpaca_eval")]
 
 
 def test_arenas_fields(tmp_path):
-    """What its gen_judgment.py and show_result.py take from a line, by their own expressions."""
-    path = write_outputs(answers("arena"), "arena", tmp_path, 1_700_000_000.0)
+    """Fields that its gen_judgment.py and show_result.py take from a line, by their own expressions."""
+    path = write_outputs(responses("arena"), "arena", tmp_path, 1_700_000_000.0)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     by_uid = {row["uid"]: row for row in rows}
     assert by_uid["q0"]["messages"][-1]["content"]["answer"] == "2 is even."
@@ -84,9 +84,9 @@ def test_several_turns_are_kept_or_written_out(tmp_path):
         {"role": "assistant", "content": "Yes?"},
         {"role": "user", "content": "2+2"},
     )
-    answer = Answer("q", turns, "4", "m", "d")
-    assert read_outputs(write_outputs([answer], "arena", tmp_path, 0.0), "arena")[0].messages == turns
-    row = json.loads(write_outputs([answer], "alpaca_eval", tmp_path, 0.0).read_text())[0]
+    response = Response("q", turns, "4", "m", "d")
+    assert read_outputs(write_outputs([response], "arena", tmp_path, 0.0), "arena")[0].messages == turns
+    row = json.loads(write_outputs([response], "alpaca_eval", tmp_path, 0.0).read_text())[0]
     assert row["instruction"] == "User: Hi\nAssistant: Yes?\nUser: 2+2"
 
 
@@ -112,6 +112,6 @@ def test_bad_files_are_named(tmp_path, format, text, message):
 
 
 def test_a_question_answered_twice_is_refused(tmp_path):
-    answer = answers("arena")[0]
-    with pytest.raises(InputError, match="answers a question twice"):
-        write_outputs([answer, answer], "arena", tmp_path, 0.0)
+    response = responses("arena")[0]
+    with pytest.raises(InputError, match="has two responses to a question"):
+        write_outputs([response, response], "arena", tmp_path, 0.0)

@@ -89,7 +89,7 @@ def test_every_damaged_file_of_a_run_is_named(tmp_path, whole_run, state):
     assert found == count >= 84
 
 
-def test_damage_that_cache_and_cell_share_is_mended_in_both(tmp_path, whole_run, state):
+def test_damage_that_cache_and_cell_share_is_repaired_in_both(tmp_path, whole_run, state):
     """A cell's files are hard links to the cache, so one flipped bit is in both."""
     good = state(whole_run(tmp_path / "root").path.parents[2])
     names = [n for n in files_of(tmp_path / "root", "runs") if "seed-0" in n and "manifest" not in n]

@@ -109,7 +109,7 @@ def told_by(work) -> tuple[int, str]:
 
 
 def refused(work) -> str:
-    """What the InputError says that work() ends with, in a process of its own."""
+    """The message of the InputError that work() ends with, in a process of its own."""
     code, said = told_by(work)
     assert code == 2, said
     return said
@@ -140,7 +140,7 @@ def until_it_survives(work, check) -> int:
 
 
 def test_killed_at_every_step_of_a_first_run(tmp_path, whole_run, state):
-    """What was sealed is found and not made again; what was not is made again; the end is that of a quiet run."""
+    """Sealed stages are found and not made again; others are made again; the end is that of a quiet run."""
     expected = state(whole_run(tmp_path / "quiet").path.parents[2])
     made_again = set()
 

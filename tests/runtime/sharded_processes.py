@@ -30,7 +30,7 @@ def batches(network: Network, parts: list) -> Iterator[Batch]:
     return (Batch(part, 0, network.lay_out(part)) for part in parts)
 
 
-def shares(tiny: Checkpoint) -> dict[str, float]:
+def shards(tiny: Checkpoint) -> dict[str, float]:
     """Numbers that this process holds after a step in which the first has three passes and the second has one."""
     alone = Policy.open(tiny, TUNING, trainable=True)
     loss_alone = -float(alone.total_logps(ROWS).sum())
@@ -60,12 +60,12 @@ def shares(tiny: Checkpoint) -> dict[str, float]:
 
 
 def scores(tiny: Checkpoint) -> dict[str, list[float]]:
-    """What a reward model gives to rows before a step, after it, and when its weights are whole again."""
+    """A reward model's scores of rows before a step, after it, and when its weights are whole again."""
     torch.manual_seed(0)
     network = open_network(tiny.path, "score", TUNING, trainable=True, head_std=0.3)
     model, optimizer = RewardModel(network, tiny.tokenizer()), Optimizer(network, lr=1e-2, total_steps=2)
     found = {"before": model.score_all(ROWS)}
-    part = processes.mine(ROWS)
+    part = processes.shard(ROWS)
     optimizer.step(lambda: batches(network, [part]), lambda batch: (model.scores(batch.layout).sum(), {}))
     found["after"] = model.score_all(ROWS)
     optimizer.finish()
@@ -77,7 +77,7 @@ def main(model: str, folder: str) -> None:
     launch.start("cpu")
     torch.manual_seed(0)
     tiny, root = Checkpoint(Path(model), key="tiny"), Path(folder)
-    found = shares(tiny) | {"scores": scores(tiny)}
+    found = shards(tiny) | {"scores": scores(tiny)}
     found["whole"] = train(root / "a", tiny)
     with stop_at_call(4):
         found["stopped"] = train(root / "b", tiny)

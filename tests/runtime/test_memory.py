@@ -1,4 +1,4 @@
-"""What this process is seen to hold, and to have held at most; what happens to what it frees."""
+"""Memory that this process holds, and held at most; and what happens to what it frees."""
 
 import platform
 import subprocess

@@ -34,7 +34,7 @@ SPEC = {
     "evaluation": {"prompts": 4},
     # a minibatch of four of five responses leaves one, so a process has none
     "methods": {
-        # with Adam's usual epsilon a step along a gradient of nearly 0 hangs on its rounding, and so do later responses
+        # with Adam's usual epsilon a step along a gradient of nearly 0 follows its rounding, and so do later responses
         "ppo": {"lr": 1e-3, "rollout_size": 5, "minibatch_size": 4, "epochs": 2, "adam_epsilon": 1e-3},
         "dpo": {"lr": 1e-3, "batch_size": 5},
         "orpo": {"lr": 1e-3, "batch_size": 5},
@@ -222,29 +222,29 @@ def test_an_error_or_a_stop_in_one_process_is_of_both(tiny, tmp_path):
     assert whole.read_bytes() == continued.read_bytes()
 
 
-def test_each_process_holds_its_share_of_the_weights(tiny, tmp_path):
+def test_each_process_holds_its_shard_of_the_weights(tiny, tmp_path):
     """Weights, gradients and Adam's moments with FSDP; a stop goes on to the same bytes, an error ends both."""
     config = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     ended = side_by_side("sharded_processes.py", tiny.path, tmp_path, **config)
     assert [code for code, _, _ in ended] == [1, 1], ended
-    shares = [json.loads(out) for _, out, _ in ended]
+    shards = [json.loads(out) for _, out, _ in ended]
     # 259 x 32 embeddings (tied), two layers of 2 x 32 x 32 + 2 x 32 x 16 + 3 x 32 x 64 + 2 x 32, and a last norm of 32
     weights = 259 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32
     odd = 32  # one of the two holds the middle of 259 rows
-    for share in shares:
-        assert share["weights"] in ((weights - odd) // 2, (weights + odd) // 2)
-        assert share["gradients"] == share["weights"]
-        assert share["moments"] == 2 * share["weights"]
-        assert share["let_go"] == 0
-        assert share["together"] == weights
-        assert share["stopped"].startswith("Stopped: stopped after step 4 of 10")
-    assert sum(share["weights"] for share in shares) == weights
-    assert shares[0]["loss"] == shares[1]["loss"] == pytest.approx(shares[0]["loss_alone"], rel=1e-5)
-    assert shares[0]["scores"] == shares[1]["scores"]
-    assert shares[0]["scores"]["after"] == shares[0]["scores"]["at_the_end"]
+    for shard in shards:
+        assert shard["weights"] in ((weights - odd) // 2, (weights + odd) // 2)
+        assert shard["gradients"] == shard["weights"]
+        assert shard["moments"] == 2 * shard["weights"]
+        assert shard["let_go"] == 0
+        assert shard["together"] == weights
+        assert shard["stopped"].startswith("Stopped: stopped after step 4 of 10")
+    assert sum(shard["weights"] for shard in shards) == weights
+    assert shards[0]["loss"] == shards[1]["loss"] == pytest.approx(shards[0]["loss_alone"], rel=1e-5)
+    assert shards[0]["scores"] == shards[1]["scores"]
+    assert shards[0]["scores"]["after"] == shards[0]["scores"]["at_the_end"]
     # the step lowers what it was given: the scores' sum
-    assert sum(shares[0]["scores"]["after"]) < sum(shares[0]["scores"]["before"]) - 0.1
-    assert shares[0]["continued"] == shares[1]["continued"] == shares[0]["whole"]
+    assert sum(shards[0]["scores"]["after"]) < sum(shards[0]["scores"]["before"]) - 0.1
+    assert shards[0]["continued"] == shards[1]["continued"] == shards[0]["whole"]
     (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
     (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
     assert whole.read_bytes() == continued.read_bytes()
@@ -268,7 +268,7 @@ def test_moments_and_gradients_are_divided_and_a_kill_changes_nothing(tiny, tmp_
     for stage, count in weights.items():
         for found in (first[stage], second[stage]):
             assert found["moments"] == 2 * count // 2
-            # in stage 2 the share, and at most the rest of the weight that lies in both, none there larger than 64 x 32
+            # in stage 2 the shard, and at most the rest of the weight that lies in both, none there larger than 64 x 32
             least, most = (count, count) if stage == "1" else (count // 2, count // 2 + 64 * 32)
             assert least <= found["gradients"] <= most
             assert found["losses"] == pytest.approx(found["plain_losses"], rel=1e-5)

@@ -1,4 +1,4 @@
-"""What of DeepSpeed's configuration is taken and what is refused; its work: runtime/test_processes.py."""
+"""DeepSpeed's configuration, taken and refused; its work: runtime/test_processes.py."""
 
 import json
 import subprocess
@@ -55,7 +55,7 @@ def test_settings_that_are_not_supported_are_refused(launched, variables, said):
         ({"fp16": {"enabled": True}}, {}, "DeepSpeed's fp16.*precision"),
         ({"optimizer": {"type": "AdamW"}}, {}, "DeepSpeed's optimizer"),
         ({"train_batch_size": 32}, {}, "train_batch_size 32.*auto"),
-        ({"zero_optimization": None}, {}, "no JSON with a zero_optimization and its stage"),
+        ({"zero_optimization": None}, {}, "not JSON with a zero_optimization and its stage"),
     ],
 )
 def test_a_file_that_asks_for_more_is_refused(launched, tmp_path, changes, of_zero, said):

@@ -93,7 +93,7 @@ def divided(tiny: Checkpoint, lora_rank: int, head: nn.Module) -> dict[str, obje
     outcomes = []
     for step in range(STEPS):
         if step == 2:
-            state = processes.tell(optimizer.state_dict())  # the first process has all of it
+            state = processes.broadcast(optimizer.state_dict())  # the first process has all of it
             weights = [p.detach().clone() for p in optimizer.parameters]
             head = copy.deepcopy(head)
             policy, optimizer = beginning(head)

@@ -142,7 +142,7 @@ def test_probes_of_one_start_share_it_and_go_through_no_text_twice(tiny, full, t
     with counted() as passes:
         probes = [Probe(task, policy, Ledger.of(policy.network, tmp_path), with_samples=True) for _ in range(3)]
         assert passes.scored == passing + TRIAL
-        assert [probe.ledger.scored_tokens for probe in probes] == [tokens] * 3  # what a cell costs hangs on no other
+        assert [probe.ledger.scored_tokens for probe in probes] == [tokens] * 3  # what a cell costs depends on no other
         assert probes[0].reference.network.packs
         again = passes.again
         probes[0](1.0)

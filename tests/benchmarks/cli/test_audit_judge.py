@@ -64,7 +64,7 @@ def test_figures_by_hand(tmp_path):
         ({"human": []}, "row 2: human is"),
         ({"human": None}, "row 2 has no 'human'"),
         ({"response_b": None}, "row 2 has no 'response_b'"),
-        ({"id": 1}, "row 2: the id '1' stands there twice"),
+        ({"id": 1}, "row 2: the id '1' is there twice"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, change, named):
@@ -144,7 +144,7 @@ def test_a_scripted_judge_its_bill_its_cache_and_the_key(tmp_path, endpoint):
 @pytest.mark.parametrize("price", ["1", "a,b", "-1,2", "nan,1", "1,2,3"])
 def test_a_price_that_is_none_is_named(tmp_path, price):
     done = audit("--judge", "column:j", "--labels", write(tmp_path, ROWS), "--judge-price", price)
-    assert isinstance(done.exception, InputError) and f"--judge-price {price} is no price" in str(done.exception)
+    assert isinstance(done.exception, InputError) and f"--judge-price {price} is not a price" in str(done.exception)
 
 
 def test_the_published_judge_of_pandalm():

@@ -44,7 +44,7 @@ def folder(tmp_path):
         (["--labeller", "simulated", "--reward", GOLD, "--bias", "lenght=1"], "did you mean 'length'"),
         (["--labeller", "simulated", "--reward", GOLD, "--bias", "length=much"], "give length=NUMBER"),
         (["--labeller", "simulated", "--reward", GOLD, "--bias", "inattention=2"], "is a share of items"),
-        (["--labeller", "simulated", "--reward", GOLD, "--sharpness", "0"], "is no number above 0"),
+        (["--labeller", "simulated", "--reward", GOLD, "--sharpness", "0"], "is not a number above 0"),
         (["--labeller", "simulated", "--reward", GOLD, "--name", "<b>x</b>"], "the labeller's name '<b>x</b>'"),
         (["--labeller", "simulated", "--reward", GOLD, "--name", "a", "--name", "b"], "under one --name"),
         (["--labeller", "judge"], "--labeller judge needs a model"),
@@ -61,7 +61,7 @@ def test_bad_labelling_is_told_and_writes_nothing(folder, arguments, said):
 def test_bad_collecting_is_told(tmp_path, monkeypatch):
     for arguments, said in [
         (["-k", "1"], "-k 1 gives no pair"),
-        (["--temperature", "warm"], "--temperature warm is no list of numbers"),
+        (["--temperature", "warm"], "--temperature warm is not a list of numbers"),
         (["--rule", "best_random"], "needs a reward model"),
         (["--model", tmp_path / "none", "--prompts", tmp_path / "none.jsonl"], "--model .*none"),
         (["--model", "builtin/base_model", "--prompts", tmp_path / "none.jsonl"], "there is no preference file"),

@@ -116,7 +116,7 @@ def test_rows_that_are_no_pairs_are_counted_and_blocks_do_not_show(load, monkeyp
         "duplicate row": 2, "chosen is empty": 1, "chosen equals rejected": 1, "reply longer than 30 tokens": 1,
     }  # fmt: skip
     assert whole.record["used"] == 21
-    monkeypatch.setattr("alignment_bench.results.lazy.BLOCK", 7)
+    monkeypatch.setattr("alignment_bench.results.lazy.CHUNK", 7)
     cut = load(rows, split_seed=0, splits=Splits(sft=0.5, training=0.8, evaluation=0.4, heldout=0.3))  # the same shares
     assert whole.record["stage"] != cut.record["stage"]
     assert [list(getattr(cut, part)) for part in PARTS] == [list(getattr(whole, part)) for part in PARTS]
@@ -225,7 +225,7 @@ def test_memory_does_not_grow_with_the_rows(load, tiny, tmp_path, monkeypatch):
     grows, afterwards some ten arrays of 8 bytes while they are sorted, then 8 for the order of an epoch: never 100. The
     text alone of a pair has 200, and its token ids, as Python holds them, 8 * 200.
     """
-    monkeypatch.setattr("alignment_bench.results.lazy.BLOCK", 100)
+    monkeypatch.setattr("alignment_bench.results.lazy.CHUNK", 100)
 
     def peak(count):
         path = save(tmp_path / f"{count}.jsonl", (row(i, "a" * (70 + i % 50), "b" * 100) for i in range(count)))

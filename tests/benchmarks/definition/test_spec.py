@@ -91,7 +91,7 @@ def test_errors_name_file_line_and_field(write):
         write("extends: qick\n")
     )
     write("extends: child.yaml\n", "loop.yaml")
-    assert "extends child.yaml, which extends it; take one of the two away" in refused(write("extends: loop.yaml\n"))
+    assert "extends child.yaml, which extends it; remove one of the two" in refused(write("extends: loop.yaml\n"))
 
 
 def test_errors_name_the_option(write):
@@ -99,7 +99,7 @@ def test_errors_name_the_option(write):
     assert "--set sft.lrr=1: there is no field 'sft.lrr'; did you mean 'lr'?" in refused(path, "sft.lrr=1")
     assert "--set budget=-1: budget: input should be greater than 0, not -1" in refused(path, "budget=-1")
     assert "--set bugdet=1: there is no field 'bugdet'; did you mean 'budget'?" in refused(path, "bugdet=1")
-    assert "--set budget.x=1: budget is no mapping but 8, so it has no fields" in refused(path, "budget.x=1")
+    assert "--set budget.x=1: budget is not a mapping but 8, so it has no fields" in refused(path, "budget.x=1")
     told = refused(path, "methods.dpo.betta=1", methods=["dpo"])
     assert "--set methods.dpo.betta=1, methods.dpo: dpo has no parameter 'betta'; did you mean 'beta'?" in told
     assert "--set budget has no field or no value" in refused(path, "budget")
@@ -109,7 +109,7 @@ def test_errors_name_the_option(write):
 def test_set_through_the_command(bench, write, tmp_path):
     path = write("extends: parent.yaml\nname: child\n")
     done = bench("run", "-b", path, "-m", "dpo", "--set", "methods.dpoo.beta=1", cwd=tmp_path, code=2)
-    assert "--set methods.dpoo.beta=1: methods.dpoo is no method; did you mean 'dpo'?" in done.stderr
+    assert "--set methods.dpoo.beta=1: methods.dpoo is not a method; did you mean 'dpo'?" in done.stderr
     done = bench("run", "-b", path, "-m", "dpo", "--set", "evaluators.golden.x=1", cwd=tmp_path, code=2)
     assert "--set evaluators.golden.x=1: there is no evaluator 'golden'; did you mean 'gold'?" in done.stderr
     path = write("extends: parent.yaml\nname: child\nevaluators:\n  length: {unit: words}\n")

@@ -1,4 +1,4 @@
-"""What counts as computed twice, by hand."""
+"""Passes computed twice, counted by hand."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What is published of a data set's size holds what is claimed, and the script that measures it runs."""
+"""The published page on a data set's size holds what is claimed, and the script that measures it runs."""
 
 import json
 from pathlib import Path

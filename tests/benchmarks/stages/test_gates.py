@@ -1,4 +1,4 @@
-"""What the two reward models may not share."""
+"""Two reward models that share their seed or pairs are refused."""
 
 import pytest
 

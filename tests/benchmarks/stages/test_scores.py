@@ -1,4 +1,4 @@
-"""What all methods share when they are scored is computed once: the baseline's rewards, the reference's log-probs."""
+"""Work that all methods' scores share is done once: the baseline's rewards, the reference's log-probs."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ def responses(key, *texts):
 def test_the_baselines_rewards_are_computed_once(tmp_path, full, alone):
     """Longer is better; each of four sets of responses is asked for once, though three are compared with the first.
 
-    Where rewards hang on the text alone, the second response of b is not asked for: the baseline gave it to the same
+    Where rewards depend on the text alone, the second response of b is not asked for: the baseline gave it to the same
     prompt. That of c it gave to the other prompt.
     """
     asked = []

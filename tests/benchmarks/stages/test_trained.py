@@ -52,9 +52,9 @@ def test_chosen_replies_only(tmp_path, tiny, full):
     assert math.exp(long) < 0.02
 
 
-def test_reference_log_probs_in_blocks_are_those_of_each_pair(tmp_path, tiny, full, monkeypatch):
+def test_reference_log_probs_in_chunks_are_those_of_each_pair(tmp_path, tiny, full, monkeypatch):
     pairs = [Pair(f"x{i}", PROMPT, (*range(20, 21 + i), 1), (*range(90, 99 - i), 1)) for i in range(7)]
-    monkeypatch.setattr("alignment_bench.results.lazy.BLOCK", 3)
+    monkeypatch.setattr("alignment_bench.results.lazy.CHUNK", 3)
     chosen, rejected = pair_dataset(Workshop(Store(tmp_path), full, {}), tiny, pairs).reference()
     policy = Policy.open(tiny, full, trainable=False)
     for i, pair in enumerate(pairs):
