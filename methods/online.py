@@ -77,7 +77,7 @@ class OnlineTrainer:
 
     optimizer: Optimizer
     """Of the policy; a subclass makes it, for it knows how many steps are to come."""
-    value_head: nn.Module | None = None
+    value_head: nn.Linear | None = None
     """Of a critic on the policy's own trunk."""
 
     def __init__(self, method: Any, task: TrainingTask, policy: Policy, samples_per_prompt: int = 1):
@@ -86,7 +86,7 @@ class OnlineTrainer:
             raise TrainingError(f"{type(method).__name__} learns from a reward model, and this task has none")
         if not len(task.prompts):
             raise TrainingError(f"{type(method).__name__} samples from prompts, and this task has none")
-        self.method, self.task, self.policy = method, task, policy
+        self.method, self.task, self.policy, self.reward = method, task, policy, task.reward
         self.samples_per_prompt = samples_per_prompt
         self.prompts_per_round = max(1, min(method.rollout_size, task.budget.examples) // samples_per_prompt)
         self.size = self.prompts_per_round * samples_per_prompt
@@ -174,7 +174,7 @@ class OnlineTrainer:
     def rewards(self, samples: list[Sample]) -> tuple[Tensor, dict[str, float]]:
         """The reward of each response [batch], normalized, less the penalty for a missing EOS; and what to watch."""
         shard = processes.shard_in_order(to_generations(self.policy, samples))
-        scores = processes.all_gather([*self.task.reward(shard)] if shard else [])
+        scores = processes.all_gather([*self.reward(shard)] if shard else [])
         raw = torch.tensor([score for part in scores for score in part], dtype=torch.float32)
         if not torch.isfinite(raw).all():
             worst = samples[int((~torch.isfinite(raw)).nonzero()[0])].prompt.id

@@ -125,7 +125,11 @@ class PairwiseMethod(OfflineMethod):
     """A subclass is a dataclass with a `loss` and, if it uses them, `needs_reference` or `needs_prompt`."""
 
     needs_reference: ClassVar[bool] = False
-    needs_prompt: ClassVar[bool] = False
+
+    @property
+    def needs_prompt(self) -> bool:
+        """True if `loss` uses the log-probs of the prompt's tokens too; a class may set it like `needs_reference`."""
+        return False
 
     def loss(self, logps: PairLogps) -> Tensor:
         """Losses [batch] of a batch of pairs."""

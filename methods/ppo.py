@@ -41,8 +41,10 @@ class PPORollout(Rollout):
 
     def part(self, rows: list[int], width: int) -> "PPORollout":
         """The same with the tensors of some responses alone, cut to a width that holds them."""
-        tensors = {name: value[rows, :width] for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **tensors)
+        cut: dict[str, Any] = {
+            name: value[rows, :width] for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **cut)
 
 
 Loss = Callable[[PPORollout, Layout], Watched]
@@ -136,13 +138,15 @@ class Trainer(OnlineTrainer):
             )
 
     def parts(self) -> dict[str, Stateful]:
-        if not self.critic:
-            return {**super().parts(), "value_head": Weights([self.value_head.weight])}
-        return {
-            **super().parts(),
-            "critic": Weights(self.critic.parameters),
-            "critic_optimizer": self.critic_optimizer,
-        }
+        parts = super().parts()
+        if self.critic:
+            parts |= {
+                "critic": Weights(self.critic.parameters),
+                "critic_optimizer": self.critic_optimizer,
+            }
+        if self.value_head:
+            parts["value_head"] = Weights([*self.value_head.parameters()])
+        return parts
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "beta": self.beta}
@@ -243,11 +247,13 @@ class Trainer(OnlineTrainer):
             return self._head_values(states, layout)
         values = self.critic.head(states.float())[:, 0]  # after the pass, which may bring divided weights together
         if self.method.critic_start == "reward_model":  # its scores are on the reward model's own scale
+            assert self.scale is not None  # `score` measures it before it asks for values
             values = (values - self.scale[0]) / self.scale[1]
         return TokenValues.spread(values, layout.mask)
 
     def _head_values(self, states: Tensor, layout: Layout) -> TokenValues:
         """Values by the head on the policy's trunk, from its states."""
+        assert self.value_head is not None  # for there is no critic network
         return TokenValues.spread(self.value_head(states.float())[:, 0], layout.mask)
 
     def step(self, optimizer: Optimizer, rollout: PPORollout, prompts: list[int], loss: Loss) -> dict[str, float]:

@@ -63,7 +63,10 @@ class Training:
         from peft import LoraConfig
 
         lora = LoraConfig(
-            r=tuning.lora_rank, lora_alpha=tuning.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+            r=tuning.lora_rank,
+            lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]  # peft says int and divides it by the rank
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
         )
         return {"model": self.model(), "peft_config": lora}
 

@@ -119,7 +119,9 @@ class TRLORPO(TRLMethod, ORPO):
         training, pairs, batch = _plan(self, task, ledger)
         ledger.trained_tokens = _pair_tokens(pairs)
 
-        class GivenIds(sequential(training.adapt(ORPOTrainer))):
+        base: Any = sequential(training.adapt(ORPOTrainer))
+
+        class GivenIds(base):
             """TRL's trainer with our token ids in place of its own tokenization."""
 
             def tokenize_row(self, feature, model=None):

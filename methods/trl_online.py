@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ..errors import TrainingError
 from ..models.policy import Policy
@@ -29,18 +29,19 @@ class TRLOnline(TRLMethod):
     def trainer(self, trl: Any, task: TrainingTask, ledger: Ledger) -> Any:
         from datasets import Dataset
 
-        k = self.samples_per_prompt
+        method = cast(RLOO | GRPO, self)  # whose settings it has, for it is mixed into one of them
+        k = method.samples_per_prompt
         policy = Policy.open(task.sft, task.tuning, trainable=False)
-        ours = OnlineTrainer(self, task, policy, k)  # it says how many rounds there are, and normalizes rewards
+        ours = OnlineTrainer(method, task, policy, k)  # it says how many rounds there are, and normalizes rewards
         ours.ledger = ledger
-        batch = max(k, self.minibatch_size // k * k)
+        batch = max(k, method.minibatch_size // k * k)
         if ours.size % batch:
             raise TrainingError(
                 f"TRL wants rounds of whole minibatches, but {ours.size} responses are not a multiple of {batch}; "
                 f"change rollout_size or minibatch_size"
             )
-        steps = ours.rounds * self.epochs * (ours.size // batch)
-        training = Training(task, ledger, steps, None, self.warmup)
+        steps = ours.rounds * method.epochs * (ours.size // batch)
+        training = Training(task, ledger, steps, None, method.warmup)
         order = shuffled(len(task.prompts), task.seed)
         prompts = [task.prompts.prompts[i] for i in itertools.islice(order, ours.rounds * ours.prompts_per_round)]
         by_id = {p.id: p for p in prompts}
@@ -53,12 +54,13 @@ class TRLOnline(TRLMethod):
             ]
             tokens = sum(len(s.prompt.ids) + len(s.ids) for s in samples)
             ledger.scored_tokens += 2 * tokens  # by the policy as it was, and by the reference
-            ledger.trained_tokens += self.epochs * tokens
+            ledger.trained_tokens += method.epochs * tokens
             return ours.rewards(samples)[0].tolist()
 
         config_class, trainer_class = self.classes(trl)
+        base: Any = training.adapt(trainer_class)
 
-        class GivenIds(training.adapt(trainer_class)):
+        class GivenIds(base):
             """TRL's trainer; the text of a prompt is its id, which stands for our token ids."""
 
             def _tokenize_prompts(self, prompts):
@@ -68,19 +70,19 @@ class TRLOnline(TRLMethod):
             **training.options(
                 per_device_train_batch_size=batch,
                 steps_per_generation=ours.size // batch,
-                num_iterations=self.epochs,
+                num_iterations=method.epochs,
                 num_generations=k,
                 max_completion_length=task.prompts.max_new_tokens,
-                temperature=self.temperature,
+                temperature=method.temperature,
                 top_p=1.0,
                 top_k=0,
                 shuffle_dataset=False,
-                learning_rate=self.lr,
+                learning_rate=method.lr,
                 weight_decay=0.0,
-                max_grad_norm=self.max_grad_norm,
-                adam_epsilon=self.adam_epsilon,
-                beta=self.beta,
-                epsilon=self.clip,
+                max_grad_norm=method.max_grad_norm,
+                adam_epsilon=method.adam_epsilon,
+                beta=method.beta,
+                epsilon=method.clip,
                 **self.own_options(),
             )
         )

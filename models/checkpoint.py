@@ -7,6 +7,7 @@ model that lies in memory once and is shared by policy, reference (adapters off)
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,6 +18,9 @@ from .lora import Host, round_products
 from .model_files import remote_code_allowed
 from .network import Kind, Network
 from .tuning import Tuning
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def open_network(
     if (folder / "adapter_config.json").exists():
         from peft import LoraConfig
 
-        host = _host(Path(LoraConfig.from_pretrained(folder).base_model_name_or_path), tuning)
+        host = _host(Path(LoraConfig.from_pretrained(str(folder)).base_model_name_or_path), tuning)
         network = Network(host.model, kind, tuning, host, host.add(tuning, folder))
         if network.score is not None:
             host.load_score(folder, network.score)
@@ -58,20 +62,21 @@ def open_network(
         if not trainable:
             network.model.requires_grad_(False)
     if head_std is not None:
+        assert network.score is not None  # kind: score
         nn.init.normal_(network.score.weight, std=head_std) if head_std else nn.init.zeros_(network.score.weight)
     return network
 
 
-def merge_adapter(network: Network) -> nn.Module:
+def merge_adapter(network: Network) -> "PreTrainedModel":
     """A plain model with the network's adapter added into its weights, fp32 on the CPU; a full network's as it is."""
-    host = network._host
-    if not network.is_adapter:
+    host, adapter = network._host, network._adapter
+    if not host or not adapter:
         return network.model
     whole = load_model(host.folder, "lm", replace(network.tuning, device="cpu"))
-    return host.merge(network._adapter, whole)
+    return host.merge(adapter, whole)
 
 
-def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False) -> nn.Module:
+def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False) -> "PreTrainedModel":
     """Load a model with dropout off and weights in fp32; frozen: see `round_products`, which changes no number."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -94,7 +99,7 @@ def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False
 
 
 @torch.no_grad()
-def _check_head(model: nn.Module, folder: Path) -> None:
+def _check_head(model: "PreTrainedModel", folder: Path) -> None:
     """Refuse architectures that change the logits after the head: only scored positions reach the head here."""
     ids = torch.tensor([[0, 1]])
     states = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state

@@ -14,7 +14,7 @@ value a target, padded at the end, and is what `TokenValues` spreads [targets] t
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -150,6 +150,6 @@ def family_lengths(texts: Sequence[Text], groups: Sequence[Sequence[int]]) -> li
     return [len(texts[group[0]].prompt) + sum(len(texts[i].response) for i in group) for group in groups]
 
 
-def count_tokens(sequences: Sequences | Sequence[Text]) -> int:
+def count_tokens(sequences: Iterable[tuple[Ids, Ids]] | Iterable[Text]) -> int:
     """Tokens of prompts and responses, a prompt with each of its responses."""
     return sum(len(prompt) + len(response) for prompt, response, *_ in sequences)

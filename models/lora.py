@@ -4,14 +4,18 @@ import copy
 import warnings
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
+    from transformers import PreTrainedModel
+
     from .tuning import Tuning
 
 ADAPTER = "adapter_model.safetensors"
@@ -20,14 +24,14 @@ ADAPTER = "adapter_model.safetensors"
 class Host:
     """A frozen model that is in memory once, and the LoRA adapters on it."""
 
-    def __init__(self, folder: Path, model: nn.Module):
+    def __init__(self, folder: Path, model: "PreTrainedModel"):
         """folder: where the model lies, for adapters name their base."""
         self.folder = folder
         self.model = model.requires_grad_(False)
         self.size = sum(p.numel() for p in model.parameters())
         self._targets = _linear_names(self.model)
         self._names = (f"adapter{i}" for i in count())
-        self._configs = {}
+        self._configs: dict[str, LoraConfig] = {}
         self._parameters: dict[str, list[nn.Parameter]] = {}
         self._active: str | None = None
 
@@ -37,10 +41,13 @@ class Host:
 
         name = next(self._names)
         if saved:
-            config = LoraConfig.from_pretrained(saved)
+            config = LoraConfig.from_pretrained(str(saved))
         else:
             config = LoraConfig(
-                r=tuning.lora_rank, lora_alpha=tuning.lora_alpha, lora_dropout=0.0, target_modules=self._targets
+                r=tuning.lora_rank,
+                lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]  # peft says int and divides it by the rank
+                lora_dropout=0.0,
+                target_modules=self._targets,
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # several adapters on one model are what we want
@@ -52,7 +59,7 @@ class Host:
         if saved:
             weights = load_file(saved / ADAPTER)
             weights = {k.removeprefix("base_model.model."): v for k, v in weights.items() if ".score." not in k}
-            outcome = set_peft_model_state_dict(self.model, weights, adapter_name=name)
+            outcome: Any = set_peft_model_state_dict(self.model, weights, adapter_name=name)  # peft's type is too vague
             if outcome.unexpected_keys:
                 raise InputError(f"{saved / ADAPTER} does not fit its base {self.folder}: {outcome.unexpected_keys[0]}")
         self._active = name
@@ -88,7 +95,7 @@ class Host:
         self.model.peft_config.pop(name, None)
         del self._parameters[name], self._configs[name]
 
-    def merge(self, name: str, whole: nn.Module) -> nn.Module:
+    def merge(self, name: str, whole: "PreTrainedModel") -> "PreTrainedModel":
         """Add the adapter into the weights of `whole`, another copy of the frozen model in fp32, and return it."""
         from peft.tuners.lora import LoraLayer
 
@@ -96,7 +103,7 @@ class Host:
             for path, layer in self.model.named_modules():
                 if isinstance(layer, LoraLayer):
                     weight = whole.get_submodule(path).weight
-                    weight += layer.get_delta_weight(name).to(weight.device)
+                    weight += added_weight(layer, name).to(weight.device)
         return whole
 
     def save(self, name: str, folder: Path, score: nn.Linear | None) -> None:
@@ -115,13 +122,18 @@ class Host:
         if score is not None:
             weights["base_model.model.score.weight"] = score.weight
         save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / ADAPTER)
-        config.save_pretrained(folder)
+        config.save_pretrained(str(folder))
 
     def load_score(self, folder: Path, score: nn.Linear) -> None:
         from safetensors.torch import load_file
 
         weights = load_file(folder / ADAPTER)
         score.load_state_dict({"weight": weights["base_model.model.score.weight"]})
+
+
+def added_weight(layer: "LoraLayer", name: str) -> Tensor:
+    """The matrix that an adapter adds to the weight of its layer."""
+    return layer.get_delta_weight(name)  # type: ignore[attr-defined]  # all kinds of it have it, their base does not
 
 
 def round_products(model: nn.Module) -> None:
@@ -141,7 +153,7 @@ def round_products(model: nn.Module) -> None:
                     parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def _linear_names(model: nn.Module) -> list[str]:
+def _linear_names(model: "PreTrainedModel") -> list[str]:
     """Last name parts of the linear layers of the backbone; heads are left out."""
     from transformers.pytorch_utils import Conv1D
 

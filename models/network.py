@@ -18,6 +18,8 @@ from .target_logps import TargetLogps
 from .tuning import Tuning
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..runtime.sharding import Sharded
 
 Kind = Literal["lm", "score"]
@@ -34,7 +36,7 @@ class Network:
     Dropout is off in training too: ratios and reference log-probs are exact only without it.
     """
 
-    def __init__(self, model: nn.Module, kind: Kind, tuning: Tuning, host: Host | None, adapter: str | None):
+    def __init__(self, model: "PreTrainedModel", kind: Kind, tuning: Tuning, host: Host | None, adapter: str | None):
         self.kind, self.tuning, self._host, self._adapter = kind, tuning, host, adapter
         self.micro_tokens = tuning.micro_tokens  # less after the memory did not hold as many
         self.score: nn.Linear | None = None
@@ -44,7 +46,7 @@ class Network:
         self._sharded: Sharded | None = None
         self._hold(model)
 
-    def _hold(self, model: nn.Module) -> None:
+    def _hold(self, model: "PreTrainedModel") -> None:
         """Make passes through this model."""
         self.model = model
         self.backbone: Callable[..., Any] = getattr(model, model.base_model_prefix)
@@ -64,14 +66,14 @@ class Network:
         if self._sharded:
             return self._sharded.parameters
         own = self._host.parameters(self._adapter) if self._host else [*self.model.parameters()]
-        return [*own, self.score.weight] if self._host and self.score is not None else own
+        return [*own, *self.score.parameters()] if self._host and self.score is not None else own
 
     @cached_property
     def size(self) -> int:
         """Number of weights that a token passes through, adapters not counted: all on one model cut passes alike."""
         return self._host.size if self._host else sum(p.numel() for p in self.model.parameters())
 
-    def activate(self) -> nn.Module:
+    def activate(self) -> "PreTrainedModel":
         """Put this network's adapter into the shared model (or take all out) and return the model.
 
         Where weights are divided: the divided model for passes with gradients, else the plain one.
@@ -242,7 +244,8 @@ class Network:
         """
         places: dict[tuple[Ids, Ids], int] = {}
         which = [places.setdefault(sequence, len(places)) for sequence in sequences]
-        distinct, found = list(places), {}
+        distinct = list(places)
+        found: dict[int, Value] = {}
         while left := [i for i in range(len(distinct)) if i not in found]:
             try:
                 for batch in self.batches(left, [[distinct[i]] for i in left], by_prompt=True, beside=beside):
@@ -271,7 +274,7 @@ class Network:
             return
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if self.is_adapter:
+        if self._host and self._adapter:
             self._host.save(self._adapter, folder, self.score)
         else:
             if self.kind == "score" and tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -282,7 +285,7 @@ class Network:
 
     def close(self) -> None:
         """Take this network's adapter out of the shared model."""
-        if self.is_adapter:
+        if self._host and self._adapter:
             self._host.remove(self._adapter)
 
 

@@ -19,7 +19,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .micro_batches import cheapest_groups
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "packed"
 # Starting a block takes as long as this many pairs of a query and a key; measured on a CPU, for a GPU an estimate.
@@ -95,7 +98,7 @@ def pack(rows: Sequence[Row], device: str, *, cut: bool) -> Packing:
                     key[i, : len(row.prompt)] = torch.arange(row.prompt.start, row.prompt.stop)
                     level[i, : len(row.prompt)] = again[row.prompt.start]
                     mask[i, ..., : len(row.prompt)] = True
-            blocks.append(Block(*query.shape, before + width, mask.to(device) if before else None))
+            blocks.append(Block(len(group), width, before + width, mask.to(device) if before else None))
             queries.append(query.flatten())
             keys.append(key.flatten())
             levels.append(level.flatten())
@@ -188,7 +191,7 @@ AttentionInterface.register(NAME, attend)
 
 
 @contextlib.contextmanager
-def packed_attention(model: nn.Module) -> Iterator[None]:
+def packed_attention(model: "PreTrainedModel") -> Iterator[None]:
     """Meanwhile the model attends by the `packing` that its passes are given."""
     config = model.config.get_text_config()
     before = config._attn_implementation

@@ -98,8 +98,9 @@ class Policy:
             totals = (TokenValues.spread(values, layout.mask).sum().tolist() for values in (kls, logps))
             return zip(means, *totals, strict=True)
 
-        found = self.network.over_distinct(sequences, measure, beside=reference and reference.network)
-        return tuple([values[i] for values in found] for i in range(3))
+        found = self.network.over_distinct(sequences, measure, beside=reference.network if reference else None)
+        entropies, kls, logps = ([values[i] for values in found] for i in range(3))
+        return entropies, kls, logps
 
     def total_logps(self, sequences: Sequences) -> Tensor:
         """Summed response log-probs [sequences], on the CPU, without gradients; each distinct one is computed once."""

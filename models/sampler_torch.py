@@ -126,11 +126,11 @@ def _sample_batch(
             cache.batch_select_indices(keep)
             ids, positions, real, numbers = ids[keep], positions[keep], real[keep], numbers[keep]
             alive = [alive[row] for row in going]
-    samples = []
-    for prompt, response in zip(prompts, responses, strict=True):
-        ids, logps, values = zip(*response, strict=True)
-        samples.append(Sample(prompt, ids, ids[-1] == eos, logps, values if value_head else ()))
-    return samples
+    columns = (zip(*response, strict=True) for response in responses)
+    return [
+        Sample(prompt, ids, ids[-1] == eos, logps, values if value_head else ())
+        for prompt, (ids, logps, values) in zip(prompts, columns, strict=True)
+    ]
 
 
 def draw(chances: Tensor, uniform: Tensor) -> Tensor:

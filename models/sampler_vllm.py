@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..results.records import Prompt
+from .lora import added_weight
 from .network import Network
 from .policy import Policy
 from .sampler import Sample
@@ -70,8 +71,8 @@ def sample(
         engine = _engine(policy, max(len(prompt["prompt_token_ids"]) for prompt in asked) + max_new_tokens)
         engine.collective_rpc("reload_weights", kwargs={"weights_iterator": plain_weights(policy.network)})
         engine.reset_prefix_cache()  # its keys and values are those of the weights before
-        shown = progress is not None and sys.stderr.isatty()
-        outcomes = engine.generate(asked, settings, use_tqdm=partial(_bar, progress) if shown else False)
+        bar = partial(_bar, progress) if progress is not None and sys.stderr.isatty() else False
+        outcomes = engine.generate(asked, settings, use_tqdm=bar)
     samples = []
     for i, outcome in zip(rows, outcomes, strict=True):
         [response] = outcome.outputs
@@ -106,7 +107,7 @@ def plain_weights(network: Network) -> Iterator[tuple[str, Tensor]]:
         name = name.replace(".base_layer.", ".")
         if name in adapted:
             layer = adapted[name]
-            tensor = tensor + sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
+            tensor = tensor + sum(added_weight(layer, adapter) for adapter in layer.active_adapters)
         yield name, tensor
 
 

@@ -36,7 +36,7 @@ def sample(
     value_head: from last hidden states [rows, width] to values [rows, 1]; vLLM has none. progress: the label of a
     progress bar, none if None. together: all processes of the run are here, and each samples its shard.
     """
-    rows = range(len(prompts))
+    rows: Sequence[int] = range(len(prompts))
     if together:
         rows = processes.shard(sorted(rows, key=lambda i: len(prompts[i].ids)))
     policy.network.activate()  # with divided weights all processes do, also one whose shard is empty
@@ -45,8 +45,16 @@ def sample(
         from . import sampler_vllm
 
         sampler = sampler_vllm.sample
-    how = {"max_new_tokens": max_new_tokens, "seed": seed, "temperature": temperature, "top_p": top_p}
-    drawn = sampler(policy, prompts, rows, **how, progress=progress)
+    drawn = sampler(
+        policy,
+        prompts,
+        rows,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        progress=progress,
+    )
     if not together:
         return drawn
     found = {i: one for shard in processes.all_gather(dict(zip(rows, drawn, strict=True))) for i, one in shard.items()}

@@ -1,5 +1,6 @@
 """Log-probabilities of given tokens from hidden states; of the vocabulary no more is held than has to be."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class TargetLogps(torch.autograd.Function):
         """states [rows, width], weight [vocabulary, width], bias [vocabulary], targets [rows] -> [rows]."""
         rows, trained = max(ROWS, NUMBERS // len(weight)), any(ctx.needs_input_grad)
         kept = states.new_empty(len(states), len(weight)) if trained else None
-        places = kept.split(rows) if trained else [None] * len(states)
+        places: Sequence[Tensor | None] = [None] * len(states) if kept is None else kept.split(rows)
         found, wholes = [], []
         for part, tokens, place in zip(states.split(rows), targets.split(rows), places, strict=False):
             logits = torch.mm(part, weight.T, out=place)
@@ -50,7 +51,7 @@ class TargetLogps(torch.autograd.Function):
             logits = place.float() / ctx.temperature if ctx.temperature != 1 else place.float()
             logits.sub_(wholes[i][:, None]).exp_().mul_(-slopes[i][:, None])
             place.copy_(logits.scatter_add_(1, targets[i][:, None], slopes[i][:, None]))
-            if for_states:
+            if states_grad is not None:
                 torch.mm(place, weight, out=states_grad[i * ctx.rows : i * ctx.rows + len(place)])
         weight_grad = kept.T @ states if for_weight else None
         return states_grad, weight_grad, kept.sum(0) if for_bias else None, None, None

@@ -71,11 +71,12 @@ class Optimizer:
         if self.divided and head:
             raise TrainingError("a head beside the network cannot learn where weights are divided among processes")
         own, of_head = [p for p in network.parameters if p.requires_grad], [*head.parameters()] if head else []
+        groups: list[dict[str, Any]] = [{"params": own}, *([{"params": of_head, "lr": head_lr}] if of_head else [])]
         self.parameters = [*own, *of_head]
         self.max_grad_norm = max_grad_norm
         fused = all(p.device.type in ("cpu", "cuda") for p in self.parameters)
         self.adam = torch.optim.AdamW(
-            [{"params": own}, *([{"params": of_head, "lr": head_lr}] if of_head else [])],
+            groups,
             lr=lr,
             betas=(0.9, 0.999),
             eps=epsilon,
@@ -87,7 +88,7 @@ class Optimizer:
 
     @property
     def lr(self) -> float:
-        return self.schedule.get_last_lr()[0]
+        return float(self.schedule.get_last_lr()[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Adam's moments by parameter, and how many steps were done."""
@@ -103,8 +104,8 @@ class Optimizer:
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
             if key != "steps":
-                i, _, name = key.partition(" ")
-                moments.setdefault(int(i), {})[name] = value
+                number, _, name = key.partition(" ")
+                moments.setdefault(int(number), {})[name] = value
         if self.zero:
             self.zero.load_state_dict(moments)
         else:
@@ -129,7 +130,8 @@ class Optimizer:
             self.adam.zero_grad(set_to_none=True)
             if self.zero:
                 self.zero.clear()
-            total, tokens, sums = 0.0, 0, {}
+            total, tokens = 0.0, 0
+            sums: dict[str, float] = {}
             try:
                 for batch in batches():
                     value, watched = loss(batch)
@@ -258,7 +260,9 @@ def take_step(
     *,
     ledger: Ledger,
     names: Sequence[str],
-    **laid: bool,
+    by_prompt: bool = False,
+    by_place: bool = False,
+    with_prompt: bool = False,
 ) -> Outcome:
     """One optimizer step on rows, divided among the processes and cut into micro-batches by the network's `batches`.
 
@@ -266,8 +270,12 @@ def take_step(
     if the loss or the gradient is not finite.
     """
     network, shard, own = optimizer.network, processes.shard(rows), processes.shard(sequences)
+
+    def batches() -> Iterable[Batch[Item]]:
+        return network.batches(shard, own, by_prompt=by_prompt, by_place=by_place, with_prompt=with_prompt)
+
     try:
-        outcome = optimizer.step(lambda: network.batches(shard, own, **laid), loss)
+        outcome = optimizer.step(batches, loss)
     except TrainingError as error:
         kind, *first = names[:5]
         raise TrainingError(f"step {ledger.optimizer_steps + 1}: {error} ({kind} {', '.join(first)}, ...)") from None
@@ -300,9 +308,9 @@ def fit(
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
     )
-    held = {"weights": Weights(optimizer.parameters), "optimizer": optimizer, "ledger": ledger, **(parts or {})}
+    held: dict[str, Stateful] = {"weights": Weights(optimizer.parameters), "optimizer": optimizer, "ledger": ledger}
+    held |= parts or {}
     checkpoints = StepCheckpoints(ledger.out, ledger.phase(recipe.label), steps, held, every=recipe.checkpoint_every)
-    laid = {"by_place": objective.by_place, "with_prompt": objective.with_prompt}
 
     def loss(batch: Batch[Example]) -> Watched:
         losses, metrics = objective.losses(batch)
@@ -316,7 +324,16 @@ def fit(
         lr_now = optimizer.lr
         sequences = [objective.sequences(example) for example in batch]
         names = ["rows", *(str(getattr(example, "id", "?")) for example in batch[:4])]
-        outcome = take_step(optimizer, batch, sequences, loss, ledger=ledger, names=names, **laid)
+        outcome = take_step(
+            optimizer,
+            batch,
+            sequences,
+            loss,
+            ledger=ledger,
+            names=names,
+            by_place=objective.by_place,
+            with_prompt=objective.with_prompt,
+        )
         ledger.optimizer_steps += 1
         ledger.examples += batch_size
         means = {name: value / batch_size for name, value in outcome.watched.items()}
