@@ -1,5 +1,6 @@
 """A process's entry among those that `accelerate launch` started."""
 
+import atexit
 import os
 import sys
 import traceback
@@ -34,6 +35,7 @@ def start(device: str) -> str:
     if is_true("ACCELERATE_USE_DEEPSPEED"):
         zero.load(cpu)
     state = PartialState(cpu=cpu, timeout=LONGEST_WAIT)
+    atexit.register(state.destroy_process_group)  # later torch's threads may end the process by a signal
     processes.join(state.process_index, state.num_processes)
     if processes.rank():
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
