@@ -11,7 +11,7 @@ from ..models.chat import PLAIN_TEMPLATE
 from ..models.checkpoint import Checkpoint
 from ..models.model_files import remote_code_allowed
 from ..results.integrity import code_digest, digest
-from ..runtime import processes
+from ..runtime import processes, zero
 from .context import LOSSES, TRAINING_CODE, Workshop
 from .data.corpus import Corpus
 from .definition.spec import BenchmarkSpec
@@ -44,7 +44,7 @@ def contract(
         **({"trust_remote_code": True} if remote_code_allowed() else {}),
         "tuning": shop.tuning.identity(),
         # stages have one key however many processes made them, for results differ by rounding alone; this names it
-        **({"processes": processes.arrangement()} if processes.size() > 1 else {}),
+        **({"processes": arrangement()} if processes.size() > 1 else {}),
         "sft": {**spec.sft.model_dump(), "content": sft.key},
         "reward_model": {
             **spec.reward_model.model_dump(),
@@ -59,6 +59,16 @@ def contract(
         "code": code_digest(*TRAINING_CODE, LOSSES),
         "packages": shop.packages,
     }
+
+
+def arrangement() -> dict[str, Any]:
+    """The number of processes, and what they divide among them while they train beside the rows of a step."""
+    divided = "nothing"
+    if processes.is_sharding():
+        divided = "weights, gradients, moments"
+    elif processes.is_dividing_moments():
+        divided = "gradients, moments" if zero.check().stage == 2 else "moments"
+    return {"count": processes.size(), "divided": divided}
 
 
 def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: Corpus) -> list[str]:

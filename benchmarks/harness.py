@@ -245,7 +245,7 @@ class Harness:
     def _train_on_ray(self) -> None:
         """Train all cells on a cluster; this process then finds them on disk."""
         request = self.request
-        cells = {cell: step.label for step in self.steps if step.trains and (cell := step.cell)}
+        cells = {cell: step.cell_label for step in self.steps if step.trains and (cell := step.cell)}
         self.say(f"training {len(cells)} cells on Ray")
         resources = {"num_cpus": request.cell_cpus, "num_gpus": int(self.shop.tuning.device.startswith("cuda"))}
         for cell, failed in train_on_ray(request, cells, resources, request.ray_address):

@@ -60,14 +60,6 @@ def is_dividing_moments() -> bool:
     return _SIZE > 1 and is_true("ACCELERATE_USE_DEEPSPEED")
 
 
-def arrangement() -> dict[str, Any]:
-    """The number of processes, and what they divide among them while they train beside the rows of a step."""
-    divided = "weights, gradients, moments" if is_sharding() else "moments" if is_dividing_moments() else "nothing"
-    if is_dividing_moments() and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "2":
-        divided = "gradients, moments"
-    return {"count": _SIZE, "divided": divided}
-
-
 def shard(rows: Sequence[Value]) -> Sequence[Value]:
     """This process's shard of some rows; it may be empty."""
     return rows[_RANK::_SIZE] if _SIZE > 1 else rows

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment_bench.benchmarks import harness
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.engine import train_apart
 from alignment_bench.benchmarks.harness import Harness
@@ -102,3 +103,13 @@ def test_ray_gives_the_same_results_and_a_dead_workers_cell_is_tried_again(bench
     ]
     assert weights[0] == weights[1] and len(weights[0]) == 2
     assert len(list(Store(workdir / "on ray").made())) == len(list(Store(workdir / "here").made()))
+
+
+def test_a_cell_that_failed_on_ray_is_not_trained_here(bench, workdir, monkeypatch):
+    """The cluster told why it failed; the run says so under the cell's name and goes on with the others."""
+    failing = lambda request, cells, *more: [(cell, "no room" if cell[0] == "dpo" else None) for cell in cells]  # noqa: E731
+    monkeypatch.setattr(harness, "train_on_ray", failing)
+    arguments = ("run", "-b", "tiny.yaml", "-m", "dpo,orpo", "--engine", "ray", "--json", "--root", workdir / "failed")
+    summary = json.loads(bench(*arguments, cwd=workdir, code=1).stdout)
+    assert set(summary["methods"]) == {"sft", "orpo"}
+    assert "dpo seed 0 failed: no room" in summary["warnings"]
