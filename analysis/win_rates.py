@@ -1,10 +1,9 @@
-"""Comparisons beyond means and differences: ratings, head-to-head, length control, a judge asked until decided."""
+"""Estimates beside means and comparisons: ratings, length control, a judge asked until decided."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from itertools import combinations
 from math import nan
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from .length_control import length_controlled
 from .ratings import all_pairs, bradley_terry
 from .sequential import UNTIL_DECIDED, asking_order, confidence_sequence, p_value
-from .statistics import Interval, compare, holm, interval
+from .statistics import Interval
 
 if TYPE_CHECKING:
     import pandas
@@ -36,45 +35,13 @@ def ratings(grids: Grids, methods: list[str]) -> dict[str, dict[str, Any]]:
         reward = f"reward.{evaluator}"
         scored = [m for m in methods if (m, reward) in grids]
         if SFT in scored:
-            outcomes = all_pairs(_aligned({m: grids[m, reward] for m in scored}))
+            outcomes = all_pairs(aligned({m: grids[m, reward] for m in scored}))
         else:
             scored = [m for m in methods if m != SFT and (m, metric) in grids]
-            outcomes = {(m, SFT): wins for m, wins in _aligned({m: grids[m, metric] for m in scored}).items()}
+            outcomes = {(m, SFT): wins for m, wins in aligned({m: grids[m, metric] for m in scored}).items()}
         if len(set(scored) - {SFT}) >= 2 and next(iter(outcomes.values())).size:
             found[evaluator] = {m: asdict(rating) for m, rating in bradley_terry(outcomes, SFT).items()}
     return found
-
-
-def head_to_head(grids: Grids, methods: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """The win rate of each method against each other, by evaluator: rows of a, b, mean, low, high, p, p_adjusted.
-
-    `mean` is the share of prompts that a wins against b, ties half; p tests it against one half, with Holm's correction
-    over the pairs of an evaluator. Each pair is compared on the seeds and prompts that both have. A judge has only its
-    comparisons with SFT.
-    """
-    found = {}
-    for metric in _win_rates(grids):
-        reward = f"reward.{metric.removeprefix(WIN_RATE)}"
-        scored = [m for m in methods if (m, reward) in grids]
-        if SFT in scored:
-            pairs = {(a, b): {a: grids[a, reward], b: grids[b, reward]} for a, b in combinations(scored, 2)}
-            outcomes = {pair: all_pairs(_aligned(frames))[pair] for pair, frames in pairs.items()}
-        else:
-            outcomes = {
-                (m, SFT): grids[m, metric].to_numpy(float) for m in methods if m != SFT and (m, metric) in grids
-            }
-        rows = [_won(a, b, wins) for (a, b), wins in outcomes.items()]
-        tested = [row for row in rows if np.isfinite(row["p"])]
-        for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
-            row["p_adjusted"] = p
-        if rows:
-            found[metric.removeprefix(WIN_RATE)] = rows
-    return found
-
-
-def _won(a: str, b: str, wins: np.ndarray) -> dict[str, Any]:
-    p = compare(wins, np.full(wins.shape, 0.5), bounds=(-0.5, 0.5)).p
-    return {"a": a, "b": b, **asdict(interval(wins, bounds=(0.0, 1.0))), "p": p, "p_adjusted": nan}
 
 
 def length_control(grids: Grids, methods: list[str]) -> dict[str, dict[str, Any]]:
@@ -119,7 +86,7 @@ def _win_rates(grids: Grids) -> list[str]:
     return sorted(m for m in names if m.startswith(WIN_RATE) and m.count(".") == 1 and m != UNTIL_DECIDED)
 
 
-def _aligned(frames: Mapping[str, pandas.DataFrame]) -> dict[str, np.ndarray]:
+def aligned(frames: Mapping[str, pandas.DataFrame]) -> dict[str, np.ndarray]:
     """The values on the seeds and prompts that all frames have."""
     seeds = sorted(set.intersection(*(set(f.index) for f in frames.values()))) if frames else []
     prompts = sorted(set.intersection(*(set(f.columns) for f in frames.values()))) if frames else []

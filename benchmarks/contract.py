@@ -55,6 +55,7 @@ def contract(
         "methods": spec.methods,
         "method_defaults": spec.method_defaults,
         "evaluation": spec.evaluation.model_dump(),
+        "margin": spec.margin,
         "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
         "code": code_digest(*TRAINING_CODE, LOSSES),
         "packages": shop.packages,

@@ -324,6 +324,8 @@ class Harness:
             along=pandas.concat(along, ignore_index=True) if along else None,
             gates=self.gates,
             warnings=[*failed, *self.notes],
+            owners={label: row["name"] for label, row in run.record["methods"].items()},
+            margin=self.spec.margin,
         )
         summary |= self._beyond_scores(run, scores)
         return run.write_summary(summary)

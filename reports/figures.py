@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..analysis.comparisons import by_preference
 from ..analysis.metric_names import evaluator, title
 from ..analysis.overoptimization import GOLD, NAMES, PROXY, STAND_IN
 from ..analysis.quantities import measured
-from ..analysis.verdict import SFT, by_preference
+from ..analysis.win_rates import SFT
 from .drawing import DASHED, INK, SIZE, Figure, Style, finish_chart, label_points, limits, new_canvas, rows_canvas
 from .wording import JUDGE_MEASURES
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..analysis.comparisons import LEVEL
 from ..analysis.metric_names import FAMILIES, evaluator, title
 from ..analysis.quantities import COSTS, MISSING, cost, measured, p_value, share
-from ..analysis.verdict import LEVEL
+from ..analysis.win_rates import SFT
 from .wording import bracket, cost_title, ordered, value
 
 AT_FIRST = ("seconds", "flops")  # costs that the page shows before anything is chosen
@@ -95,16 +96,30 @@ def matrices(summary: Mapping[str, Any], shown: Sequence[str]) -> list[dict[str,
 
     `rows`: (method, [None on the diagonal or where nothing is known, else {"text", "interval", "p", "verdict"}]).
     """
-    found = []
-    met = summary.get("head_to_head") or {}
-    for metric in ordered(f"win_rate.{name}" for name in met):
-        name = metric.removeprefix("win_rate.")
-        pairs = {(row["a"], row["b"]): row for row in met[name] if measured(row["mean"])}
-        if not pairs:
-            continue
-        rows = [(a, [_met(pairs, a, b) for b in shown]) for a in shown]
-        found.append({"evaluator": evaluator(name), "names": list(shown), "rows": rows})
-    return found
+    met: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
+    for row in meetings(summary):
+        met.setdefault(row["metric"], {})[row["a"], row["b"]] = row
+    return [
+        {
+            "evaluator": evaluator(metric.removeprefix("win_rate.")),
+            "names": list(shown),
+            "rows": [(a, [_met(met[metric], a, b) for b in shown]) for a in shown],
+        }
+        for metric in ordered(met)
+    ]
+
+
+def meetings(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The comparisons of responses with responses, `mean` the win rate of a, its interval beside it."""
+    return [
+        {**row, "mean": 0.5 + row["difference"], **{end: _half(row[end]) for end in ("low", "high")}}
+        for row in summary.get("comparisons", [])
+        if measured(row["difference"]) and (row["b"] == SFT or row.get("basis") == "direct")
+    ]
+
+
+def _half(end: float | None) -> float | None:
+    return 0.5 + end if measured(end) else None
 
 
 def _met(pairs: Mapping[tuple[str, str], Mapping[str, Any]], a: str, b: str) -> dict[str, str] | None:
@@ -116,11 +131,12 @@ def _met(pairs: Mapping[tuple[str, str], Mapping[str, Any]], a: str, b: str) -> 
         row = {**turned, "mean": 1 - turned["mean"], "low": low, "high": high}
     if row is None:
         return None
-    shown = measured(row["p_adjusted"]) and row["p_adjusted"] < LEVEL
+    tested = measured(row["p_adjusted"])
+    shown = tested and row["p_adjusted"] < LEVEL
     return {
         "text": share(row["mean"]),
         "interval": bracket(row, "win_rate"),
-        "p": p_value(row["p_adjusted"]),
+        "p": p_value(row["p_adjusted"]) if tested else "",
         "verdict": "open" if not shown else "wins" if row["mean"] > 0.5 else "loses",
     }
 

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..analysis.metric_names import evaluator, title
+from ..analysis.metric_names import evaluator
 from ..analysis.quantities import p_value
-from .leaderboard import cell, groups
+from .leaderboard import cell, groups, meetings
 from .reading import Material
 from .wording import bracket, value
 
@@ -33,9 +33,6 @@ def frames(material: Material) -> "dict[str, pandas.DataFrame]":
     rows["comparisons"] = [
         {key: value for key, value in row.items() if not isinstance(value, dict)}
         for row in summary.get("comparisons", [])
-    ]
-    rows["head_to_head"] = [
-        {"evaluator": name, **row} for name, found in (summary.get("head_to_head") or {}).items() for row in found
     ]
     rows["changes"] = [
         {"metric": metric, "method": method, **row}
@@ -82,22 +79,13 @@ def latex(material: Material) -> str:
             caption = f"{group.title}. Means with 95\\% intervals." if "ost" not in group.title else f"{group.title}."
             parts.append(_table(frame, caption))
     rows = [
-        [evaluator(name), row["a"], row["b"], f"{value(row['mean'], 'win_rate')} {bracket(row, 'win_rate')}".strip()]
-        + [p_value(row["p_adjusted"])]
-        for name, found in (summary.get("head_to_head") or {}).items()
-        for row in found
+        [evaluator(row["metric"].removeprefix("win_rate.")), row["a"], row["b"]]
+        + [f"{value(row['mean'], 'win_rate')} {bracket(row, 'win_rate')}".strip(), p_value(row["p_adjusted"])]
+        for row in meetings(summary)
     ]
     if rows:
-        heads = ["By", "Method", "Against", "Wins", "Adjusted p"]
+        heads = ["By", "Row", "Against", "Wins", "Adjusted p"]
         parts.append(_table(pandas.DataFrame(rows, columns=heads), "Head to head, ties half."))
-    rows = [
-        [title(row["metric"]), f"{row['a']} − {row['b']}", value(row["difference"], row["metric"], True)]
-        + [bracket(row, row["metric"]), p_value(row.get("p_adjusted")), row.get("verdict", "")]
-        for row in summary.get("comparisons", [])
-    ]
-    if rows:
-        heads = ["Metric", "Comparison", "Difference", "95% interval", "Adjusted p", "Verdict"]
-        parts.append(_table(pandas.DataFrame(rows, columns=heads), "Differences, paired by prompt."))
     return "\n".join(parts)
 
 

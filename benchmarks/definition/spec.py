@@ -112,6 +112,8 @@ class BenchmarkSpec(Part):
     """Examples a method may draw: pairs (offline) or sampled responses (online), repeats counted."""
     evaluation: Evaluation = Evaluation()
     gates: Gates = Gates()
+    margin: float = Field(default=0.05, gt=0, lt=0.5)
+    """Difference of win rates that matters in practice, stated before; within it two methods count as equal."""
     methods: dict[str, dict[str, Any]] = {}
     """Hyperparameters by method."""
     method_defaults: dict[str, Any] = {}

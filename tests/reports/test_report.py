@@ -42,7 +42,7 @@ def test_numbers_stand_on_the_page_with_interval_and_unit(page):
         "1.77 GiB",  # 1812.4 MiB / 1024
         "32.1 TFLOP",
         "+21.0 pp [12.0, 30.0] < 0.001",  # ppo 0.71 against 0.50
-        "▼ 29.0% [24.0, 34.0] p = 0.003",  # sft against ppo: 1 - 0.71, the limits 0.66 and 0.76 turned
+        "▼ 29.0% [20.0, 38.0] p < 0.001",  # sft against ppo: 1 - 0.71, the limits 0.62 and 0.80 turned
         "−0.02",  # SFT's mean gold reward, with a real minus sign
         "4,120 rows read",
         "chosen and rejected are the same 31",
@@ -66,7 +66,9 @@ def test_the_verdict_says_what_a_reader_asks_first(written, parse):
     places = [
         verdict.index(words)
         for words in (
-            "ppo and dpo beat SFT by the true reward, and none of them is shown to be the best",
+            "No single method is recommended",
+            "ppo and dpo are shown to beat SFT by the true reward; ppo is better than "
+            "orpo; not decided: ppo against dpo, dpo against orpo.",
             "67.1% of held-out preferences",
             "ppo spends 2.9 times the FLOPs of orpo",  # 32.1 of 11.0 TFLOP
             "How sure",
@@ -78,7 +80,7 @@ def test_the_verdict_says_what_a_reader_asks_first(written, parse):
             "The judge judge_model agrees with one person on 60% of the pairs that people labelled, people with each "
             "other on 80%: 20 points below its ceiling (16 to 24), so trust its verdicts less than a person's.",
             "What was not shown",
-            "No significant difference between ppo and dpo",
+            "Not decided between ppo and dpo",
         )
     ]
     assert places == sorted(places)
@@ -268,20 +270,23 @@ def test_markdown_holds_the_findings(written):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in found.splitlines()}) == 1
     assert "| ppo | 71.0% [64.9, 77.1] | 78.0% [72.8, 83.2] | 67.0% [59.6, 74.4], 88.3% answered |" in tables[0]
     assert "| orpo | 9.3 s | 11.0 TFLOP |" in markdown
-    assert "| dpo | 64.0% [59.0, 69.0], p = 0.003 | 43.0% [38.0, 48.0], p = 0.003 | – |" in markdown
+    assert "| dpo | 64.0% [55.0, 73.0], p < 0.001 | 43.0% [34.0, 52.0], p = 0.214 | – |" in markdown
 
 
-def test_a_run_from_before_head_to_head_and_audits_is_whole(tmp_path, make_run, parse):
+def test_a_run_from_before_direct_comparisons_and_audits_is_whole(tmp_path, make_run, parse):
     run = make_run(tmp_path)
-    later = ("head_to_head", "ratings", "length_controlled", "changes", "ties", "reward_models", "judges", "stamps")
+    later = ("margin", "ratings", "length_controlled", "changes", "ties", "reward_models", "judges", "stamps")
     older = {key: value for key, value in run.summary.items() if key not in later}
     for row in older["methods"].values():
         row["seeds"] = 1
-    older["warnings"] = ["ppo, dpo, orpo: fewer than 3 seeds; intervals with one seed leave out the variation"]
+    newer = ("basis", "seeds", "equal", "not_worse")
+    older["comparisons"] = [{k: v for k, v in row.items() if k not in newer} for row in older["comparisons"]]
+    older["warnings"] = ["ppo, dpo, orpo: one seed; intervals with one seed leave out the variation"]
     run.write_summary(older)
     page, markdown = (path.read_text(encoding="utf-8") for path in render([run]))
     text = parse(page).text
-    assert text.count("fewer than 3 seeds") == 1  # as a confound, and not again as a warning
-    assert "Differences in win rate against SFT" in text and "+21.0 pp [12.0, 30.0]" in text
+    assert text.count("ppo, dpo, orpo: one seed") == 1  # as a confound, and not again as a warning
+    assert "No method is recommended, for each was trained once" in text and "ppo policy to be better" not in text
+    assert "The comparisons in numbers" in text and "+21.0 pp [12.0, 30.0]" in text
     assert "No judge was asked" in text and "No reward model was audited." in text
-    assert "| ppo − sft | +21.0 pp |" in markdown and "No judge was asked" in markdown
+    assert "| ppo against sft | +21.0 pp |" in markdown and "No judge was asked" in markdown
