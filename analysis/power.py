@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, inf, isfinite, isnan, nan, sqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import gammaln, nctdtrinc
 from scipy.stats import chi2
 
+from ..errors import InputError
 from .comparisons import LEVEL, table
 from .sequential import UNTIL_DECIDED
 from .statistics import Grid, analyse
-from .win_rates import Grids
+from .win_rates import Grids, grids_of
+
+if TYPE_CHECKING:
+    import pandas
 
 POWER = 0.8
 MOST = 0.5  # a win rate differs from one half by no more
@@ -168,3 +172,44 @@ def plan_sentences(prompts: int, seeds: int, rows: int, margin: float, spread: S
 
 def _seeds(count: int) -> str:
     return "one seed" if count == 1 else f"{count} seeds"
+
+
+def from_run(scores: pandas.DataFrame, summary: Mapping[str, Any], difference: float | None = None) -> dict[str, Any]:
+    """Designs beside a finished run's own: what they would show of its headline, and what a difference would need.
+
+    difference: of win rates; the run's margin by default. InputError where nothing was tested.
+    """
+    rows = [row for row in summary["comparisons"] if row.get("weight")]
+    if not rows:
+        raise InputError(
+            f"{summary['run_dir']} tested no comparison, so nothing is known of how its scores vary; make the run anew"
+        )
+    grids = grids_of(scores)
+    difference, total = difference or summary["margin"], sum(row["weight"] for row in rows)
+    words = {"sft": "a method against SFT", "direct": "two methods head to head"}
+    parts = []
+    for basis, (found, _) in spreads(rows, grids).items():
+        of_basis = [row for row in rows if row["basis"] == basis]
+        alpha = LEVEL * float(np.mean([row["weight"] for row in of_basis])) / total
+        prompts = max(grids[row["a"], row["metric"]].shape[1] for row in of_basis)
+        known = isfinite(found.seed)
+        spread = found if known else replace(found, seed=ASSUMED.seed, prompt=found.rest / 2, rest=found.rest / 2)
+        sizes = [prompts, 2 * prompts, 4 * prompts, 10 * prompts]
+        shown = [[_finite(detectable(spread.grid(n, count), alpha)) for n in SEEDS] for count in sizes]
+        needs = {n: needed_prompts(difference, spread, n, alpha) for n in SEEDS if n > 1}
+        ways = [f"{count:,} prompts with {_seeds(n)}" for n, count in needs.items() if count is not None]
+        source = "measured here" if known else "assumed, for this run has one seed"
+        wanted = " or ".join(ways) if ways else f"more than {SEEDS[-1]} seeds, however many prompts"
+        text = (
+            f"training runs spread by {100 * sqrt(spread.seed):.1f} points ({source}); "
+            f"{100 * difference:g} points need {wanted}"
+        )
+        parts.append(
+            {"what": words[basis], "prompts": sizes, "seeds": list(SEEDS), "detectable": shown, "needed": needs,
+             "text": text}
+        )  # fmt: skip
+    return {"difference": difference, "comparisons": parts}
+
+
+def _finite(size: float) -> float | None:
+    return size if isfinite(size) else None

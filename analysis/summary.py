@@ -18,7 +18,7 @@ from .resampling import bootstrap_interval, permutation_p
 from .sequential import UNTIL_DECIDED
 from .statistics import interval
 from .verdict import failed_gates, listed
-from .win_rates import SFT, Grids, length_control, ratings, until_decided
+from .win_rates import SFT, Grids, grids_of, length_control, ratings, until_decided
 
 if TYPE_CHECKING:
     import pandas
@@ -52,7 +52,7 @@ def summarize(
     "not decided". `along` has the scores of checkpoints along training, see `overoptimization`. `owners` names the
     method of each row, `margin` is the difference of win rates that matters in practice; see `comparisons.py`.
     """
-    grids = _grids(scores)
+    grids = grids_of(scores)
     methods = [SFT, *(m for m in dict.fromkeys([*scores["method"], *costs]) if m != SFT)]
     seeds = {m: int(scores.loc[scores["method"] == m, "seed"].nunique()) for m in methods}
     rows = {
@@ -98,15 +98,6 @@ def table(summary: Mapping[str, Any]) -> pandas.DataFrame:
         for name, row in methods.items()
     }
     return pandas.DataFrame.from_dict(cells, orient="index", columns=[*metrics, *costs])
-
-
-def _grids(scores: pandas.DataFrame) -> dict[tuple[str, str], pandas.DataFrame]:
-    """One table per method and metric, metrics sorted: a row a seed, a column a prompt, NaN for a missing value."""
-    values = scores.assign(value=scores["value"].astype(float))
-    return {
-        (str(method), str(metric)): part.pivot(index="seed", columns="prompt_id", values="value")
-        for (metric, method), part in values.groupby(["metric", "method"], sort=True)
-    }
 
 
 def _bounds(metric: str) -> tuple[float, float] | None:

@@ -22,6 +22,15 @@ WIN_RATE = "win_rate."
 Grids = Mapping[tuple[str, str], "pandas.DataFrame"]  # (method, metric) -> a row a seed, a column a prompt
 
 
+def grids_of(scores: pandas.DataFrame) -> Grids:
+    """One table per method and metric, metrics sorted: a row a seed, a column a prompt, NaN for a missing value."""
+    values = scores.assign(value=scores["value"].astype(float))
+    return {
+        (str(method), str(metric)): part.pivot(index="seed", columns="prompt_id", values="value")
+        for (metric, method), part in values.groupby(["metric", "method"], sort=True)
+    }
+
+
 def ratings(grids: Grids, methods: list[str]) -> dict[str, dict[str, Any]]:
     """Bradley-Terry ratings in Elo points by evaluator, SFT at 0.
 

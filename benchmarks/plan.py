@@ -5,6 +5,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..analysis.power import plan_sentences
 from ..results.store import Looking, NotMade, Stage
 from .context import settings_of
 from .definition.rows import Row
@@ -32,6 +33,8 @@ class Plan:
 
     steps: list[Planned]
     judging: str | None
+    can_show: list[str]
+    """The differences that a run of this size can show, and what the margin would need."""
     rate: float | None
     """FLOPs a second of a matrix product on this machine, where an estimate needed it."""
 
@@ -57,6 +60,7 @@ class Plan:
             "seconds": seconds,
             "seconds_unknown": unknown,
             "judging": self.judging,
+            "can_show": self.can_show,
             "flops_per_second": self.rate,
         }
 
@@ -70,7 +74,8 @@ def plan(request: Request) -> Plan:
     judging = cost_of_judging(harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods) * request.seeds)
     planner = _Planner(harness)
     found = [planner.look(step) for step in planner.steps]
-    return Plan(found, judging, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None)
+    shows = plan_sentences(planner.prompts, request.seeds, len({r.name for r in harness.rows}), harness.spec.margin)
+    return Plan(found, judging, shows, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None)
 
 
 class _Planner:

@@ -22,6 +22,7 @@ from .cache import cache
 from .doctor import doctor
 from .live import watching
 from .plan import print_plan
+from .power import power
 from .speed import speed
 
 app = typer.Typer(
@@ -279,6 +280,7 @@ def new_method(
 
 
 app.command("audit-data")(audit_data)
+app.command()(power)
 app.command()(speed)
 
 

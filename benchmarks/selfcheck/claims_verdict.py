@@ -51,7 +51,7 @@ def _sd(spread: float) -> float:
 
 def worlds() -> list[World]:
     """All-equal runs, equal pairs above SFT, pairs at the margin, a ceiling, and a sweep of one method's setting."""
-    found = []
+    found: list[World] = []
     for spread in SPREADS:
         sd, mark = _sd(spread), f"seeds spread by {100 * spread:.1f} points"
         up = latent(0.15)
@@ -145,7 +145,7 @@ SENTENCES = (
 
 def rates(runs: int, seed: int) -> list[dict[str, Any]]:
     """A row per sentence, world and size."""
-    found = []
+    found: list[dict[str, Any]] = []
     for world in worlds():
         for prompts in PROMPTS:
             for seeds in SEEDS:

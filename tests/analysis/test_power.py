@@ -12,11 +12,14 @@ from alignment_bench.analysis.power import (
     Spread,
     add_detectable,
     detectable,
+    from_run,
     needed_prompts,
     plan_sentences,
     spreads,
 )
 from alignment_bench.analysis.statistics import analyse, compare
+from alignment_bench.analysis.summary import summarize
+from alignment_bench.errors import InputError
 
 GOLD = "win_rate.gold"
 
@@ -112,3 +115,27 @@ def test_a_plan_says_what_it_can_show():
     assert need.startswith("5 points between methods need") and "spread by 4.7 points" in need
     assert "no difference, however large" in plan_sentences(4, 1, 2, 0.05)[0]
     assert "between methods (80% power)" in plan_sentences(300, 3, 2, 0.05)[0]
+
+
+def test_designs_from_a_finished_run():
+    """Two methods at 0.6 with three seeds: its own design and bigger ones; what is said is what is computed."""
+    rng = np.random.default_rng(2)
+    rows = [("a", seed, GOLD, f"p{i}", float(rng.random() < 0.6)) for seed in range(3) for i in range(100)]
+    scores = pandas.DataFrame(rows, columns=["method", "seed", "metric", "prompt_id", "value"])
+    summary = summarize(
+        run_id="r", run_dir="d", benchmark="b", contract={}, scores=scores, costs={}, gates=[], warnings=[]
+    )
+    (part,) = from_run(scores, summary)["comparisons"]
+    assert (part["what"], part["prompts"], part["seeds"]) == (
+        "a method against SFT", [100, 200, 400, 1000], [1, 2, 3, 5, 8, 12]
+    )  # fmt: skip
+    sizes = np.array([[math.inf if size is None else size for size in row] for row in part["detectable"]])
+    assert (np.diff(sizes[:, 2:], axis=1) < 0).all() and (np.diff(sizes[:, 2:], axis=0) <= 0).all()
+    # one comparison, wins that vary by prompt alone, 1 seed and 100 prompts: (1.98 + 0.85) * 0.49 / 10
+    assert sizes[0, 0] == pytest.approx(0.14, abs=0.01)
+    assert "measured here" in part["text"] and "5 points need" in part["text"]
+    one = scores[scores["seed"] == 0]
+    lone = summarize(run_id="r", run_dir="d", benchmark="b", contract={}, scores=one, costs={}, gates=[], warnings=[])
+    assert "assumed, for this run has one seed" in from_run(one, lone, 0.1)["comparisons"][0]["text"]
+    with pytest.raises(InputError, match="tested no comparison"):
+        from_run(scores, {"comparisons": [], "run_dir": "d", "margin": 0.05})
