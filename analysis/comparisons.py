@@ -30,11 +30,12 @@ from .statistics import compare, holm
 from .win_rates import SFT, WIN_RATE, Grids, aligned, until_decided
 
 # the order in which the verdict trusts them
-PREFERRED = ("win_rate.gold", "win_rate.reward_model", "win_rate.judge", UNTIL_DECIDED)
+PREFERRED = ("win_rate.gold", "win_rate.people", "win_rate.reward_model", "win_rate.judge", UNTIL_DECIDED)
 VERSUS = "versus."  # versus.JUDGE:ROW on a row's scores: its wins against ROW's responses
 NOT_DECIDED, NOT_COMPARED = "not decided", "not compared directly"
 LEVEL = 0.05  # below which an adjusted p shows a difference
 MARGIN = 0.05  # of a win rate
+MINIMUM_PROMPTS = 30  # below which a few unusual prompts decide
 
 
 def by_preference(metrics: Any) -> list[str]:
@@ -58,7 +59,7 @@ def comparisons(
         rows = [against_sft(grids, metric, a) for a in scored]
         if metric != UNTIL_DECIDED:  # judged on different prompts, and stopped by what they showed
             rows += [_pair(grids, metric, a, b) for a, b in combinations(scored, 2)]
-        if not claimed and metric.count(".") == 1 and any(isfinite(row["p"]) for row in rows):
+        if not claimed and metric.count(".") == 1 and _may_lead(metric, rows, grids):
             _claim(rows, weights(rows, owners), grids, margin)
             claimed = True
         found += rows
@@ -74,6 +75,14 @@ def against_sft(grids: Grids, metric: str, a: str) -> dict[str, Any]:
     else:
         values = _test(grid.to_numpy())
     return {"a": a, "b": SFT, "metric": metric, "basis": "sft", "seeds": len(grid), **values, **UNTESTED}
+
+
+def _may_lead(metric: str, rows: Sequence[Mapping[str, Any]], grids: Grids) -> bool:
+    """True where a scorer compared something; people only from as many prompts on as an interval needs."""
+    if not any(isfinite(row["p"]) for row in rows):
+        return False
+    labelled = [int(grids[row["a"], metric].notna().any().sum()) for row in rows if row["b"] == SFT]
+    return metric != "win_rate.people" or min(labelled) >= MINIMUM_PROMPTS
 
 
 UNTESTED = {"p_adjusted": nan, "equal": False, "not_worse": [], "verdict": ""}

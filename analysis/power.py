@@ -44,10 +44,11 @@ class Spread:
 
     def grid(self, seeds: int, prompts: int) -> Grid:
         """The expected table of a design."""
-        n = seeds * prompts
+        n, alike = seeds * prompts, self.prompt + self.rest
         if seeds == 1:
-            return Grid(0.0, 0.0, (self.prompt + self.rest) / prompts, 1, prompts, n)
-        return Grid(0.0, (self.seed + self.rest / prompts) / seeds, self.prompt / prompts, seeds, prompts, n)
+            return Grid(0.0, 0.0, alike / prompts, 1, prompts, n, apart=alike / prompts)
+        by_seed = (self.seed + self.rest / prompts) / seeds
+        return Grid(0.0, by_seed, self.prompt / prompts, seeds, prompts, n, self.rest, (self.seed + alike) / n)
 
 
 ASSUMED = Spread(SEED_SD**2, COIN / 2, COIN / 2)

@@ -20,6 +20,10 @@ differ), Cochran's weighted t (1.8 times the errors at 0.2%), Satterthwaite's de
 two seeds, 92% with three), a bootstrap of seeds and prompts (63% and 79%), pooling the seeds when they do not differ
 significantly (1.7 times the errors), and taking MSE out of the seed part (two to five times the errors at small p).
 
+Training runs that agree by chance must not make a difference certain: of two seeds' wins on 48 prompts one pair in
+twelve has the very same sum, and then nothing is left of the seed part. So the half-width is never below Student's for
+the values taken as if no two had a seed or prompt in common; those that have are not less alike than others.
+
 With one seed there is no seed part: the interval is Student's over prompts. It supports a statement about that one
 trained policy on further prompts, and none about the method: another training run may lie well outside it.
 
@@ -70,6 +74,8 @@ class Grid:
     n: int
     rest: float = 0.0
     """The mean square of what is neither seed nor prompt; 0 with one seed, where it cannot be told from prompts."""
+    apart: float = 0.0
+    """The variance of the mean if no two values had a seed or a prompt in common: the least that it can be."""
 
     def squared_half_width(self, alpha: float) -> float:
         """Squared half-width of the interval at level 1 - alpha on the plain scale."""
@@ -77,7 +83,9 @@ class Grid:
         if self.seeds == 1:
             return over_prompts * self.prompt_variance
         a, b = self.seed_variance, self.prompt_variance
-        return hypot(t_squared(self.seeds, alpha) * a, over_prompts * sqrt(b * (b + 2 * a)))  # q^2 V, not overflowing
+        # q^2 V, not overflowing
+        crossed = hypot(t_squared(self.seeds, alpha) * a, over_prompts * sqrt(b * (b + 2 * a)))
+        return max(crossed, over_prompts * self.apart)
 
 
 def interval(values: np.ndarray, level: float = 0.95, bounds: tuple[float, float] | None = None) -> Interval:
@@ -141,7 +149,8 @@ def analyse(values: np.ndarray) -> Grid:
     by_seed = seeds / (seeds - 1) * float((centred.sum(1) ** 2).sum()) / n**2
     freedom = n - seeds - prompts + 1
     rest = _residual_sum_of_squares(centred, present) / freedom if freedom > 0 else 0.0
-    return Grid(mean, by_seed, max(by_prompt - rest / n, 0.0), seeds, prompts, n, rest)
+    apart = float((centred**2).sum()) / (n - 1) / n
+    return Grid(mean, by_seed, max(by_prompt - rest / n, 0.0), seeds, prompts, n, rest, apart)
 
 
 def _residual_sum_of_squares(centred: np.ndarray, present: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .comparisons import MARGIN, VERSUS, comparisons
+from .comparisons import MARGIN, MINIMUM_PROMPTS, VERSUS, comparisons
 from .comparisons import table as behind
 from .findings import few_seeds
 from .metric_names import title
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import pandas
 
 
-MINIMUM_PROMPTS = 30
 MINIMUM_COVERAGE = 0.9
 OF_THE_JUDGE = "judge."  # what judges say of themselves: no value for identical responses, and they are no gap
 

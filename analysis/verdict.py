@@ -40,9 +40,9 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
     """The overall win rates that have values, the one that is tested first."""
-    return by_preference(
-        {c["metric"] for c in summary["comparisons"] if c["metric"].count(".") == 1 and measured(c["difference"])}
-    )
+    rows = [c for c in summary["comparisons"] if c["metric"].count(".") == 1 and measured(c["difference"])]
+    led = {c["metric"] for c in rows if c.get("verdict")}  # an older run tested every metric
+    return sorted(by_preference({c["metric"] for c in rows}), key=lambda metric: metric not in led)
 
 
 def recommendation(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from alignment_bench.analysis.comparisons import NOT_COMPARED, NOT_DECIDED, comparisons, weights
 from alignment_bench.analysis.statistics import holm
+from alignment_bench.analysis.verdict import headline
 
 GOLD, JUDGE = "win_rate.gold", "win_rate.judge"
 
@@ -68,6 +69,17 @@ def test_the_headline_alone_is_tested():
     assert judge["verdict"] == "a is better" and gold["verdict"] == ""
 
 
+@pytest.mark.parametrize(("labelled", "leads"), [(29, False), (30, True)])
+def test_people_lead_before_a_reward_model_once_they_labelled_enough(labelled, leads):
+    grids = {("a", "win_rate.reward_model"): frame(wins(32, 40))}
+    grids["a", "win_rate.people"] = frame(wins(labelled - 4, labelled) + [np.nan] * (40 - labelled))
+    found = {row["metric"]: row["verdict"] for row in comparisons(grids, ["sft", "a"])}
+    tested, beside = ("win_rate.people", "win_rate.reward_model")[:: 1 if leads else -1]
+    assert (found[tested], found[beside]) == ("a is better", "")
+    made = {"comparisons": comparisons(grids, ["sft", "a"])}
+    assert headline(made) == [tested, beside]
+
+
 def test_weighted_holm_by_hand():
     # p / w = 0.01, 0.02, 0.015: 0.01 * 4; then 0.015 * 3; then 0.02 * 1, which may not be below the one before
     assert holm([0.01, 0.02, 0.03], [1, 1, 2]) == pytest.approx([0.04, 0.045, 0.045])
@@ -124,6 +136,12 @@ def test_not_worse_is_half_of_equal():
     assert (found["verdict"], found["not_worse"]) == ("a is not worse by more than 5 points", ["a"])
     found = comparisons({("a", GOLD): frame(wins(137, 300))}, ["sft", "a"])[0]
     assert (found["verdict"], found["not_worse"]) == ("sft is not worse by more than 5 points", ["sft"])
+
+
+def test_a_row_that_is_far_worse_is_not_called_not_worse():
+    """8 of 40 won: far from the margin, on the wrong side of it."""
+    found = comparisons({("a", GOLD): frame(wins(8, 40))}, ["sft", "a"])[0]
+    assert (found["verdict"], found["not_worse"], found["equal"]) == ("sft is better", ["sft"], False)
 
 
 def test_margins_are_corrected_over_the_family():

@@ -94,6 +94,13 @@ def test_the_variation_between_runs_is_pooled_over_rows():
     own = [spreads([row], grids)["sft"][0].seed for row in found]
     assert spreads(found, grids)["sft"][0].seed == pytest.approx(np.mean(own))
     assert spreads(found, grids)["sft"][1] == 16
+    # unequal seeds: 1 and 4 degrees of freedom
+    two, five = run(1, seeds=2, seed=11), run(1, seeds=5, seed=13)
+    rows = [two[0][0], {**five[0][0], "a": "other"}]
+    both = {**two[1], ("other", GOLD): five[1]["m0", GOLD]}
+    first, second = (spreads([row], both)["sft"][0].seed for row in rows)
+    pooled, freedom = spreads(rows, both)["sft"]
+    assert (pooled.seed, freedom) == (pytest.approx((first + 4 * second) / 5), 5) and first != pytest.approx(second)
 
 
 def test_needed_prompts_reach_the_difference_and_one_fewer_do_not():

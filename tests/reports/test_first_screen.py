@@ -67,7 +67,10 @@ def values(folder, name, metric):
 
 
 def squared_half_width(y, alpha):
-    """q^2 V of the two-way table: V = seeds' part + prompts' part, q^4 = tp^4 + (ts^4 - tp^4) share^2."""
+    """q^2 V of the two-way table: V = seeds' part + prompts' part, q^4 = tp^4 + (ts^4 - tp^4) share^2.
+
+    Never below that of values of which no two have a seed or prompt in common.
+    """
     seeds, prompts = y.shape
     mean, by_seed, by_prompt = y.mean(), y.mean(1), y.mean(0)
     ms_seed = prompts * ((by_seed - mean) ** 2).sum() / (seeds - 1)
@@ -77,7 +80,7 @@ def squared_half_width(y, alpha):
     total = part_seed + part_prompt
     tp, ts = student.isf(alpha / 2, prompts - 1), student.isf(alpha / 2, seeds - 1)
     quartic = tp**4 + (ts**4 - tp**4) * (part_seed / total) ** 2
-    return math.sqrt(quartic) * total
+    return max(math.sqrt(quartic) * total, tp**2 * y.var(ddof=1) / y.size)
 
 
 def wilson(y, alpha=0.05):
