@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .costs import mean_costs
 from .findings import few_seeds
 from .metric_names import title
 from .overoptimization import overoptimization
@@ -42,7 +43,7 @@ def summarize(
     """The content of summary.json: plain data, None where a number does not exist.
 
     `scores` has the columns method, seed, metric, prompt_id and value, the value NaN where an evaluator could not
-    tell. `costs` has one dict a seed for each method. A metric's `n` counts values;
+    tell. `costs` has one dict a seed for each method, see `mean_costs`. A metric's `n` counts values;
     `coverage` is their share, there only where some are missing. Intervals are 95%; a comparison's verdict goes by
     Holm's p within its metric, so its interval (not adjusted) may exclude 0 while the verdict is "no significant
     difference". `along` has the scores of checkpoints along training, see `overoptimization`.
@@ -54,7 +55,7 @@ def summarize(
         method: {
             "seeds": seeds[method],
             "metrics": {metric: _cell(method, metric, grid) for (m, metric), grid in grids.items() if m == method},
-            "cost": _mean_costs(costs.get(method, [])),
+            **mean_costs(costs.get(method, [])),
         }
         for method in methods
     }
@@ -114,11 +115,6 @@ def _cell(method: str, metric: str, grid: pandas.DataFrame) -> dict[str, Any]:
     cell = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
     # where judging stopped early the prompts that were not asked are no gap
     return cell | ({"coverage": found.n / grid.size} if found.n < grid.size and metric != UNTIL_DECIDED else {})
-
-
-def _mean_costs(costs: list[dict[str, float]]) -> dict[str, float]:
-    keys = dict.fromkeys(key for cost in costs for key in cost)
-    return {key: float(np.mean([cost[key] for cost in costs if key in cost])) for key in keys}
 
 
 def _comparisons(grids: Mapping[tuple[str, str], pandas.DataFrame], methods: list[str]) -> list[dict[str, Any]]:

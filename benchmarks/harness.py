@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from ..analysis.changes import differences_to_sft, ties
+from ..analysis.costs import RESPONSE, shared_costs
 from ..analysis.summary import summarize
 from ..errors import GateError, InputError, nearest
 from ..models.checkpoint import Checkpoint
@@ -35,7 +36,7 @@ from .request import DONE, FAILED, WAITING, Cell, Request
 from .stages import reward_audit
 from .stages.pipeline import Pipeline
 from .stages.scorers import check_settings, cost_of_judging, identities
-from .stages.steps import RESPONSES, SCORES, Key, Step, steps
+from .stages.steps import RESPONSES, SCORES, Key, Step, needed, steps
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 
@@ -290,8 +291,12 @@ class Harness:
                         "name": row.name,
                         "params": settings_of(row.method),
                         "description": (type(row.method).__doc__ or "").partition("\n")[0],
+                        "needs": needed(row.method),
                     }
                     for row in self.rows
+                },
+                "shared": {
+                    step.name: stage.cost for step in self.steps if not step.cell and (stage := self.made[step.key])
                 },
             },
             evaluators=self._identities(),
@@ -310,8 +315,9 @@ class Harness:
         for cell in run.cells():
             if (checkpoints := cell.along()) is not None:
                 along.append(checkpoints.assign(method=cell.method, seed=cell.seed))
-            if cell.cost():
-                costs.setdefault(cell.method, []).append(cell.cost())
+            spent = cell.cost() | {f"{RESPONSE}{name}": value for name, value in cell.inference().items()}
+            if spent:
+                costs.setdefault(cell.method, []).append(spent)
         failed = [f"{label} failed: {reason}" for label, reason in self.failures.items()]
         scores = run.scores()
         summary = summarize(
@@ -333,6 +339,7 @@ class Harness:
         found: dict[str, Any] = {
             "changes": differences_to_sft(scores),
             "ties": ties(scores),
+            "shared": shared_costs(run.record),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }

@@ -192,8 +192,8 @@ def quality_against_cost(methods: Mapping[str, Any], looks: Looks) -> Figure | N
     return Figure(
         "Quality against cost",
         f"{title(quality)} with its 95% interval, against what one seed's training spends; what the methods share "
-        "(SFT, reward models) is left out. Line: the Pareto front, those that none beats for less; its "
-        "steps are as uncertain as the means. Dashed: SFT, which costs nothing more.",
+        "(SFT, reward models) is left out, and so are methods that train nothing. Line: the Pareto front, those that "
+        "none beats for less; its steps are as uncertain as the means. Dashed: SFT, which costs nothing more.",
         charts,
     )
 
