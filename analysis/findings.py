@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .costs import cost_sentences, unequal_compute, unequal_examples
+from .equal_length import sentences as extrapolated
 from .quantities import measured
 from .verdict import (
     SFT,
@@ -68,6 +69,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
             *_overoptimized(summary, many),
             *_contradictions(summary, metrics),
             *length_sentences(summary, metrics),
+            *extrapolated(summary),
             *_doubtful_judges(summary),
             *_judges_below_people(summary),
         ],

@@ -17,7 +17,7 @@ from .resampling import bootstrap_interval, permutation_p
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm, interval, minimum_detectable
 from .verdict import LEVEL, NO_DIFFERENCE, SFT, by_preference, failed_gates, listed
-from .win_rates import head_to_head, length_control, ratings, until_decided
+from .win_rates import equal_length, head_to_head, ratings, until_decided
 
 if TYPE_CHECKING:
     import pandas
@@ -68,7 +68,7 @@ def summarize(
         "comparisons": _comparisons(grids, methods),
         "head_to_head": head_to_head(grids, methods),
         "ratings": ratings(grids, methods),
-        "length_controlled": length_control(grids, methods),
+        "equal_length": equal_length(grids, methods),
         "overoptimization": overoptimization(along) if along is not None else {},
         "gates": gates,
         "warnings": [*warnings, *_cautions(grids, rows), *failed_gates(gates)],

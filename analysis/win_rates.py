@@ -1,4 +1,4 @@
-"""Comparisons beyond means and differences: ratings, head-to-head, length control, a judge asked until decided."""
+"""Comparisons beyond means and differences: ratings, head-to-head, equal length, a judge asked until decided."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .length_control import length_controlled
+from .equal_length import at_equal_length
 from .ratings import all_pairs, bradley_terry
 from .sequential import UNTIL_DECIDED, asking_order, confidence_sequence, p_value
 from .statistics import Interval, compare, holm, interval
@@ -77,8 +77,8 @@ def _won(a: str, b: str, wins: np.ndarray) -> dict[str, Any]:
     return {"a": a, "b": b, **asdict(interval(wins, bounds=(0.0, 1.0))), "p": p, "p_adjusted": nan}
 
 
-def length_control(grids: Grids, methods: list[str]) -> dict[str, dict[str, Any]]:
-    """Length-controlled win rates by evaluator and method, with the effect of length on the evaluator's log-odds."""
+def equal_length(grids: Grids, methods: list[str]) -> dict[str, dict[str, Any]]:
+    """Win rates at equal length by evaluator and method, with the effect of length on the evaluator's log-odds."""
     found: dict[str, dict[str, Any]] = {}
     if (SFT, "length") not in grids:
         return found
@@ -88,9 +88,9 @@ def length_control(grids: Grids, methods: list[str]) -> dict[str, dict[str, Any]
             longer = (grids[method, "length"] - grids[SFT, "length"]).reindex_like(ours)
             rest = [wins[m].reindex_like(ours).to_numpy() for m in wins if m != method]
             others = _mean_of(rest) if rest else None
-            fitted = length_controlled(ours.to_numpy(), longer.to_numpy(), others)
+            fitted = at_equal_length(ours.to_numpy(), longer.to_numpy(), others)
             if np.isfinite(fitted.win_rate.mean):
-                row = asdict(fitted.win_rate) | {"length_effect": asdict(fitted.length_effect)}
+                row = asdict(fitted.win_rate) | {"length_effect": asdict(fitted.length_effect), "near": fitted.near}
                 found.setdefault(metric.removeprefix(WIN_RATE), {})[method] = row
     return found
 

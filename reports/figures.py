@@ -257,7 +257,7 @@ def length(summary: Mapping[str, Any], methods: Mapping[str, Any], looks: Looks)
         axes.set_xlim(left=0)
         text = "; ".join(f"{m} {c['mean']:.1f} tokens" for m, c in cells.items())
         charts.append(finish_chart(canvas, "length", "Mean length (tokens)", f"Mean length: {text}"))
-    for name, rows in (summary.get("length_controlled") or {}).items():
+    for name, rows in (summary.get("equal_length") or {}).items():
         metric = f"win_rate.{name}"
         rows = {
             m: c for m, c in rows.items() if measured(c.get("mean")) and metric in methods.get(m, {}).get("metrics", {})
@@ -282,8 +282,8 @@ def length(summary: Mapping[str, Any], methods: Mapping[str, Any], looks: Looks)
         return None
     return Figure(
         "Length",
-        "Mean length of the responses with 95% intervals; then win rates against SFT by the regression of AlpacaEval "
-        "2: filled, what they would be if both responses were equally long; hollow, as they are.",
+        "Mean length of the responses with 95% intervals; then win rates against SFT by a regression on length: "
+        "filled, what they would be if both responses were equally long; hollow, as they are.",
         charts,
     )
 

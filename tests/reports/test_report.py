@@ -273,7 +273,7 @@ def test_markdown_holds_the_findings(written):
 
 def test_a_run_from_before_head_to_head_and_audits_is_whole(tmp_path, make_run, parse):
     run = make_run(tmp_path)
-    later = ("head_to_head", "ratings", "length_controlled", "changes", "ties", "reward_models", "judges", "stamps")
+    later = ("head_to_head", "ratings", "equal_length", "changes", "ties", "reward_models", "judges", "stamps")
     older = {key: value for key, value in run.summary.items() if key not in later}
     for row in older["methods"].values():
         row["seeds"] = 1
