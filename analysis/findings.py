@@ -12,6 +12,7 @@ from typing import Any
 from .costs import cost_sentences, unequal_compute, unequal_examples
 from .equal_length import sentences as extrapolated
 from .quantities import measured
+from .subsets import sentences as where
 from .verdict import (
     SFT,
     best,
@@ -62,7 +63,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         certainty = [f"No difference is shown by {judged_by(metrics[0])}.", *certainty]
     return Findings(
         recommendation(summary, metrics),
-        certainty,
+        [*certainty, *where(summary)],
         cost_sentences(summary, best(main)[1] if many else None),
         [*few_seeds(summary["methods"]), *unequal_examples(summary), *unequal_compute(summary)],
         [

@@ -11,7 +11,8 @@ from typing import Any
 
 from ..analysis.changes import differences_to_sft, ties
 from ..analysis.costs import RESPONSE, shared_costs
-from ..analysis.summary import summarize
+from ..analysis.subsets import by_group, groups_of
+from ..analysis.summary import plain, summarize
 from ..errors import GateError, InputError, nearest
 from ..models.checkpoint import Checkpoint
 from ..models.find import find_model
@@ -340,12 +341,19 @@ class Harness:
             "changes": differences_to_sft(scores),
             "ties": ties(scores),
             "shared": shared_costs(run.record),
+            "subsets": plain(by_group(scores, self._groups())),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }
         if judge := self.pipeline.scorers.judge:
             found["judges"] = judge_findings(run, judge, scores, self.people_labels, self.say)
         return found
+
+    def _groups(self) -> dict[str, dict[str, str]]:
+        """The groups that a report tells apart, of the prompts that every policy answers."""
+        asked = {prompt.id: len(prompt.ids) for prompt in self.pipeline.asked.prompts}
+        named = {pair.prompt_id: pair.subset for pair in self.corpus.labelled if pair.prompt_id in asked}
+        return groups_of(named, asked)
 
     def _gate(self, gate: dict[str, Any]) -> None:
         if self.request.gate == "ignore":
