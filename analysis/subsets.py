@@ -72,10 +72,10 @@ def by_group(scores: pandas.DataFrame, groups: Groups) -> dict[str, Any]:
 
 def _row(values: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
     part = values[:, inside]
-    found = interval(part, bounds=(0.0, 1.0))
-    p = compare(part, np.full(part.shape, 0.5), bounds=(-0.5, 0.5)).p
+    found = max((interval(v, bounds=(0.0, 1.0)) for v in _readings(part)), key=lambda i: i.high - i.low)
+    p = max(compare(v, np.full(v.shape, 0.5), bounds=(-0.5, 0.5)).p for v in _readings(part))
     contrast = influence(values, inside)
-    beside = compare(contrast, np.zeros(contrast.shape))
+    beside = max((compare(v, np.zeros(v.shape)) for v in _readings(contrast)), key=lambda c: c.p)
     return {
         "mean": found.mean,
         "low": found.low,
@@ -92,6 +92,15 @@ def _row(values: np.ndarray, inside: np.ndarray) -> dict[str, Any]:
             "p_adjusted": 1.0,
         },
     }
+
+
+def _readings(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The table as it is, and as if every value were of a prompt of its own; the wider of the two intervals holds.
+
+    Two seeds that happen to have the same mean on a few prompts would otherwise seem not to vary at all. Values that
+    have a seed or a prompt in common are not less alike than others, so the second is never too wide.
+    """
+    return values, values.reshape(1, -1)
 
 
 def influence(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
