@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .win_rates import SFT
+from .grids import SFT
 
 Row = Mapping[str, Any]
 

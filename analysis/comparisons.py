@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+from .grids import SFT, WIN_RATE, Grids, aligned
 from .ratings import all_pairs
-from .sequential import UNTIL_DECIDED
+from .sequential import UNTIL_DECIDED, until_decided
 from .statistics import compare, holm
-from .win_rates import SFT, WIN_RATE, Grids, aligned, until_decided
 
 # the order in which the verdict trusts them
 PREFERRED = ("win_rate.gold", "win_rate.people", "win_rate.reward_model", "win_rate.judge", UNTIL_DECIDED)

@@ -11,7 +11,11 @@ from typing import Any
 
 from .choice import better, choose
 from .comparisons import LEVEL
-from .quantities import COSTS, cost, measured
+from .costs import cost_sentences, unequal_compute, unequal_examples
+from .equal_length import sentences as extrapolated
+from .grids import SFT
+from .quantities import measured
+from .subsets import sentences as where
 from .verdict import (
     compared,
     comparison_sentences,
@@ -26,11 +30,9 @@ from .verdict import (
     recommendation,
     tested,
 )
-from .win_rates import SFT
 
 FEW = 4  # methods that are told one by one
 MINIMUM_SEEDS = 3
-UNEQUAL = 1.5  # times the cost of another method from which on a difference in cost is said
 FLIPS = 0.1  # share of verdicts that flip when responses are swapped, above which the judge is doubted
 
 
@@ -65,18 +67,19 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         certainty = [f"No difference is shown by {judged_by(metrics[0])}.", *certainty]
     return Findings(
         recommendation(summary, metrics),
-        certainty,
-        _cost_sentences(summary, choose(main).first if many else None),
+        [*certainty, *where(summary)],
+        cost_sentences(summary, choose(main).first if many else None),
         [
             *few_seeds(summary["methods"]),
             *_unequal_seeds(main),
-            *_unequal_examples(summary),
-            *_unequal_compute(summary),
+            *unequal_examples(summary),
+            *unequal_compute(summary),
         ],
         [
             *_overoptimized(summary, many),
             *_contradictions(summary, metrics),
             *length_sentences(summary, metrics),
+            *extrapolated(summary),
             *_doubtful_judges(summary),
             *_judges_below_people(summary),
         ],
@@ -166,58 +169,6 @@ def few_seeds(methods: Mapping[str, Any]) -> list[str]:
             "two training runs tell little about the variation between runs, so the intervals are wide"
         )
     return said
-
-
-def _costs_of(summary: Mapping[str, Any], key: str) -> dict[str, float]:
-    rows = {name: row["cost"].get(key) for name, row in summary["methods"].items() if name != SFT}
-    return {name: value for name, value in rows.items() if measured(value) and value > 0}
-
-
-def _cost_sentences(summary: Mapping[str, Any], chosen: Sequence[str] | None) -> list[str]:
-    """The cost of one seed, and how much longer the slowest method takes than the quickest.
-
-    chosen: of many methods those to be told, beside the quickest and the slowest; None for all.
-    """
-    said = []
-    times = _costs_of(summary, "seconds")
-    if chosen is not None and times:
-        chosen = [*chosen, min(times, key=times.__getitem__), max(times, key=times.__getitem__)]
-    for name, row in summary["methods"].items():
-        if chosen is not None and name not in chosen:
-            continue
-        parts = [cost(row["cost"].get(key), key) for key in ("seconds", "flops") if row["cost"].get(key)]
-        parts += [
-            f"{cost(row['cost'][key], key)} {COSTS[key].lower()}"
-            for key in ("generated_tokens", "reward_queries")
-            if row["cost"].get(key)
-        ]
-        if parts and name != SFT:
-            said.append(f"{name}: {', '.join(parts)}.")
-    if len(times) > 1 and max(times.values()) >= UNEQUAL * min(times.values()):
-        slow, quick = max(times, key=times.__getitem__), min(times, key=times.__getitem__)
-        said.append(f"{slow} takes {times[slow] / times[quick]:.1f} times as long as {quick}.")
-    return said
-
-
-def _unequal_examples(summary: Mapping[str, Any]) -> list[str]:
-    """Methods that did not learn from equally many examples; one that trains nothing is left out."""
-    seen: dict[float, list[str]] = {}
-    for name, count in _costs_of(summary, "examples").items():
-        seen.setdefault(count, []).append(name)
-    if len(seen) < 2:
-        return []
-    parts = [f"{listed(names)} from {count:,.0f}" for count, names in seen.items()]
-    return [f"The budgets differ: {'; '.join(parts)} examples."]
-
-
-def _unequal_compute(summary: Mapping[str, Any]) -> list[str]:
-    spent = _costs_of(summary, "flops")
-    if len(spent) < 2 or max(spent.values()) < UNEQUAL * min(spent.values()):
-        return []
-    most, least = max(spent, key=spent.__getitem__), min(spent, key=spent.__getitem__)
-    equal = "" if _unequal_examples(summary) else "The budget is equal in examples, not in compute: "
-    times = f"{spent[most] / spent[least]:.1f} times the FLOPs"
-    return [f"{equal}{most} spends {times} of {least}, so part of their difference may be due to compute."]
 
 
 def _contradictions(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .grids import SFT
 from .overoptimization import GOLD, NAMES, PROXY, STAND_IN
 from .quantities import measured
-from .win_rates import SFT
 
 LOST = 1.0  # nats of log-probability that the chosen replies may lose against SFT
 LEFT = 0.5  # share of SFT's entropy, or of its distinct pairs of words, that must be left

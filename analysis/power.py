@@ -18,9 +18,9 @@ from scipy.stats import chi2
 
 from ..errors import InputError
 from .comparisons import LEVEL, table
+from .grids import Grids, grids_of
 from .sequential import UNTIL_DECIDED
 from .statistics import Grid, analyse
-from .win_rates import Grids, grids_of
 
 if TYPE_CHECKING:
     import pandas

@@ -10,15 +10,17 @@ import numpy as np
 
 from .comparisons import MARGIN, MINIMUM_PROMPTS, VERSUS, comparisons
 from .comparisons import table as behind
+from .costs import mean_costs
 from .findings import few_seeds
+from .grids import SFT, Grids, grids_of
 from .metric_names import title
 from .overoptimization import overoptimization
 from .power import add_detectable
 from .resampling import bootstrap_interval, permutation_p
-from .sequential import UNTIL_DECIDED
+from .sequential import UNTIL_DECIDED, until_decided
 from .statistics import interval
 from .verdict import failed_gates, listed
-from .win_rates import SFT, Grids, grids_of, length_control, ratings, until_decided
+from .win_rates import equal_length, ratings
 
 if TYPE_CHECKING:
     import pandas
@@ -45,7 +47,7 @@ def summarize(
     """The content of summary.json: plain data, None where a number does not exist.
 
     `scores` has the columns method, seed, metric, prompt_id and value, the value NaN where an evaluator could not
-    tell. `costs` has one dict a seed for each method. A metric's `n` counts values;
+    tell. `costs` has one dict a seed for each method, see `mean_costs`. A metric's `n` counts values;
     `coverage` is their share, there only where some are missing. Intervals are 95%; a comparison's verdict goes by
     Holm's p over all comparisons of the headline, so its interval (not adjusted) may exclude 0 while the verdict is
     "not decided". `along` has the scores of checkpoints along training, see `overoptimization`. `owners` names the
@@ -63,7 +65,7 @@ def summarize(
                 for (m, metric), grid in grids.items()
                 if m == method and not metric.startswith(VERSUS)
             },
-            "cost": _mean_costs(costs.get(method, [])),
+            **mean_costs(costs.get(method, [])),
         }
         for method in methods
     }
@@ -76,7 +78,7 @@ def summarize(
         "margin": margin,
         "comparisons": _comparisons(grids, methods, owners, margin),
         "ratings": ratings(grids, methods),
-        "length_controlled": length_control(grids, methods),
+        "equal_length": equal_length(grids, methods),
         "overoptimization": overoptimization(along) if along is not None else {},
         "gates": gates,
         "warnings": [*warnings, *_cautions(grids, rows), *failed_gates(gates)],
@@ -114,11 +116,6 @@ def _cell(method: str, metric: str, grid: pandas.DataFrame) -> dict[str, Any]:
     cell = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
     # where judging stopped early the prompts that were not asked are no gap
     return cell | ({"coverage": found.n / grid.size} if found.n < grid.size and metric != UNTIL_DECIDED else {})
-
-
-def _mean_costs(costs: list[dict[str, float]]) -> dict[str, float]:
-    keys = dict.fromkeys(key for cost in costs for key in cost)
-    return {key: float(np.mean([cost[key] for cost in costs if key in cost])) for key in keys}
 
 
 def _comparisons(

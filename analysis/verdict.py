@@ -8,8 +8,8 @@ from typing import Any
 
 from .choice import Choice, better, choose
 from .comparisons import NOT_COMPARED, by_preference
+from .grids import SFT
 from .quantities import measured, seconds
-from .win_rates import SFT
 
 BY = {
     "gold": "the true reward",
@@ -261,13 +261,16 @@ def judged_by(metric: str) -> str:
     return BY.get(name, name)
 
 
-def length_sentences(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
-    """Win rates for which length control changes the side of one half that is shown."""
+def length_sentences(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:
+    """Win rates shown to be above one half that are not at equal length, where length is shown to matter."""
     said = []
     for metric in metrics:
-        for method, cell in summary.get("length_controlled", {}).get(metric.removeprefix("win_rate."), {}).items():
+        for method, cell in summary.get("equal_length", {}).get(metric.removeprefix("win_rate."), {}).items():
             raw = summary["methods"][method]["metrics"][metric]
-            if None not in (raw["low"], cell["low"]) and raw["low"] > 0.5 >= cell["low"]:
+            effect = cell["length_effect"]
+            if None in (raw["low"], cell["low"], effect["low"]) or effect["low"] <= 0 <= effect["high"]:
+                continue
+            if raw["low"] > 0.5 >= cell["low"]:
                 said.append(
                     f"By {judged_by(metric)}, {method}'s win rate of {raw['mean']:.0%} is {cell['mean']:.0%} "
                     f"({_range(cell)}) at equal length: part of it is a preference for longer or shorter responses."

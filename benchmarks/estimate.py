@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -88,8 +88,8 @@ def _ran_alike(inputs: dict[str, Any], tuning: Tuning) -> bool:
 
 def _scaled(made: Sequence[Made], scale: Callable[[Made], float]) -> Estimate | None:
     """The median time and tokens of earlier stages, each scaled to this one's size, and their largest memory."""
-    rows = [(m, m.cost, scale(m)) for m in made]
-    seconds = [s * share for m, cost, share in rows if (s := cost.get("seconds", m.manifest.get("seconds")))]
+    rows = [(m, m.stage.cost, scale(m)) for m in made]
+    seconds = [share * s for m, cost, share in rows if (s := _seconds(m, cost))]
     if not seconds:
         return None
     memory = [cost["peak_memory_mb"] for _, cost, _ in rows if "peak_memory_mb" in cost]
@@ -100,6 +100,13 @@ def _scaled(made: Sequence[Made], scale: Callable[[Made], float]) -> Estimate | 
         max(memory, default=None),
         statistics.median(tokens) if tokens else None,
     )
+
+
+def _seconds(made: Made, cost: Mapping[str, float]) -> float | None:
+    """The time of a stage: a method's own and ours for looking at it, else all that its making took."""
+    if "seconds" in cost:
+        return cost["seconds"] + cost.get("looking_seconds", 0.0)
+    return made.manifest.get("seconds")
 
 
 class Rough:

@@ -10,7 +10,9 @@ from itertools import groupby
 from typing import Any
 
 from ..analysis.changes import differences_to_sft, ties
-from ..analysis.summary import summarize
+from ..analysis.costs import RESPONSE, shared_costs
+from ..analysis.subsets import by_group, groups_of
+from ..analysis.summary import plain, summarize
 from ..errors import GateError, InputError, nearest
 from ..models.checkpoint import Checkpoint
 from ..models.find import find_model
@@ -35,7 +37,7 @@ from .request import DONE, FAILED, WAITING, Cell, Request
 from .stages import reward_audit
 from .stages.pipeline import Pipeline
 from .stages.scorers import check_settings, cost_of_judging, identities
-from .stages.steps import RESPONSES, SCORES, Key, Step, steps
+from .stages.steps import RESPONSES, SCORES, Key, Step, needed, steps
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 
@@ -290,8 +292,12 @@ class Harness:
                         "name": row.name,
                         "params": settings_of(row.method),
                         "description": (type(row.method).__doc__ or "").partition("\n")[0],
+                        "needs": needed(row.method),
                     }
                     for row in self.rows
+                },
+                "shared": {
+                    step.name: stage.cost for step in self.steps if not step.cell and (stage := self.made[step.key])
                 },
             },
             evaluators=self._identities(),
@@ -310,8 +316,9 @@ class Harness:
         for cell in run.cells():
             if (checkpoints := cell.along()) is not None:
                 along.append(checkpoints.assign(method=cell.method, seed=cell.seed))
-            if cell.cost():
-                costs.setdefault(cell.method, []).append(cell.cost())
+            spent = cell.cost() | {f"{RESPONSE}{name}": value for name, value in cell.inference().items()}
+            if spent:
+                costs.setdefault(cell.method, []).append(spent)
         failed = [f"{label} failed: {reason}" for label, reason in self.failures.items()]
         scores = run.scores()
         summary = summarize(
@@ -335,12 +342,20 @@ class Harness:
         found: dict[str, Any] = {
             "changes": differences_to_sft(scores),
             "ties": ties(scores),
+            "shared": shared_costs(run.record),
+            "subsets": plain(by_group(scores, self._groups())),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }
         if judge := self.pipeline.scorers.judge:
             found["judges"] = judge_findings(run, judge, scores, self.people_labels, self.say)
         return found
+
+    def _groups(self) -> dict[str, dict[str, str]]:
+        """The groups that a report tells apart, of the prompts that every policy answers."""
+        asked = {prompt.id: len(prompt.ids) for prompt in self.pipeline.asked.prompts}
+        named = {pair.prompt_id: pair.subset for pair in self.corpus.labelled if pair.prompt_id in asked}
+        return groups_of(named, asked)
 
     def _gate(self, gate: dict[str, Any]) -> None:
         if self.request.gate == "ignore":

@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..analysis.comparisons import LEVEL
+from ..analysis.grids import SFT
 from ..analysis.metric_names import FAMILIES, evaluator, title
 from ..analysis.quantities import COSTS, MISSING, cost, measured, p_value, share
-from ..analysis.win_rates import SFT
 from .wording import bracket, cost_title, ordered, value
 
+SPENT = ("cost", "inference", "looking")  # parts of a row of summary["methods"]: of training, a response, our probes
 AT_FIRST = ("seconds", "flops")  # costs that the page shows before anything is chosen
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `key` is its place in summary.json: a metric, "cost.NAME" or "rating.EVALUATOR"."""
+    """One column; `key` is its place in summary.json: a metric, "rating.EVALUATOR", or "cost.NAME" and the like
+    (SPENT)."""
 
     key: str
     head: str
@@ -56,25 +58,38 @@ def groups(summary: Mapping[str, Any]) -> list[Group]:
         names = [name.removeprefix("win_rate.") for name in ordered(f"win_rate.{name}" for name in ratings)]
         columns = [Column(f"rating.{n}", evaluator(n), f"Bradley-Terry rating ({evaluator(n)})") for n in names]
         found.append(Group("Bradley-Terry rating (Elo)", columns))
-    keys = {key for row in methods.values() for key in row.get("cost") or {}}
-    ranked = [key for key in COSTS if key in keys] + sorted(keys - set(COSTS))
-    for name, part, shown in (
-        ("Cost", [key for key in ranked if key in AT_FIRST], True),
-        ("Further costs", [key for key in ranked if key not in AT_FIRST], False),
+    ranked = {kind: _costs(methods, kind) for kind in SPENT}
+    for name, kind, part, shown in (
+        ("Cost", "cost", [key for key in ranked["cost"] if key in AT_FIRST], True),
+        ("Further costs", "cost", [key for key in ranked["cost"] if key not in AT_FIRST], False),
+        ("Cost of a response", "inference", ranked["inference"], False),
+        ("Spent on looking", "looking", ranked["looking"], False),
     ):
         if part:
-            found.append(Group(name, [Column(f"cost.{key}", cost_title(key), cost_title(key)) for key in part], shown))
+            found.append(
+                Group(name, [Column(f"{kind}.{key}", cost_title(key), _title(kind, key)) for key in part], shown)
+            )
     if others := [Column(m, title(m), title(m)) for m in metrics if m not in headline]:
         found.append(Group("Further measures", others, shown=False))
     return found
+
+
+def _costs(methods: Mapping[str, Any], kind: str) -> list[str]:
+    """The costs that any row has, in the order of COSTS."""
+    keys = {key for row in methods.values() for key in row.get(kind) or {}}
+    return [key for key in COSTS if key in keys] + sorted(keys - set(COSTS))
+
+
+def _title(kind: str, key: str) -> str:
+    return {"cost": "{}", "inference": "{}, of a response", "looking": "{}, of looking"}[kind].format(cost_title(key))
 
 
 def cell(summary: Mapping[str, Any], method: str, key: str) -> Value:
     """A method's value in a column."""
     row = summary["methods"][method]
     kind, _, name = key.partition(".")
-    if kind == "cost":
-        amount = (row.get("cost") or {}).get(name)
+    if kind in SPENT:
+        amount = (row.get(kind) or {}).get(name)
         return Value(cost(amount, name), number=amount) if measured(amount) else Value()
     if kind == "rating":
         found = (summary["ratings"][name].get(method)) or {}

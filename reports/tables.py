@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..analysis.costs import LOOKING, RESPONSE
 from ..analysis.metric_names import evaluator
 from ..analysis.quantities import p_value
 from .leaderboard import cell, groups, meetings
@@ -27,7 +28,9 @@ def frames(material: Material) -> "dict[str, pandas.DataFrame]":
     for method, row in material.methods.items():
         for metric, found in row["metrics"].items():
             rows["results"].append({"method": method, "seeds": row.get("seeds"), "metric": metric, **found})
-        rows["costs"] += [{"method": method, "cost": k, "mean": v} for k, v in (row.get("cost") or {}).items()]
+        for prefix, part in (("", "cost"), (RESPONSE, "inference"), (LOOKING, "looking")):
+            spent = row.get(part) or {}
+            rows["costs"] += [{"method": method, "cost": f"{prefix}{k}", "mean": v} for k, v in spent.items()]
     for name, found in (summary.get("ratings") or {}).items():
         rows["ratings"] += [{"evaluator": name, "method": method, **row} for method, row in found.items()]
     rows["comparisons"] = [

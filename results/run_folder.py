@@ -30,7 +30,19 @@ from .integrity import (
     writing,
 )
 from .records import Generation
-from .store import ALONG_SCORES, COST, GENERATIONS, METRICS, RUN, SCORES, Stage, read_generations, read_json, read_jsonl
+from .store import (
+    ALONG_SCORES,
+    COST,
+    GENERATIONS,
+    INFERENCE,
+    METRICS,
+    RUN,
+    SCORES,
+    Stage,
+    read_generations,
+    read_json,
+    read_jsonl,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -68,6 +80,14 @@ class Cell:
 
     def cost(self) -> dict[str, float]:
         return json.loads(path.read_text()) if (path := self._file(COST)) else {}
+
+    def inference(self) -> dict[str, float]:
+        """The cost of one response: seconds, flops, generated_tokens, reward_queries; empty where none was recorded."""
+        if (path := self._file(INFERENCE)) is None:
+            return {}
+        spent = read_json(path)
+        count = spent.pop("responses")
+        return {name: value / count for name, value in spent.items()} if count else {}
 
     def metrics(self) -> list[dict[str, Any]]:
         """Training log, one dict a step with at least `step`; empty for `sft`, which is trained once for all."""
@@ -127,7 +147,8 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods"}."""
+        """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods",
+        "shared"}; the last has the cost of each stage that is made once for all cells."""
         return _read(self.path / RUN)
 
     @property
@@ -197,6 +218,7 @@ class Run:
             "created": old.get("created", record["created"]),
             "commands": [*old.get("commands", []), *record["commands"]],
             "methods": {**old.get("methods", {}), **record["methods"]},
+            "shared": {**old.get("shared", {}), **record.get("shared", {})},
         }
         with writing(self.path):
             write_record(self.path / RUN, merged)

@@ -4,7 +4,7 @@
     <root>/cache/verdicts/<judge>.jsonl      a judge's answers, appended as they come; see evaluators/judge_cache.py
     <root>/runs/<benchmark>/<run-id>/run.json  summary.json  report/  tracked.json
     <root>/runs/<benchmark>/<run-id>/<method>/seed-<n>/  manifest.json  cost.json  metrics.jsonl  generations.jsonl
-                                                         scores.parquet  policy/  along/  along.parquet
+                                                         inference.json  scores.parquet  policy/  along/  along.parquet
 
 A stage's key is the hash of its settings and of its inputs' keys. Its files are made in a temporary sibling, flushed
 and renamed; a stage without a valid manifest does not exist; a damaged one is named, kept aside and made again (see
@@ -51,6 +51,7 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
     "scores.parquet",
     "policy",
 )
+INFERENCE = "inference.json"  # what the responses took
 MODEL = "model"  # folder of a trained model within its stage
 GATE = "gate.json"  # what a gate looks at, within the stage
 ADAPTER = "adapter_config.json"
@@ -97,14 +98,21 @@ class Stage:
     fresh: bool
 
     @property
+    def cost(self) -> dict[str, float]:
+        """Its cost.json; empty where it has none."""
+        return read_json(self.path / COST) if (self.path / COST).exists() else {}
+
+    @property
     def content(self) -> str:
         """Hash of what the stage made.
 
-        Left out are its log and cost, which hold times, and an adapter's configuration, which names the folder where
+        Left out are its log and costs, which hold times, and an adapter's configuration, which names the folder where
         its base lies and otherwise says what is in the stage's settings: a cache may be moved.
         """
         files = read_record(self.path / MANIFEST)["files"]
-        return digest({name: sha for name, sha in files.items() if Path(name).name not in (COST, METRICS, ADAPTER)})
+        return digest(
+            {name: sha for name, sha in files.items() if Path(name).name not in (COST, INFERENCE, METRICS, ADAPTER)}
+        )
 
 
 @dataclass(frozen=True)
@@ -117,10 +125,6 @@ class Made:
     @property
     def stage(self) -> Stage:
         return Stage(self.path, self.manifest["key"], fresh=False)
-
-    @property
-    def cost(self) -> dict[str, float]:
-        return read_json(self.path / COST) if (self.path / COST).exists() else {}
 
 
 class Store:

@@ -19,7 +19,7 @@ from scipy.stats import beta, norm
 
 from ...analysis.choice import better, choose
 from ...analysis.comparisons import MARGIN, comparisons
-from ...analysis.win_rates import SFT
+from ...analysis.grids import SFT
 
 PROMPT_SD = REST_SD = 0.7
 PROMPTS, SEEDS = (23, 48, 300), (1, 2, 3, 5)

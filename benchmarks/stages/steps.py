@@ -17,6 +17,7 @@ from . import gates
 from .pipeline import ROLES, Pipeline
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
+SUPERVISED, REWARD_MODEL, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
 Key = tuple[str, int | None, str]  # a row's label and a seed (empty and None for what all share), and the step's name
 Made = Mapping[Key, Stage | None]
 
@@ -85,19 +86,30 @@ def _stage(made: Made, key: Key) -> Stage:
 
 
 def _shared(pipeline: Pipeline, rows: Sequence[Row]) -> Iterator[Step]:
-    sft = Step("SFT", "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True)
+    sft = Step(SUPERVISED, "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True)
     needs = [sft.key]
     yield sft
     for role in ROLES:
         yield (step := _reward_model(pipeline, role, (sft.key,)))
         needs.append(step.key)
-    if any(getattr(row.method, "needs_reference", False) and getattr(row.method, "needs_pairs", False) for row in rows):
-        yield Step("reference log-probs", "reference", lambda made: pipeline.reference(), tuple(needs))
+    if any(REFERENCE in needed(row.method) for row in rows):
+        yield Step(REFERENCE, "reference", lambda made: pipeline.reference(), tuple(needs))
+
+
+def needed(method: Any) -> list[str]:
+    """Names of the shared stages without which a method cannot be trained or, for a choice of responses, used."""
+    reference = getattr(method, "needs_reference", False) and getattr(method, "needs_pairs", False)
+    found = {
+        SUPERVISED: True,
+        REWARD_MODEL.format("training"): getattr(method, "needs_reward", False),
+        REFERENCE: reference,
+    }
+    return [name for name, is_needed in found.items() if is_needed]
 
 
 def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...]) -> Step:
     gate = partial(gates.reward_model_gate, role=role, threshold=pipeline.spec.gates.reward_model_accuracy)
-    name = f"{role} reward model"
+    name = REWARD_MODEL.format(role)
     return Step(name, "reward_model", lambda made: pipeline.train_reward_model(role), needs, gate=gate, trains=True)
 
 

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...models.checkpoint import Checkpoint
+from ...models.policy import Policy
 from ...results.integrity import digest_each
 from ...results.records import Pair, RatedReply, Reward
 from ...results.store import COST, POLICY, Stage
 from ...runtime import processes
+from ...training.ledger import Ledger
 from ...training.loop import Recipe
 from ...training.reward_model import fit_reward_model
 from ...training.sft import examples, fine_tune
@@ -68,10 +70,13 @@ def train_reward_model(
 
 
 def reference(shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair]) -> Stage:
-    """The stage of the pairs' log-probs under the SFT checkpoint."""
+    """The stage of the pairs' log-probs under the SFT checkpoint, with cost.json."""
 
     def build(out: Path) -> None:
-        chosen, rejected = reference_logps(sft, shop.tuning, pairs)
+        policy = Policy.open(sft, shop.tuning, trainable=False)
+        ledger = Ledger.of(policy.network, out)
+        chosen, rejected, ledger.scored_tokens = reference_logps(policy, pairs)
+        ledger.close()
         save_file({"chosen": chosen, "rejected": rejected}, out / REFERENCE)
 
     return shop.store.stage("reference", shop.inputs(sft=sft.key, pairs=rows_digest(pairs)), build)
@@ -134,7 +139,8 @@ def train_cell(
                 f"method {name!r} must save its policy to task.out / {POLICY!r} and return that checkpoint"
             )
         cost = json.loads((out / COST).read_text()) if (out / COST).exists() else {}
-        (out / COST).write_text(json.dumps({**cost, "seconds": seconds}, indent=2))
+        # a ledger's own seconds go over an interruption and leave out what is spent on looking
+        (out / COST).write_text(json.dumps({"seconds": seconds, **cost}, indent=2))
 
     inputs = shop.inputs(
         method=name,

@@ -47,8 +47,10 @@ def test_findings_sort_what_is_shown_from_what_is_not():
     )
     assert found.certainty[2].endswith(": a 20% (13 to 30).")
     assert found.cost == [
-        "a: 1 min 30 s, 6.00 GFLOP, 2,000 reward queries.", "b: 30 s, 2.00 GFLOP.", "a takes 3.0 times as long as b.",
-    ]  # fmt: skip
+        "a: 1 min 30 s, 6.00 GFLOP, 2,000 reward queries.",
+        "b: 30 s, 2.00 GFLOP.",
+        "On the same data a costs about 3 times as much as b: 3.0 times the time, 3.0 times the FLOPs.",
+    ]
     assert found.confounds[0].startswith("a, b: one seed; the intervals are over prompts alone")
     assert found.confounds[1:] == [
         "The budget is equal in examples, not in compute: a spends 3.0 times the FLOPs of b, so part of their "
@@ -116,7 +118,12 @@ def test_many_methods_are_gathered():
     # a and b give the same responses on all 80 prompts: nothing but ties, an interval within 5 points
     assert first == "a is better than c, d, e and f." and second == "b is better than c, d, e and f."
     assert found.certainty[4:] == ["a is equal to b, within the margin.", "b is equal to a, within the margin."]
-    assert found.cost == ["a: 10 s.", "b: 20 s.", "f: 1 min 00 s.", "f takes 6.0 times as long as a."]
+    assert found.cost == [
+        "a: 10 s.",
+        "b: 20 s.",
+        "f: 1 min 00 s.",
+        "On the same data f costs about 6 times as much as a: 6.0 times the time.",
+    ]
     assert found.watch == ["a is over-optimized: it falls.", "Not shown to be over-optimized: b and c."]
     level, rest = found.not_shown[:2]
     # c, d and e tie everywhere as well, so no pair is open

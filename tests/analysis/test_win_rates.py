@@ -1,13 +1,19 @@
-"""Ratings, length control and a judge asked until decided, as summary.json holds them."""
+"""Ratings, equal length and a judge asked until decided, as summary.json holds them."""
 
 import numpy as np
 import pandas
 import pytest
 
-from alignment_bench.analysis.sequential import UNTIL_DECIDED, asking_order, confidence_sequence, p_value
+from alignment_bench.analysis.sequential import (
+    UNTIL_DECIDED,
+    asking_order,
+    confidence_sequence,
+    p_value,
+    until_decided,
+)
 from alignment_bench.analysis.summary import summarize
 from alignment_bench.analysis.verdict import verdict
-from alignment_bench.analysis.win_rates import length_control, ratings, until_decided
+from alignment_bench.analysis.win_rates import equal_length, ratings
 
 
 def frame(values, prompts=None):
@@ -43,7 +49,7 @@ def test_ratings_use_what_all_methods_share():
     assert ratings(grids, ["sft", "a", "b"])["gold"]["a"]["n"] == 2
 
 
-def test_length_control_needs_lengths_and_uses_sft_of_the_same_seed():
+def test_equal_length_needs_lengths_and_uses_sft_of_the_same_seed():
     rng = np.random.default_rng(1)
     longer = rng.normal(20, 20, (1, 400))
     wins = (rng.random((1, 400)) < 1 / (1 + np.exp(-2 * np.tanh(longer / 20)))).astype(float)
@@ -52,10 +58,10 @@ def test_length_control_needs_lengths_and_uses_sft_of_the_same_seed():
         ("a", "length"): frame(50 + longer),
         ("sft", "length"): frame([50.0] * 400),
     }
-    found = length_control(grids, ["sft", "a"])["judge"]["a"]
+    found = equal_length(grids, ["sft", "a"])["judge"]["a"]
     assert wins.mean() > 0.65 and found["low"] < 0.5 < found["high"]
     assert found["length_effect"]["low"] > 0
-    assert length_control({k: v for k, v in grids.items() if k[0] != "sft"}, ["sft", "a"]) == {}
+    assert equal_length({k: v for k, v in grids.items() if k[0] != "sft"}, ["sft", "a"]) == {}
 
 
 def test_until_decided_takes_the_values_in_the_order_of_asking():
@@ -87,7 +93,7 @@ def test_a_summary_of_a_judge_that_stopped_early():
         ("a", "sft", "a is better"), ("b", "sft", "not decided"),
     ]  # fmt: skip
     assert found["methods"]["a"]["metrics"][UNTIL_DECIDED]["n"] == 20
-    assert found["ratings"] == found["length_controlled"] == {}
+    assert found["ratings"] == found["equal_length"] == {}
     assert all("fewer than 30" not in w for w in found["warnings"])
     assert verdict(found)[0] == (
         "No method is recommended, for each was trained once: this a policy is shown to beat SFT by the judge, asked "
@@ -109,6 +115,8 @@ def test_words_for_what_the_run_could_have_shown_and_for_length():
     )  # fmt: skip
     said = verdict(found)
     assert any("at equal length: part of it is a preference for longer or shorter responses" in s for s in said)
+    found["equal_length"]["judge"]["a"]["length_effect"]["low"] = -0.1  # length is not shown to matter
+    assert not any("at equal length" in s for s in verdict(found))
     even = next(s for s in said if s.startswith("Not decided between this b policy and SFT"))
     row = next(c for c in found["comparisons"] if c["a"] == "b")
     size = f"{100 * row['detectable']:.0f} points or more"

@@ -48,6 +48,7 @@ COMPARED = {
     "times, memory and where it lies",
     "others": "bytes of weights; log and costs but for times and memory",
 }
+VARIES = {"seconds", "looking_seconds", "peak_memory_mb"}  # from one making to the next
 
 
 def run(tiny: Checkpoint, root: Path, every: float) -> None:
@@ -102,14 +103,16 @@ def result(root: Path) -> tuple[dict[str, bytes], list, dict]:
     files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.safetensors")}
     log = [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(folder / METRICS)]
     cost = json.loads(cost_path.read_text())
-    return files, log, {k: v for k, v in cost.items() if k not in ("seconds", "peak_memory_mb")}
+    return files, log, {k: v for k, v in cost.items() if k not in VARIES}
 
 
 def run_result(path: Path) -> tuple[dict[str, bytes], list, dict]:
     """All that a run leaves but for times and memory, and its responses and scores as they are."""
     summary = json.loads(path.read_text())
-    for row in summary["methods"].values():
-        row["cost"] = {k: v for k, v in row["cost"].items() if k not in ("seconds", "peak_memory_mb")}
+    rows = [row[part] for row in summary["methods"].values() for part in ("cost", "inference", "looking")]
+    for spent in [*rows, *(stage["cost"] for stage in summary["shared"].values())]:
+        for name in VARIES & set(spent):
+            del spent[name]
     for name in ("run_dir", "sha256"):
         summary.pop(name)
     kinds = ("*.safetensors", "generations.jsonl", "scores.parquet", "along.parquet")

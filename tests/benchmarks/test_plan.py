@@ -69,7 +69,7 @@ def test_a_plan_before_between_and_after(bench, work, dry_run):
     larger = {s["stage"]: s for s in planned("-m", "dpo,orpo", budget=48)["steps"]}
     dpo = larger["dpo seed 0, training"]
     assert dpo["state"] == "to do" and dpo["basis"] == "measured, 1 earlier"
-    assert dpo["seconds"] == pytest.approx(3 * cost["seconds"])
+    assert dpo["seconds"] == pytest.approx(3 * (cost["seconds"] + cost["looking_seconds"]))
     assert dpo["tokens"] == pytest.approx(3 * (cost["trained_tokens"] + cost["generated_tokens"]))
     assert dpo["memory_mb"] == cost["peak_memory_mb"]
     assert larger["orpo seed 0, training"]["basis"].startswith("at least")

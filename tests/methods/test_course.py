@@ -210,16 +210,15 @@ def test_snapshots_are_saved_when_their_share_of_the_budget_is_spent(tiny, full,
 
 
 def test_costs_are_two_flops_a_weight_and_token_and_two_passes_back(tiny, full, tmp_path):
-    """DPO on one pair at a time, all weights learning: 6 FLOPs for a token that is learnt, 2 for one that is not."""
+    """DPO on one pair at a time, all weights learning: 6 FLOPs for a token that is learnt, 2 for one of the probe's."""
     task = make_task(tiny, full, tmp_path / "t", 3)
     DPO(batch_size=1).train(task)
     cost = json.loads((task.out / "cost.json").read_text())
     weights = sum(p.numel() for p in Policy.open(tiny, full, trainable=True).network.model.parameters())
     assert cost["trained_tokens"] == 3 * (3 + 3 + 3 + 2)
-    assert cost["flops"] == weights * (
-        6 * cost["trained_tokens"] + 2 * (cost["scored_tokens"] + cost["generated_tokens"])
-    )
-    assert cost["scored_tokens"] > 0 and cost["generated_tokens"] > 0
+    assert cost["flops"] == weights * 6 * cost["trained_tokens"] and cost["scored_tokens"] == 0
+    looked = cost["looking_scored_tokens"] + cost["looking_generated_tokens"]
+    assert looked > 0 and cost["looking_flops"] == weights * 2 * looked
 
 
 def test_costs_of_an_adapter_count_it_and_no_other(tiny, full, tmp_path):

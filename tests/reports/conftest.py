@@ -179,7 +179,7 @@ def summary(methods):
         ],
         "warnings": ["Three seeds only: intervals over seeds are wide."],
         "ratings": {"gold": {"sft": interval(0, 0), **{m: interval(600 * (r - 0.5), 40) for m, r in methods.items()}}},
-        "length_controlled": {
+        "equal_length": {
             "judge": {
                 m: interval(r - 0.06, 0.07) | {"length_effect": interval(0.4, 0.2)} for m, r in methods.items()
             }

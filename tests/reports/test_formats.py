@@ -105,7 +105,7 @@ def test_latex_compiles(written, tmp_path):
 def test_every_drawing_of_the_page_is_a_file(run, tmp_path):
     bare = Run(tmp_path / "bare")  # without cells there are no training curves, which saves time
     write_record(bare.path / "run.json", run.record)
-    bare.write_summary({**run.summary, "length_controlled": {}, "reward_models": {}})
+    bare.write_summary({**run.summary, "equal_length": {}, "reward_models": {}})
     page, *figures = render([bare], tmp_path / "out", ("html", "svg", "pdf"))
     drawn = page.read_text(encoding="utf-8").count("<svg")
     assert len(figures) == 2 * drawn == 2 * 11  # 3 win rates, 3 costs, 2 frontiers, gold-proxy, length, judge
