@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import people
 from .quantities import COSTS, cost, measured
 from .verdict import (
     SFT,
@@ -59,6 +60,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         certainty += rating_sentences(summary, metrics)
     if main and not any(is_decided(c) for c in main):
         certainty = [f"No difference is shown by {judged_by(metrics[0])}.", *certainty]
+    certainty += people.sentences(summary)
     return Findings(
         recommendation(summary, metrics),
         certainty,
@@ -258,7 +260,10 @@ def _limits(summary: Mapping[str, Any]) -> list[str]:
     metrics = {metric for row in summary["methods"].values() for metric in row["metrics"]}
     if not any(metric.startswith("win_rate.judge") for metric in metrics):
         said.append("What a judge says: none was asked.")
-    said.append("What people prefer: every score here comes from a model or a formula.")
+    if not summary.get("people"):
+        said.append(
+            "What people prefer: every score here comes from a model or a formula (`bench label RUN` asks them)."
+        )
     if not summary.get("overoptimization"):
         said.append(
             "Whether the reward turns during training: no checkpoints along the way were scored (evaluation.along)."

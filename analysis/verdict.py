@@ -13,6 +13,7 @@ SFT = "sft"
 PREFERRED = ("win_rate.gold", "win_rate.reward_model", "win_rate.judge", UNTIL_DECIDED)
 BY = {
     "gold": "the true reward",
+    "people": "people",
     "reward_model": "the evaluation reward model",
     "judge": "the judge",
     "judge_until_decided": "the judge, asked until decided",
