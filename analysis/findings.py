@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import people
+from . import people, prediction_powered
 from .quantities import COSTS, cost, measured
 from .verdict import (
     SFT,
@@ -60,7 +60,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         certainty += rating_sentences(summary, metrics)
     if main and not any(is_decided(c) for c in main):
         certainty = [f"No difference is shown by {judged_by(metrics[0])}.", *certainty]
-    certainty += people.sentences(summary)
+    certainty += [*people.sentences(summary), *prediction_powered.sentences(summary)]
     return Findings(
         recommendation(summary, metrics),
         certainty,

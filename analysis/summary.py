@@ -12,6 +12,7 @@ import numpy as np
 from .findings import few_seeds
 from .metric_names import title
 from .overoptimization import overoptimization
+from .prediction_powered import prediction_powered
 from .resampling import bootstrap_interval, permutation_p
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm, interval, minimum_detectable
@@ -68,6 +69,7 @@ def summarize(
         "head_to_head": head_to_head(grids, methods),
         "ratings": ratings(grids, methods),
         "length_controlled": length_control(grids, methods),
+        "prediction_powered": prediction_powered(grids, methods),
         "overoptimization": overoptimization(along) if along is not None else {},
         "gates": gates,
         "warnings": [*warnings, *_cautions(grids, rows), *failed_gates(gates)],
