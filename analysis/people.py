@@ -34,12 +34,15 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     found = summary.get("people")
     if not found:
         return []
-    number = found["labellers"]
-    by = f"{number} labeller{'' if number == 1 else 's'}"
-    said = f"People labelled {found['pairs']} pairs of responses ({found['labels']} labels by {by})"
+    pairs, labels, labellers = (_counted(found[name], name) for name in ("pairs", "labels", "labellers"))
+    said = f"People labelled {pairs} of responses ({labels} by {labellers})"
     agreement, alpha = found["agreement"], found["alpha"]
     if not measured(agreement["mean"]):
         return [f"{said}; no pair was seen by two of them, so how far they agree is not known."]
     kappa = f", Krippendorff's alpha {alpha['mean']:.2f}" if measured(alpha["mean"]) else ""
     both = f"; two of them give the same label with a chance of {agreement['mean']:.0%}"
-    return [f"{said}{both} (on {agreement['n']} pairs{kappa})."]
+    return [f"{said}{both} (on {_counted(agreement['n'], 'pairs')}{kappa})."]
+
+
+def _counted(number: int, things: str) -> str:
+    return f"{number} {things[:-1] if number == 1 else things}"

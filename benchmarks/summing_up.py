@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..analysis.changes import differences_to_sft, ties
-from ..analysis.summary import summarize
+from ..analysis.summary import plain, summarize
 from ..errors import InputError
 from ..preferences.run_pairs import read_people
 from ..reports.render import render
@@ -44,7 +44,7 @@ def sum_up(run: Run, *, gates: list[dict[str, Any]], notes: list[str]) -> dict[s
     )
     return summary | {
         "notes": notes,
-        "people": people.about if people else None,
+        "people": plain(people.about) if people else None,
         "changes": differences_to_sft(scores),
         "ties": ties(scores),
     }

@@ -119,7 +119,7 @@ def read_people(run: Run) -> PeopleScores | None:
     if not any(units.values()):
         return None
     order = {name: place for place, name in enumerate([*run.record["methods"], SFT])}
-    reached = bool(units[served[0].item])
+    reached = bool(units[served[-1].item])  # the pair before the first is the last
     rows = []
     for pairing in key:
         if not pairing.identical:
