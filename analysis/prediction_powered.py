@@ -51,7 +51,7 @@ class Corrected:
     low: float
     high: float
     n: int
-    """Responses that have a label."""
+    """Responses that people compared; those that equal the other side's count as ties."""
     of: int
     """Responses that have an outcome of the scorer."""
     power: float
@@ -131,9 +131,9 @@ def _sentence(row: Mapping[str, Any]) -> str:
     against = "SFT" if row["b"] == SFT else row["b"]
     labels, scorer = row["labels"], judged_by(f"win_rate.{row['scorer']}")
     return (
-        f"By people, {row['a']} wins {row['mean']:.0%} against {against} (95% interval {_range(row)}): {row['n']} "
-        f"labels and {scorer} on {row['of']} responses, corrected by them; labels alone give {labels['mean']:.0%} "
-        f"({_range(labels)})."
+        f"By people, {row['a']} wins {row['mean']:.0%} against {against} (95% interval {_range(row)}), from {row['n']} "
+        f"responses that they compared and {scorer} on {row['of']}, corrected by them; labels alone give "
+        f"{labels['mean']:.0%} ({_range(labels)})."
     )
 
 

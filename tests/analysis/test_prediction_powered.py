@@ -124,8 +124,9 @@ def test_what_narrows_is_told_and_nothing_else():
     row = rows[0]
     assert said == (
         f"By people, a wins {row['mean']:.0%} against SFT (95% interval {100 * row['low']:.0f} to "
-        f"{100 * row['high']:.0f}): 100 labels and the judge on 400 responses, corrected by them; labels alone give "
-        f"{row['labels']['mean']:.0%} ({100 * row['labels']['low']:.0f} to {100 * row['labels']['high']:.0f})."
+        f"{100 * row['high']:.0f}), from 100 responses that they compared and the judge on 400, corrected by "
+        f"them; labels alone give {row['labels']['mean']:.0%} "
+        f"({100 * row['labels']['low']:.0f} to {100 * row['labels']['high']:.0f})."
     )
     narrower = {**row, "scorer": "gold", "high": row["low"] + 0.01}
     (said,) = sentences({"prediction_powered": [*rows, narrower]})

@@ -311,5 +311,5 @@ def test_people_on_the_responses_stand_on_the_page_and_in_markdown(tmp_path, mak
     table = [line for line in part.splitlines() if line.startswith("|")]
     assert len(table) == 3 and "\n".join(table) in part
     first = parse(html.split('id="verdict"')[1].split("</section>")[0]).text
-    assert "By people, ppo wins 63% against SFT (95% interval 57 to 69): 100 labels and the judge on 300" in first
+    assert "By people, ppo wins 63% against SFT (95% interval 57 to 69), from 100 responses that they compared" in first
     assert "every score here comes from a model" not in first
