@@ -64,8 +64,8 @@ def test_a_scorer_that_knows_nothing_or_the_opposite_gets_no_weight():
 
 
 def test_labels_that_all_agree_with_the_scorer_leave_room_for_a_few_that_do_not():
-    """25 agreeing labels of 400 do not show that the scorer is never wrong: at 5% of errors 28% of draws look so."""
-    labels, outcomes = world(1.0, labels=25)
+    """25 agreeing labels of 4000 do not show that the scorer is never wrong: at 5% of errors 28% of draws look so."""
+    labels, outcomes = world(1.0, prompts=4000, labels=25)
     found = correct(labels, outcomes)
     exact = outcomes.mean()
     assert found.mean == pytest.approx(exact)
