@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import people, prediction_powered
 from .choice import better, choose
 from .comparisons import LEVEL
 from .costs import cost_sentences, unequal_compute, unequal_examples
@@ -65,6 +66,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         certainty += rating_sentences(summary, metrics)
     if main and not any(_is_settled(c) for c in main):
         certainty = [f"No difference is shown by {judged_by(metrics[0])}.", *certainty]
+    certainty += [*people.sentences(summary), *prediction_powered.sentences(summary)]
     return Findings(
         recommendation(summary, metrics),
         [*certainty, *where(summary)],
@@ -234,7 +236,10 @@ def _limits(summary: Mapping[str, Any]) -> list[str]:
     metrics = {metric for row in summary["methods"].values() for metric in row["metrics"]}
     if not any(metric.startswith("win_rate.judge") for metric in metrics):
         said.append("What a judge says: none was asked.")
-    said.append("What people prefer: every score here comes from a model or a formula.")
+    if not summary.get("people"):
+        said.append(
+            "What people prefer: every score here comes from a model or a formula (`bench label RUN` asks them)."
+        )
     if not summary.get("overoptimization"):
         said.append(
             "Whether the reward turns during training: no checkpoints along the way were scored (evaluation.along)."

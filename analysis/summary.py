@@ -16,6 +16,7 @@ from .grids import SFT, Grids, grids_of
 from .metric_names import title
 from .overoptimization import overoptimization
 from .power import add_detectable
+from .prediction_powered import prediction_powered
 from .resampling import bootstrap_interval, permutation_p
 from .sequential import UNTIL_DECIDED, until_decided
 from .statistics import interval
@@ -79,6 +80,7 @@ def summarize(
         "comparisons": _comparisons(grids, methods, owners, margin),
         "ratings": ratings(grids, methods),
         "equal_length": equal_length(grids, methods),
+        "prediction_powered": prediction_powered(grids, methods),
         "overoptimization": overoptimization(along) if along is not None else {},
         "gates": gates,
         "warnings": [*warnings, *_cautions(grids, rows), *failed_gates(gates)],

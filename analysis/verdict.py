@@ -7,18 +7,17 @@ from math import isfinite
 from typing import Any
 
 from .choice import Choice, better, choose
-from .comparisons import NOT_COMPARED, by_preference
+from .comparisons import MARGIN, NOT_COMPARED, by_preference
 from .grids import SFT
 from .quantities import measured, seconds
 
 BY = {
     "gold": "the true reward",
+    "people": "people",
     "reward_model": "the evaluation reward model",
     "judge": "the judge",
     "judge_until_decided": "the judge, asked until decided",
-    "people": "people",
 }
-MARGIN = 0.05  # of runs that were made before they named one
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:

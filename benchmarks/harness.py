@@ -9,10 +9,8 @@ from importlib.metadata import packages_distributions, version
 from itertools import groupby
 from typing import Any
 
-from ..analysis.changes import differences_to_sft, ties
-from ..analysis.costs import RESPONSE, shared_costs
 from ..analysis.subsets import by_group, groups_of
-from ..analysis.summary import plain, summarize
+from ..analysis.summary import plain
 from ..errors import GateError, InputError, nearest
 from ..models.checkpoint import Checkpoint
 from ..models.find import find_model
@@ -38,6 +36,7 @@ from .stages import reward_audit
 from .stages.pipeline import Pipeline
 from .stages.scorers import check_settings, cost_of_judging, identities
 from .stages.steps import RESPONSES, SCORES, Key, Step, needed, steps
+from .summing_up import sum_up
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 
@@ -309,40 +308,14 @@ class Harness:
         return identities(self.spec, self.scored_by)
 
     def _summarize(self, run: Run) -> dict[str, Any]:
-        import pandas
-
-        costs: dict[str, list[dict[str, float]]] = {}
-        along = []
-        for cell in run.cells():
-            if (checkpoints := cell.along()) is not None:
-                along.append(checkpoints.assign(method=cell.method, seed=cell.seed))
-            spent = cell.cost() | {f"{RESPONSE}{name}": value for name, value in cell.inference().items()}
-            if spent:
-                costs.setdefault(cell.method, []).append(spent)
         failed = [f"{label} failed: {reason}" for label, reason in self.failures.items()]
-        scores = run.scores()
-        summary = summarize(
-            run_id=run.record["run_id"],
-            run_dir=str(run.path.resolve()),
-            benchmark=self.spec.name,
-            contract=run.record["contract"],
-            scores=scores,
-            costs=costs,
-            along=pandas.concat(along, ignore_index=True) if along else None,
-            gates=self.gates,
-            warnings=[*failed, *self.notes],
-            owners={label: row["name"] for label, row in run.record["methods"].items()},
-            margin=self.spec.margin,
-        )
-        summary |= self._beyond_scores(run, scores)
-        return run.write_summary(summary)
+        summary = sum_up(run, gates=self.gates, notes=[*failed, *self.notes])
+        return run.write_summary(summary | self._beyond_scores(run))
 
-    def _beyond_scores(self, run: Run, scores: Any) -> dict[str, Any]:
-        """The parts of the summary beside the scores: other changes, and the audit of judges."""
+    def _beyond_scores(self, run: Run) -> dict[str, Any]:
+        """The parts of the summary that the run's folder does not tell: the audits of reward models and judges."""
+        scores = run.scores()
         found: dict[str, Any] = {
-            "changes": differences_to_sft(scores),
-            "ties": ties(scores),
-            "shared": shared_costs(run.record),
             "subsets": plain(by_group(scores, self._groups())),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),

@@ -143,7 +143,7 @@ def read_items(directory: Path) -> list[Item]:
     """The pairs of a collection; InputError if the folder is none, is damaged, or has no pairs."""
     path = Path(directory) / ITEMS
     if not path.exists():
-        raise InputError(f"{directory} holds no {ITEMS}; give a folder that `bench collect` wrote")
+        raise InputError(f"{directory} holds no {ITEMS}; give a folder that `bench collect` wrote, or a finished run")
     items = [Item(**_fields(Item, row, f"{path}, line {line}")) for line, row in read_rows(path)]
     if not items:
         raise InputError(f"{path} holds no pairs; collect again with more prompts or a larger -k")

@@ -68,21 +68,33 @@ class Answer(BaseModel):
     reasoning: Annotated[str, Field(max_length=LONGEST_REASON)] = ""
 
 
-def serve(directory: Path, *, names: list[str], overlap: int, host: str, port: int, token: str | None) -> None:
+def serve(
+    directory: Path,
+    *,
+    names: list[str],
+    overlap: int,
+    overlap_share: float = 1.0,
+    host: str,
+    port: int,
+    token: str | None,
+) -> None:
     """Serve the labelling page of a collection folder until it is interrupted; then write labels/people.jsonl.
 
-    names: who may label; empty: whoever gives a name. overlap: labellers per pair. port: 0 takes a free one. InputError
-    if the folder, the address, the token or a name cannot be used, or another server has the folder.
+    names: who may label; empty: whoever gives a name. overlap: labellers per pair, of this share of the pairs; each of
+    the others has one. port: 0 takes a free one. InputError if the folder, the address, the token or a name cannot be
+    used, or another server has the folder.
     """
     names = list(dict.fromkeys(check_name(name) for name in names))
     if overlap < 1:
         raise InputError(f"an overlap of {overlap} labels nothing; give 1 or more labellers per pair")
+    if not 0 <= overlap_share <= 1:
+        raise InputError(f"--overlap-share {overlap_share} is a share of the pairs; give 0 to 1")
     if names and overlap > len(names):
         raise InputError(f"an overlap of {overlap} needs {overlap} labellers, but {len(names)} are named; name more")
     _check_address(host, token)
     items = checked_items(directory)
     with _lock(directory), _listen(host, port) as listening:
-        answers = Answers(directory, items, overlap)
+        answers = Answers(directory, items, overlap, overlap_share)
         answers.export()  # what a server that was killed could not write out
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host

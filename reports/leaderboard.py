@@ -53,7 +53,9 @@ def groups(summary: Mapping[str, Any]) -> list[Group]:
     for metric in headline:
         head, _, tail = metric.partition(".")
         families.setdefault(head, []).append(Column(metric, evaluator(tail) if tail else "", title(metric)))
-    found = [Group(FAMILIES[head][0], columns, head != "eos_rate") for head, columns in families.items()]
+    found = [
+        Group(FAMILIES[head][0], columns, head not in ("eos_rate", "versus")) for head, columns in families.items()
+    ]
     if ratings := summary.get("ratings"):
         names = [name.removeprefix("win_rate.") for name in ordered(f"win_rate.{name}" for name in ratings)]
         columns = [Column(f"rating.{n}", evaluator(n), f"Bradley-Terry rating ({evaluator(n)})") for n in names]

@@ -290,3 +290,31 @@ def test_a_run_from_before_direct_comparisons_and_audits_is_whole(tmp_path, make
     assert "The comparisons in numbers" in text and "+21.0 pp [12.0, 30.0]" in text
     assert "No judge was asked" in text and "No reward model was audited." in text
     assert "| ppo against sft | +21.0 pp |" in markdown and "No judge was asked" in markdown
+
+
+def test_people_on_the_responses_stand_on_the_page_and_in_markdown(tmp_path, make_run, parse):
+    run = make_run(tmp_path)
+    row = {
+        "a": "ppo", "b": "sft", "scorer": "judge", "mean": 0.634, "low": 0.571, "high": 0.692, "n": 100, "of": 300,
+        "power": 0.62, "labels": {"mean": 0.61, "low": 0.51, "high": 0.7, "n": 100}, "narrows": True,
+    }  # fmt: skip
+    people = {
+        "served": 200, "pairs": 180, "labels": 216, "skips": 3, "labellers": 2,
+        "agreement": {"mean": 0.75, "low": 0.6, "high": 0.88, "n": 36},
+        "alpha": {"mean": 0.51, "low": 0.2, "high": 0.75, "n": 36},
+    }  # fmt: skip
+    rows = [row, row | {"a": "dpo", "narrows": False}]
+    run.write_summary(run.summary | {"people": people, "prediction_powered": rows})
+    html, markdown = (path.read_text() for path in render([run]))
+    told = parse(html.split("People on this run's responses")[1].split("</section>")[0]).text
+    assert "216 labels of 180 of 200 pairs by 2 labellers, 3 skips." in told
+    assert "On the 36 pairs with several labels, two of them agree with a chance of 75.0% [60.0, 88.0]" in told
+    assert "ppo against sft 100 61.0% [51.0, 70.0] judge 0.620 63.4% [57.1, 69.2]" in told
+    assert "dpo against sft" not in told
+    part = markdown.split("### People on this run's responses")[1].split("\n## ")[0]
+    assert "| ppo against sft | 100 | 61.0% [51.0, 70.0] | judge | 0.620 | 63.4% [57.1, 69.2] |" in part
+    table = [line for line in part.splitlines() if line.startswith("|")]
+    assert len(table) == 3 and "\n".join(table) in part
+    first = parse(html.split('id="verdict"')[1].split("</section>")[0]).text
+    assert "By people, ppo wins 63% against SFT (95% interval 57 to 69), from 100 responses that they compared" in first
+    assert "every score here comes from a model" not in first
