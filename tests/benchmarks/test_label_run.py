@@ -69,9 +69,10 @@ def test_two_people_label_a_run_and_its_report_says_what_they_prefer(tmp_path, m
     dpo, ppo = (rows[name]["metrics"]["win_rate.people"] for name in ("dpo", "ppo"))
     assert dpo["n"] == ppo["n"] == 16 and rows["sft"]["metrics"]["win_rate.people"]["mean"] == 0.5
     assert 0.75 <= dpo["mean"] <= 1.0 and 0.5 <= ppo["mean"] <= 0.75
-    direct = rows["ppo"]["metrics"]["versus.people:dpo"]  # as the run names them: ppo first
-    assert direct["n"] == 16 and 0.0 <= direct["mean"] <= 0.25
-    total = (1 - dpo["mean"]) + (ppo["mean"] - 0.5) + direct["mean"]
+    by_people = {(c["a"], c["b"]): c for c in summary["comparisons"] if c["metric"] == "win_rate.people"}
+    pair = by_people["ppo", "dpo"]  # as the run names them: ppo first
+    assert (pair["basis"], pair["seeds"]) == ("direct", 2) and -0.5 <= pair["difference"] <= -0.25
+    total = (1 - dpo["mean"]) + (ppo["mean"] - 0.5) + 0.5 + pair["difference"]
     assert total == pytest.approx(12 * 0.25 / 16 + 0.0, abs=12 * 0.25 / 16)  # each of Ben's moves one by 1/4 or 1/2
     assert {c["metric"] for c in summary["comparisons"]} == {"win_rate.gold", "win_rate.people"}
     assert (summary["people"]["labels"], summary["people"]["agreement"]["n"]) == (60, 12)
