@@ -11,6 +11,7 @@ from typing import Any
 
 from ..analysis.changes import differences_to_sft, ties
 from ..analysis.costs import RESPONSE, shared_costs
+from ..analysis.equal_style import equal_style
 from ..analysis.subsets import by_group, groups_of
 from ..analysis.summary import plain, summarize
 from ..errors import GateError, InputError, nearest
@@ -342,6 +343,7 @@ class Harness:
             "ties": ties(scores),
             "shared": shared_costs(run.record),
             "subsets": plain(by_group(scores, self._groups())),
+            "equal_style": plain(equal_style(scores, {(c.method, c.seed): c.generations() for c in run.cells()})),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }
