@@ -16,7 +16,7 @@ about as long as SFT's the result is extrapolated, and `sentences` says so.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Any
@@ -42,11 +42,16 @@ class EqualLength:
 
 
 def at_equal_length(
-    wins: np.ndarray, lengths: np.ndarray, others: np.ndarray | None = None, level: float = 0.95
+    wins: np.ndarray,
+    lengths: np.ndarray,
+    others: np.ndarray | None = None,
+    level: float = 0.95,
+    beside: Sequence[np.ndarray] = (),
 ) -> EqualLength:
     """Fit the regression; all arrays [seeds, prompts], NaN where a value is missing.
 
     wins: 0 to 1. lengths: ours minus SFT's. others: mean win rate of the other methods on the same prompt and seed.
+    beside: what else is to be equal, 0 where it is (differences in Markdown; see equal_style.py).
     NaN where fewer than five wins or losses, or lengths that never differ, leave nothing to fit.
     """
     import statsmodels.api as sm
@@ -54,14 +59,15 @@ def at_equal_length(
 
     wins, lengths = np.asarray(wins, dtype=float), np.asarray(lengths, dtype=float)
     known = np.isfinite(wins) & np.isfinite(lengths)
-    if others is not None:
-        known &= np.isfinite(others)
+    for more in (*beside, *([others] if others is not None else [])):
+        known &= np.isfinite(more)
     y, n = wins[known], int(known.sum())
     nothing = EqualLength(Interval(nan, nan, nan, n), Interval(nan, nan, nan, n), 0)
     if min(y.sum(), n - y.sum()) < LOWEST or lengths[known].std() == 0:
         return nothing
     scaled = lengths[known] / lengths[known].std()
-    columns = [np.ones(n), np.tanh(scaled)]
+    columns = [np.ones(n), np.tanh(scaled), *(more[known] for more in beside if more[known].std() > 0)]
+    last = len(columns)
     if others is not None and others[known].std() > 0:
         columns.append(-np.log((others[known] + 0.5) / (1.5 - others[known])))
     design = np.column_stack(columns)
@@ -71,7 +77,7 @@ def at_equal_length(
     if not all(map(isfinite, beta)) or np.abs(beta).max() > 20:  # lengths tell wins from losses without exception
         return nothing
     equal = design.copy()
-    equal[:, 1] = 0.0
+    equal[:, 1:last] = 0.0
     chance, controlled = _logistic(design @ beta), _logistic(equal @ beta)
     information = design.T @ (design * (chance * (1 - chance))[:, None])
     influence = n * ((y - chance)[:, None] * design) @ np.linalg.inv(information)  # of each response on beta

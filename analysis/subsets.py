@@ -107,12 +107,13 @@ def influence(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     means = []
     for part, sign in ((inside, 1.0), (~inside, -1.0)):
         chosen = known & part[None, :]
-        count = chosen.sum()
-        if not count:
+        count, prompts = chosen.sum(), chosen.any(0).sum()
+        if prompts < 2:
             return found
         mean = values[chosen].mean()
         means.append(mean)
-        found[chosen] = sign * total / count * (values[chosen] - mean)
+        scale = total / count * np.sqrt(prompts / (prompts - 1))  # the group's own mean takes a degree of freedom
+        found[chosen] = sign * scale * (values[chosen] - mean)
     return found + (means[0] - means[1])
 
 

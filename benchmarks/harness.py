@@ -9,6 +9,7 @@ from importlib.metadata import packages_distributions, version
 from itertools import groupby
 from typing import Any
 
+from ..analysis.equal_style import equal_style
 from ..analysis.subsets import by_group, groups_of
 from ..analysis.summary import plain
 from ..errors import GateError, InputError, nearest
@@ -317,6 +318,7 @@ class Harness:
         scores = run.scores()
         found: dict[str, Any] = {
             "subsets": plain(by_group(scores, self._groups())),
+            "equal_style": plain(equal_style(scores, {(c.method, c.seed): c.generations() for c in run.cells()})),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }

@@ -69,7 +69,7 @@ def _is_false(scores: pandas.DataFrame, groups: dict[str, dict[str, str]], truth
         for rows in methods.values():
             if not any(row["against_others"]["p_adjusted"] < LEVEL for row in rows.values()):
                 continue
-            if kind == "length" or not differ:
+            if kind != "subset" or not differ:
                 return True
             if any(row["p_adjusted"] < LEVEL and not _is_true(truth[name], row["mean"]) for name, row in rows.items()):
                 return True

@@ -17,7 +17,7 @@ from . import gates
 from .pipeline import ROLES, Pipeline
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
-SUPERVISED, REWARD_MODEL, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
+SUPERVISED, SCORER, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
 Key = tuple[str, int | None, str]  # a row's label and a seed (empty and None for what all share), and the step's name
 Made = Mapping[Key, Stage | None]
 
@@ -101,7 +101,7 @@ def needed(method: Any) -> list[str]:
     reference = getattr(method, "needs_reference", False) and getattr(method, "needs_pairs", False)
     found = {
         SUPERVISED: True,
-        REWARD_MODEL.format("training"): getattr(method, "needs_reward", False),
+        SCORER.format("training"): getattr(method, "needs_reward", False),
         REFERENCE: reference,
     }
     return [name for name, is_needed in found.items() if is_needed]
@@ -109,7 +109,7 @@ def needed(method: Any) -> list[str]:
 
 def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...]) -> Step:
     gate = partial(gates.reward_model_gate, role=role, threshold=pipeline.spec.gates.reward_model_accuracy)
-    name = REWARD_MODEL.format(role)
+    name = SCORER.format(role)
     return Step(name, "reward_model", lambda made: pipeline.train_reward_model(role), needs, gate=gate, trains=True)
 
 

@@ -12,7 +12,7 @@ from alignment_bench.benchmarks.definition.rows import method_settings
 from alignment_bench.benchmarks.definition.spec import Supervised, SupervisedFineTuning, load_spec
 from alignment_bench.benchmarks.selfcheck.passes import counted
 from alignment_bench.benchmarks.stages.responses import generate
-from alignment_bench.benchmarks.stages.trained import pair_dataset, train_reward_model, train_sft
+from alignment_bench.benchmarks.stages.trained import pair_dataset, reference, train_cell, train_reward_model, train_sft
 from alignment_bench.evaluators.reward_model import RewardModelWinRate
 from alignment_bench.models.chat import encode_prompt, encode_response
 from alignment_bench.models.checkpoint import Checkpoint
@@ -21,7 +21,16 @@ from alignment_bench.models.reward_model import RewardModel
 from alignment_bench.models.sampler import to_generations
 from alignment_bench.models.sampling import Choice, sample
 from alignment_bench.results.records import Generation, Pair, Prompt
-from alignment_bench.results.store import GENERATIONS, METRICS, MODEL, Store, read_generations, read_jsonl
+from alignment_bench.results.store import (
+    GENERATIONS,
+    INFERENCE,
+    METRICS,
+    MODEL,
+    Store,
+    read_generations,
+    read_json,
+    read_jsonl,
+)
 from alignment_bench.training.task import PromptDataset
 
 PROMPT = Prompt("p", ({"role": "user", "content": "?"},), (0, 10, 11))
@@ -50,6 +59,35 @@ def test_chosen_replies_only(tmp_path, tiny, full):
     short, long = first_token_logps(tmp_path, tiny, full, "chosen")
     assert math.exp(short) > 0.95
     assert math.exp(long) < 0.02
+
+
+class Ledgered:
+    """A method whose training went on after an interruption, and says how long it took in all."""
+
+    def __init__(self, said):
+        self.said = said
+
+    def train(self, task):
+        task.made.path.mkdir()
+        (task.out / "cost.json").write_text(json.dumps(self.said))
+        return task.made
+
+
+@pytest.mark.parametrize(("said", "low", "high"), [({"seconds": 91.0}, 91.0, 91.0), ({"examples": 4}, 0.0, 60.0)])
+def test_a_cell_costs_what_its_ledger_says_and_else_the_time_that_passed(tmp_path, tiny, full, said, low, high):
+    shop = Workshop(Store(tmp_path), full, {})
+    given = {"base": tiny, "sft": tiny, "reward_model": tiny, "unpaired": (), "budget": 4, "seed": 0}
+    pairs, prompts = pair_dataset(shop, tiny, []), PromptDataset([], 8)
+    stage = train_cell(shop, "x", Ledgered(said), **given, pairs=pairs, prompts=prompts, reward=lambda: None)
+    assert low <= stage.cost["seconds"] <= high and said.items() <= stage.cost.items()
+
+
+def test_reference_log_probs_cost_a_pass_over_both_sides(tmp_path, tiny, full):
+    """3 tokens of the prompt with 2 of the short reply and with 32 of the long one: 40; 2 FLOPs a weight each."""
+    stage = reference(Workshop(Store(tmp_path), full, {}), tiny, [Pair("x", PROMPT, SHORT, LONG)])
+    weights = Policy.open(tiny, full, trainable=False).network.size
+    assert stage.cost["scored_tokens"] == 40 and stage.cost["flops"] == 80 * weights
+    assert stage.cost["trained_tokens"] == stage.cost["looking_flops"] == 0
 
 
 def test_reference_log_probs_in_chunks_are_those_of_each_pair(tmp_path, tiny, full, monkeypatch):
@@ -151,7 +189,10 @@ def test_the_best_of_three_is_the_answer(tmp_path, tiny, full):
 
     def answers(choice):
         stage = generate(shop, tiny, tiny, PromptDataset(prompts, 12), temperature=1.0, seed=3, choice=choice)
+        spent.append(read_json(stage.path / INFERENCE))
         return stage.key, read_generations(stage.path / GENERATIONS)
+
+    spent = []
 
     def letters(rows):
         return [float(sum(c.islower() for c in g.response)) for g in rows]
@@ -163,6 +204,14 @@ def test_the_best_of_three_is_the_answer(tmp_path, tiny, full):
     assert letters(found) == [max(letters(three[3 * i : 3 * i + 3])) for i in range(5)] != letters(three[::3])
     assert {g.kl for g in found} == {math.log(3) - 2 / 3}
     assert len({key, answers(Choice(2, lambda: letters, "letters"))[0], answers(None)[0]}) == 3
+    tokens, weights = sum(g.length for g in three), policy.network.size
+    of_three, of_two, of_one = ({k: v for k, v in row.items() if k != "seconds"} for row in spent)
+    # 15 responses are drawn, and read with their prompts of 3 tokens by the reward model; 2 FLOPs a weight and token
+    assert of_three == {
+        "responses": 5, "generated_tokens": tokens, "reward_queries": 15, "flops": 2 * weights * (2 * tokens + 15 * 3)
+    }  # fmt: skip
+    assert of_two["reward_queries"] == 10 and of_one["reward_queries"] == 0
+    assert of_one["flops"] == 2 * weights * of_one["generated_tokens"]
 
 
 def test_a_benchmarks_defaults_reach_every_method_that_has_the_field():
