@@ -72,8 +72,8 @@ class Evaluation(Part):
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; the KL is that of the policy itself at 1.0."""
     along: int = Field(default=0, ge=0, le=50)
-    """Checkpoints along training that are scored as well, evenly spaced over the budget, to show over-optimization;
-    saving them counts in a method's training time."""
+    """Checkpoints along training that are scored as well, at shares of the budget that grow by one factor, to show
+    over-optimization; saving them counts in a method's training time."""
 
 
 class Gates(Part):
