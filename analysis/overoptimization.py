@@ -89,9 +89,9 @@ def _of_method(method: str, course: Course, alpha: float) -> dict[str, Any]:
         for i, count in enumerate(course.examples)
         if count
     ]
-    found: dict[str, Any] = {"seeds": course.kl.shape[1], "points": points, "fits": {}}
-    found["refused"] = _refused([point["distance"] for point in points])
-    if not found["refused"]:
+    refused = _refused([point["distance"] for point in points])
+    found: dict[str, Any] = {"seeds": course.kl.shape[1], "points": points, "fits": {}, "refused": refused}
+    if not refused:
         distances = course.distances[1:]
         found["fits"] = {name: _best_fit(distances, values[1:] - values[:1]) for name, values in shown.items()}
     found["fall"] = fall(course, alpha)

@@ -21,6 +21,7 @@ from ...analysis.overoptimization import GOLD, LEVEL, PROXY, Course, fall
 PROMPTS, SEEDS = (300, 48, 23), (1, 2, 3, 5)
 DISTANCES = np.array([0.0, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0])
 STAY = 0.7  # share of prompts whose response is of the kind that it was at the checkpoint before
+Drawn = tuple[Course, np.ndarray, np.ndarray]  # a course, and the true means of gold and proxy [checkpoints]
 Curve = Callable[[np.ndarray], np.ndarray]
 CURVES: dict[str, Curve] = {
     "levels off": lambda d: 0.8 * (1 - np.exp(-d / 0.3)),
@@ -56,15 +57,13 @@ def shown(runs: int, seed: int, drop: float, prompts: int, seeds: int) -> float:
     return sum(fall(course, LEVEL / (len(DISTANCES) - 1)) is not None for course in draws) / runs
 
 
-def _draws(rng: np.random.Generator, design: str, prompts: int, seeds: int, runs: int) -> Iterator[tuple]:
+def _draws(rng: np.random.Generator, design: str, prompts: int, seeds: int, runs: int) -> Iterator[Drawn]:
     for _ in range(runs):
         yield _traded(rng, prompts, seeds) if design == TRADE else _course(rng, CURVES[design], prompts, seeds)
 
 
-def _course(
-    rng: np.random.Generator, curve: Curve, prompts: int, seeds: int
-) -> tuple[Course, np.ndarray, np.ndarray]:
-    """A course, and the true means of gold and proxy [checkpoints] over its policies; the proxy always rises a bit."""
+def _course(rng: np.random.Generator, curve: Curve, prompts: int, seeds: int) -> Drawn:
+    """A course, and the true means of gold and proxy [checkpoints] over its policies."""
     scale = 1 + rng.normal(0, 0.2, seeds)
     share = 0.45 + 0.5 * curve(DISTANCES)[:, None] * scale  # of right responses, [checkpoints, seeds]
     share = np.clip(share, 0.02, 0.98)
@@ -80,8 +79,8 @@ def _course(
     return _as_course(gold, proxy), truth, 1.5 * share.mean(1) + 0.1 * DISTANCES
 
 
-def _traded(rng: np.random.Generator, prompts: int, seeds: int) -> tuple[Course, np.ndarray, np.ndarray]:
-    """From each checkpoint to the next a fifth of what is left wrong becomes right, and all else is padded to pay it."""
+def _traded(rng: np.random.Generator, prompts: int, seeds: int) -> Drawn:
+    """Up to a fifth of the prompts gains 0.8 on the way, and all prompts lose as much together by padding."""
     far = DISTANCES / DISTANCES[-1]
     turned = rng.random((seeds, prompts))  # the distance from which on a prompt is answered better
     gains = (turned[None] < 0.2 * far[:, None, None]) * 0.8
