@@ -25,7 +25,7 @@ fits as well as any other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import exp, isfinite, log, nan, sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from .metric_names import evaluator
-from .statistics import Interval, interval
+from .paired_change import by_prompt, paired_change, span
+from .statistics import interval
 
 if TYPE_CHECKING:
     import pandas
@@ -43,7 +44,6 @@ NAMES = {PROXY: "the training reward model", GOLD: "the true reward", STAND_IN: 
 LEAST = 3  # checkpoints, the final policy included, below which two coefficients fit anything
 RANGE = 2.0  # times the distance of the nearest checkpoint that the farthest must lie at for a fit
 LEVEL = 0.05  # of all falls of a run together, two-sided
-UNSEEN = 1  # prompts added to a sample, at which a claimed difference is the other way
 FORMS = ("best_of_n", "rl", "saturating")
 
 
@@ -121,15 +121,17 @@ def fall(course: Course, alpha: float) -> dict[str, Any] | None:
     One over which the proxy is shown to rise goes before. `metric` is what falls, `drop` and `rise` (of the proxy) have
     mean, low and high; examples and kl are those where the fall begins.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     proxy = course.rewards.get(PROXY)
+    proxys_span = span(np.stack([by_prompt(part) for part in proxy])) if proxy is not None else 0.0
     for name in course.meant:
         values = course.rewards[name]
+        reach = span(np.stack([by_prompt(part) for part in values]))
         for place, count in enumerate(course.examples[:-1]):
-            drop = _change(values, place, len(values) - 1, alpha)
+            drop = paired_change(values[place], values[-1], alpha, reach)
             if not drop.low > 0:
                 continue
-            rise = _change(proxy, len(values) - 1, place, alpha) if proxy is not None else None
+            rise = paired_change(proxy[-1], proxy[place], alpha, proxys_span) if proxy is not None else None
             found.append(
                 {
                     "metric": name,
@@ -141,21 +143,6 @@ def fall(course: Course, alpha: float) -> dict[str, Any] | None:
                 }
             )
     return max(found, key=lambda row: (row["proxy_rises"], row["drop"]["low"]), default=None)
-
-
-def _change(values: np.ndarray, a: int, b: int, alpha: float) -> Interval:
-    """The mean of values[a] - values[b] over these seeds, with its interval over prompts; values as in `Course`.
-
-    The lower limit has to survive UNSEEN more prompts, at which the difference is as far below 0 as any prompt's reward
-    was seen to move along training. For where a few prompts in a hundred gain much and all others lose a little, a
-    small sample may hold none of the few, and its spread does not tell of them.
-    """
-    some = values[:, :, np.isfinite(values).any((0, 1))].mean(1)
-    differences = some[a] - some[b]
-    found = interval(differences[None], 1 - alpha)
-    spread = float(np.nanmax(some.max(0) - some.min(0), initial=0.0))
-    careful = interval(np.append(differences, [-spread] * UNSEEN)[None], 1 - alpha)
-    return replace(found, low=min(found.low, careful.low))
 
 
 def _refused(distances: Sequence[float]) -> str | None:

@@ -10,7 +10,8 @@ from itertools import groupby
 from typing import Any
 
 from ..analysis.changes import differences_to_sft, ties
-from ..analysis.summary import summarize
+from ..analysis.hacking import hacking, optimized_rows
+from ..analysis.summary import plain, summarize
 from ..errors import GateError, InputError, nearest
 from ..models.checkpoint import Checkpoint
 from ..models.find import find_model
@@ -290,6 +291,7 @@ class Harness:
                         "name": row.name,
                         "params": settings_of(row.method),
                         "description": (type(row.method).__doc__ or "").partition("\n")[0],
+                        "optimizes_reward": bool(getattr(row.method, "needs_reward", False)),
                     }
                     for row in self.rows
                 },
@@ -333,6 +335,7 @@ class Harness:
         found: dict[str, Any] = {
             "changes": differences_to_sft(scores),
             "ties": ties(scores),
+            "hacking": plain(hacking(scores, optimized_rows(run.record["methods"]))),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }

@@ -122,19 +122,6 @@ def test_the_fall_is_that_of_the_mean_over_seeds():
     assert fell["drop"]["high"] == pytest.approx(limits(drop, 0.025 / 6)[1])
 
 
-@pytest.mark.parametrize(("moved", "fell"), [(0.1, True), (1.0, False)])
-def test_a_fall_survives_a_prompt_that_the_sample_missed(moved, fell):
-    """All of 80 prompts lose 0.02 to 0.04, and one of them has been seen to move by about 0.1 or 1 before.
-
-    With one more that gains as much: mean (80 * 0.03 - 0.1) / 81 = 0.028 and sd 0.016, so t is 16; or
-    (2.4 - 1) / 81 = 0.017 and sd 0.11, so t is 1.4, where one of six tests asks for 2.7.
-    """
-    gold = np.zeros((6, 1, 80))
-    gold[-1] -= np.linspace(0.02, 0.04, 80)
-    gold[0, 0, 0] = moved
-    assert bool(said(np.zeros(6), seeds=1, **{GOLD: gold})["fall"]) == fell
-
-
 def test_one_seed_speaks_of_the_policy():
     assert said(TURNING, seeds=1)["text"].startswith("ppo is over-optimized in this policy: ")
 
@@ -162,7 +149,7 @@ def test_a_fall_is_corrected_for_every_checkpoint_and_method():
         )
         drop = (gold.loc[fell["examples"]] - gold.loc[600]).to_numpy()
         assert fell["drop"]["high"] == pytest.approx(limits(drop, 0.025 / tests)[1])
-        unseen = -(gold.max() - gold.min()).max()
+        unseen = -(gold.max().max() - gold.min().min())
         assert fell["drop"]["low"] == pytest.approx(limits([*drop, unseen], 0.025 / tests)[0])
 
 

@@ -70,6 +70,8 @@ def test_the_summary_and_the_page_tell_of_it(outcome):
     for row in found.values():
         fitted = set() if row["refused"] else {"reward.training", "reward.reward_model", "reward.gold"}
         assert set(row["fits"]) == fitted and row["seeds"] == 1
+    hacked = outcome.summary["hacking"]  # dpo never sees the reward
+    assert hacked["optimized"] == list(hacked["rows"]) == ["ppo"] and hacked["rows"]["ppo"]["metric"] == "reward.gold"
     page = (outcome.run.report_path / "index.html").read_text()
     assert "Reward along training" in page and "dpo" in found["dpo"]["text"]
 
