@@ -23,11 +23,11 @@ from ...evaluators.reward_model import RewardModelWinRate
 from ...results.integrity import write_json
 from ...results.records import Generation, win
 from ...results.run_folder import find_run
-from ...results.store import GATE, MODEL
+from ...results.store import MODEL
 from ..definition.spec import load_spec
 from ..harness import Harness
 from ..request import Request
-from ..stages import trained
+from ..stages import gates, trained
 from ..world import true_reward
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "contrast.json"
@@ -54,10 +54,10 @@ def measure(run: Path, root: Path) -> dict[str, Any]:
             seconds = time.monotonic() - started if stage.fresh else None
             scorer = RewardModelWinRate(str(stage.path / MODEL), pipeline.shop.tuning)
             rewards = {key: scorer.rewards(given) for key, given in answers.items()}
-            accuracy = json.loads((stage.path / GATE).read_text())["accuracy"]
+            accuracy = gates.reward_model_gate(stage, "evaluation", 0.5)["value"]
             models.append(
                 {
-                    "contrast": share, "seed": seed, "heldout_accuracy": float(np.mean(accuracy)), "seconds": seconds,
+                    "contrast": share, "seed": seed, "heldout_accuracy": accuracy, "seconds": seconds,
                     **compare(answers, truth, rewards),
                 }
             )  # fmt: skip
