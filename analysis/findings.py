@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import learnt_scorer
 from .quantities import COSTS, cost, measured
 from .verdict import (
     SFT,
@@ -65,6 +66,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         _cost_sentences(summary, best(main)[1] if many else None),
         [*few_seeds(summary["methods"]), *_unequal_examples(summary), *_unequal_compute(summary)],
         [
+            *learnt_scorer.sentences(summary),
             *_overoptimized(summary, many),
             *_contradictions(summary, metrics),
             *length_sentences(summary, metrics),

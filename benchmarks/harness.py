@@ -11,6 +11,7 @@ from typing import Any
 
 from ..analysis.changes import differences_to_sft, ties
 from ..analysis.hacking import hacking, optimized_rows
+from ..analysis.learnt_scorer import far_shares
 from ..analysis.summary import plain, summarize
 from ..errors import GateError, InputError, nearest
 from ..models.checkpoint import Checkpoint
@@ -335,6 +336,7 @@ class Harness:
         found: dict[str, Any] = {
             "changes": differences_to_sft(scores),
             "ties": ties(scores),
+            "far": far_shares(scores),
             "hacking": plain(hacking(scores, optimized_rows(run.record["methods"]))),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
