@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import people, prediction_powered
+from . import learnt_scorer, people, prediction_powered
 from .choice import better, choose
 from .comparisons import LEVEL
 from .costs import cost_sentences, unequal_compute, unequal_examples
@@ -78,6 +78,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
             *unequal_compute(summary),
         ],
         [
+            *learnt_scorer.sentences(summary),
             *_overoptimized(summary, many),
             *_contradictions(summary, metrics),
             *length_sentences(summary, metrics),

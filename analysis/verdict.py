@@ -9,6 +9,7 @@ from typing import Any
 from .choice import Choice, better, choose
 from .comparisons import MARGIN, NOT_COMPARED, by_preference
 from .grids import SFT
+from .learnt_scorer import no_winner
 from .quantities import measured, seconds
 
 BY = {
@@ -49,6 +50,8 @@ def recommendation(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
     if not metrics:
         return "No method was compared with SFT."
     rows = tested(summary, metrics[0])
+    if reason := no_winner(summary, metrics[0]):
+        return reason
     by, margin = f"by {judged_by(metrics[0])}", summary.get("margin", MARGIN)
     runs = {row["a"]: row["seeds"] for row in rows if row["b"] == SFT}
     repeated = [name for name, seeds in runs.items() if seeds > 1]

@@ -53,8 +53,10 @@ class Earlier:
         return _scaled(self.found.get("sft", []), lambda m: examples / m.manifest["inputs"]["settings"]["examples"])
 
     def reward_model(self, examples: int) -> Estimate | None:
-        made = self.found.get("reward_model", [])
-        return _scaled(made, lambda m: examples / m.manifest["inputs"]["settings"]["examples"])
+        def drawn(inputs: dict[str, Any]) -> float:
+            return inputs["settings"]["examples"] / (1 - inputs.get("contrast", 0.0))
+
+        return _scaled(self.found.get("reward_model", []), lambda m: examples / drawn(m.manifest["inputs"]))
 
     def reference(self) -> Estimate | None:
         return _scaled(self.found.get("reference", []), lambda m: 1.0)

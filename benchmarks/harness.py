@@ -10,6 +10,8 @@ from itertools import groupby
 from typing import Any
 
 from ..analysis.equal_style import equal_style
+from ..analysis.hacking import hacking, optimized_rows
+from ..analysis.learnt_scorer import far_shares
 from ..analysis.subsets import by_group, groups_of
 from ..analysis.summary import plain
 from ..errors import GateError, InputError, nearest
@@ -293,6 +295,7 @@ class Harness:
                         "params": settings_of(row.method),
                         "description": (type(row.method).__doc__ or "").partition("\n")[0],
                         "needs": needed(row.method),
+                        "optimizes_reward": bool(getattr(row.method, "needs_reward", False)),
                     }
                     for row in self.rows
                 },
@@ -317,6 +320,8 @@ class Harness:
         """The parts of the summary that the run's folder does not tell: the audits of reward models and judges."""
         scores = run.scores()
         found: dict[str, Any] = {
+            "far": far_shares(scores),
+            "hacking": plain(hacking(scores, optimized_rows(run.record["methods"]))),
             "subsets": plain(by_group(scores, self._groups())),
             "equal_style": plain(equal_style(scores, {(c.method, c.seed): c.generations() for c in run.cells()})),
             "stamps": self.pipeline.scorers.stamps,

@@ -106,7 +106,7 @@ class _Planner:
         """The expected cost of a step, by the kind of its stage; None where nothing is known."""
         earlier, rough, spec, row = self.earlier, self.rough, self.spec, step.row
         each = getattr(row.method, "responses_per_answer", 1) if row else 1
-        examples = spec.reward_model.examples
+        examples = spec.reward_model.drawn(step.name.partition(" ")[0])
 
         def training(row: Row) -> Estimate | None:
             settings = settings_of(row.method)

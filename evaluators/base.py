@@ -50,8 +50,8 @@ class Traits:
     """That number depends on prompt and the response's text alone, not on its length in tokens, KL or how it ended. A
     response that the baseline gave too is then not asked for."""
     scores_along: tuple[str, ...] = ()
-    """The metrics, if any, that are also measured at the checkpoints along training; not together with `needs_policy`
-    or `keeps_answers`."""
+    """The metrics, if any, that are also measured at the checkpoints along training, with their facets (`reward.gold`
+    stands for `reward.gold.helpful` too); not together with `needs_policy` or `keeps_answers`."""
     determined_by: tuple[str, ...] | None = None
     """The settings that its scores depend on, beside the models it asks; none says all of them. Scores of evaluators
     that differ in them never share a column of a table."""

@@ -112,12 +112,20 @@ class Ledger:
         (self.out / COST).write_text(json.dumps(costs, indent=2))
 
 
+FIRST = 1 / 50  # of the budget, from which on shares grow by one factor up to the whole
+
+
 class Snapshots:
-    """Saves the policy along training, the first time that each share of the budget is spent."""
+    """Saves the policy along training, the first time that each share of the budget is spent.
+
+    The shares grow by one factor and so are dense at the start, where policies move away fastest: with even steps all
+    checkpoints of PPO lay at one distance. They are fixed before, so that they are the same for every seed.
+    """
 
     def __init__(self, task: TrainingTask):
         self.folder = task.out / ALONG
-        self.marks = [task.budget.examples * k / (task.along + 1) for k in range(1, task.along + 1)]
+        shares = [FIRST ** (1 - k / (task.along + 1)) for k in range(1, task.along + 1)]
+        self.marks = [task.budget.examples * share for share in shares]
 
     def state_dict(self) -> dict[str, Any]:
         return {"marks": self.marks}

@@ -73,7 +73,7 @@ class TrainingTask:
     unpaired: Sequence[RatedReply] = ()
     """Replies rated on their own, where the benchmark has such; their prompts are not evaluated."""
     along: int = 0
-    """Checkpoints to save on the way, evenly spaced over the budget, into `out / "along"`; `Snapshots` does it."""
+    """Checkpoints to save on the way, denser at the start, into `out / "along"`; `Snapshots` does it."""
     checkpoint_every: float = EVERY
     """Seconds between the checkpoints from which a training that was stopped goes on."""
 

@@ -18,6 +18,7 @@ from . import preferences as cli_preferences
 from . import show as cli_show
 from .audit_data import audit_data
 from .audit_judge import audit_judge, read_price
+from .audit_reward import audit_reward
 from .cache import cache
 from .doctor import doctor
 from .live import watching
@@ -168,6 +169,7 @@ def run(
 
 
 app.command("audit-judge")(audit_judge)
+app.command("audit-reward")(audit_reward)
 
 
 @app.command()

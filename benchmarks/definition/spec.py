@@ -49,6 +49,24 @@ class SupervisedFineTuning(Supervised):
     """The replies of its pairs that SFT imitates; both where the pairs are drawn from demonstrators at large."""
 
 
+class RewardModels(Supervised):
+    """Settings of both reward models."""
+
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    """Share of contrast pairs among all that the evaluation reward model learns from: a reply over another prompt's, or
+    over the same reply cut, repeated or scrambled. They need no labels and come on top of `examples`."""
+    contrast_in_training: bool = False
+    """Contrast pairs for the training reward model too, which is what methods then optimize."""
+
+    def contrast_of(self, role: str) -> float:
+        """The share of contrast pairs of a reward model: training or evaluation."""
+        return self.contrast if role == "evaluation" or self.contrast_in_training else 0.0
+
+    def drawn(self, role: str) -> int:
+        """Pairs that a reward model draws, contrast pairs among them."""
+        return round(self.examples / (1 - self.contrast_of(role)))
+
+
 class TuningSpec(Part):
     """Training settings."""
 
@@ -72,8 +90,8 @@ class Evaluation(Part):
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; the KL is that of the policy itself at 1.0."""
     along: int = Field(default=0, ge=0, le=50)
-    """Checkpoints along training that are scored as well, evenly spaced over the budget, to show over-optimization;
-    saving them counts in a method's training time."""
+    """Checkpoints along training that are scored as well, at shares of the budget that grow by one factor, to show
+    over-optimization; saving them counts in a method's training time."""
 
 
 class Gates(Part):
@@ -107,7 +125,7 @@ class BenchmarkSpec(Part):
     """Pairs with a longer reply (EOS included) are dropped and counted; sampling stops there."""
     tuning: TuningSpec = TuningSpec()
     sft: SupervisedFineTuning
-    reward_model: Supervised
+    reward_model: RewardModels
     budget: int = Field(gt=0)
     """Examples a method may draw: pairs (offline) or sampled responses (online), repeats counted."""
     evaluation: Evaluation = Evaluation()

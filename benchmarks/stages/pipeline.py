@@ -61,7 +61,11 @@ class Pipeline:
         common."""
         pairs, seed = getattr(self.corpus, role), 1 + ROLES.index(role)
         heldout = self.corpus.heldout
-        made = trained.train_reward_model(self.shop, self.sft, self.spec.reward_model, pairs, heldout, seed)
+        settings = self.spec.reward_model
+        contrast, longest = settings.contrast_of(role), self.spec.max_response_tokens
+        made = trained.train_reward_model(
+            self.shop, self.sft, settings, pairs, heldout, seed, contrast=contrast, longest=longest
+        )
         self.reward_models = {**self.reward_models, role: made}
         if len(self.reward_models) == len(ROLES):
             check_reward_models_apart(self.reward_models)

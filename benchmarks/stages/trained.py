@@ -8,6 +8,7 @@ first alone.
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ...results.integrity import digest_each
 from ...results.records import Pair, RatedReply, Reward
 from ...results.store import COST, POLICY, Stage
 from ...runtime import processes
+from ...training.contrast import with_contrast
 from ...training.ledger import Ledger
 from ...training.loop import Recipe
 from ...training.reward_model import fit_reward_model
@@ -50,17 +52,31 @@ def train_sft(
 
 
 def train_reward_model(
-    shop: Workshop, sft: Checkpoint, settings: Supervised, train: Sequence[Pair], heldout: Sequence[Pair], seed: int
+    shop: Workshop,
+    sft: Checkpoint,
+    settings: Supervised,
+    train: Sequence[Pair],
+    heldout: Sequence[Pair],
+    seed: int,
+    contrast: float = 0.0,
+    longest: int = 0,
 ) -> Stage:
-    """The stage in which a reward model learns from the SFT checkpoint on; see training/reward_model.py."""
+    """The stage in which a reward model learns from the SFT checkpoint on; see training/reward_model.py.
+
+    contrast: share of contrast pairs, which come on top of the settings' examples; longest: tokens of their replies.
+    """
     recipe = _recipe(settings, shop, seed=seed, label=f"reward model {seed}")
     inputs = shop.inputs(
         sft=sft.key,
-        settings=settings.model_dump(),
+        settings={"examples": settings.examples, "lr": settings.lr, "batch_size": settings.batch_size},
         train=rows_digest(train),
         heldout=rows_digest(heldout),
         seed=seed,
     )
+    if contrast:
+        inputs |= {"contrast": contrast, "longest": longest}
+        train = with_contrast(train, contrast, seed, longest)
+        recipe = replace(recipe, examples=round(settings.examples / (1 - contrast)))
     return shop.store.stage(
         "reward_model",
         inputs,

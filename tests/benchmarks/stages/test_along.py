@@ -40,17 +40,21 @@ def outcome(tmp_path_factory, make_tiny, write_tiny):
 
 
 def test_checkpoints_are_saved_and_scored(outcome):
-    """Four rounds or steps of 8 of 32 examples: checkpoints at 8, 16 and 24, then the final policy."""
+    """Marks at 1.7, 4.5 and 12 of 32 examples, rounds or steps of 8: checkpoints at 8 and 16, then the final policy."""
     cells = {cell.method: cell for cell in outcome.run.cells()}
     assert cells["sft"].along() is None
     for method in ("ppo", "dpo"):
         folders = sorted(p.name for p in (cells[method].path / "along").iterdir())
-        assert folders == ["000000008", "000000016", "000000024"]
+        assert folders == ["000000008", "000000016"]
         AutoModelForCausalLM.from_pretrained(cells[method].path / "along" / folders[0])
         table = cells[method].along()
-        assert sorted(table["examples"].unique()) == [0, 8, 16, 24, 32]
-        assert set(table["metric"]) == {"kl", "reward.training", "reward.reward_model", "reward.gold"}
-        assert (table.groupby(["examples", "metric"]).size() == 6).all()
+        assert sorted(table["examples"].unique()) == [0, 8, 16, 32]
+        facets = {f"reward.gold.{facet}" for facet in ("helpful", "honest", "harmless")}
+        whole = {"kl", "reward.training", "reward.reward_model", "reward.gold"}
+        assert whole < set(table["metric"]) <= whole | facets
+        sizes = table.groupby(["examples", "metric"]).size().unstack()
+        assert (sizes[sorted(whole)] == 6).all(axis=None)
+        assert (sizes[[m for m in sizes if m in facets]].sum(axis=1) == 6).all()  # each prompt has one facet
         assert (table.loc[(table["metric"] == "kl") & (table["examples"] == 0), "value"] == 0).all()
         # the last point is the policy of the table, by the same evaluators
         last = table[(table["examples"] == 32) & (table["metric"] == "reward.gold")].set_index("prompt_id")["value"]
@@ -62,8 +66,12 @@ def test_checkpoints_are_saved_and_scored(outcome):
 def test_the_summary_and_the_page_tell_of_it(outcome):
     found = outcome.summary["overoptimization"]
     assert list(found) == ["ppo", "dpo"]
-    assert [p["examples"] for p in found["dpo"]["points"]] == [8, 16, 24, 32]
-    assert set(found["dpo"]["fits"]) == {"reward.training", "reward.reward_model", "reward.gold"}
+    assert [p["examples"] for p in found["dpo"]["points"]] == [8, 16, 32]
+    for row in found.values():
+        fitted = set() if row["refused"] else {"reward.training", "reward.reward_model", "reward.gold"}
+        assert set(row["fits"]) == fitted and row["seeds"] == 1
+    hacked = outcome.summary["hacking"]  # dpo never sees the reward
+    assert hacked["optimized"] == list(hacked["rows"]) == ["ppo"] and hacked["rows"]["ppo"]["metric"] == "reward.gold"
     page = (outcome.run.report_path / "index.html").read_text()
     assert "Reward along training" in page and "dpo" in found["dpo"]["text"]
 

@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignment_bench.benchmarks.context import Workshop
 from alignment_bench.benchmarks.definition.rows import method_settings
-from alignment_bench.benchmarks.definition.spec import Supervised, SupervisedFineTuning, load_spec
+from alignment_bench.benchmarks.definition.spec import RewardModels, Supervised, SupervisedFineTuning, load_spec
 from alignment_bench.benchmarks.selfcheck.passes import counted
+from alignment_bench.benchmarks.stages.gates import reward_model_gate
 from alignment_bench.benchmarks.stages.responses import generate
 from alignment_bench.benchmarks.stages.trained import pair_dataset, reference, train_cell, train_reward_model, train_sft
 from alignment_bench.evaluators.reward_model import RewardModelWinRate
@@ -161,7 +162,32 @@ def test_a_reward_model_is_trained_as_plain_transformers_train_it(tmp_path, tiny
         assert float((one - expected).abs().mean()) < 1e-2 * float((expected - start).abs().max())
     with torch.no_grad():
         right = [0.5 if a == b else float(a > b) for a, b in (scores(found, pair) for pair in unseen)]
-    assert gate["accuracy"] == [(right[0] + right[2]) / 2, (right[1] + right[3]) / 2] and right[3] == 0.5
+    told = reward_model_gate(stage, "training", 0.5)  # over pairs, of which one prompt has two and the other two
+    assert told["value"] == sum(right) / 4 and right[3] == 0.5
+    assert [row[0] for row in gate["pairs"]] == ["p", "q", "p", "q"]
+    assert [row[3:] for row in gate["pairs"]] == [[2, 3], [3, 3], [4, 3], [2, 2]]
+
+
+def test_contrast_pairs_come_on_top_of_the_labelled_ones(tmp_path, tiny, full):
+    """Of 8 examples at a share of 0.5: 16 are drawn, from two labelled pairs and as many contrast pairs."""
+    pairs = [Pair(f"x{i}", Prompt(f"p{i}", (), (0, 10 + i)), (20 + i, 21, 1), (30, 31 + i, 1)) for i in range(2)]
+    settings = Supervised(examples=8, lr=1e-3, batch_size=4)
+    shop = Workshop(Store(tmp_path), full, {})
+    stages = [
+        train_reward_model(shop, tiny, settings, pairs, pairs, 1, contrast=share, longest=longest)
+        for share, longest in ((0.0, 6), (0.5, 6), (0.0, 7), (0.5, 7))
+    ]
+    assert [len(read_jsonl(stage.path / METRICS)) for stage in stages[:2]] == [2, 4]
+    assert len({stage.key for stage in stages}) == 3 and stages[0].key == stages[2].key
+    assert [json.loads((s.path / "gate.json").read_text())["pairs"][1][0] for s in stages[:2]] == ["p1", "p1"]
+
+
+def test_contrast_pairs_are_for_the_reward_model_that_evaluates():
+    settings = RewardModels(examples=60, lr=1e-3, contrast=0.4)
+    assert [settings.contrast_of(role) for role in ("training", "evaluation")] == [0.0, 0.4]
+    assert [settings.drawn(role) for role in ("training", "evaluation")] == [60, 100]
+    both = settings.model_copy(update={"contrast_in_training": True})
+    assert both.contrast_of("training") == 0.4
 
 
 def test_the_gate_of_sft_is_the_loss_a_token_before_and_after(tmp_path, tiny, full):
