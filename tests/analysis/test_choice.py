@@ -129,3 +129,14 @@ def test_open_leaves_out_what_is_known_in_either_direction(name):
     rows = rows_of(("a", "sft", "a"), ("b", "sft", "b"), ("c", "sft", "c"), ("a", "c", "c"), ("b", "c", "equal"),
                    ("a", "b", None))  # fmt: skip
     assert choose(rows).open(name) == [{"a": "b", "b": "a"}[name]]
+
+
+def test_no_winner_is_named_where_a_learnt_scorer_leads_and_responses_went_far():
+    rows = [{**row, "metric": "win_rate.reward_model"} for row in rows_of(("a", "sft", "a"))]
+    made = {
+        "comparisons": rows, "methods": {"a": {"seeds": 3, "cost": {}}}, "margin": 0.05,
+        "far": {"a": {"far": 0.5, "very_far": 0.0, "responses": 300}},
+    }  # fmt: skip
+    assert recommendation(made, ["win_rate.reward_model"]).startswith("No winner is named by the evaluation reward model")
+    near = made | {"far": {"a": {"far": 0.1, "very_far": 0.0, "responses": 300}}}
+    assert recommendation(near, ["win_rate.reward_model"]).startswith("Use a: it is shown to beat SFT")

@@ -39,7 +39,10 @@ def summary(metrics=(LEARNT, JUDGE), phi=(0.55, 0.67), far=None, rates=None, eva
     return {
         "contract": {"evaluated_by": evaluated_by} if evaluated_by else {},
         "methods": {"sft": {"metrics": {LEARNT: cell(0.5)}}} | {row: {"metrics": m} for row, m in rates.items()},
-        "comparisons": [{"a": "ppo", "b": "sft", "metric": metric} for metric in metrics],
+        "comparisons": [
+            {"a": "ppo", "b": "sft", "metric": metric, "verdict": "not decided" if metric == metrics[0] else ""}
+            for metric in metrics
+        ],
         "hacking": {"optimized": ["ppo", "rloo"], "rows": {}},
         "far": far or {},
         "reward_models": {
@@ -54,6 +57,7 @@ def summary(metrics=(LEARNT, JUDGE), phi=(0.55, 0.67), far=None, rates=None, eva
 def test_the_headline_is_learnt_where_no_true_reward_is_known():
     assert is_headline(summary()) and is_headline(summary((LEARNT,)))
     assert not is_headline(summary((GOLD, LEARNT))) and not is_headline(summary((JUDGE,)))
+    assert not is_headline(summary(("win_rate.people", LEARNT)))
     assert sentences(summary((GOLD, LEARNT), far={"ppo": {"far": 0.5, "very_far": 0.5}})) == []
 
 
