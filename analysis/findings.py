@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .judge_audit import doubtful_judges, judges_below_people, panel_sentences
 from .quantities import COSTS, cost, measured
 from .verdict import (
     SFT,
@@ -27,7 +28,6 @@ from .verdict import (
 FEW = 4  # methods that are told one by one
 MINIMUM_SEEDS = 3
 UNEQUAL = 1.5  # times the cost of another method from which on a difference in cost is said
-FLIPS = 0.1  # share of verdicts that flip when responses are swapped, above which the judge is doubted
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ def findings(summary: Mapping[str, Any]) -> Findings:
             *_overoptimized(summary, many),
             *_contradictions(summary, metrics),
             *length_sentences(summary, metrics),
-            *_doubtful_judges(summary),
-            *_judges_below_people(summary),
+            *doubtful_judges(summary),
+            *judges_below_people(summary),
+            *panel_sentences(summary),
         ],
         undecided + _limits(summary),
     )
@@ -217,29 +218,6 @@ def _contradictions(summary: Mapping[str, Any], metrics: list[str]) -> list[str]
         "Evaluators contradict each other: " + "; ".join(f"{v} by {listed(by)}" for v, by in sides.items()) + "."
         for sides in said.values()
         if len(sides) > 1
-    ]
-
-
-def _doubtful_judges(summary: Mapping[str, Any]) -> list[str]:
-    audits = (summary.get("judges") or {}).get("audit") or {}
-    flips = {name: (row.get("flip") or {}).get("mean") for name, row in audits.items()}
-    return [
-        f"The {name} changes its verdict on {value:.0%} of the pairs when the two responses are swapped."
-        for name, value in flips.items()
-        if measured(value) and value > FLIPS
-    ]
-
-
-def _judges_below_people(summary: Mapping[str, Any]) -> list[str]:
-    """Judges that agree with a person less than people do with each other, the whole interval lying below."""
-    judges = ((summary.get("judges") or {}).get("people") or {}).get("judges") or {}
-    beside = {name: row.get("another_person") or {} for name, row in judges.items()}
-    return [
-        f"The judge {name} agrees with one person on {row['agreement']:.0%} of the pairs that people labelled, people "
-        f"with each other on {row['people']:.0%}: {-100 * row['difference']:.0f} points below its ceiling "
-        f"({-100 * row['high']:.0f} to {-100 * row['low']:.0f}), so trust its verdicts less than a person's."
-        for name, row in beside.items()
-        if measured(row.get("high")) and row["high"] < 0
     ]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .findings import few_seeds
+from .judge_panel import is_versus
 from .metric_names import title
 from .overoptimization import overoptimization
 from .resampling import bootstrap_interval, permutation_p
@@ -48,12 +49,13 @@ def summarize(
     difference". `along` has the scores of checkpoints along training, see `overoptimization`.
     """
     grids = _grids(scores)
+    shown = {key: grid for key, grid in grids.items() if not is_versus(key[1])}  # those are no columns of a table
     methods = [SFT, *(m for m in dict.fromkeys([*scores["method"], *costs]) if m != SFT)]
     seeds = {m: int(scores.loc[scores["method"] == m, "seed"].nunique()) for m in methods}
     rows = {
         method: {
             "seeds": seeds[method],
-            "metrics": {metric: _cell(method, metric, grid) for (m, metric), grid in grids.items() if m == method},
+            "metrics": {metric: _cell(method, metric, grid) for (m, metric), grid in shown.items() if m == method},
             "cost": _mean_costs(costs.get(method, [])),
         }
         for method in methods
@@ -70,7 +72,7 @@ def summarize(
         "length_controlled": length_control(grids, methods),
         "overoptimization": overoptimization(along) if along is not None else {},
         "gates": gates,
-        "warnings": [*warnings, *_cautions(grids, rows), *failed_gates(gates)],
+        "warnings": [*warnings, *_cautions(shown, rows), *failed_gates(gates)],
     }
     return plain(found)
 

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from ..analysis.changes import differences_to_sft, ties
+from ..analysis.judge_panel import Settled
 from ..analysis.summary import summarize
 from ..errors import GateError, InputError, nearest
 from ..models.checkpoint import Checkpoint
@@ -30,7 +31,7 @@ from .definition.plugins import available
 from .definition.rows import SFT, method_row
 from .engine import reason, train_apart, train_on_ray
 from .judging import people
-from .judging.findings import judge_findings
+from .judging.findings import judge_findings, settled
 from .request import DONE, FAILED, WAITING, Cell, Request
 from .stages import reward_audit
 from .stages.pipeline import Pipeline
@@ -110,8 +111,8 @@ class Harness:
 
     def run(self) -> Outcome:
         self._say_data()
-        cells = len(self.methods) * self.request.seeds
-        if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, cells):
+        rows, seeds = len(self.methods), self.request.seeds
+        if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, rows, seeds):
             self.say(f"judge: {said}; verdicts on disk are not paid for again")
         watch = self.request.watch
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
@@ -314,30 +315,32 @@ class Harness:
                 costs.setdefault(cell.method, []).append(cell.cost())
         failed = [f"{label} failed: {reason}" for label, reason in self.failures.items()]
         scores = run.scores()
+        judged = settled(self.pipeline.scorers.judge, scores)
         summary = summarize(
             run_id=run.record["run_id"],
             run_dir=str(run.path.resolve()),
             benchmark=self.spec.name,
             contract=run.record["contract"],
-            scores=scores,
+            scores=judged.scores,
             costs=costs,
             along=pandas.concat(along, ignore_index=True) if along else None,
             gates=self.gates,
-            warnings=[*failed, *self.notes],
+            warnings=[*failed, *self.notes, *judged.warnings],
         )
-        summary |= self._beyond_scores(run, scores)
+        summary |= self._beyond_scores(run, judged, scores)
         return run.write_summary(summary)
 
-    def _beyond_scores(self, run: Run, scores: Any) -> dict[str, Any]:
-        """The parts of the summary beside the scores: other changes, and the audit of judges."""
+    def _beyond_scores(self, run: Run, judged: Settled, scores: Any) -> dict[str, Any]:
+        """The parts of the summary beside the scores: other changes, and the audit of judges on all that they said."""
         found: dict[str, Any] = {
-            "changes": differences_to_sft(scores),
-            "ties": ties(scores),
+            "changes": differences_to_sft(judged.scores),
+            "ties": ties(judged.scores),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }
         if judge := self.pipeline.scorers.judge:
             found["judges"] = judge_findings(run, judge, scores, self.people_labels, self.say)
+            found["judges"] |= {"panel": judged.panel} if judged.panel else {}
         return found
 
     def _gate(self, gate: dict[str, Any]) -> None:

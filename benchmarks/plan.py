@@ -67,7 +67,7 @@ def plan(request: Request) -> Plan:
     A stage whose key depends on one that is not made yet counts as to do, though it may turn out to be on disk.
     """
     harness = Harness(dataclasses.replace(request, say=lambda line: None), Looking(request.root))
-    judging = cost_of_judging(harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods) * request.seeds)
+    judging = cost_of_judging(harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods), request.seeds)
     planner = _Planner(harness)
     found = [planner.look(step) for step in planner.steps]
     return Plan(found, judging, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None)

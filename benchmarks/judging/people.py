@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...analysis.agreement import clustered_share
-from ...evaluators.judge import OPENAI, Judge, both_orders, combine, member_name, open_asker, read_template
+from ...evaluators.judge import OPENAI, Judge, member_name, open_asker
+from ...evaluators.judge_compare import combine
+from ...evaluators.judge_question import both_orders, read_template
 from .bill import estimate
 from .labels import LabelledComparison, against_people, among_people, by_subset, known_alpha, outcome_label, read_labels
 
