@@ -41,16 +41,16 @@ class Settled:
     warnings: list[str] = field(default_factory=list)
 
 
-def settle(scores: pandas.DataFrame, weights: Mapping[str, float]) -> Settled:
+def settle(scores: pandas.DataFrame, weights: Mapping[str, float], *, direct: bool = True) -> Settled:
     """Settle the scores of all cells: columns method, seed, metric, prompt_id and value, the value NaN for none.
 
-    weights: of the judge's members, by name; one member is no panel. `panel` is for summary.json: {"members": {name:
+    weights: of the judge's members, by name; one member is no panel. direct: it is to compare rows directly. `panel` is for summary.json: {"members": {name:
     {"weight", "flip", "answered", "left"}}, "without": [{"member", "a", "b", "with", "without"}]}, where `left` says
     why a member does not count (None for one that does), and `without` has the comparisons that would be decided in
     another way if one member were left out.
     """
     panel: dict[str, Any] = {}
-    said = _not_compared(scores)
+    said = _not_compared(scores) if direct else []
     if len(weights) > 1:
         members = {name: _member(scores, name, weight) for name, weight in weights.items()}
         kept = {name: weight for name, weight in weights.items() if members[name]["left"] is None}
@@ -186,11 +186,9 @@ def _answers_of(metric: str) -> list[str]:
 
 
 def _not_compared(scores: pandas.DataFrame) -> list[str]:
-    """Pairs of rows that the judge was not asked about although it was about others."""
+    """Pairs of rows that the judge was not asked about, for no call named both."""
     opening = versus(WIN_RATE, "")
     direct = scores[scores["metric"].str.startswith(opening)]
-    if not len(direct):
-        return []
     found = {
         frozenset((m, metric.removeprefix(opening)))
         for m, metric in zip(direct["method"], direct["metric"], strict=True)

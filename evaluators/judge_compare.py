@@ -75,10 +75,15 @@ def rate(asker: Questioned, template: str, pairs: Sequence[Pair]) -> Iterator[Sc
     points = iter(asker.ask(questions) if questions else [])
     for ours, _ in pairs:
         own, other = next(points), next(points)
-        known = own is not None and other is not None
+        outcome = by_points(own, other)
         yield Score("reward.judge", ours.prompt_id, None if own is None else float(own))
-        yield Score(WIN_RATE, ours.prompt_id, win(float(own or 0), float(other or 0)) if known else None)
-        yield Score(ANSWERED, ours.prompt_id, float(known))
+        yield Score(WIN_RATE, ours.prompt_id, outcome)
+        yield Score(ANSWERED, ours.prompt_id, float(outcome is not None))
+
+
+def by_points(own: Verdict | None, other: Verdict | None) -> float | None:
+    """The outcome for the response that has the first of two numbers of points; None if either is none."""
+    return None if own is None or other is None else win(float(own), float(other))
 
 
 def ask_again(asker: Questioned, template: str, pairs: Sequence[Pair], repeats: int) -> list[Score]:

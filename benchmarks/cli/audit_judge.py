@@ -2,12 +2,13 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ...errors import InputError
+from ...errors import InputError, nearest
 
 COLUMN = "column:"
 
@@ -24,10 +25,15 @@ def audit_judge(
     subset: Annotated[str, typer.Option(help="Column of the subset.")] = "subset",
     judge_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; the key: OPENAI_API_KEY.")] = None,
     judge_prompt: Annotated[
-        str, typer.Option(help="Prompt file in evaluators/prompts: pairwise, compact.")
+        str,
+        typer.Option(help="Prompt file in evaluators/prompts: pairwise, compact, graded, score, rubric"),
     ] = "pairwise",
     judge_limit: Annotated[int | None, typer.Option(help="At most this many pairs, the first ones.", min=1)] = None,
     judge_price: Annotated[str | None, typer.Option(help="Dollars per million tokens, IN,OUT.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A judge's setting, as in a benchmark: max_tokens=4000."),
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Pairs asked a second time, for self-consistency.", min=0)] = 30,
     device: Annotated[str, typer.Option(help="Where a local judge runs: cpu, cuda, cuda:N, mps or auto.")] = "auto",
     trust_remote_code: Annotated[
@@ -45,8 +51,9 @@ def audit_judge(
 
     allow_remote_code(trust_remote_code)
     rows = read_labels(labels, pairs, subset)[:judge_limit]
-    settings = {"prompt": judge_prompt, "url": judge_url, "price": read_price(judge_price), "repeats": repeats}
-    found = audit(list(judge), rows, settings, device, root, lambda line: print(line, file=sys.stderr))
+    given = {"prompt": judge_prompt, "url": judge_url, "price": read_price(judge_price), "repeats": repeats}
+    given |= read_settings(settings or ())
+    found = audit(list(judge), rows, given, device, root, lambda line: print(line, file=sys.stderr))
     print(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
 
 
@@ -74,7 +81,7 @@ def _ask(name: str, rows: list, settings: dict[str, Any], device: str, root: Pat
     from ..stages.scorers import given_models
 
     endpoint = name.startswith(OPENAI)
-    given = {k: v for k, v in settings.items() if v is not None and (endpoint or k not in ("url", "price"))}
+    given = {k: v for k, v in settings.items() if endpoint or k not in ("url", "price")}
     local = {} if endpoint else {name: find_model(name, "--judge")}
     given |= given_models({"model": name}, local, device, root)
     judge = checked(Judge, given, "bench audit-judge")
@@ -82,6 +89,23 @@ def _ask(name: str, rows: list, settings: dict[str, Any], device: str, root: Pat
     [used] = (usage := judge.usage()).values()
     say(f"judge {name}: {bill(judge, used)}")
     return labels, {**own, "usage": next(iter(usage_of(judge, usage).values()))}
+
+
+def read_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """A judge's settings by field, of FIELD=VALUE; the values are read as YAML. InputError for a field that is none."""
+    from dataclasses import fields
+
+    from ...evaluators.judge import Judge
+    from ..definition.plugins import read_value
+
+    known = {field.name for field in fields(Judge)} - {"model", "cache", "device", "labels"}
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in known:
+            raise InputError(f"--set {text}: {name!r} is no setting of a judge; {nearest(name, known)}")
+        found[name] = read_value(value)
+    return found
 
 
 def read_price(text: str | None) -> tuple[float, float] | None:
