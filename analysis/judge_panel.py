@@ -44,10 +44,10 @@ class Settled:
 def settle(scores: pandas.DataFrame, weights: Mapping[str, float], *, direct: bool = True) -> Settled:
     """Settle the scores of all cells: columns method, seed, metric, prompt_id and value, the value NaN for none.
 
-    weights: of the judge's members, by name; one member is no panel. direct: it is to compare rows directly. `panel` is for summary.json: {"members": {name:
-    {"weight", "flip", "answered", "left"}}, "without": [{"member", "a", "b", "with", "without"}]}, where `left` says
-    why a member does not count (None for one that does), and `without` has the comparisons that would be decided in
-    another way if one member were left out.
+    weights: of the judge's members, by name; one member is no panel. direct: it is to compare rows directly. `panel` is
+    for summary.json: {"members": {name: {"weight", "flip", "answered", "left"}}, "without": [{"member", "a", "b",
+    "with", "without"}]}, where `left` says why a member does not count (None for one that does), and `without` has the
+    comparisons that would be decided in another way if one member were left out.
     """
     panel: dict[str, Any] = {}
     said = _not_compared(scores) if direct else []

@@ -109,13 +109,13 @@ PARAM = "Unsupported parameter: 'max_tokens' is not supported with this model. U
 WARMTH = "Unsupported value: 'temperature' does not support 0 with this model."
 # mood -> reply, what the one sentence must say
 TOLD = {
-    "thoughts_use_up_the_tokens": (message(None, "length", reasoning="Let me"), "spent all of its 16 tokens.*max_tokens"),
+    "thoughts_use_up_the_tokens": (message(None, "length", reasoning="Hm"), "spent all of its 16 tokens.*max_tokens"),
     "cut_off": (message("Let me compare the two. First, response", "length"), "cut off at 16 tokens.*raise max_tokens"),
     "refusal": (message(None, refusal="I can't help with that."), "refused to judge .*I can't help.*take a judge that"),
     "refusal_in_parts": (message([{"type": "refusal", "refusal": "No way."}]), "refused to judge .*No way"),
     "filtered": (message("", "content_filter"), "refused to judge.*take a judge that"),
-    "filtered_prompt": (error(400, "The prompt was filtered.", code="content_filter"), "refused to judge .*was filtered"),
-    "babble": (message("Both are lovely in their way"), "answered 'Both are lovely.*holds no verdict; say with pattern"),
+    "filtered_prompt": (error(400, "It was filtered.", code="content_filter"), "refused to judge .*was filtered"),
+    "babble": (message("Both are lovely in their way"), "answered 'Both are.*holds no verdict; say with pattern"),
     "max_tokens": (error(400, PARAM, param="max_tokens"), "does not take max_tokens: 16.*set max_completion_tokens"),
     "max_tokens_unnamed": (error(400, PARAM), "does not take max_tokens: 16.*set max_completion_tokens in its place"),
     "temperature": (error(400, WARMTH, param="temperature"), "does not take temperature: 0 .*set temperature to null"),
@@ -123,7 +123,7 @@ TOLD = {
     "payment": (error(402, "Insufficient credits"), r"nothing left \(Insufficient credits\)"),
     "error_in_200": ((200, {"error": {"message": "Provider returned error", "code": 502}}), "Provider returned error"),
     "no_choices": ((200, {"id": "x", "choices": []}), "not a chat completion.*check the url and the model"),
-    "redirect": ((308, b"", {"Location": "http://else/v2/chat/completions"}), "redirects to http://else/v2; give that as"),
+    "redirect": ((308, b"", {"Location": "http://else/v2/chat/completions"}), "redirects to http://else/v2; give that"),
     "stream": ((200, b"data: {}\n\n", {"Content-Type": "text/event-stream"}), "stream of events; set extra_body to"),
     "key_quoted": (message(f"Your key is {CANARY}"), r"Your key is \[key\]"),
 }  # fmt: skip
