@@ -19,7 +19,7 @@ def audit_judge(
         typer.Option(help="A local causal LM, openai:MODEL, or column:NAME for labels in the file; may be repeated."),
     ],
     labels: Annotated[
-        Path, typer.Option(help="Pairs: id, prompt, response_a, response_b, human (a, b, tie or a list).")
+        Path, typer.Option(help="Pairs: id, prompt, response_a, response_b, human or label (a, b, tie or a list).")
     ],
     pairs: Annotated[Path | None, typer.Option(help="Texts by id, where the label file holds only ids.")] = None,
     subset: Annotated[str, typer.Option(help="Column of the subset.")] = "subset",
@@ -126,7 +126,8 @@ def read_price(text: str | None) -> tuple[float, float] | None:
 ROWS = {
     "coverage": "pairs with a valid verdict",
     "accuracy": "agrees with the majority",
-    "decided_accuracy": "the same where both decide",
+    "over_subsets": "the same, mean over subsets",
+    "decided_accuracy": "and where both decide",
     "kappa": "Cohen's kappa, majority",
     "kappa_person": "Cohen's kappa, one person",
     "ties": "ties (or contradicts itself)",
@@ -143,12 +144,12 @@ def lines(found: dict[str, Any]) -> list[str]:
     said = [
         f"{people['pairs']} pairs, {people['labels']} labels of people, "
         f"{people['without_majority']} pairs without a majority (left out of accuracy)",
-        f"people among themselves: agreement {_text(people['agreement'])}, Cohen's kappa {_text(people['kappa'])}, "
+        f"people among themselves: agreement {_text(people['agreement'])}, Cohen's kappa {_measure(people, 'kappa')}, "
         f"Krippendorff's alpha {_text(people['alpha'])} (the ceiling)",
     ]
     for name, judge in found["judges"].items():
         said += ["", name]
-        said += [f"  {words:<30} {_text(judge[key])}" for key, words in ROWS.items() if key in judge]
+        said += [f"  {words:<30} {_measure(judge, key)}" for key, words in ROWS.items() if key in judge]
         said.append(f"  {'(people prefer the longer)':<30} {_text(judge['people_prefer_longer'])}")
         other = judge["another_person"]
         beside = {"mean": other["difference"], **{k: other[k] for k in ("low", "high", "n")}}
@@ -156,12 +157,17 @@ def lines(found: dict[str, Any]) -> list[str]:
         said.append(f"  {'the difference':<30} {_text(beside)}")
         for part, row in judge["subsets"].items():
             said.append(
-                f"  {part}: {row['pairs']} pairs, accuracy {_text(row['accuracy'])}, kappa {_text(row['kappa'])}, "
+                f"  {part}: {row['pairs']} pairs, accuracy {_text(row['accuracy'])}, kappa {_measure(row, 'kappa')}, "
                 f"people's alpha {_text(row['alpha'])}"
             )
     if "panel" in found:
         said += ["", f"judges among themselves: Krippendorff's alpha {_text(found['panel']['alpha'])}"]
     return said
+
+
+def _measure(row: dict[str, Any], name: str) -> str:
+    limits = row.get(f"{name}_limits")
+    return _text(row[name]) + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
 
 
 def _text(value: Any) -> str:

@@ -9,7 +9,16 @@ from ...evaluators.judge_compare import by_points, combine
 from ...evaluators.judge_question import both_orders, fill, is_pointwise, read_template
 from ...evaluators.judge_verdict import WINS
 from .bill import estimate
-from .labels import LabelledComparison, against_people, among_people, by_subset, known_alpha, outcome_label, read_labels
+from .labels import (
+    LabelledComparison,
+    against_people,
+    among_people,
+    by_subset,
+    known_alpha,
+    outcome_label,
+    over_subsets,
+    read_labels,
+)
 
 Say = Callable[[str], None]
 
@@ -46,7 +55,12 @@ def compare(rows: Sequence[LabelledComparison], labels: dict[str, tuple[list, di
     `panel`, the judges' agreement with each other, exists only with two judges or more.
     """
     judges = {
-        name: {**against_people(rows, given), **own, "subsets": by_subset(rows, given)}
+        name: {
+            **against_people(rows, given),
+            **own,
+            **({"over_subsets": over_subsets(rows, given)} if any(row.subset is not None for row in rows) else {}),
+            "subsets": by_subset(rows, given),
+        }
         for name, (given, own) in labels.items()
     }
     found = {"people": among_people(rows), "judges": judges}

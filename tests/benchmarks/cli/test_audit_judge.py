@@ -6,10 +6,17 @@ import re
 from pathlib import Path
 
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 from typer.testing import CliRunner
 
 from alignment_bench.benchmarks.cli.main import app
-from alignment_bench.benchmarks.judging.labels import against_people, among_people, published_labels, read_labels
+from alignment_bench.benchmarks.judging.labels import (
+    against_people,
+    among_people,
+    over_subsets,
+    published_labels,
+    read_labels,
+)
 from alignment_bench.errors import InputError
 from alignment_bench.evaluators.judge import open_asker
 
@@ -54,6 +61,34 @@ def test_figures_by_hand(tmp_path):
     # the judge says a, a where the majority says a, b: observed 1/2, expected 1 * 1/2, kappa 0
     assert found["kappa"] == pytest.approx(0.0)
     assert found["prefers_longer"]["mean"] == 0.5  # good is longer than bad
+
+
+def test_people_may_stand_in_a_column_label(tmp_path):
+    """`human` goes before where a row has both; a bad label names the column that it stands in."""
+    named = [{("label" if k == "human" else k): v for k, v in row.items()} for row in ROWS]
+    assert [r.human for r in read_labels(write(tmp_path, named))] == [tuple(row["human"]) for row in ROWS]
+    both = read_labels(write(tmp_path, [{**ROWS[0], "label": "b"}, {**named[1], "label": "a"}]))
+    assert [r.human for r in both] == [("a", "a", "b"), ("a",)]
+    with pytest.raises(InputError, match="row 1, label: the label 'left' is unknown"):
+        read_labels(write(tmp_path, [{**named[0], "label": "left"}]))
+
+
+def test_subsets_weigh_the_same_in_their_mean(tmp_path):
+    """x: right on 3 of 4 pairs; y: wrong on 1; their mean is 3/8, all pairs' 3/5. One without a verdict is left out."""
+    made = [row(i, f"q{i}", "a", "a", "x", "a" if i else "b") for i in range(4)]
+    made += [row(4, "q4", "a", "a", "y", "b"), row(5, "q5", "a", "a", "z", "error")]
+    rows = read_labels(write(tmp_path, made))
+    labels = published_labels(rows, "j")
+    assert against_people(rows, labels)["accuracy"]["mean"] == pytest.approx(3 / 5)
+    found = over_subsets(rows, labels)
+    # residuals / (pairs * subsets): x has one of -3/4 and three of 1/4, each over 4 * 2; y has none
+    variance = 5 / 4 * ((3 / 4) ** 2 + 3 * (1 / 4) ** 2) / 64
+    size = 3 / 8 * 5 / 8 / variance
+    assert (found["mean"], found["n"]) == (3 / 8, 5)
+    expected = proportion_confint(3 / 8 * min(size, 5), min(size, 5), method="wilson")
+    assert (found["low"], found["high"]) == pytest.approx(expected)
+    done = audit("--judge", "column:j", "--labels", tmp_path / "labels.jsonl")
+    assert re.search(r"mean over subsets +0\.375 \[", done.stdout), done.stdout
 
 
 @pytest.mark.parametrize(
