@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .judge_panel import ANSWERED
+from .judge_panel import ANSWERED, UNDECIDED
 from .quantities import measured
 from .statistics import interval
 
@@ -109,7 +109,11 @@ def judges_below_people(summary: Mapping[str, Any]) -> list[str]:
 
 
 def panel_sentences(summary: Mapping[str, Any]) -> list[str]:
-    """Members that do not count in a panel's mean, and decisions that hang on one member."""
+    """Members that do not count in a panel's mean, and decisions of the panel that hang on one member.
+
+    What only some of the members decide is no decision of the panel, and is not said: with every member left out in
+    turn, something would be decided by chance too often.
+    """
     panel = (summary.get("judges") or {}).get("panel") or {}
     said = []
     for name, row in (panel.get("members") or {}).items():
@@ -127,4 +131,5 @@ def panel_sentences(summary: Mapping[str, Any]) -> list[str]:
         f"The panel's decision on {row['a']} against {'SFT' if row['b'] == 'sft' else row['b']} hangs on "
         f"{row['member']}: {row['with']} with it, {row['without']} without it."
         for row in panel.get("without") or []
+        if row["with"] != UNDECIDED
     ]

@@ -125,7 +125,8 @@ def test_decisions_that_hang_on_one_member_are_named():
     assert [(row["member"], row["with"], row["without"]) for row in found] == [
         ("x", "dpo is better", UNDECIDED), ("y", "dpo is better", UNDECIDED)
     ]  # fmt: skip
-    said = panel_sentences({"judges": {"panel": {"members": {}, "without": found[:1]}}})
+    undecided = {"member": "x", "a": "dpo", "b": "ppo", "with": UNDECIDED, "without": "dpo is better"}
+    said = panel_sentences({"judges": {"panel": {"members": {}, "without": [found[0], undecided]}}})
     assert said == [
         "The panel's decision on dpo against SFT hangs on x: dpo is better with it, not decided without it."
     ]
