@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from ...analysis.agreement import beside_another_person
 from ...analysis.judge_audit import judges_below_people, panel_sentences
-from ...analysis.judge_panel import settle, versus
+from ...analysis.judge_panel import UNDECIDED, decisions, settle, versus
 
 PROMPTS, SEEDS = (23, 48, 300), (1, 2, 3, 5)
 PEOPLE, RIGHT = 3, 0.75  # people's labels of a pair, and how often one is right
@@ -80,7 +80,10 @@ def _hangs(prompts: int, seeds: int, rng: np.random.Generator) -> bool:
             for name, own in zip(MEMBERS, values, strict=True):
                 parts.append(_frame(row, seed, f"{head}.{name}{colon}{other}", own))
             parts.append(_frame(row, seed, metric, values.mean(0)))
-    settled = settle(pandas.concat(parts, ignore_index=True), MEMBERS)
+    scores = pandas.concat(parts, ignore_index=True)
+    if set(decisions(scores).values()) <= {UNDECIDED}:  # the sentence is about decisions of the whole panel
+        return False
+    settled = settle(scores, MEMBERS)
     return any("hangs on" in said for said in panel_sentences({"judges": {"panel": settled.panel}}))
 
 
