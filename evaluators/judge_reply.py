@@ -101,7 +101,8 @@ def unusable(answer: Answer, tokens: int) -> Failed:
     """The failure that an answer without a verdict is; tokens: the most that it was allowed."""
     shown = quoted(answer.raw or "")
     if answer.state == "refused":
-        return Failed(f"refused to judge ({shown})", "take a judge that judges such prompts, or leave them out")
+        how = f" ({shown})" if answer.raw else ", by a filter of content"
+        return Failed(f"refused to judge{how}", "take a judge that judges such prompts, or leave them out")
     if answer.state == "cut":
         what = f"was cut off at {tokens} tokens ({shown})" if answer.raw else f"spent all of its {tokens} tokens unseen"
         return Failed(what, "raise max_tokens (or max_completion_tokens), or have it think less by extra_body")

@@ -113,7 +113,7 @@ TOLD = {
     "cut_off": (message("Let me compare the two. First, response", "length"), "cut off at 16 tokens.*raise max_tokens"),
     "refusal": (message(None, refusal="I can't help with that."), "refused to judge .*I can't help.*take a judge that"),
     "refusal_in_parts": (message([{"type": "refusal", "refusal": "No way."}]), "refused to judge .*No way"),
-    "filtered": (message("", "content_filter"), "refused to judge.*take a judge that"),
+    "filtered": (message("", "content_filter"), "refused to judge, by a filter of content; take a judge that"),
     "filtered_prompt": (error(400, "It was filtered.", code="content_filter"), "refused to judge .*was filtered"),
     "babble": (message("Both are lovely in their way"), "answered 'Both are.*holds no verdict; say with pattern"),
     "max_tokens": (error(400, PARAM, param="max_tokens"), "does not take max_tokens: 16.*set max_completion_tokens"),
@@ -181,15 +181,16 @@ def test_refusals_are_kept_and_not_asked_again(judged, caplog):
 
     def mood(verdict, body):
         question = body["messages"][0]["content"]
-        refuses = "Question 3?" in question or "Question 7?" in question
-        return message(None, refusal="No, not me.") if refuses else message(verdict)
+        if "Question 7?" in question:
+            return message("", "content_filter")
+        return message(None, refusal="No, not me.") if "Question 3?" in question else message(verdict)
 
     rates, bodies, _ = judged(mood)
     assert rates.count(None) == 2 and rates.count(1.0) == 10 and len(bodies) == 24
     again, bodies, judge = judged(mood)
     assert again == rates and len(bodies) == 24
     assert judge.usage()["m"] == Usage(20, 0, 24 * 50, 24 * 2)
-    assert "4 of 24 answers on disk hold no verdict, such as 'No, not me.'" in caplog.text
+    assert "4 of 24 answers on disk hold no verdict, such as '" in caplog.text
 
 
 def test_a_few_questions_that_always_fail_do_not_end_the_next_run(judged, caplog):
