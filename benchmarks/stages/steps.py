@@ -17,7 +17,7 @@ from . import gates
 from .pipeline import ROLES, Pipeline
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
-VERSUS = "judge, row against row"
+VERSUS = "judge on pairs of rows"
 Key = tuple[str, int | None, str]  # a row's label and a seed (empty and None for what all share), and the step's name
 Made = Mapping[Key, Stage | None]
 

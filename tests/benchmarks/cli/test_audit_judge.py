@@ -176,6 +176,17 @@ def test_a_scripted_judge_its_bill_its_cache_and_the_key(tmp_path, endpoint):
     assert not any('"answer"' in path.read_text() for path in (tmp_path / "other").rglob("*.jsonl"))
 
 
+def test_settings_of_a_judge_are_passed_on(tmp_path, endpoint):
+    url, requests, _ = endpoint
+    command = ["--judge", "openai:m", "--judge-url", url, "--labels", write(tmp_path, ROWS), "--root", tmp_path]
+    settings = ["max_completion_tokens=900", "temperature=null", "extra_body={reasoning_effort: low}", "repeats=0"]
+    assert audit(*command, *(part for text in settings for part in ("--set", text))).exit_code == 0
+    [sent] = {json.dumps({k: v for k, v in body.items() if k != "messages"}) for *_, body in requests}
+    assert json.loads(sent) == {"model": "m", "max_completion_tokens": 900, "reasoning_effort": "low"}
+    wrong = audit(*command, "--set", "max_token=9")
+    assert "--set max_token=9: 'max_token' is no setting of a judge; did you mean 'max_tokens'?" in str(wrong.exception)
+
+
 @pytest.mark.parametrize("price", ["1", "a,b", "-1,2", "nan,1", "1,2,3"])
 def test_a_price_that_is_none_is_named(tmp_path, price):
     done = audit("--judge", "column:j", "--labels", write(tmp_path, ROWS), "--judge-price", price)
