@@ -113,7 +113,7 @@ def test_a_table_for_people(work, dry_run):
 
 
 def test_a_judges_comparisons_of_rows_are_planned_and_priced(dry_run):
-    """Three rows are three pairs: 3 * 2 orders * 2 prompts beside 3 * 2 * 4 against SFT; none comes before the first."""
+    """Three pairs of rows: 3 * 2 orders * 2 prompts beside 3 * 2 * 4 against SFT; none comes before the first row."""
     judge = {"evaluators": {"length": None, "judge": {"model": "openai:none"}}, "evaluation": {"prompts": 4}}
     found = json.loads(dry_run("--json", "-m", "dpo,orpo,ppo", "--judge-pairs", "2", "--root", "none", **judge).stdout)
     assert found["judging"].startswith(
