@@ -89,7 +89,8 @@ def doubtful_judges(summary: Mapping[str, Any]) -> list[str]:
     audits = (summary.get("judges") or {}).get("audit") or {}
     flips = {name: (row.get("flip") or {}).get("mean") for name, row in audits.items()}
     return [
-        f"The {name} changes its verdict on {value:.0%} of the pairs when the two responses are swapped."
+        f"The {name.replace('.', ' ', 1)} changes its verdict on {value:.0%} of the pairs when the two responses are "
+        f"swapped."
         for name, value in flips.items()
         if measured(value) and value > FLIPS
     ]

@@ -56,11 +56,11 @@ class Judge:
     """The same for endpoints that count thoughts and answer together, sent in place of max_tokens; none does not."""
     extra_body: dict[str, Any] = field(default_factory=dict, hash=False)
     """Further fields of each request to an endpoint, such as reasoning_effort."""
-    weights: tuple[Annotated[float, Gt(0)], ...] | None = None
+    panel_weights: tuple[Annotated[float, Gt(0)], ...] | None = None
     """Weights of a panel's members in its mean, above 0, in their order; none weighs all alike."""
     versus: Annotated[int, Ge(0)] = 100
     """Prompts on which every two rows of a run are compared directly, the same ones for all pairs; 0 compares rows with
-    SFT alone."""
+    SFT alone, as until_decided does."""
     device: str = "cpu"
     """The device of a local judge: cpu, cuda, cuda:1, mps or auto."""
     limit: Annotated[int, Gt(0)] | None = None
@@ -86,7 +86,7 @@ class Judge:
     is_judge = True
     keeps_answers = True
     determined_by = (
-        *("url", "prompt", "facets", "pattern", "weights"),
+        *("url", "prompt", "facets", "pattern", "panel_weights"),
         *("temperature", "max_tokens", "max_completion_tokens", "extra_body"),
     )
 
@@ -100,9 +100,10 @@ class Judge:
             raise InputError(f"judge: two members of the panel are called {doubled[0]!r}; a panel needs different ones")
         if self.until_decided is not None and len(self.models) > 1:
             raise InputError("judge: until_decided goes with one model, not with a panel; name one")
-        if self.weights is not None and len(self.weights) != len(self.models):
+        if self.panel_weights is not None and len(self.panel_weights) != len(self.models):
             raise InputError(
-                f"judge: weights has {len(self.weights)} numbers for {len(self.models)} members; give one each, or none"
+                f"judge: panel_weights has {len(self.panel_weights)} numbers for {len(self.models)} members; "
+                f"give one each, or none"
             )
         local = [model for model in self.models if not model.startswith(OPENAI)]
         if local and (is_pointwise(template) or is_graded(template)):
@@ -140,7 +141,12 @@ class Judge:
     @property
     def member_weights(self) -> dict[str, float]:
         """The weight of each member by its name."""
-        return dict(zip(map(member_name, self.models), self.weights or (1.0,) * len(self.models), strict=True))
+        return dict(zip(map(member_name, self.models), self.panel_weights or (1.0,) * len(self.models), strict=True))
+
+    @property
+    def direct(self) -> int:
+        """Prompts on which two rows are compared directly; none where judging stops as soon as SFT is beaten."""
+        return self.versus if self.until_decided is None else 0
 
     @property
     def longest_answer(self) -> int:
@@ -175,7 +181,7 @@ class Judge:
         other: str,
         asker_of: Callable[[str], RememberingAsker],
     ) -> Iterator[Score]:
-        pairs = self._limited(list(zip(responses, others, strict=True)), self.versus)
+        pairs = self._limited(list(zip(responses, others, strict=True)), self.direct)
         for score in self._panel(pairs, 0, asker_of):
             if score.metric.startswith(("win_rate.", ANSWERED)):
                 yield Score(versus(score.metric, other), score.prompt_id, score.value)

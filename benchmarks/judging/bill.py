@@ -32,7 +32,7 @@ def most(judge: Judge, rows: int, seeds: int, prompts: int, question_tokens: int
         each, direct = (rows + 1) * judged + rows * again, 0
     else:
         each = rows * (2 * judged * (1 + len(judge.facets)) + again)
-        direct = endpoints * seeds * 2 * math.comb(rows, 2) * min(judged, judge.versus)
+        direct = endpoints * seeds * 2 * math.comb(rows, 2) * min(judged, judge.direct)
     questions = endpoints * seeds * each + direct
     tokens = questions * (question_tokens + OVERHEAD)
     answers = questions * judge.longest_answer

@@ -19,7 +19,7 @@ Responses = dict[tuple[str, int], list[Generation]]  # by row and seed
 
 def settled(judge: Judge | None, scores: pandas.DataFrame) -> Settled:
     """A run's scores as its summary takes them; see `analysis.judge_panel.settle`."""
-    return settle(scores, judge.member_weights, direct=judge.versus > 0) if judge else Settled(scores)
+    return settle(scores, judge.member_weights, direct=judge.direct > 0) if judge else Settled(scores)
 
 
 def judge_findings(

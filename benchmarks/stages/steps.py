@@ -149,7 +149,7 @@ def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], befo
 
         yield step(name, "scores", score, both, state=SCORES, asks=asks)
     judge = pipeline.scored_by.judge
-    if before and judge is not None and judge.versus:
+    if before and judge is not None and judge.direct:
         keys = {label: (label, seed, RESPONSES) for label in before}
 
         def versus(made: Made) -> Stage:

@@ -170,7 +170,7 @@ def test_malformed_verdicts_are_invalid(text):
         ({"model": "some/folder", "url": "http://localhost:8000/v1"}, "openai:NAME"),
         ({"model": "openai:m", "pattern": "(A"}, "no regular expression"),
         ({"model": "openai:m", "extra_body": {"temperature": 1}}, "extra_body cannot hold temperature"),
-        ({"model": "openai:m", "weights": (1.0, 2.0)}, "2 numbers for 1 members"),
+        ({"model": "openai:m", "panel_weights": (1.0, 2.0)}, "2 numbers for 1 members"),
         ({"model": "some/folder", "prompt": "graded"}, "some/folder is a local model, which answers with A or B alone"),
         ({"model": "some/folder", "prompt": "rubric"}, "some/folder is a local model, which answers with A or B alone"),
         ({"model": "openai:m", "facets": ("score",)}, "facet score is no question for A or B"),

@@ -183,6 +183,8 @@ def test_the_estimate_and_the_bill_in_money():
     # 4 rows are 6 pairs: 6 * 2 orders * 20 prompts * 3 seeds; (2 * 50 + 10) * 4 rows * 3 seeds beside them
     paired = most(replace(judge, versus=20), rows=4, seeds=3, prompts=200, question_tokens=300)
     assert paired.startswith("at most 2,040 questions (720 of them on rows against each other, see --judge-pairs), ")
+    stops = most(replace(judge, until_decided=0.01, repeats=0), rows=4, seeds=3, prompts=200, question_tokens=300)
+    assert stops.startswith("at most 1,200 questions, ")  # with SFT alone
     # three facets ask as much again each: 4 * 2 * 50 + 10 a cell; each response is rated once, SFT's too
     faceted = replace(judge, versus=0, facets=("helpful", "honest", "harmless"))
     assert most(faceted, 1, 1, 200, 300).startswith("at most 410 questions, ")
