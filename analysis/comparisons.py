@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 
 from .grids import SFT, WIN_RATE, Grids, aligned
+from .judge_panel import versus
 from .ratings import all_pairs
 from .sequential import UNTIL_DECIDED, until_decided
 from .statistics import compare, holm
 
 # the order in which the verdict trusts them
 PREFERRED = ("win_rate.gold", "win_rate.people", "win_rate.reward_model", "win_rate.judge", UNTIL_DECIDED)
-VERSUS = "versus."  # versus.JUDGE:ROW on a row's scores: its wins against ROW's responses
 NOT_DECIDED, NOT_COMPARED = "not decided", "not compared directly"
 LEVEL = 0.05  # below which an adjusted p shows a difference
 MARGIN = 0.05  # of a win rate
@@ -107,9 +107,9 @@ def direct(grids: Grids, metric: str, a: str, b: str) -> np.ndarray | None:
     rewards = {name: grids[name, f"reward.{scorer}"] for name in (a, b) if (name, f"reward.{scorer}") in grids}
     if len(rewards) == 2:
         return all_pairs(aligned(rewards))[a, b]
-    if (asked := grids.get((a, f"{VERSUS}{scorer}:{b}"))) is not None:
+    if (asked := grids.get((a, versus(metric, b)))) is not None:
         return asked.to_numpy(float)
-    if (asked := grids.get((b, f"{VERSUS}{scorer}:{a}"))) is not None:
+    if (asked := grids.get((b, versus(metric, a)))) is not None:
         return 1 - asked.to_numpy(float)
     return None
 

@@ -13,7 +13,6 @@ from . import learnt_scorer, people, prediction_powered
 from .choice import better, choose
 from .comparisons import LEVEL
 from .costs import cost_sentences, unequal_compute, unequal_examples
-from .equal_length import sentences as extrapolated
 from .grids import SFT
 from .quantities import measured
 from .subsets import sentences as where
@@ -34,7 +33,6 @@ from .verdict import (
 
 FEW = 4  # methods that are told one by one
 MINIMUM_SEEDS = 3
-FLIPS = 0.1  # share of verdicts that flip when responses are swapped, above which the judge is doubted
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,6 @@ def findings(summary: Mapping[str, Any]) -> Findings:
             *_overoptimized(summary, many),
             *_contradictions(summary, metrics),
             *length_sentences(summary, metrics),
-            *extrapolated(summary),
-            *_doubtful_judges(summary),
-            *_judges_below_people(summary),
         ],
         undecided + _limits(summary),
     )
@@ -190,29 +185,6 @@ def _contradictions(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[
                 f"{'SFT' if ahead == SFT else ahead} by {judged_by(row['metric'])}."
             )
     return said
-
-
-def _doubtful_judges(summary: Mapping[str, Any]) -> list[str]:
-    audits = (summary.get("judges") or {}).get("audit") or {}
-    flips = {name: (row.get("flip") or {}).get("mean") for name, row in audits.items()}
-    return [
-        f"The {name} changes its verdict on {value:.0%} of the pairs when the two responses are swapped."
-        for name, value in flips.items()
-        if measured(value) and value > FLIPS
-    ]
-
-
-def _judges_below_people(summary: Mapping[str, Any]) -> list[str]:
-    """Judges that agree with a person less than people do with each other, the whole interval lying below."""
-    judges = ((summary.get("judges") or {}).get("people") or {}).get("judges") or {}
-    beside = {name: row.get("another_person") or {} for name, row in judges.items()}
-    return [
-        f"The judge {name} agrees with one person on {row['agreement']:.0%} of the pairs that people labelled, people "
-        f"with each other on {row['people']:.0%}: {-100 * row['difference']:.0f} points below its ceiling "
-        f"({-100 * row['high']:.0f} to {-100 * row['low']:.0f}), so trust its verdicts less than a person's."
-        for name, row in beside.items()
-        if measured(row.get("high")) and row["high"] < 0
-    ]
 
 
 def _limits(summary: Mapping[str, Any]) -> list[str]:

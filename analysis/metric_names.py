@@ -33,6 +33,8 @@ MEASURES = {
     "judge.position_consistency": "Judge: same verdict when swapped",
     "judge.self_consistency": "Judge: same verdict twice",
     "judge.agreement": "Judge: members agree",
+    "judge.answered": "Judge: gave a verdict where asked",
+    "grade.judge": "Grade against SFT, −2 to 2 (judge)",
 }
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .comparisons import MARGIN, MINIMUM_PROMPTS, VERSUS, comparisons
+from .comparisons import MARGIN, MINIMUM_PROMPTS, comparisons
 from .comparisons import table as behind
 from .costs import mean_costs
 from .findings import few_seeds
 from .grids import SFT, Grids, grids_of
+from .judge_panel import is_versus
 from .metric_names import title
 from .overoptimization import overoptimization
 from .power import add_detectable
@@ -55,17 +56,14 @@ def summarize(
     method of each row, `margin` is the difference of win rates that matters in practice; see `comparisons.py`.
     """
     grids = grids_of(scores)
+    shown = {key: grid for key, grid in grids.items() if not is_versus(key[1])}  # those are no columns of a table
     methods = [SFT, *(m for m in dict.fromkeys([*scores["method"], *costs]) if m != SFT)]
     seeds = {m: int(scores.loc[scores["method"] == m, "seed"].nunique()) for m in methods}
     rows = {
         method: {
             "seeds": seeds[method],
             **({"method": owners[method]} if owners and method in owners else {}),
-            "metrics": {
-                metric: _cell(method, metric, grid)
-                for (m, metric), grid in grids.items()
-                if m == method and not metric.startswith(VERSUS)
-            },
+            "metrics": {metric: _cell(method, metric, grid) for (m, metric), grid in shown.items() if m == method},
             **mean_costs(costs.get(method, [])),
         }
         for method in methods
@@ -83,7 +81,7 @@ def summarize(
         "prediction_powered": prediction_powered(grids, methods),
         "overoptimization": overoptimization(along) if along is not None else {},
         "gates": gates,
-        "warnings": [*warnings, *_cautions(grids, rows), *failed_gates(gates)],
+        "warnings": [*warnings, *_cautions(shown, rows), *failed_gates(gates)],
     }
     return plain(found)
 

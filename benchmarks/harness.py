@@ -11,6 +11,7 @@ from typing import Any
 
 from ..analysis.equal_style import equal_style
 from ..analysis.hacking import hacking, optimized_rows
+from ..analysis.judge_panel import Settled
 from ..analysis.learnt_scorer import far_shares
 from ..analysis.subsets import by_group, groups_of
 from ..analysis.summary import plain
@@ -33,7 +34,7 @@ from .definition.plugins import available
 from .definition.rows import SFT, method_row
 from .engine import reason, train_apart, train_on_ray
 from .judging import people
-from .judging.findings import judge_findings
+from .judging.findings import judge_findings, settled
 from .request import DONE, FAILED, WAITING, Cell, Request
 from .stages import reward_audit
 from .stages.pipeline import Pipeline
@@ -114,8 +115,8 @@ class Harness:
 
     def run(self) -> Outcome:
         self._say_data()
-        cells = len(self.methods) * self.request.seeds
-        if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, cells):
+        rows, seeds = len(self.methods), self.request.seeds
+        if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, rows, seeds):
             self.say(f"judge: {said}; verdicts on disk are not paid for again")
         watch = self.request.watch
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
@@ -313,12 +314,14 @@ class Harness:
 
     def _summarize(self, run: Run) -> dict[str, Any]:
         failed = [f"{label} failed: {reason}" for label, reason in self.failures.items()]
-        summary = sum_up(run, gates=self.gates, notes=[*failed, *self.notes])
-        return run.write_summary(summary | self._beyond_scores(run))
+        judged = settled(self.pipeline.scorers.judge, run.scores())
+        notes = [*failed, *self.notes, *judged.warnings]
+        summary = sum_up(run, judged.scores, gates=self.gates, notes=notes)
+        return run.write_summary(summary | self._beyond_scores(run, judged))
 
-    def _beyond_scores(self, run: Run) -> dict[str, Any]:
+    def _beyond_scores(self, run: Run, judged: Settled) -> dict[str, Any]:
         """The parts of the summary that the run's folder does not tell: the audits of reward models and judges."""
-        scores = run.scores()
+        scores = judged.scores
         found: dict[str, Any] = {
             "far": far_shares(scores),
             "hacking": plain(hacking(scores, optimized_rows(run.record["methods"]))),
@@ -328,7 +331,8 @@ class Harness:
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }
         if judge := self.pipeline.scorers.judge:
-            found["judges"] = judge_findings(run, judge, scores, self.people_labels, self.say)
+            found["judges"] = judge_findings(run, judge, run.scores(), self.people_labels, self.say)
+            found["judges"] |= {"panel": judged.panel} if judged.panel else {}
         return found
 
     def _groups(self) -> dict[str, dict[str, str]]:

@@ -5,6 +5,7 @@ from typing import Any
 from ..analysis.changes import differences_to_sft, ties
 from ..analysis.comparisons import MARGIN
 from ..analysis.costs import RESPONSE, shared_costs
+from ..analysis.judge_panel import settle
 from ..analysis.summary import plain, summarize
 from ..errors import InputError
 from ..preferences.run_pairs import read_people
@@ -12,10 +13,11 @@ from ..reports.render import render
 from ..results.run_folder import Run
 
 
-def sum_up(run: Run, *, gates: list[dict[str, Any]], notes: list[str]) -> dict[str, Any]:
+def sum_up(run: Run, scores: Any, *, gates: list[dict[str, Any]], notes: list[str]) -> dict[str, Any]:
     """The content of summary.json as far as the folder tells it; people's labels of other responses become a warning.
 
-    gates: those of the run. notes: what else is to be told among the warnings; kept in the summary as `notes`.
+    scores: the run's, as its judge was settled. gates: those of the run.
+    notes: what else is to be told among the warnings; kept in the summary as `notes`.
     """
     import pandas
 
@@ -33,7 +35,6 @@ def sum_up(run: Run, *, gates: list[dict[str, Any]], notes: list[str]) -> dict[s
     except InputError as refused:
         people = None
         warnings.append(f"people's labels are left out: {refused}")
-    scores = run.scores()
     summary = summarize(
         run_id=run.record["run_id"],
         run_dir=str(run.path.resolve()),
@@ -60,7 +61,9 @@ def take_in_labels(run: Run) -> dict[str, Any]:
     """Write a finished run's summary and report anew with people's labels in them; trains and scores nothing."""
     with run.held():
         old = run.summary
-        found = sum_up(run, gates=old["gates"], notes=old.get("notes", old["warnings"]))
+        members = (old.get("judges") or {}).get("panel", {}).get("members", {})
+        judged = settle(run.scores(), {name: row["weight"] for name, row in members.items()}, direct=False)
+        found = sum_up(run, judged.scores, gates=old["gates"], notes=old.get("notes", old["warnings"]))
         found["warnings"] = list(dict.fromkeys(found["warnings"]))  # an older run's notes hold them all
         summary = run.write_summary(old | found)
         render([run])

@@ -37,9 +37,9 @@ class Traits:
     """It asks the models that its setting `model` names, and has them as `models`. It is given their folders as `model`
     (openai:NAME stays as it is), `cache`, a folder for answers, and `device`, unless the settings name one."""
     is_judge: bool = False
-    """It asks models which of two responses is better. What that can cost at most is said before, what it cost after,
-    and its verdicts are audited and compared with people's labels; so it is to be a `Judge` or a subclass, and a run
-    has one of them: several models form its panel."""
+    """It asks models which of two responses is better, also of two rows (`score_versus`). What that can cost at most is
+    said before, what it cost after, and its verdicts are audited and compared with people's labels; so it is to be a
+    `Judge` or a subclass, and a run has one of them: several models form its panel."""
     keeps_answers: bool = False
     """It has a cache of its own (a judge's verdicts), of which failures are no part. It is then called on every run, so
     that what failed is tried again; otherwise scores on disk are used as they are."""

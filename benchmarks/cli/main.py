@@ -79,6 +79,9 @@ def run(
         bool, typer.Option("--judge-until-decided", help="Stop judging a policy once it is decided against SFT.")
     ] = False,
     judge_limit: Annotated[int | None, typer.Option(help="Judge at most this many prompts.", min=1)] = None,
+    judge_pairs: Annotated[
+        int | None, typer.Option(help="Judge rows against each other on this many prompts a pair; 0 for none.", min=0)
+    ] = None,
     judge_price: Annotated[
         str | None, typer.Option(help="The endpoint's price, dollars per million tokens: IN,OUT.")
     ] = None,
@@ -130,6 +133,7 @@ def run(
         judge_url=judge_url,
         judge_until_decided=judge_until_decided,
         judge_limit=judge_limit,
+        judge_pairs=judge_pairs,
         judge_price=read_price(judge_price),
         tracker=tracker,
         settings=settings or (),

@@ -18,7 +18,7 @@ from .gates import check_reward_models_apart
 from .open_policy import Limits
 from .responses import generate, read_responses
 from .scorers import Scorers, ScorerSettings
-from .scores import join_scores, score
+from .scores import join_scores, score, score_versus
 
 ROLES = ("training", "evaluation")  # of the reward models, and the splits that they learn from
 
@@ -119,9 +119,13 @@ class Pipeline:
         limits = Limits(spec.max_prompt_tokens, spec.max_response_tokens, spec.evaluation.temperature)
         return score(self.shop, evaluator, made, needs, responses, baseline, sft=self.sft, policy=policy, limits=limits)
 
+    def versus(self, responses: Stage, others: Mapping[str, Stage]) -> Stage:
+        """The judge's direct comparisons of a row's responses with those of other rows, by their labels."""
+        return score_versus(self.shop, self.scorers.judge, responses, others)
+
     def join(self, scores: Mapping[str, Stage]) -> Stage:
         """The scores of a policy by all evaluators in one table."""
-        return join_scores(self.shop, [scores[name] for name in self.scorers.evaluators])
+        return join_scores(self.shop, list(scores.values()))
 
     def along(self, cell: Stage, seed: int, responses: Stage, baseline: Stage) -> Stage:
         """The scores of the checkpoints that a method saved along training."""

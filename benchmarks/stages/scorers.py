@@ -12,7 +12,8 @@ import numpy as np
 from ...errors import InputError, nearest
 from ...evaluators.base import Traits, traits_of
 from ...evaluators.divergence import Divergence
-from ...evaluators.judge import OPENAI, read_template
+from ...evaluators.judge import OPENAI
+from ...evaluators.judge_question import read_template
 from ...evaluators.reward_model import RewardModelWinRate
 from ...models.checkpoint import Checkpoint
 from ...models.find import find_model
@@ -103,13 +104,13 @@ def check_settings(spec: BenchmarkSpec, tuning: Tuning) -> ScorerSettings:
     return ScorerSettings(evaluators, own, models)
 
 
-def cost_of_judging(spec: BenchmarkSpec, settings: ScorerSettings, tokenizer: Any, cells: int) -> str | None:
+def cost_of_judging(spec: BenchmarkSpec, settings: ScorerSettings, tokenizer: Any, rows: int, seeds: int) -> str | None:
     """The most that the judge's endpoint can cost, in words; None without a judge or with local ones alone."""
     if (judge := settings.judge) is None:
         return None
-    question = len(tokenizer(read_template(judge.prompt))["input_ids"])
+    question = max(len(tokenizer(read_template(name))["input_ids"]) for name in (judge.prompt, *judge.facets))
     question += spec.max_prompt_tokens + 2 * spec.max_response_tokens
-    return most(judge, cells, spec.evaluation.prompts, question)
+    return most(judge, rows, seeds, spec.evaluation.prompts, question)
 
 
 def identities(spec: BenchmarkSpec, settings: ScorerSettings) -> dict[str, Any]:

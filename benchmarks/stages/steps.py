@@ -18,6 +18,7 @@ from .pipeline import ROLES, Pipeline
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
 SUPERVISED, SCORER, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
+VERSUS = "judge on pairs of rows"
 Key = tuple[str, int | None, str]  # a row's label and a seed (empty and None for what all share), and the step's name
 Made = Mapping[Key, Stage | None]
 
@@ -74,7 +75,12 @@ def steps(pipeline: Pipeline, rows: Sequence[Row], seeds: int) -> list[Step]:
     """Everything that a run of these rows makes, in its order: shared stages, then cell by cell."""
     shared = [*_shared(pipeline, rows)]
     needs = tuple(step.key for step in shared if step.trains)
-    cells = [_cell(pipeline, row, seed, needs) for seed in range(seeds) for row in (SFT, *rows)]
+    ordered = (SFT, *rows)
+    cells = [
+        _cell(pipeline, row, seed, needs, before=[other.label for other in ordered[1:place]])
+        for seed in range(seeds)
+        for place, row in enumerate(ordered)
+    ]
     return [*shared, *(step for cell in cells for step in cell)]
 
 
@@ -113,8 +119,8 @@ def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...]) -> Step
     return Step(name, "reward_model", lambda made: pipeline.train_reward_model(role), needs, gate=gate, trains=True)
 
 
-def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...]) -> Iterator[Step]:
-    """The steps of a row with one seed; SFT's has no training."""
+def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], before: Sequence[str]) -> Iterator[Step]:
+    """The steps of a row with one seed; SFT's has no training. before: the rows that come before it, but for SFT."""
     step = partial(Step, row=row, seed=seed)
     trained, responses = (row.label, seed, TRAINING), (row.label, seed, RESPONSES)
     baseline = (SFT.label, seed, RESPONSES)
@@ -154,3 +160,12 @@ def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...]) -> I
             return pipeline.score(name, _stage(made, responses), _stage(made, baseline), policy(made))
 
         yield step(name, "scores", score, both, state=SCORES, asks=asks)
+    judge = pipeline.scored_by.judge
+    if before and judge is not None and judge.direct:
+        keys = {label: (label, seed, RESPONSES) for label in before}
+
+        def versus(made: Made) -> Stage:
+            there = {label: stage for label, key in keys.items() if (stage := made.get(key))}  # a cell may have failed
+            return pipeline.versus(_stage(made, responses), there)
+
+        yield step(VERSUS, "scores", versus, (responses, *keys.values()), state=SCORES, asks=True)

@@ -137,6 +137,7 @@ def test_no_winner_is_named_where_a_learnt_scorer_leads_and_responses_went_far()
         "comparisons": rows, "methods": {"a": {"seeds": 3, "cost": {}}}, "margin": 0.05,
         "far": {"a": {"far": 0.5, "very_far": 0.0, "responses": 300}},
     }  # fmt: skip
-    assert recommendation(made, ["win_rate.reward_model"]).startswith("No winner is named by the evaluation reward model")
+    said = recommendation(made, ["win_rate.reward_model"])
+    assert said.startswith("No winner is named by the evaluation reward model")
     near = made | {"far": {"a": {"far": 0.1, "very_far": 0.0, "responses": 300}}}
     assert recommendation(near, ["win_rate.reward_model"]).startswith("Use a: it is shown to beat SFT")

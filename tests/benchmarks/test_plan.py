@@ -112,6 +112,24 @@ def test_a_table_for_people(work, dry_run):
     assert not (work / "none").exists()
 
 
+def test_a_judges_comparisons_of_rows_are_planned_and_priced(dry_run):
+    """Three pairs of rows: 3 * 2 orders * 2 prompts beside 3 * 2 * 4 against SFT; none comes before the first row."""
+    judge = {"evaluators": {"length": None, "judge": {"model": "openai:none"}}, "evaluation": {"prompts": 4}}
+    found = json.loads(dry_run("--json", "-m", "dpo,orpo,ppo", "--judge-pairs", "2", "--root", "none", **judge).stdout)
+    assert found["judging"].startswith(
+        "at most 36 questions (12 of them on rows against each other, see --judge-pairs)"
+    )
+    states = {
+        step["stage"]: step["state"] for step in found["steps"] if step["stage"].endswith("judge on pairs of rows")
+    }
+    asks = "asks for what is missing"
+    assert states == {f"{row} seed 0, judge on pairs of rows": asks for row in ("orpo", "ppo")}
+    none = json.loads(dry_run("--json", "-m", "dpo,orpo", "--judge-pairs", "0", "--root", "none", **judge).stdout)
+    assert none["judging"].startswith("at most 16 questions, ")
+    assert not any("pairs of rows" in step["stage"] for step in none["steps"])
+    assert "go with a judge" in dry_run("-m", "dpo", "--judge-pairs", "0", code=2).stderr
+
+
 def test_bad_input_is_told_by_a_dry_run_too(dry_run):
     assert "did you mean 'beta'?" in dry_run("-m", "dpo:betta=1", code=2).stderr
 

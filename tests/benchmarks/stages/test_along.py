@@ -1,5 +1,6 @@
 """Checkpoints along training, and judges of a run (until decided, their bill, people's labels), on a whole tiny run."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignment_bench.analysis.sequential import UNTIL_DECIDED
+from alignment_bench.analysis.sequential import UNTIL_DECIDED, asking_order
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.export import export
 from alignment_bench.benchmarks.harness import run as run_harness
@@ -187,6 +188,38 @@ def test_the_bill_of_a_run_is_that_of_all_its_calls(outcome, always):
     assert second.summary["judges"]["usage"]["none"] == {
         "verdicts": total, "tokens_in": 100 * total, "tokens_out": total, "dollars": pytest.approx(total * 102e-6)
     }  # fmt: skip
+
+
+def test_rows_are_compared_with_each_other_and_asked_about_once(outcome, always):
+    """The judge prefers the later row, on the 3 prompts that it may ask; the other way round is the same question."""
+    both = _request(outcome, {"judge": ENDPOINT | {"versus": 3}}, methods=("ppo", "dpo"))
+    found = run_harness(both)
+    texts = {cell.method: {g.prompt_id: g.response for g in cell.generations()} for cell in found.run.cells()}
+    prompts = asking_order(texts["dpo"])[:3]
+    expected = {p: 0.5 if texts["dpo"][p] == texts["ppo"][p] else 1.0 for p in prompts}
+    asked, scores = always["openai:none"][0].asked, _direct(found.run)
+    assert scores == {("dpo", "versus.judge:ppo"): expected} and 1.0 in expected.values()
+    differ = sum(value == 1.0 for value in expected.values())
+    alone = sum(texts[m][p] != texts["sft"][p] for m in ("ppo", "dpo") for p in texts["sft"])
+    assert asked == 2 * (alone + differ) == found.summary["judges"]["usage"]["none"]["verdicts"]
+    shown = json.dumps([found.summary[part] for part in ("methods", "changes", "ties")])
+    assert "judge.answered" in shown and "versus" not in shown
+    assert "versus" not in (found.run.report_path / "index.html").read_text()
+    turned = run_harness(dataclasses.replace(both, methods=("dpo", "ppo")))
+    assert _direct(turned.run) == {("ppo", "versus.judge:dpo"): {p: 1 - value for p, value in expected.items()}}
+    assert always["openai:none"][0].asked == asked
+    apart = run_harness(dataclasses.replace(both, methods=("ppo",)))
+    assert any("did not compare ppo and dpo directly" in line for line in apart.summary["warnings"])
+    none = run_harness(_request(outcome, {"judge": ENDPOINT | {"versus": 0}}, methods=("ppo", "dpo")))
+    assert _direct(none.run) == {} and not any("directly" in line for line in none.summary["warnings"])
+
+
+def _direct(run):
+    """By row and metric the values of direct comparisons by prompt."""
+    scores = run.scores()
+    kept = scores[scores["metric"].str.match(r"versus\.judge:")]
+    return {key: dict(zip(part["prompt_id"], part["value"], strict=True))
+            for key, part in kept.groupby(["method", "metric"])}  # fmt: skip
 
 
 def test_another_judge_never_shares_a_column(outcome, always):
