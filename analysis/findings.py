@@ -13,7 +13,9 @@ from . import learnt_scorer, people, prediction_powered
 from .choice import better, choose
 from .comparisons import LEVEL
 from .costs import cost_sentences, unequal_compute, unequal_examples
+from .equal_length import sentences as extrapolated
 from .grids import SFT
+from .judge_audit import doubtful_judges, judges_below_people, panel_sentences
 from .quantities import measured
 from .subsets import sentences as where
 from .verdict import (
@@ -80,6 +82,10 @@ def findings(summary: Mapping[str, Any]) -> Findings:
             *_overoptimized(summary, many),
             *_contradictions(summary, metrics),
             *length_sentences(summary, metrics),
+            *extrapolated(summary),
+            *doubtful_judges(summary),
+            *judges_below_people(summary),
+            *panel_sentences(summary),
         ],
         undecided + _limits(summary),
     )

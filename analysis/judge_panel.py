@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .grids import SFT
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm
 
 if TYPE_CHECKING:
     import pandas
-
-from .grids import SFT
 
 WIN_RATE, ANSWERED = "win_rate.judge", "judge.answered"
 POOLED = (WIN_RATE, "reward.judge", "grade.judge")  # a panel's is the mean of its members'
