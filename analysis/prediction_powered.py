@@ -14,8 +14,8 @@ in its first mean, and so a factor 1 / (1 + n/N) in lambda; the estimate is the 
 is a table of seeds and prompts like any score, so the variance is that of `statistics.analyse`, over prompts and
 training runs, with as many degrees of freedom as prompts were labelled, less the one that lambda takes.
 
-A scorer adds something from some agreement on, and a corrected win rate is told only where its interval is a tenth
-narrower than that of the labels alone: `selfcheck/claims_people.py` simulates how often that is.
+A scorer adds something from some agreement on, and a corrected win rate is told only where the interval is narrower
+than that of the labels alone, see `narrows`; `selfcheck/claims_people.py` simulates how often that is.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Corrected:
     """Responses that have an outcome of the scorer."""
     power: float
     """lambda: the weight of the scorer, 0 to 1."""
+    correlation: float
+    """Of labels and outcomes, over the responses that have both; NaN where either does not vary."""
     labels: Interval
     """By the labels alone."""
 
-    @property
-    def narrows(self) -> bool:
-        """True where the scorer makes the interval narrower by a tenth or more."""
-        width = self.labels.high - self.labels.low
-        return self.power > 0 and self.high - self.low <= NARROWER * width
+    def width(self) -> float:
+        """Times the width of labels alone."""
+        return (self.high - self.low) / (self.labels.high - self.labels.low)
 
 
 def correct(labels: np.ndarray, outcomes: np.ndarray) -> Corrected | None:
@@ -86,13 +86,25 @@ def correct(labels: np.ndarray, outcomes: np.ndarray) -> Corrected | None:
     influence = influence + np.where(both, of / n * (rest - np.nanmean(rest)), 0.0)
     low, high = _limits(min(max(mean, 0.0), 1.0), influence, prompts)
     alone = interval(np.where(both, labels, nan), bounds=(0.0, 1.0))
-    return Corrected(mean, low, high, n, of, power, alone)
+    return Corrected(mean, low, high, n, of, power, _correlation(labels[both], outcomes[both]), alone)
+
+
+def narrows(labels: np.ndarray, outcomes: np.ndarray) -> bool:
+    """True where a scorer makes the interval narrower, and by a tenth or more that of these trained policies.
+
+    The tenth is of the interval over prompts alone, seeds averaged: with two or three seeds the interval that seems
+    narrow is the one in which training runs seem to differ little, by luck, and what is told would be false too often.
+    """
+    whole, policies = correct(labels, outcomes), correct(_over_seeds(labels), _over_seeds(outcomes))
+    if whole is None or policies is None:
+        return False
+    return whole.power > 0 and whole.width() < 1 and policies.width() <= NARROWER
 
 
 def prediction_powered(grids: Grids, methods: Sequence[str]) -> list[dict[str, Any]]:
     """Every win rate by people, against SFT and between rows, with every scorer that has outcomes for it.
 
-    Rows of a, b, scorer, mean, low, high, n, of, power, `labels` (mean, low, high, n of the labels alone), `narrows`.
+    Rows of a, b, scorer, what `Corrected` holds (`labels`: mean, low, high, n), and `narrows`.
     """
     found = []
     scorers = sorted({m.removeprefix("win_rate.") for _, m in grids if m.startswith("win_rate.") and m.count(".") == 1})
@@ -106,25 +118,28 @@ def prediction_powered(grids: Grids, methods: Sequence[str]) -> list[dict[str, A
             if outcomes is None:
                 continue
             aligned = labels.reindex(index=outcomes.index, columns=outcomes.columns)
-            if corrected := correct(aligned.to_numpy(float), outcomes.to_numpy(float)):
-                found.append({"a": a, "b": b, "scorer": scorer, **asdict(corrected), "narrows": corrected.narrows})
+            tables = (aligned.to_numpy(float), outcomes.to_numpy(float))
+            if corrected := correct(*tables):
+                found.append({"a": a, "b": b, "scorer": scorer, **asdict(corrected), "narrows": narrows(*tables)})
     return found
 
 
 def sentences(summary: Mapping[str, Any]) -> list[str]:
-    """The win rates that a scorer makes narrower than labels alone, each by the scorer that narrows it most."""
+    """The win rates that a scorer makes narrower than labels alone."""
     return [_sentence(row) for row in told(summary)]
 
 
 def told(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The rows that `sentences` tells."""
+    """The rows that `sentences` tells: of several scorers of a win rate the one that correlates most with the labels.
+
+    It is chosen before its interval is looked at, for the reason that `narrows` gives.
+    """
     best: dict[tuple[str, str], Mapping[str, Any]] = {}
     for row in summary.get("prediction_powered") or []:
-        if row["narrows"] and measured(row["low"]):
-            pair = (row["a"], row["b"])
-            if pair not in best or row["high"] - row["low"] < best[pair]["high"] - best[pair]["low"]:
-                best[pair] = row
-    return [*best.values()]
+        pair = (row["a"], row["b"])
+        if measured(row["correlation"]) and (pair not in best or row["correlation"] > best[pair]["correlation"]):
+            best[pair] = row
+    return [row for row in best.values() if row["narrows"]]
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
@@ -146,6 +161,18 @@ def _power(labels: np.ndarray, outcomes: np.ndarray) -> float:
     if spread == 0:
         return 0.0
     return min(max(float(np.mean((labels - labels.mean()) * (outcomes - outcomes.mean()))) / spread, 0.0), 1.0)
+
+
+def _correlation(labels: np.ndarray, outcomes: np.ndarray) -> float:
+    if labels.std() == 0 or outcomes.std() == 0:
+        return nan
+    return float(np.corrcoef(labels, outcomes)[0, 1])
+
+
+def _over_seeds(table: np.ndarray) -> np.ndarray:
+    """The means over seeds [1, prompts]; NaN for a prompt without any value."""
+    known = np.isfinite(table).sum(0)
+    return np.where(known > 0, np.nansum(table, axis=0) / np.maximum(known, 1), nan)[None]
 
 
 def _limits(mean: float, influence: np.ndarray, prompts: int) -> tuple[float, float]:

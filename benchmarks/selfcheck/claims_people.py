@@ -4,8 +4,9 @@ python -m alignment_bench.benchmarks.selfcheck.claims_people
 
 Writes results/published/prediction_powered.json. `rates` simulates scores as coverage.py does: people's outcomes are
 the signs of Gaussian scores with ties near 0, those of three scorers the signs of scores that correlate with them, and
-the one that narrows most is told. `usefulness` has a simpler world, in which agreement means one thing: people prefer
-60% of the responses to SFT's, and a scorer prefers what they prefer with a fixed chance, whichever that is.
+of the three the one that correlates most with the labels is told. `usefulness` has a simpler world, in which agreement
+means one thing: people prefer 60% of the responses to SFT's, and a scorer prefers what they prefer with a fixed chance,
+whichever that is.
 """
 
 import argparse
@@ -24,7 +25,7 @@ PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "prediction_po
 SIZES = ((300, 50), (300, 100), (300, 200), (48, 24), (23, 20))  # prompts, and how many of them have labels
 SEEDS = (1, 2, 3, 5)
 WORLDS = ((0.0, 0.0), (0.4, 0.2), (1.0, 0.0))  # mean of the scores, and sd of a training run's effect
-CORRELATIONS = (0.6, 0.9)  # of a scorer's scores with people's
+CORRELATION = 0.9  # of a scorer's scores with people's
 SCORERS = ("judge", "reward_model", "another")
 AGREEMENTS, LABELS, PROMPTS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95), (50, 100, 200), 300
 PREFERRED = 0.6  # chance that people prefer a response to SFT's
@@ -36,16 +37,16 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
     With one seed the truth is that of the policy that was trained.
     """
     found = []
-    for (prompts, labels), seeds, (mean, seed_sd), correlation in product(SIZES, SEEDS, WORLDS, CORRELATIONS):
-        rng = np.random.default_rng([seed, prompts, labels, seeds, int(10 * mean), int(100 * correlation)])
-        claims = [_claims(rng, seeds, prompts, labels, mean, seed_sd, correlation) for _ in range(runs)]
+    for (prompts, labels), seeds, (mean, seed_sd) in product(SIZES, SEEDS, WORLDS):
+        rng = np.random.default_rng([seed, prompts, labels, seeds, int(10 * mean)])
+        claims = [_claims(rng, seeds, prompts, labels, mean, seed_sd) for _ in range(runs)]
         false = sum(claim is False for claim in claims)
         low, high = binomtest(false, runs).proportion_ci(method="exact")
         found.append(
             {
-                "sentence": "By people, a wins x% against SFT (95% interval): labels, and a scorer corrected by them",
+                "sentence": "By people, a wins x% against SFT (95% interval), from their labels and a scorer",
                 "design": f"{seeds} seeds, {prompts} prompts, {labels} of them labelled, win rate "
-                f"{win_rate(mean, seed_sd):.2f}, seed sd {seed_sd:g}, scorers correlate {correlation:g}",
+                f"{win_rate(mean, seed_sd):.2f}, seed sd {seed_sd:g}, scorers correlate {CORRELATION:g}",
                 "runs": runs,
                 "told": sum(claim is not None for claim in claims) / runs,
                 "false": false / runs,
@@ -69,19 +70,26 @@ def usefulness(runs: int, seed: int) -> list[dict[str, Any]]:
             count += len(told({"prediction_powered": rows}))
         width = float(np.median(widths))
         found.append(
-            {"labels": labels, "prompts": PROMPTS, "agreement": agreement, "width": width, "told": count / runs}
+            {
+                "labels": labels,
+                "prompts": PROMPTS,
+                "agreement": agreement,
+                "width": width,
+                "runs": runs,
+                "told": count / runs,
+            }
         )
     return found
 
 
 def _claims(
-    rng: np.random.Generator, seeds: int, prompts: int, labels: int, mean: float, seed_sd: float, correlation: float
+    rng: np.random.Generator, seeds: int, prompts: int, labels: int, mean: float, seed_sd: float
 ) -> bool | None:
     """One simulated run: is what is told true? None where nothing is told."""
     effect = effects(rng, seeds, seed_sd)
     people = scores(rng, effect, prompts, mean)
-    noise = (1 - correlation**2) ** 0.5
-    others = {s: mean / 2 + correlation * (people - mean) + noise * rng.normal(0, 1, people.shape) for s in SCORERS}
+    noise = (1 - CORRELATION**2) ** 0.5
+    others = {s: mean / 2 + CORRELATION * (people - mean) + noise * rng.normal(0, 1, people.shape) for s in SCORERS}
     truth = win_rate(mean + float(effect[0, 0])) if seeds == 1 else win_rate(mean, seed_sd)
     rows = _corrected(rng, wins(people), {name: wins(other) for name, other in others.items()}, labels)
     claims = [row["low"] <= truth <= row["high"] for row in told({"prediction_powered": rows})]
@@ -106,7 +114,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PUBLISHED)
     arguments = parser.parse_args()
     found = {"usefulness": usefulness(arguments.runs, 0), "rates": rates(arguments.runs, 0)}
-    write_json(arguments.out, {"runs": arguments.runs, **found})
+    write_json(arguments.out, found)
 
 
 if __name__ == "__main__":

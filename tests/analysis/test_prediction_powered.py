@@ -6,9 +6,9 @@ import numpy as np
 import pandas
 import pytest
 
-from alignment_bench.analysis.prediction_powered import FEWEST, correct, prediction_powered, sentences
+from alignment_bench.analysis.prediction_powered import FEWEST, correct, narrows, prediction_powered, sentences
 from alignment_bench.analysis.statistics import t_squared
-from alignment_bench.benchmarks.selfcheck import claims_people
+from alignment_bench.benchmarks.selfcheck import claims_people, coverage
 
 PUBLISHED = json.loads(claims_people.PUBLISHED.read_text())
 
@@ -59,7 +59,7 @@ def test_a_scorer_that_knows_nothing_or_the_opposite_gets_no_weight():
     assert correct(*world(0.1)).power == 0.0
     labels, outcomes = world(0.9)
     same = correct(labels, np.ones_like(outcomes))
-    assert same.power == 0.0 and not same.narrows
+    assert same.power == 0.0 and np.isnan(same.correlation) and not narrows(labels, np.ones_like(outcomes))
     assert same.mean == pytest.approx(np.nanmean(labels))
 
 
@@ -87,6 +87,21 @@ def test_seeds_that_differ_widen_the_interval():
     assert found.low < 0.45 and found.high > 0.75
     one = correct(labels[:1], people[:1])
     assert one.high - one.low < 0.2
+    assert narrows(labels[:1], people[:1])
+
+
+def test_what_narrows_is_decided_without_the_luck_of_few_seeds():
+    """A scorer of little worth (the theory says 5% narrower) and two seeds: by the whole interval alone it would be
+    told whenever training runs seem to differ less in what is corrected."""
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(100):
+        people = coverage.scores(rng, coverage.effects(rng, 2, 0.2), 300, 0.4)
+        outcomes = coverage.wins(0.5 * people + 0.85 * rng.normal(0, 1, people.shape))
+        labels = np.where(rng.permutation(300) < 100, coverage.wins(people), np.nan)
+        found.append((correct(labels, outcomes).width() <= 0.9, narrows(labels, outcomes)))
+    by_width, told = np.mean(found, axis=0)
+    assert told < 0.06 and by_width > 0.12
 
 
 def test_only_the_responses_that_the_scorer_knows_are_taken():
@@ -129,33 +144,38 @@ def test_what_narrows_is_told_and_nothing_else():
         f"({100 * row['labels']['low']:.0f} to {100 * row['labels']['high']:.0f})."
     )
     narrower = {**row, "scorer": "gold", "high": row["low"] + 0.01}
-    (said,) = sentences({"prediction_powered": [*rows, narrower]})
-    assert "the true reward" in said
+    (said,) = sentences({"prediction_powered": [narrower, {**row, "correlation": row["correlation"] + 0.01}]})
+    assert "the judge" in said  # chosen by its correlation with the labels, not by its interval
+    better = {**row, "correlation": row["correlation"] + 0.01, "narrows": False}
+    assert sentences({"prediction_powered": [narrower, better]}) == []
     weak = prediction_powered(grids_of(*world(0.7)), ["sft", "a"])
     assert len(weak) == 1 and sentences({"prediction_powered": weak}) == [] == sentences({})
 
 
 def test_published_claims_are_false_in_5_percent_at_most():
-    assert PUBLISHED["runs"] == 1000
+    """Of 60 rows some lie above by chance: none does by more than its 95% interval."""
     rows = PUBLISHED["rates"]
-    assert len(rows) == 120 and all(row["runs"] == 1000 for row in rows)
-    assert max(row["false"] for row in rows) <= 0.05
+    assert len(rows) == 60 and all(row["runs"] >= 300 for row in rows)
+    assert max(row["low"] for row in rows) <= 0.05
+    assert sum(row["false"] for row in rows) / len(rows) <= 0.04
     assert max(row["told"] for row in rows) > 0.9  # they are told where a scorer is good
 
 
-def test_published_usefulness_begins_between_75_and_80_percent_of_agreement():
-    """Widths are those of theory, sqrt(1 - r^2 (1 - n/N)), r the correlation of two coins that agree so often."""
+def test_published_usefulness_begins_near_80_percent_of_agreement():
+    """Widths are those of theory, sqrt(1 - r^2 (1 - n/N)), r the correlation of two coins that agree so often, and of
+    the one pseudo-prompt: its variance 1 / (n + 4)^2 beside p (1 - p) / n of the labels alone."""
     rows = PUBLISHED["usefulness"]
     for row in rows:
-        p, a = claims_people.PREFERRED, row["agreement"]
+        p, a, n = claims_people.PREFERRED, row["agreement"], row["labels"]
         said = p * a + (1 - p) * (1 - a)
         r = (p * a - p * said) / (p * (1 - p) * said * (1 - said)) ** 0.5
-        theory = (1 - r**2 * (1 - row["labels"] / row["prompts"])) ** 0.5
-        assert row["width"] == pytest.approx(theory, abs=0.05)
+        pseudo = n / (n + 4) ** 2 / (p * (1 - p))
+        assert row["width"] == pytest.approx((1 - r**2 * (1 - n / row["prompts"]) + pseudo) ** 0.5, abs=0.03)
     told = {(row["labels"], row["agreement"]): row["told"] for row in rows}
-    assert told[100, 0.7] < 0.05 and told[100, 0.9] > 0.9
+    assert told[100, 0.7] < 0.05 < 0.3 < told[100, 0.8] and told[100, 0.85] > 0.8 and told[100, 0.9] > 0.95
     assert told[200, 0.8] < 0.05  # with labels for most prompts a scorer has little to add
 
 
 def test_a_run_can_be_simulated_again():
-    assert all(0 <= row["told"] <= 1 for row in claims_people.usefulness(2, 1))
+    rows = claims_people.usefulness(2, 1)
+    assert len(rows) == 24 and all(0 <= row["told"] <= 1 for row in rows)

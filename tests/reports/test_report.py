@@ -296,7 +296,8 @@ def test_people_on_the_responses_stand_on_the_page_and_in_markdown(tmp_path, mak
     run = make_run(tmp_path)
     row = {
         "a": "ppo", "b": "sft", "scorer": "judge", "mean": 0.634, "low": 0.571, "high": 0.692, "n": 100, "of": 300,
-        "power": 0.62, "labels": {"mean": 0.61, "low": 0.51, "high": 0.7, "n": 100}, "narrows": True,
+        "power": 0.62, "correlation": 0.6, "narrows": True,
+        "labels": {"mean": 0.61, "low": 0.51, "high": 0.7, "n": 100},
     }  # fmt: skip
     people = {
         "served": 200, "pairs": 180, "labels": 216, "skips": 3, "labellers": 2,
