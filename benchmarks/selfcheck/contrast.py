@@ -1,6 +1,6 @@
 """Evaluation reward models with and without contrast pairs, on the stored responses of a run whose truth is known.
 
-bench run -b quick --seeds 2 -m dpo,dpo:beta=0.05:lr=2e-4,ppo,ppo:beta=0.05,...
+bench run -b quick --seeds 2 -m ppo,ppo:beta=0.05,dpo,dpo:beta=0.05:lr=2e-4,dpo:beta=0.1:lr=3e-4,...
 python -m alignment_bench.benchmarks.selfcheck.contrast results/runs/quick/RUN [--root results]
 
 Writes a JSON file, by default results/published/contrast.json. For each reward model: Kendall's tau between its win
@@ -31,7 +31,7 @@ from ..stages import gates, trained
 from ..world import true_reward
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "contrast.json"
-SHARES, SEEDS = (0.0, 0.4), (2, 12, 22)  # 2 is the seed of a run's own evaluation reward model
+SHARES, SEEDS = (0.0, 0.4), (2, 12)  # 2 is the seed of a run's own evaluation reward model
 FAR = (0.0, 2.0, 4.0, 8.0, float("inf"))  # nats of KL to SFT, the limits of the groups of responses
 Answers = Mapping[tuple[str, int], list[Generation]]
 

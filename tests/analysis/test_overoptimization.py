@@ -7,7 +7,16 @@ import pandas
 import pytest
 from scipy.stats import t
 
-from alignment_bench.analysis.overoptimization import GOLD, PROXY, STAND_IN, curve, fit, overoptimization, value
+from alignment_bench.analysis.overoptimization import (
+    GOLD,
+    PROXY,
+    STAND_IN,
+    _saturating,
+    curve,
+    fit,
+    overoptimization,
+    value,
+)
 
 DISTANCES = np.linspace(0.4, 2.0, 6)
 
@@ -112,6 +121,22 @@ def test_a_fall_without_a_rise_of_the_proxy_is_another_sentence():
     )
 
 
+def test_a_fall_over_which_the_proxy_rises_goes_before_a_larger_one():
+    """From the first checkpoint both fall by 1; from the others gold falls by 0.5, and the proxy rises by 1."""
+    gold, proxy = np.array([1.0, 0.5, 0.5, 0.5, 0.5, 0.0]), np.array([2.0, 0.0, 0.0, 0.0, 0.0, 1.0])
+    fell = said(gold, proxy=proxy)["fall"]
+    assert fell["proxy_rises"] and fell["examples"] > 100 and fell["drop"]["mean"] == pytest.approx(0.5, abs=0.25)
+
+
+def test_derivatives_of_the_form_that_levels_off():
+    rewards = curve("saturating", 2.0, 0.7, DISTANCES)
+    (alpha, beta), slopes = _saturating(DISTANCES, rewards)
+    assert (alpha, beta) == (pytest.approx(2.0, rel=1e-3), pytest.approx(0.7, rel=1e-3))
+    for place, (a, b) in enumerate(((1e-5, 0.0), (0.0, 1e-5))):
+        step = curve("saturating", alpha + a, beta + b, DISTANCES) - curve("saturating", alpha - a, beta - b, DISTANCES)
+        assert slopes[:, place] == pytest.approx(step / 2e-5, rel=1e-4)
+
+
 def test_the_fall_is_that_of_the_mean_over_seeds():
     """Two runs, 80 prompts: the interval is over prompts, of each prompt's mean over both."""
     rng = np.random.default_rng(6)
@@ -134,6 +159,8 @@ def test_a_facet_that_falls_is_found_beneath_a_reward_that_does_not():
     found = said(LEVEL, **{f"{GOLD}.helpful": facet})
     assert found["fall"]["metric"] == f"{GOLD}.helpful"
     assert "the true reward (helpful) falls by" in found["text"]
+    drop = (facet[found["fall"]["examples"] // 100 - 1] - facet[-1]).mean(0)[:40]
+    assert found["fall"]["drop"]["high"] == pytest.approx(limits(drop, 0.025 / 12)[1])  # two metrics, six checkpoints
     assert set(found["fits"]) == {PROXY, GOLD}  # no curve of a facet
 
 
