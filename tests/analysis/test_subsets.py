@@ -69,6 +69,13 @@ def test_a_missing_value_moves_neither_group():
     assert np.isnan(values[0, 1]) and np.nanmean(values) == pytest.approx(2 / 3 - 3 / 8)
 
 
+def test_a_seed_that_is_better_everywhere_moves_no_difference():
+    """Seeds of 90 and 50%, and of 80 and 40%: each says 40 points; were the shifts added, one would say 50 or more."""
+    inside = np.arange(40) < 20
+    wins = [[1.0] * (18 - 2 * s) + [0.0] * (2 + 2 * s) + [1.0] * (10 - 2 * s) + [0.0] * (10 + 2 * s) for s in (0, 1)]
+    assert influence(np.array(wins), inside).mean(1) == pytest.approx([0.4, 0.4])
+
+
 def test_alike_everywhere_is_no_sentence_and_small_groups_are_left_out():
     wins = [[1.0, 1.0, 1.0, 0.0] * 15]
     found = by_group(table(wins), GROUPS)
