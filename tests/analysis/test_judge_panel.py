@@ -109,11 +109,14 @@ def test_a_panel_of_which_nobody_is_left_has_no_number():
 
 
 def test_weights_stay_when_a_member_leaves():
-    """Weights 3, 1 and 4, the last one leaves: (3 * 1 + 1 * 0) / 4."""
+    """Weights 3, 1 and 4, the last one leaves: (3 * 1 + 1 * 0) / 4; a prompt that x leaves open has no value."""
     weights = {"x": 3.0, "y": 1.0, "z": 4.0}
-    members = {"x": ([1.0] * 20, [1.0] * 20), "y": ([0.0] * 20, [1.0] * 20), "z": ([0.5] * 20, [0.0] * 20)}
+    one_open = [1.0] * 19 + [np.nan]
+    members = {"x": (one_open, [1.0] * 19), "y": ([0.0] * 20, [1.0] * 20), "z": ([0.5] * 20, [0.0] * 20)}
     found = settle(together(panel("dpo", members, weights)), weights)
-    assert values_of(found.scores, "dpo", "win_rate.judge") == [0.75] * 20
+    values = values_of(found.scores, "dpo", "win_rate.judge")
+    assert values[:19] == [0.75] * 19 and np.isnan(values[19])
+    assert values_of(found.scores, "dpo", "judge.answered") == [1.0] * 19 + [0.0]
 
 
 def test_decisions_that_hang_on_one_member_are_named():
