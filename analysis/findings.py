@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .frontier import sentences as at_equal_kl
 from .quantities import COSTS, cost, measured
 from .verdict import (
     SFT,
@@ -66,6 +67,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         [*few_seeds(summary["methods"]), *_unequal_examples(summary), *_unequal_compute(summary)],
         [
             *_overoptimized(summary, many),
+            *at_equal_kl(summary),
             *_contradictions(summary, metrics),
             *length_sentences(summary, metrics),
             *_doubtful_judges(summary),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .findings import few_seeds
+from .frontier import frontier
 from .metric_names import title
 from .overoptimization import overoptimization
 from .resampling import bootstrap_interval, permutation_p
@@ -69,6 +70,7 @@ def summarize(
         "ratings": ratings(grids, methods),
         "length_controlled": length_control(grids, methods),
         "overoptimization": overoptimization(along) if along is not None else {},
+        "frontier": frontier(scores, along),
         "gates": gates,
         "warnings": [*warnings, *_cautions(grids, rows), *failed_gates(gates)],
     }

@@ -54,7 +54,7 @@ def run():
 def test_keys_and_order(run):
     assert list(run) == [
         "run_id", "run_dir", "benchmark", "contract", "methods", "comparisons", "head_to_head", "ratings",
-        "length_controlled", "overoptimization", "gates", "warnings",
+        "length_controlled", "overoptimization", "frontier", "gates", "warnings",
     ]  # fmt: skip
     assert list(run["methods"]) == ["sft", "dpo", "orpo"]
     assert list(run["methods"]["dpo"]["metrics"]) == ["kl", GOLD]
