@@ -59,9 +59,11 @@ class Pipeline:
     def train_reward_model(self, role: str) -> Stage:
         """A reward model; with the last of them the scorers are there. InputError where they have seed or pairs in
         common."""
-        pairs, seed = getattr(self.corpus, role), 1 + ROLES.index(role)
-        heldout = self.corpus.heldout
-        made = trained.train_reward_model(self.shop, self.sft, self.spec.reward_model, pairs, heldout, seed)
+        settings, heldout = self.spec.reward_model, self.corpus.heldout
+        pairs, seed = getattr(self.corpus, role), 1 + ROLES.index(role) + 2 * settings.seed
+        if role == ROLES[0] and settings.pairs:
+            pairs = pairs.some(settings.pairs)
+        made = trained.train_reward_model(self.shop, self.sft, settings, pairs, heldout, seed)
         self.reward_models = {**self.reward_models, role: made}
         if len(self.reward_models) == len(ROLES):
             check_reward_models_apart(self.reward_models)

@@ -38,7 +38,7 @@ def train_sft(
 ) -> Stage:
     """The stage in which the base is fine-tuned on the replies of some pairs; see training/sft.py."""
     seen, unseen = (examples(pairs, both=settings.replies == "both") for pairs in (train, heldout))
-    recipe = _recipe(settings, shop, seed=0, label="SFT")
+    recipe = _recipe(settings, shop, seed=settings.seed, label="SFT")
     inputs = shop.inputs(
         base=base.key, settings=settings.model_dump(), train=rows_digest(train), heldout=rows_digest(heldout)
     )
@@ -54,7 +54,7 @@ def train_reward_model(
     recipe = _recipe(settings, shop, seed=seed, label=f"reward model {seed}")
     inputs = shop.inputs(
         sft=sft.key,
-        settings=settings.model_dump(),
+        settings=settings.model_dump(exclude={"seed", "pairs"}),  # `seed` and `train` say them
         train=rows_digest(train),
         heldout=rows_digest(heldout),
         seed=seed,
