@@ -135,7 +135,7 @@ def method_of(label: str) -> str:
 def _points(scores: pandas.DataFrame, along: pandas.DataFrame | None) -> dict[str, tuple[str, list[Point]]]:
     """For each method what its points are, and the points by rising KL."""
     values = scores.assign(value=scores["value"].astype(float)).replace({"metric": {FINAL_PROXY: PROXY}})
-    values = values[values["metric"].map(_is_wanted)]
+    values = values[values["metric"].map(is_wanted)]
     grids = {
         (str(label), str(metric)): part.pivot(index="seed", columns="prompt_id", values="value")
         for (label, metric), part in values.groupby(["method", "metric"], sort=False)
@@ -153,7 +153,7 @@ def _points(scores: pandas.DataFrame, along: pandas.DataFrame | None) -> dict[st
     return {m: (over, sorted(points, key=lambda p: float(np.nanmean(p.kl)))) for m, (over, points) in found.items()}
 
 
-def _is_wanted(metric: str) -> bool:
+def is_wanted(metric: str) -> bool:
     """The KL, and scores as a whole: no facets, no judge that stopped early."""
     family, _, scorer = metric.partition(".")
     whole = family in ("win_rate", "reward") and "." not in scorer
@@ -162,7 +162,7 @@ def _is_wanted(metric: str) -> bool:
 
 def _checkpoints(along: pandas.DataFrame, label: str) -> list[Point]:
     """The checkpoints of a row that every seed has, the final policy among them."""
-    rows = along[(along["method"] == label) & along["metric"].map(_is_wanted)]
+    rows = along[(along["method"] == label) & along["metric"].map(is_wanted)]
     grids = {
         (examples, str(metric)): part.pivot(index="seed", columns="prompt_id", values="value").astype(float)
         for (examples, metric), part in rows.groupby(["examples", "metric"])
@@ -320,7 +320,7 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _sentence(row: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
-    a, b, by = row["a"], row["b"], _scorer(row["metric"])
+    a, b, by = row["a"], row["b"], scorer_name(row["metric"])
     if row["kl"] is None:
         spans = (f"{name} {_span(methods[name]['points'])}" for name in (a, b))
         return f"Nothing is said of {a} and {b} at equal KL to SFT, for they have none in common ({', '.join(spans)})."
@@ -350,7 +350,8 @@ def _sentence(row: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
     return f"At equal KL to SFT ({where}), {ahead} {is_} ahead of {behind} by {by}: {size}{mean} ({span}){everywhere}."
 
 
-def _scorer(metric: str) -> str:
+def scorer_name(metric: str) -> str:
+    """What gives a score its numbers, in words."""
     return NAMES.get(metric) or BY.get(metric.partition(".")[2], metric.partition(".")[2])
 
 

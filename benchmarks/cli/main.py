@@ -23,6 +23,7 @@ from .doctor import doctor
 from .live import watching
 from .plan import print_plan
 from .speed import speed
+from .study import carry_out, study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -83,6 +84,12 @@ def run(
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the benchmark, dotted: methods.dpo.beta=0.05."),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=V1,V2,...", help="A study along a field: dpo.beta, labels.flip, budget; repeat to cross."
+        ),
     ] = None,
     tracker: Annotated[
         str | None, typer.Option(help="Also send logs and scores to: tensorboard, wandb, trackio or mlflow.")
@@ -152,6 +159,13 @@ def run(
         cell_timeout=cell_timeout,
         trust_remote_code=trust_remote_code,
     )
+    if vary:
+        from ..studies.axes import varied
+
+        if out:
+            raise InputError("--out is the folder of one run, and --vary makes several; leave it out")
+        carry_out(varied(spec, names, seeds, vary), request, dry_run, as_json)
+        return
     if dry_run:
         print_plan(request, as_json)
         return
@@ -280,6 +294,7 @@ def new_method(
 
 app.command("audit-data")(audit_data)
 app.command()(speed)
+app.command()(study)
 
 
 cli_show.register(app)
