@@ -224,7 +224,6 @@ def _not_shown(
     field: str,
     by: str,
     study: Mapping[str, Any],
-    others: Sequence[str],
 ) -> list[str]:
     """Changes and interactions that are not shown, with their intervals, so that this is not read as "none"."""
     parts = []

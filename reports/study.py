@@ -66,7 +66,7 @@ def _axis(study: Mapping[str, Any], field: str, metric: str | None, looks: Mappi
     }
     return {
         "field": field,
-        "values": [_text(v) for v in axis["values"]],
+        "heads": [_text(v) for v in axis["values"]],
         "cells": cells,
         "figure": _curves(study, field, looks),
         "changes": [

@@ -185,7 +185,7 @@ app.command("audit-judge")(audit_judge)
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or a folder that holds runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or studies, or a folder that holds runs.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,
     formats: Annotated[
         str, typer.Option("--format", help="By comma: html, md, latex, csv, parquet, json, svg, pdf; or all.")
@@ -195,11 +195,15 @@ def report(
 
     Example: bench report results/runs/quick --out report --format html,latex,pdf
     """
-    from ...reports.render import FORMATS, render
-    from ...results.run_folder import find_runs
+    from ...reports.render import FORMATS, render, render_study
+    from ...results.integrity import read_record
+    from ...results.run_folder import STUDY, find_runs
 
     chosen = FORMATS if formats == "all" else tuple(name.strip() for name in formats.split(",") if name.strip())
-    written = render([r for folder in runs for r in find_runs(folder)], out, chosen)
+    studies = [folder for folder in runs if (folder / STUDY).is_file()]
+    written = [path for folder in studies for path in render_study(folder, read_record(folder / STUDY))]
+    if found := [r for folder in runs if folder not in studies for r in find_runs(folder)]:
+        written += render(found, out, chosen)
     for path in dict.fromkeys(p.parent if p.parent.name in ("figures", "tables") else p for p in written):
         print(path)
 

@@ -68,6 +68,7 @@ def carry_out(found: "Study", base: "Request", dry_run: bool, as_json: bool) -> 
     """Print the plan of a study and, unless that is all, make it and print what it shows. Exit code 1 where a cell
     failed."""
     from ...results.integrity import read_record
+    from ...results.run_folder import STUDY
     from ..studies import study as studies
 
     planned = studies.plan_study(found, base, keep=not dry_run)
@@ -87,7 +88,7 @@ def carry_out(found: "Study", base: "Request", dry_run: bool, as_json: bool) -> 
         return
     with watching() as watcher:
         folder = studies.run_study(found, replace(base, say=watcher.say, watch=watcher.watch))
-    result = read_record(folder / studies.STUDY)
+    result = read_record(folder / STUDY)
     if as_json:
         print(json.dumps(result, indent=2))
     else:

@@ -167,7 +167,7 @@ def make_axis(field: str, values: Sequence[Any], place: str, methods: Sequence[s
     """An axis of a field as it was written. InputError for fewer than two values, and a method that is not there."""
     distinct = {json.dumps(value, default=str) for value in values}
     if len(distinct) < 2 or len(distinct) < len(values):
-        what = "has one value" if len(distinct) < 2 else "has a value twice"
+        what = "has fewer than two values" if len(distinct) < 2 else "has a value twice"
         raise InputError(f"{place}: {field} {what}; an axis needs two different values or more")
     bare = field.removeprefix("methods.")
     head, _, setting = bare.partition(".")

@@ -21,7 +21,7 @@ from ...analysis.summary import plain
 from ...analysis.verdict import verdict
 from ...reports.render import render_study
 from ...results.integrity import digest, write_record, writing
-from ...results.run_folder import check_names
+from ...results.run_folder import STUDY, check_names
 from .. import harness
 from ..plan import AT_LEAST, Plan, Planned, plan
 from ..request import Request
@@ -30,7 +30,6 @@ from .axes import Study, StudyRun, described
 if TYPE_CHECKING:
     import pandas
 
-STUDY = "study.json"
 STRENGTH = "budget"  # a field of the benchmark along which a method's rows are one frontier, as along its own settings
 KEPT = ("kl", "length")  # measures that a study shows beside scores
 # Fields that a shared stage hangs on: of stages to do that agree in them only one is counted.
@@ -139,7 +138,9 @@ def verdict_of(found: Mapping[str, Any]) -> list[str]:
     metric = along_an_axis.headline_of(found)
     said = along_an_axis.sentences(found)
     for part in found["frontiers"]:
-        said += at_equal_kl.sentences({"frontier": part})
+        values = [f"{field} {found['axes'][field]['values'][place]}" for field, place in part["at"].items()]
+        where = f" ({', '.join(values)})" if values else ""
+        said += [f"{text.removesuffix('.')}{where}." for text in at_equal_kl.sentences({"frontier": part})]
     said += variance.sentences(found, metric or next((r["metric"] for r in found["variance"]), None))
     return said or ["Nothing is compared here: no method has scores at two values of an axis."]
 
