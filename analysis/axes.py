@@ -70,7 +70,7 @@ def _tables(scores: pandas.DataFrame, axis: str, others: Sequence[str]) -> Table
     for key, part in concerned.groupby(["method", "metric", *others, axis], sort=True, dropna=False):
         frame = part.pivot(index="seed", columns="prompt_id", values="value").astype(float)
         group = tuple(None if isinstance(k, float) and np.isnan(k) else k for k in key[:-1])
-        found.setdefault(group, {})[int(key[-1])] = frame
+        found.setdefault(group, {})[int(part[axis].iloc[0])] = frame
     return found
 
 

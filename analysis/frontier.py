@@ -75,7 +75,7 @@ class Curve:
         x, r = self.distances, self.means
         if len(x) == 1:
             return 0, 0, 0.0, 0.0
-        i = int(min(max(np.searchsorted(x, d, side="right") - 1, 0), len(x) - 2))
+        i = int(np.clip(np.searchsorted(x, d, side="right") - 1, 0, len(x) - 2))
         width = x[i + 1] - x[i]
         if width <= 0:
             return i, i + 1, 0.5, 0.0
@@ -168,7 +168,7 @@ def _checkpoints(along: pandas.DataFrame, label: str) -> list[Point]:
         for (examples, metric), part in rows.groupby(["examples", "metric"])
     }
     base = {metric: grid for (examples, metric), grid in grids.items() if examples == 0}
-    counts = sorted({examples for examples, metric in grids if metric == "kl" and examples})
+    counts = sorted(int(examples) for examples in rows["examples"].unique() if examples)
     seeds = rows["seed"].nunique()
     own = {count: {metric: grid for (examples, metric), grid in grids.items() if examples == count} for count in counts}
     return [_point(f"{count} examples", own[count], base) for count in counts if len(own[count]["kl"]) == seeds]
@@ -191,7 +191,7 @@ def _described(over: str, points: Sequence[Point]) -> dict[str, Any]:
         {
             "name": point.name,
             "kl": asdict(interval(point.kl.to_numpy(float))),
-            "distance": float(np.sqrt(max(np.nanmean(point.kl), 0.0))),
+            "distance": float(np.sqrt(np.maximum(np.nanmean(point.kl), 0.0))),
             "scores": {metric: asdict(interval(grid.to_numpy(float))) for metric, grid in point.scores.items()},
         }
         for point in points

@@ -147,8 +147,8 @@ class BenchmarkSpec(Part):
 
     def with_fields(self, values: Mapping[str, Any], place: str) -> "BenchmarkSpec":
         """The same with some fields set, each dotted; InputError that names `place` for what a field refuses."""
-        places = self._written.places if self._written else {(): f"benchmark {self.name}"}
-        written = Written(self.model_dump(), places)
+        places: dict[tuple[str, ...], str] = {(): f"benchmark {self.name}"}
+        written = Written(self.model_dump(), self._written.places if self._written else places)
         for field, value in values.items():
             written = written.with_field(tuple(field.split(".")), value, place)
         spec = checked(BenchmarkSpec, written.fields, written.place)

@@ -57,7 +57,7 @@ def simulate(means: tuple[float, ...], prompts: int, seeds: int, rng: np.random.
 
 def rates(runs: int, seed: int) -> list[dict[str, Any]]:
     """Rows of sentence, design, runs, and the share of runs in which one was printed and false, with 95% limits."""
-    found = []
+    found: list[dict[str, Any]] = []
     for design, (means, false) in DESIGNS.items():
         for prompts, seeds in SIZES:
             rng = np.random.default_rng([seed, len(found)])

@@ -17,10 +17,11 @@ from ...analysis.frontier import Point, comparisons, sentences
 
 SIZES = ((300, 1), (300, 2), (300, 3), (300, 5), (48, 1), (23, 2), (48, 3), (23, 5))  # prompts and seeds
 Curve = Callable[[np.ndarray], np.ndarray]
+Rows = dict[str, tuple[float, ...]]
 METRIC = "reward.gold"
-ROWS = {"a": (0.5, 1.0, 2.0), "b": (0.7, 1.4, 2.4)}
-COARSE = {"a": (0.5, 2.0), "b": (0.8, 1.6)}
-ALONE = {"a": (0.5, 1.0, 2.0), "b": (1.4,)}
+ROWS: Rows = {"a": (0.5, 1.0, 2.0), "b": (0.7, 1.4, 2.4)}
+COARSE: Rows = {"a": (0.5, 2.0), "b": (0.8, 1.6)}
+ALONE: Rows = {"a": (0.5, 1.0, 2.0), "b": (1.4,)}
 
 
 def bent(d: np.ndarray) -> np.ndarray:
@@ -33,7 +34,7 @@ def meeting(d: np.ndarray) -> np.ndarray:
 
 
 # name: rows, curve of a, curve of b, and the claims that are false of them
-DESIGNS: dict[str, tuple[dict[str, tuple[float, ...]], Curve, Curve, tuple[str, ...]]] = {
+DESIGNS: dict[str, tuple[Rows, Curve, Curve, tuple[str, ...]]] = {
     "equal, three rows each": (ROWS, bent, bent, ("average", "everywhere", "cross")),
     "equal, two rows each": (COARSE, bent, bent, ("average", "everywhere", "cross")),
     "equal, one of them a single row": (ALONE, bent, bent, ("average",)),
@@ -69,7 +70,7 @@ def simulate(design: str, prompts: int, seeds: int, rng: np.random.Generator) ->
 
 def rates(runs: int, seed: int) -> list[dict[str, Any]]:
     """Rows of sentence, design, runs, and the share of runs in which it was printed and false, with 95% limits."""
-    found = []
+    found: list[dict[str, Any]] = []
     for design, (_, _, _, false) in DESIGNS.items():
         for prompts, seeds in SIZES:
             rng = np.random.default_rng([seed, len(found)])

@@ -174,7 +174,7 @@ def _independent(scores: "pandas.DataFrame", study: Study) -> "pandas.DataFrame"
     together = scores[worlds.eq(worlds.iloc[:, 0], axis=0).all(axis=1)]
     together = together.assign(seed=together[_world(study.per_seed[0])])
     keys = [column for column in columns if column != "value"]
-    return together.groupby(keys, dropna=False, as_index=False)["value"].mean()[columns]
+    return together.groupby(keys, dropna=False, as_index=False).agg({"value": "mean"})[columns]
 
 
 def _frontiers(scores: "pandas.DataFrame", study: Study) -> list[dict[str, Any]]:
@@ -184,7 +184,7 @@ def _frontiers(scores: "pandas.DataFrame", study: Study) -> list[dict[str, Any]]
     for source in study.per_seed:
         scores = scores[scores[_world(source)] == 0]
     found = []
-    for places, part in scores.groupby(apart) if apart else [((), scores)]:
+    for part in [part for _, part in scores.groupby(apart)] if apart else [scores]:
         rows = part.assign(method=part["label"])
         if budgets:
             rows = rows.assign(
@@ -193,7 +193,7 @@ def _frontiers(scores: "pandas.DataFrame", study: Study) -> list[dict[str, Any]]
             rows = rows.drop_duplicates(["method", "seed", "metric", "prompt_id"])  # SFT's, in every run
         made = at_equal_kl.frontier(rows[["method", "seed", "metric", "prompt_id", "value"]])
         if made:
-            found.append({"at": dict(zip(apart, map(int, places), strict=True)), **made})
+            found.append({"at": {field: int(part[field].iloc[0]) for field in apart}, **made})
     return found
 
 
