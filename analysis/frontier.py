@@ -1,18 +1,8 @@
-"""Frontiers: what a method's rows reach at each distance from SFT, and two methods compared at equal KL.
+"""Frontiers: what a method's rows reach at each distance from SFT, and two methods compared at equal KL or compute.
 
-The rows of a method (settings of its strength: beta, n, budget) are points (d, r): d = sqrt(KL to SFT), r a score over
-SFT's on the same prompt. Between neighbouring points r is interpolated linearly in d, never beyond the first and last.
-With w the share of the way from point i to j and b the slope between them, the interpolated value v = (1 - w) r_i +
-w r_j depends on the responses by
-
-    dv/dr_i = 1 - w,  dv/dr_j = w,  dv/dd_i = -b (1 - w),  dv/dd_j = -b w,  dd/dKL = 1 / (2 d)
-
-so each response has its influence on v, and a table [seeds, prompts] of v + influence goes to `statistics.py`: two
-methods are paired by prompt, seeds are clusters, and noise in the KL counts as noise.
-
-A straight line between two points of a bent curve lies beside the curve by at most c (d - d_i) (d_j - d), c half the
-largest second derivative; the second divided differences of neighbouring points, SFT at (0, 0) among them, estimate c.
-Intervals and p allow for this bend on top, so coarse rows give wide intervals and no false winner.
+The rows of a method (settings of its strength: beta, n, budget) are points of a curve: their distance sqrt(KL to SFT),
+and a score over SFT's on the same prompt. `interpolation.py` compares two such curves at equal distance. At equal
+training compute it is the same with sqrt(FLOPs) for a distance: SFT stands at 0 there too.
 
 A method with one row is a frontier of its checkpoints along training, if they were scored; else a single point, which
 is compared at its own KL. Gao's forms (`overoptimization.py`) are fitted over rows here, where there are enough.
@@ -20,18 +10,20 @@ is compared at its own KL. Gao's forms (`overoptimization.py`) are fitted over r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .interpolation import FLOPS, KL, Curve, at_equal
 from .overoptimization import FORMS, GOLD, LEAST, NAMES, PROXY, STAND_IN, fit
+from .quantities import flops as in_flops
 from .quantities import measured
 from .sequential import UNTIL_DECIDED
-from .statistics import compare, holm, interval
+from .statistics import holm, interval
 from .verdict import BY, LEVEL, NO_DIFFERENCE, PREFERRED, SFT
 
 if TYPE_CHECKING:
@@ -40,8 +32,6 @@ if TYPE_CHECKING:
 ROWS, CHECKPOINTS = "rows", "checkpoints"  # what a frontier's points are
 GAP = "gap"  # the proxy's reward less the true one's, each over SFT's in standard deviations of SFT's
 FINAL_PROXY = "reward.reward_model.training"  # the name of PROXY among the scores of final policies
-BETWEEN = 9  # distances at which two frontiers are compared, beside their points
-NO_COMMON_KL = "no common KL"
 # the order in which a sentence trusts them: win rates, then rewards
 TRUSTED = (*(m for m in PREFERRED if m != UNTIL_DECIDED), GOLD, STAND_IN)
 
@@ -53,63 +43,8 @@ class Point:
     name: str
     kl: pandas.DataFrame
     scores: dict[str, pandas.DataFrame]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Points of one method by rising distance: kl and rewards (over SFT) [points, seeds, prompts], NaN for missing."""
-
-    kl: np.ndarray
-    rewards: np.ndarray
-
-    @property
-    def distances(self) -> np.ndarray:
-        return np.sqrt(np.maximum(np.nanmean(self.kl, axis=(1, 2)), 0.0))
-
-    @property
-    def means(self) -> np.ndarray:
-        return np.nanmean(self.rewards, axis=(1, 2))
-
-    def pair(self, d: float) -> tuple[int, int, float, float]:
-        """The neighbours of a distance, the share of the way between them, and the slope; one point is its own."""
-        x, r = self.distances, self.means
-        if len(x) == 1:
-            return 0, 0, 0.0, 0.0
-        i = int(np.clip(np.searchsorted(x, d, side="right") - 1, 0, len(x) - 2))
-        width = x[i + 1] - x[i]
-        if width <= 0:
-            return i, i + 1, 0.5, 0.0
-        return i, i + 1, float((d - x[i]) / width), float((r[i + 1] - r[i]) / width)
-
-    def at(self, d: float) -> np.ndarray:
-        """The interpolated value at a distance plus each response's influence on it, [seeds, prompts]."""
-        i, j, w, slope = self.pair(d)
-        value = (1 - w) * self.means[i] + w * self.means[j]
-        return value + sum(
-            share * (self.rewards[p] - self.means[p] - slope * self.moved(p)) for p, share in ((i, 1 - w), (j, w))
-        )
-
-    def moved(self, point: int) -> np.ndarray:
-        """Each response's influence on a point's distance, [seeds, prompts]."""
-        kl = self.kl[point]
-        return (kl - np.nanmean(kl)) / max(2 * self.distances[point], 1e-9)
-
-    def bend(self, d: float) -> float:
-        """The most by which the curve may lie beside the straight line at a distance."""
-        i, j, w, _ = self.pair(d)
-        if i == j:
-            return 0.0
-        x, r = np.concatenate([[0.0], self.distances]), np.concatenate([[0.0], self.means])
-        triples = [(k, k + 1, k + 2) for k in (i, i + 1) if k + 2 < len(x)]
-        bent = max(abs(_divided(x[list(t)], r[list(t)])) for t in triples)
-        return float(bent * w * (1 - w) * (x[j + 1] - x[i + 1]) ** 2)
-
-
-def _divided(x: np.ndarray, y: np.ndarray) -> float:
-    """The second divided difference of three points; 0 where two of them coincide."""
-    if min(x[1] - x[0], x[2] - x[1]) <= 0:
-        return 0.0
-    return float(((y[2] - y[1]) / (x[2] - x[1]) - (y[1] - y[0]) / (x[1] - x[0])) / (x[2] - x[0]))
+    flops: float | None = None
+    """Of its training."""
 
 
 def frontier(scores: pandas.DataFrame, along: pandas.DataFrame | None = None) -> dict[str, Any]:
@@ -132,7 +67,24 @@ def method_of(label: str) -> str:
     return label.partition(":")[0]
 
 
-def _points(scores: pandas.DataFrame, along: pandas.DataFrame | None) -> dict[str, tuple[str, list[Point]]]:
+def equal_compute(
+    scores: pandas.DataFrame, names: Mapping[str, str], flops: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Comparisons at equal training compute of rows that differ in their budget.
+
+    names: by label what the rows of one frontier are called together. flops: of a row's training, by label.
+    """
+    found = {}
+    for name, (_, points) in _points(scores, None, names.__getitem__).items():
+        spent = [replace(point, flops=flops.get(point.name)) for point in points]
+        if all(point.flops for point in spent):
+            found[name] = sorted(spent, key=lambda point: point.flops or 0.0)
+    return comparisons(found, FLOPS)
+
+
+def _points(
+    scores: pandas.DataFrame, along: pandas.DataFrame | None, name_of: Callable[[str], str] = method_of
+) -> dict[str, tuple[str, list[Point]]]:
     """For each method what its points are, and the points by rising KL."""
     values = scores.assign(value=scores["value"].astype(float)).replace({"metric": {FINAL_PROXY: PROXY}})
     values = values[values["metric"].map(is_wanted)]
@@ -145,7 +97,7 @@ def _points(scores: pandas.DataFrame, along: pandas.DataFrame | None) -> dict[st
     for label in dict.fromkeys(values["method"]):
         if label != SFT and (label, "kl") in grids:
             own = {metric: grid for (name, metric), grid in grids.items() if name == label}
-            found.setdefault(method_of(label), (ROWS, []))[1].append(_point(label, own, base))
+            found.setdefault(name_of(label), (ROWS, []))[1].append(_point(label, own, base))
     for method, (_, points) in found.items():
         checkpoints = _checkpoints(along, points[0].name) if len(points) == 1 and along is not None else []
         if len(checkpoints) > 1:
@@ -205,8 +157,11 @@ def _described(over: str, points: Sequence[Point]) -> dict[str, Any]:
     return {"points": shown, "fits": fits}
 
 
-def _curves(methods: Sequence[Sequence[Point]], metric: str) -> list[Curve]:
-    """Curves of some methods on the seeds and prompts that all their points have; none where there are none."""
+def _curves(methods: Sequence[Sequence[Point]], metric: str, measure: str = KL) -> list[Curve]:
+    """Curves of some methods on the seeds and prompts that all their points have; none where there are none.
+
+    measure: what their distances are the square roots of.
+    """
     if not all(metric in point.scores for points in methods for point in points):
         return []
     frames = [frame for points in methods for p in points for frame in (p.kl, p.scores[metric])]
@@ -221,20 +176,23 @@ def _curves(methods: Sequence[Sequence[Point]], metric: str) -> list[Curve]:
     found, start = [], 0
     for points in methods:
         part = tables[start : start + 2 * len(points)].reshape(len(points), 2, len(seeds), len(prompts))
-        order = np.argsort(np.nanmean(part[:, 0], axis=(1, 2)), kind="stable")
-        found.append(Curve(part[order, 0], part[order, 1]))
+        known = np.sqrt([point.flops or 0.0 for point in points]) if measure == FLOPS else None
+        order = np.argsort(np.nanmean(part[:, 0], axis=(1, 2)) if known is None else known, kind="stable")
+        found.append(Curve(part[order, 0], part[order, 1], None if known is None else known[order]))
         start += 2 * len(points)
     return found
 
 
-def comparisons(methods: Mapping[str, Sequence[Point]]) -> list[dict[str, Any]]:
-    """Every pair of methods at equal KL on each score, with Holm's correction within a score."""
+def comparisons(methods: Mapping[str, Sequence[Point]], measure: str = KL) -> list[dict[str, Any]]:
+    """Every pair of methods at equal KL (or FLOPs) on each score, with Holm's correction within a score."""
     metrics = dict.fromkeys(metric for points in methods.values() for point in points for metric in point.scores)
     found = []
     for metric in metrics:
         pairs = [(a, b) for a, b in combinations(methods, 2) if max(len(methods[a]), len(methods[b])) > 1]
-        curves = {(a, b): _curves([methods[a], methods[b]], metric) for a, b in pairs}
-        rows = [{"a": a, "b": b, "metric": metric, **at_equal_kl(*both)} for (a, b), both in curves.items() if both]
+        curves = {(a, b): _curves([methods[a], methods[b]], metric, measure) for a, b in pairs}
+        rows = [
+            {"a": a, "b": b, "metric": metric, **at_equal(*both, measure)} for (a, b), both in curves.items() if both
+        ]
         tested = [row for row in rows if isfinite(row.get("p", nan))]
         for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
             row["p_adjusted"] = p
@@ -256,76 +214,34 @@ def _decide(row: dict[str, Any], level: float) -> None:
     row["crosses"] = bool(shown[0] * shown[-1] < 0)
 
 
-def at_equal_kl(a: Curve, b: Curve) -> dict[str, Any]:
-    """Two frontiers over the distances that both have: the mean difference a - b there, the area, and the curve.
-
-    Limits allow for the bend between points. A method of one point is compared at that point's distance.
-    """
-    x, y = a.distances, b.distances
-    low, high = max(x[0], y[0]), min(x[-1], y[-1])
-    seeds = int(np.isfinite(a.kl[0]).any(axis=1).sum())
-    common: dict[str, Any] = {"seeds": seeds, "everywhere": False, "crosses": False}
-    if low > high or (low == high and min(len(x), len(y)) > 1):
-        return {**common, "kl": None, "verdict": NO_COMMON_KL}
-    inner = [d for d in (*x, *y) if low < d < high]
-    places = np.unique([*np.linspace(low, high, BETWEEN), *inner]) if high > low else np.array([low])
-    tables = np.stack([a.at(d) - b.at(d) for d in places])
-    if high == low:  # one of them is a point, whose distance is an estimate as well
-        one, other = (a, b) if len(x) == 1 else (b, a)
-        tables += (-1 if one is a else 1) * other.pair(low)[3] * one.moved(0)
-    bends = np.array([a.bend(d) + b.bend(d) for d in places])
-    weights = _trapezoid(places)
-    whole = _difference(np.tensordot(weights, tables, axes=1), float(weights @ bends))
-    width = high - low
-    return {
-        **common,
-        "kl": [float(low**2), float(high**2)],
-        **whole,
-        "p_adjusted": nan,
-        "verdict": NO_DIFFERENCE,
-        "area": {key: whole[key] * width for key in ("difference", "low", "high")},
-        "curve": [
-            {"kl": float(d**2), "distance": float(d), **_difference(table, float(bend))}
-            for d, table, bend in zip(places, tables, bends, strict=True)
-        ],
-    }
-
-
-def _trapezoid(places: np.ndarray) -> np.ndarray:
-    """Weights of a mean over the distances from the first to the last place."""
-    if len(places) == 1:
-        return np.ones(1)
-    steps = np.diff(places)
-    return (np.append(steps, 0) + np.insert(steps, 0, 0)) / 2 / steps.sum()
-
-
-def _difference(table: np.ndarray, bend: float) -> dict[str, float]:
-    """A mean with its interval, widened by the bend on either side, and p of a mean beyond the bend."""
-    zero = np.zeros(table.shape)
-    plain = compare(table, zero)
-    shifted = compare(table - np.sign(plain.difference) * min(abs(plain.difference), bend), zero)
-    return {"difference": plain.difference, "low": plain.low - bend, "high": plain.high + bend, "p": shifted.p}
-
-
 def sentences(summary: Mapping[str, Any]) -> list[str]:
     """What the frontiers show, a sentence a pair of methods, by the score that is trusted most."""
     found = summary.get("frontier") or {}
-    said = []
-    pairs = dict.fromkeys((row["a"], row["b"]) for row in found.get("comparisons", ()))
-    for pair in pairs:
-        rows = {row["metric"]: row for row in found["comparisons"] if (row["a"], row["b"]) == pair}
-        if metric := next((metric for metric in TRUSTED if metric in rows), None):
-            said.append(_sentence(rows[metric], found["methods"]))
-    return said
+    return [_sentence(row, found["methods"]) for row in trusted(found.get("comparisons", ()))]
 
 
-def _sentence(row: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
+def compute_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same of comparisons at equal compute; pairs whose compute does not meet are left out."""
+    return [_sentence(row, {}, FLOPS) for row in trusted(rows) if row[FLOPS]]
+
+
+def trusted(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """For each pair the row of the score that is trusted most."""
+    found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["a"], row["b"]), {})[row["metric"]] = row
+    return [next(by[metric] for metric in TRUSTED if metric in by) for by in found.values() if set(by) & set(TRUSTED)]
+
+
+def _sentence(row: Mapping[str, Any], methods: Mapping[str, Any], measure: str = KL) -> str:
     a, b, by = row["a"], row["b"], scorer_name(row["metric"])
-    if row["kl"] is None:
+    equal = "equal KL to SFT" if measure == KL else "equal training compute"
+    if row[measure] is None:
         spans = (f"{name} {_span(methods[name]['points'])}" for name in (a, b))
-        return f"Nothing is said of {a} and {b} at equal KL to SFT, for they have none in common ({', '.join(spans)})."
-    low, high = row["kl"]
-    where = f"{low:.2g} to {high:.2g} nats" if high > low else f"{low:.2g} nats"
+        return f"Nothing is said of {a} and {b} at {equal}, for they have none in common ({', '.join(spans)})."
+    low, high = row[measure]
+    first, last = (f"{end:.2g} nats" if measure == KL else in_flops(end) for end in (low, high))
+    where = f"{first.removesuffix(' nats')} to {last}" if high > low else first
     # one training run each: a statement about these policies
     a, b = (f"these {name} policies" if row["seeds"] == 1 else name for name in (a, b))
     is_ = "are" if row["seeds"] == 1 else "is"
@@ -337,17 +253,17 @@ def _sentence(row: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
     span = f"{unit * limits[0]:.{digits}f} to {unit * limits[1]:.{digits}f}" if limits else "no interval"
     mean = " on average" if high > low else ""
     if row["crosses"]:
-        first, last = (a if end["difference"] > 0 else b for end in (row["curve"][0], row["curve"][-1]))
-        return (
-            f"At equal KL to SFT the two cross: by {by}, {first} {is_} ahead at {low:.2g} nats, {last} at {high:.2g}."
-        )
+        one, other = (a if end["difference"] > 0 else b for end in (row["curve"][0], row["curve"][-1]))
+        return f"At {equal} the two cross: by {by}, {one} {is_} ahead at {first}, {other} at {last}."
     if row["verdict"] == NO_DIFFERENCE:
         return (
-            f"At equal KL to SFT ({where}), no difference between {a} and {b} is shown by {by}: {ahead} {is_} {size} "
+            f"At {equal} ({where}), no difference between {a} and {b} is shown by {by}: {ahead} {is_} {size} "
             f"ahead{mean} ({span})."
         )
-    everywhere = ", and at every KL in between" if row["everywhere"] and high > low else ""
-    return f"At equal KL to SFT ({where}), {ahead} {is_} ahead of {behind} by {by}: {size}{mean} ({span}){everywhere}."
+    everywhere = (
+        f", and at every {'KL' if measure == KL else 'compute'} in between" if row["everywhere"] and high > low else ""
+    )
+    return f"At {equal} ({where}), {ahead} {is_} ahead of {behind} by {by}: {size}{mean} ({span}){everywhere}."
 
 
 def scorer_name(metric: str) -> str:

@@ -22,8 +22,9 @@ from ..definition.rows import Row, method_row
 from ..definition.spec import BenchmarkSpec, Part
 from ..definition.yaml_file import Written, read_benchmark
 
-Source = Literal["sft", "reward_model", "split"]
-SEED_FIELDS: dict[Source, str] = {"sft": "sft.seed", "reward_model": "reward_model.seed", "split": "split_seed"}
+SPLIT = "split"
+# What `per_seed` may name: the stages whose seeds are the same for all seeds of a run, and the fields that hold them.
+SEED_FIELDS = {"sft": "sft.seed", "reward_model": "reward_model.seed", SPLIT: "split_seed"}
 
 
 class StudyFile(Part):
@@ -41,7 +42,7 @@ class StudyFile(Part):
     """Fields of the benchmark that are the same in all runs, dotted."""
     axes: dict[str, list[Any]] = {}
     """Values by field; all are crossed."""
-    per_seed: list[Source] = []
+    per_seed: list[Literal[*SEED_FIELDS]] = []  # type: ignore[valid-type]  # the names stand in one place
     """Stages that get another seed as well: from worlds in which they vary, the variance is split by source."""
 
 
@@ -84,7 +85,7 @@ class Study:
     methods: tuple[str, ...]
     seeds: int
     axes: tuple[Axis, ...]
-    per_seed: tuple[Source, ...] = ()
+    per_seed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Tell about all that cannot be, before anything trains."""
@@ -121,14 +122,14 @@ class Study:
                     spec = spec.with_fields({axis.field: axis.values[place]}, axis.place)
                 for source, number in world.items():
                     field = SEED_FIELDS[source]
-                    first = spec.split_seed if source == "split" else getattr(spec, source).seed
+                    first = spec.split_seed if source == SPLIT else getattr(spec, source).seed
                     spec = spec.with_fields({field: first + number}, "per_seed")
                 at = {axis.field: place for axis, place in zip(shared, places, strict=True)}
                 labels = {label: found for item in self.methods for label, found in self._rows(spec, item)}
-                found.append(StudyRun(spec, labels, at, {str(s): n for s, n in world.items()}))
+                found.append(StudyRun(spec, labels, at, world))
         return found
 
-    def worlds(self) -> list[dict[Source, int]]:
+    def worlds(self) -> list[dict[str, int]]:
         """Numbers of the seeds of the sources: none moved, all moved together, and each moved alone."""
         none = dict.fromkeys(self.per_seed, 0)
         together = [dict.fromkeys(self.per_seed, number) for number in range(1, self.seeds)]

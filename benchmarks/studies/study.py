@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...analysis import axes as along_an_axis
-from ...analysis import frontier as at_equal_kl
-from ...analysis import variance
+from ...analysis import budgets, variance
+from ...analysis import frontier as frontiers
+from ...analysis.budgets import BUDGET
 from ...analysis.findings import few_seeds
 from ...analysis.summary import plain
 from ...analysis.verdict import verdict
@@ -30,7 +31,6 @@ from .axes import Study, StudyRun, described
 if TYPE_CHECKING:
     import pandas
 
-STRENGTH = "budget"  # a field of the benchmark along which a method's rows are one frontier, as along its own settings
 KEPT = ("kl", "length")  # measures that a study shows beside scores
 # Fields that a shared stage hangs on: of stages to do that agree in them only one is counted.
 DATA = ("model", "preferences", "preferences_split", "rows", "splits", "split_seed", "max_prompt_tokens",
@@ -124,7 +124,7 @@ def found_by(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.
         "command": shlex.join(["bench", *sys.argv[1:]]),
         "runs": [_run(study, run, outcome) for run, outcome in zip(runs, outcomes, strict=True)],
         "axes": along_an_axis.along_axes(_independent(scores, study), values),
-        "frontiers": _frontiers(scores, study),
+        "frontiers": _frontiers(scores, study, runs, outcomes),
         "variance": _variance(scores, study),
         "warnings": _warnings(study, runs, outcomes),
     }
@@ -140,7 +140,9 @@ def verdict_of(found: Mapping[str, Any]) -> list[str]:
     for part in found["frontiers"]:
         values = [f"{field} {found['axes'][field]['values'][place]}" for field, place in part["at"].items()]
         where = f" ({', '.join(values)})" if values else ""
-        said += [f"{text.removesuffix('.')}{where}." for text in at_equal_kl.sentences({"frontier": part})]
+        texts = frontiers.sentences({"frontier": part}) + frontiers.compute_sentences(part["equal_compute"])
+        said += [f"{text.removesuffix('.')}{where}." for text in texts]
+    said += budgets.sentences(found)
     said += variance.sentences(found, metric or next((r["metric"] for r in found["variance"]), None))
     return said or ["Nothing is compared here: no method has scores at two values of an axis."]
 
@@ -149,7 +151,7 @@ def _scores(study: Study, run: StudyRun, outcome: harness.Outcome, number: int) 
     """The scores of a run's cells with the places of its values; SFT's have those of the run."""
     frame = outcome.run.scores()
     names = {"sft": ("sft", {}), **run.labels}
-    wanted = frame["metric"].map(lambda m: m in KEPT or at_equal_kl.is_wanted(m))
+    wanted = frame["metric"].map(lambda m: m in KEPT or frontiers.is_wanted(m))
     frame = frame[frame["method"].isin(names) & (frame["seed"] < study.seeds) & wanted]
     frame = frame.assign(label=frame["method"], method=frame["method"].map(lambda label: names[label][0]), run=number)
     for axis in study.axes:
@@ -177,28 +179,31 @@ def _independent(scores: "pandas.DataFrame", study: Study) -> "pandas.DataFrame"
     return together.groupby(keys, dropna=False, as_index=False).agg({"value": "mean"})[columns]
 
 
-def _frontiers(scores: "pandas.DataFrame", study: Study) -> list[dict[str, Any]]:
-    """One set of frontiers for all runs that differ in nothing but the budget; world 0 alone."""
-    apart = [axis.field for axis in study.axes if axis.method is None and axis.field != STRENGTH]
-    budgets = next((axis.values for axis in study.axes if axis.field == STRENGTH), ())
+def _frontiers(
+    scores: "pandas.DataFrame", study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.Outcome]
+) -> list[dict[str, Any]]:
+    """Frontiers of runs that differ in nothing but the budget, whose rows are joined like rows of other settings; with
+    several budgets compared at equal training compute too. World 0 alone."""
+    apart = [axis.field for axis in study.axes if axis.method is None and axis.field != BUDGET]
+    spent = next((axis.values for axis in study.axes if axis.field == BUDGET), ())
     for source in study.per_seed:
         scores = scores[scores[_world(source)] == 0]
     found = []
     for part in [part for _, part in scores.groupby(apart)] if apart else [scores]:
-        rows = part.assign(method=part["label"])
-        if budgets:
-            rows = rows.assign(
-                method=[_strength(*pair, budgets) for pair in zip(rows["label"], rows[STRENGTH], strict=True)]
-            )
-            rows = rows.drop_duplicates(["method", "seed", "metric", "prompt_id"])  # SFT's, in every run
-        made = at_equal_kl.frontier(rows[["method", "seed", "metric", "prompt_id", "value"]])
-        if made:
-            found.append({"at": {field: int(part[field].iloc[0]) for field in apart}, **made})
+        names, flops = {}, {}
+        cells = part[["label", "run"]].drop_duplicates()
+        for label, number in zip(cells["label"], cells["run"], strict=True):
+            budget = f":{BUDGET}={spent[runs[number].at[BUDGET]]}" if spent and label != "sft" else ""
+            names[label, number] = f"{label}{budget}"
+            flops[f"{label}{budget}"] = outcomes[number].summary["methods"][label]["cost"].get("flops")
+        joined = part.assign(method=[names[key] for key in zip(part["label"], part["run"], strict=True)])
+        joined = joined.drop_duplicates(["method", "seed", "metric", "prompt_id"])  # SFT's are in every run
+        joined = joined[["method", "seed", "metric", "prompt_id", "value"]]
+        if made := frontiers.frontier(joined):
+            rows = {name: label for (label, _), name in names.items()}
+            equal = frontiers.equal_compute(joined, rows, flops) if spent else []
+            found.append({"at": {field: int(part[field].iloc[0]) for field in apart}, **made, "equal_compute": equal})
     return found
-
-
-def _strength(label: str, place: float, budgets: Sequence[Any]) -> str:
-    return label if label == "sft" else f"{label}:{STRENGTH}={budgets[int(place)]}"
 
 
 def _variance(scores: "pandas.DataFrame", study: Study) -> list[dict[str, Any]]:

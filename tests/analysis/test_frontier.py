@@ -4,14 +4,8 @@ import numpy as np
 import pandas
 import pytest
 
-from alignment_bench.analysis.frontier import (
-    GAP,
-    NO_COMMON_KL,
-    Curve,
-    at_equal_kl,
-    frontier,
-    sentences,
-)
+from alignment_bench.analysis.frontier import GAP, compute_sentences, equal_compute, frontier, sentences
+from alignment_bench.analysis.interpolation import NO_COMMON, Curve, at_equal
 from alignment_bench.analysis.statistics import interval
 
 PROMPTS = [f"p{i}" for i in range(40)]
@@ -33,7 +27,7 @@ def noisy(rng, distances, form, seeds, prompts, shape=4.0, sd=0.5):
 
 def test_straight_lines_differ_by_what_they_differ_by():
     a, b = exact((0.5, 1.0, 2.0), lambda d: 2 * d), exact((0.7, 2.5), lambda d: d)
-    found = at_equal_kl(a, b)
+    found = at_equal(a, b)
     assert found["kl"] == pytest.approx([0.49, 4.0])
     # the mean of d over 0.7 to 2.0, and its integral (4 - 0.49) / 2
     assert found["difference"] == pytest.approx(1.35)
@@ -49,7 +43,7 @@ def test_the_same_bent_curve_differs_by_no_more_than_its_bend():
     assert a.bend(1.6) == pytest.approx(0.7 * 0.6 * 0.4)
     assert b.bend(1.6) == pytest.approx(0.7 * 0.2 * 0.8)
     assert a.at(1.6) == pytest.approx(form(1.6) - 0.7 * 0.6 * 0.4)  # a chord lies below by just that
-    found = at_equal_kl(a, b)
+    found = at_equal(a, b)
     assert any(abs(c["difference"]) > 0.05 for c in found["curve"])
     assert all(c["low"] <= 1e-9 and c["high"] >= -1e-9 for c in found["curve"])
 
@@ -88,7 +82,7 @@ def test_coverage_of_the_value_and_of_the_difference(seeds, shape, sd):
         b = noisy(rng, (0.7, 1.4, 2.4), lambda d: 2 * d - 0.5, seeds, 150, shape, sd)
         found = interval(a.at(1.5))
         values.append(found.low <= 3.0 <= found.high)
-        at = min(at_equal_kl(a, b)["curve"], key=lambda c: abs(c["distance"] - 1.4))
+        at = min(at_equal(a, b)["curve"], key=lambda c: abs(c["distance"] - 1.4))
         bend = a.bend(at["distance"]) + b.bend(at["distance"])
         differences.append(at["low"] + bend <= 0.5 <= at["high"] - bend)
     assert 0.925 <= np.mean(values) <= 0.985
@@ -100,18 +94,18 @@ def test_a_single_row_is_compared_at_its_own_distance_which_is_uncertain_too():
     for _ in range(200):
         a = noisy(rng, (0.5, 1.0, 2.0), lambda d: 2 * d, 2, 100, 1.0, 0.05)
         b = noisy(rng, (1.4,), lambda d: 2 * d - 0.5, 2, 100, 1.0, 0.05)
-        found = at_equal_kl(b, a)
+        found = at_equal(b, a)
         hits.append(found["low"] <= -0.5 <= found["high"])
         assert found["kl"][0] == found["kl"][1] and found["area"]["difference"] == 0
     assert np.mean(hits) >= 0.93
-    plain = at_equal_kl(exact((1.4,), lambda d: 2 * d - 0.5), exact((0.5, 2.0), lambda d: 2 * d))
+    plain = at_equal(exact((1.4,), lambda d: 2 * d - 0.5), exact((0.5, 2.0), lambda d: 2 * d))
     assert plain["difference"] == pytest.approx(-0.5)
 
 
 def test_missing_values_leave_a_response_out():
     a, b = exact((0.5, 2.0), lambda d: 2 * d), exact((0.7, 2.5), lambda d: d)
     a.rewards[:, 0, 0] = np.nan
-    assert at_equal_kl(a, b)["difference"] == pytest.approx(1.35)
+    assert at_equal(a, b)["difference"] == pytest.approx(1.35)
 
 
 def scores_of(rows, seeds=3, sd=0.3, prompts=PROMPTS):
@@ -146,7 +140,7 @@ APART = {
 }
 
 
-def test_rows_of_a_method_are_one_frontier_and_are_compared_at_equal_kl():
+def test_rows_of_a_method_are_one_frontier_and_are_compared_at_equal():
     found = frontier(scores_of(APART))
     assert [(m, row["over"], [p["name"] for p in row["points"]]) for m, row in found["methods"].items()] == [
         ("dpo", "rows", ["dpo", "dpo:beta=0.1", "dpo:beta=0.05"]),
@@ -177,7 +171,7 @@ def test_one_seed_speaks_of_policies():
 def test_nothing_is_said_without_a_common_kl_and_frontiers_that_cross_are_told():
     apart = {**APART, "ppo": (4.0, 1.0, 1.0), "ppo:beta=0.1": (9.0, 1.5, 1.5)}
     found = frontier(scores_of(apart))
-    assert {row["verdict"] for row in found["comparisons"]} == {NO_COMMON_KL}
+    assert {row["verdict"] for row in found["comparisons"]} == {NO_COMMON}
     (said,) = sentences({"frontier": found})
     assert said.startswith("Nothing is said of dpo and ppo at equal KL") and "ppo 4.1 to 9 nats" in said
     crossing = {**APART, "ppo": (0.36, 1.6, 1.6), "ppo:beta=0.1": (1.96, 0.2, 0.2)}
@@ -207,3 +201,25 @@ def test_a_method_with_one_row_is_a_frontier_of_its_checkpoints():
     assert (found["methods"]["dpo"]["over"], found["methods"]["ppo"]["over"]) == ("checkpoints", "rows")
     row = next(row for row in found["comparisons"] if row["metric"] == "reward.gold")
     assert row["kl"][0] == row["kl"][1] and row["verdict"] == "dpo is better"  # at the KL of ppo's only row
+
+
+def test_at_equal_compute_rows_stand_at_their_flops():
+    rows = {
+        "dpo:budget=1": (0.25, 0.5, 0.5), "dpo:budget=4": (1.0, 1.0, 1.0),
+        "ppo:budget=1": (0.3, 0.4, 0.4), "ppo:budget=4": (2.0, 1.6, 1.6),
+    }  # fmt: skip
+    names = {label: label.partition(":")[0] for label in rows}
+    flops = {"dpo:budget=1": 1e12, "dpo:budget=4": 4e12, "ppo:budget=1": 2.25e12, "ppo:budget=4": 16e12}
+    found = {row["metric"]: row for row in equal_compute(scores_of(rows), names, flops)}
+    # square roots 1.5 to 2: there dpo goes from 0.75 to 1.0 and ppo from 0.4 to 0.64, though at equal KL they are alike
+    gold = found["reward.gold"]
+    assert gold["flops"] == pytest.approx([2.25e12, 4e12]) and gold["difference"] == pytest.approx(0.355, abs=0.1)
+    assert gold["verdict"] == "dpo is better"
+    (said,) = compute_sentences(list(found.values()))
+    assert said.startswith(
+        "At equal training compute (2.25 TFLOP to 4.00 TFLOP), dpo is ahead of ppo by the true reward: "
+    )
+    # twice the square root of the FLOPs is half way between 1 and 9 TFLOP, and its place is known exactly
+    curve = Curve(np.ones((2, 1, 3)) * [[[1.0, 2.0, 3.0]]], np.array([[[0.0] * 3], [[2.0] * 3]]), np.array([1.0, 3.0]))
+    assert curve.at(2.0) == pytest.approx(np.ones((1, 3)))
+    assert equal_compute(scores_of(rows), names, {**flops, "ppo:budget=1": None, "ppo:budget=4": None}) == []
