@@ -191,7 +191,9 @@ def comparisons(methods: Mapping[str, Sequence[Point]], measure: str = KL) -> li
         pairs = [(a, b) for a, b in combinations(methods, 2) if max(len(methods[a]), len(methods[b])) > 1]
         curves = {(a, b): _curves([methods[a], methods[b]], metric, measure) for a, b in pairs}
         rows = [
-            {"a": a, "b": b, "metric": metric, **at_equal(*both, measure)} for (a, b), both in curves.items() if both
+            {"a": a, "b": b, "metric": metric, **at_equal(both[0], both[1], measure)}
+            for (a, b), both in curves.items()
+            if both
         ]
         tested = [row for row in rows if isfinite(row.get("p", nan))]
         for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):

@@ -1,6 +1,7 @@
 """A study's definition: what its axes are, which runs and rows it takes, and bad input in one sentence."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +9,8 @@ import yaml
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.studies.axes import Study, make_axis, read_study, varied
 from alignment_bench.errors import InputError
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "frontier.yaml"
 
 
 @pytest.fixture
@@ -107,6 +110,11 @@ def test_bad_input_is_one_sentence_before_anything_trains(read, fields, said):
 def test_bad_input_of_the_short_form(vary, said):
     with pytest.raises(InputError, match=re.escape(said)):
         varied(load_spec("quick"), ["dpo"], 1, [vary]).runs()
+
+
+def test_the_example_is_a_study():
+    runs = read_study(str(EXAMPLE)).runs()
+    assert [run.spec.labels.flip for run in runs] == [0, 0.1, 0.25] and len(runs[0].labels) == 6
 
 
 def test_a_file_that_is_not_there():
