@@ -24,13 +24,14 @@ from .quantities import flops as in_flops
 from .quantities import measured
 from .sequential import UNTIL_DECIDED
 from .statistics import holm, interval
-from .verdict import BY, LEVEL, NO_DIFFERENCE, PREFERRED, SFT
+from .verdict import BY, LEVEL, NO_DIFFERENCE, PREFERRED, SFT, is_decided
 
 if TYPE_CHECKING:
     import pandas
 
 ROWS, CHECKPOINTS = "rows", "checkpoints"  # what a frontier's points are
 GAP = "gap"  # the proxy's reward less the true one's, each over SFT's in standard deviations of SFT's
+FEW_PAIRS = 6  # pairs of methods that are told one by one
 FINAL_PROXY = "reward.reward_model.training"  # the name of PROXY among the scores of final policies
 # the order in which a sentence trusts them: win rates, then rewards
 TRUSTED = (*(m for m in PREFERRED if m != UNTIL_DECIDED), GOLD, STAND_IN)
@@ -217,9 +218,20 @@ def _decide(row: dict[str, Any], level: float) -> None:
 
 
 def sentences(summary: Mapping[str, Any]) -> list[str]:
-    """What the frontiers show, a sentence a pair of methods, by the score that is trusted most."""
+    """What the frontiers show, a sentence a pair of methods, by the score that is trusted most.
+
+    Of many pairs those are told in which something is shown, and the rest is counted.
+    """
     found = summary.get("frontier") or {}
-    return [_sentence(row, found["methods"]) for row in trusted(found.get("comparisons", ()))]
+    rows = trusted(found.get("comparisons", ()))
+    told = [row for row in rows if len(rows) <= FEW_PAIRS or row["crosses"] or is_decided(row)]
+    told = [row for row in told if row["kl"] or len(rows) <= FEW_PAIRS]
+    said = [_sentence(row, found["methods"]) for row in told]
+    if rest := len(rows) - len(told):
+        apart = sum(row["kl"] is None for row in rows)
+        none = f", {apart} of which have no KL in common" if apart else ""
+        said.append(f"At equal KL to SFT, no difference is shown in {rest} of {len(rows)} pairs of methods{none}.")
+    return said
 
 
 def compute_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -61,7 +61,7 @@ class RewardModels(Supervised):
 
 
 class Labels(Part):
-    """Errors made on purpose in the pairs that methods and the training reward model learn from, and in no others."""
+    """Errors made on purpose in the pairs that methods and the training reward model learn from, and nowhere else."""
 
     flip: float = Field(default=0.0, ge=0, le=0.5)
     """Share of these pairs whose replies change sides."""

@@ -4,7 +4,6 @@ An axis is a field of the benchmark, dotted (labels.flip), whose values are runs
 differ; or a setting of one of the methods (dpo.beta, methods.dpo.beta), whose values are rows of the same run.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -222,6 +221,5 @@ def described(study: Study) -> Mapping[str, Any]:
         "benchmark": study.spec.name,
         "methods": list(study.methods),
         "seeds": study.seeds,
-        "axes": [dataclasses.asdict(axis) | {"values": list(axis.values)} for axis in study.axes],
         "per_seed": list(study.per_seed),
     }

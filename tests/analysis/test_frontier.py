@@ -223,3 +223,14 @@ def test_at_equal_compute_rows_stand_at_their_flops():
     curve = Curve(np.ones((2, 1, 3)) * [[[1.0, 2.0, 3.0]]], np.array([[[0.0] * 3], [[2.0] * 3]]), np.array([1.0, 3.0]))
     assert curve.at(2.0) == pytest.approx(np.ones((1, 3)))
     assert equal_compute(scores_of(rows), names, {**flops, "ppo:budget=1": None, "ppo:budget=4": None}) == []
+
+
+def test_of_many_pairs_those_are_told_in_which_something_is_shown():
+    levels = {"dpo": 1.5, "ppo": 0.2, "kto": 0.21, "ipo": 0.19}
+    rows = {f"{m}{part}": (kl, r * kl, r) for m, r in levels.items() for part, kl in (("", 0.4), (":beta=1", 1.6))}
+    rows |= {"far": (9.0, 1.0, 1.0), "far:beta=1": (16.0, 1.0, 1.0)}
+    said = sentences({"frontier": frontier(scores_of(rows))})
+    assert sum("dpo is ahead of" in s for s in said) == 3 and len(said) == 4
+    assert said[-1] == (
+        "At equal KL to SFT, no difference is shown in 7 of 10 pairs of methods, 4 of which have no KL in common."
+    )
