@@ -17,12 +17,13 @@ Intervals and p allow for this bend on top, so coarse rows give wide intervals a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import nan
 from typing import Any
 
 import numpy as np
 
-from .statistics import compare
+from .statistics import compare, interval
 from .verdict import NO_DIFFERENCE
 
 NO_COMMON = "nothing in common"  # of two curves' ranges
@@ -39,13 +40,13 @@ class Curve:
     known: np.ndarray | None = None
     """Distances [points] that are not those of the KL, and known exactly."""
 
-    @property
+    @cached_property
     def distances(self) -> np.ndarray:
         if self.known is not None:
             return self.known
         return np.sqrt(np.maximum(np.nanmean(self.kl, axis=(1, 2)), 0.0))
 
-    @property
+    @cached_property
     def means(self) -> np.ndarray:
         return np.nanmean(self.rewards, axis=(1, 2))
 
@@ -138,7 +139,6 @@ def _trapezoid(places: np.ndarray) -> np.ndarray:
 
 def _difference(table: np.ndarray, bend: float) -> dict[str, float]:
     """A mean with its interval, widened by the bend on either side, and p of a mean beyond the bend."""
-    zero = np.zeros(table.shape)
-    plain = compare(table, zero)
-    shifted = compare(table - np.sign(plain.difference) * min(abs(plain.difference), bend), zero)
-    return {"difference": plain.difference, "low": plain.low - bend, "high": plain.high + bend, "p": shifted.p}
+    found = interval(table)
+    p = 1.0 if abs(found.mean) <= bend else compare(table, np.full(table.shape, np.sign(found.mean) * bend)).p
+    return {"difference": found.mean, "low": found.low - bend, "high": found.high + bend, "p": p}
