@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import one_of
-from ...runtime import launch
+from ...errors import InputError, one_of
+from ...runtime import launch, processes
 from ...runtime.quiet import quiet
 from .live import watching
 from .terminal import console, duration, table
@@ -71,6 +71,8 @@ def carry_out(found: "Study", base: "Request", dry_run: bool, as_json: bool) -> 
     from ...results.run_folder import STUDY
     from ..studies import study as studies
 
+    if processes.size() > 1:
+        raise InputError("a study goes from run to run in one process; launch one, or give its runs one by one")
     planned = studies.plan_study(found, base, keep=not dry_run)
     if dry_run and as_json:
         print(json.dumps(_as_json(found, planned), indent=2))

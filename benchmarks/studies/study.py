@@ -7,7 +7,7 @@ runs share through the cache what their contracts share: SFT, reward models, ref
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,9 +72,8 @@ def plan_study(study: Study, base: Request, *, keep: bool) -> Planning:
     """
     runs = study.runs()
     if keep:
-        for run in {
-            digest(run.spec.model_dump(mode="json", include={*DATA, "unpaired"})): run for run in runs
-        }.values():
+        sources = {*DATA, "unpaired"}
+        for run in {digest(run.spec.model_dump(mode="json", include=sources)): run for run in runs}.values():
             harness.Harness(dataclasses.replace(_request(study, run, base), say=lambda line: None))
     return Planning([(run, plan(_request(study, run, base))) for run in runs])
 
@@ -83,17 +82,16 @@ def _request(study: Study, run: StudyRun, base: Request) -> Request:
     return dataclasses.replace(base, spec=run.spec, methods=tuple(run.labels), seeds=study.seeds, out=None)
 
 
-def run_study(study: Study, base: Request, compare: Callable[[Request], harness.Outcome] = harness.run) -> Path:
+def run_study(study: Study, base: Request) -> Path:
     """Make all runs that are not on disk, write study.json and the page; the study's folder."""
     runs = study.runs()
-    parent = base.root / "studies"
     check_names([study.name])
-    folder = parent / study.name / study.id
+    folder = base.root / "studies" / study.name / study.id
     outcomes = []
     for number, run in enumerate(runs, 1):
         if told := told_of(run, study):
             base.say(f"run {number} of {len(runs)}: {told}")
-        outcomes.append(compare(_request(study, run, base)))
+        outcomes.append(harness.run(_request(study, run, base)))
     found = found_by(study, runs, outcomes)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

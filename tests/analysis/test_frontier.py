@@ -41,6 +41,7 @@ def test_the_same_bent_curve_differs_by_no_more_than_its_bend():
     a, b = exact((0.5, 1.0, 2.0), form), exact((0.7, 1.4, 2.4), form)
     # c is 0.7 for every three points; at 1.6, a's neighbours are 1.0 and 2.0, b's 1.4 and 2.4
     assert a.bend(1.6) == pytest.approx(0.7 * 0.6 * 0.4)
+    assert a.bend(0.6) == pytest.approx(0.7 * 0.1 * 0.4)
     assert b.bend(1.6) == pytest.approx(0.7 * 0.2 * 0.8)
     assert a.at(1.6) == pytest.approx(form(1.6) - 0.7 * 0.6 * 0.4)  # a chord lies below by just that
     found = at_equal(a, b)
@@ -140,7 +141,7 @@ APART = {
 }
 
 
-def test_rows_of_a_method_are_one_frontier_and_are_compared_at_equal():
+def test_rows_of_a_method_are_one_frontier_and_are_compared_at_equal_kl():
     found = frontier(scores_of(APART))
     assert [(m, row["over"], [p["name"] for p in row["points"]]) for m, row in found["methods"].items()] == [
         ("dpo", "rows", ["dpo", "dpo:beta=0.1", "dpo:beta=0.05"]),

@@ -8,6 +8,7 @@ import yaml
 from alignment_bench.benchmarks.studies.study import Planning
 from alignment_bench.results.integrity import CHECK, read_record
 from alignment_bench.results.run_folder import STUDY, Run
+from alignment_bench.runtime import processes
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +112,14 @@ def test_bad_input_is_told_before_anything_is_made(bench, workdir, write_tiny):
                  "--root", workdir / "none", cwd=workdir, code=2)  # fmt: skip
     assert "--vary labels.flip=0,2: labels.flip: input should be less than or equal to 0.5, not 2" in told.stderr
     assert not (workdir / "none").exists()
+
+
+def test_several_processes_are_refused(bench, workdir, write_tiny, monkeypatch):
+    spec = write_tiny(workdir)
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    told = bench("run", "-b", spec, "--model", workdir / "model", "-m", "dpo", "--vary", "budget=8,16",
+                 cwd=workdir, code=2)  # fmt: skip
+    assert "a study goes from run to run in one process" in told.stderr
 
 
 def test_nothing_planned_takes_no_time():
