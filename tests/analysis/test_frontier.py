@@ -99,6 +99,12 @@ def test_a_single_row_is_compared_at_its_own_distance_which_is_uncertain_too():
         hits.append(found["low"] <= -0.5 <= found["high"])
         assert found["kl"][0] == found["kl"][1] and found["area"]["difference"] == 0
     assert np.mean(hits) >= 0.93
+    # a response whose reward is what the frontier gives for its KL says nothing against it, however far its KL lies off
+    b = noisy(rng, (1.4,), lambda d: d, 2, 100)
+    on = Curve(b.kl, 2 * b.distances[0] + 2 * b.moved(0)[None])
+    line = exact((0.5, 1.0, 2.5), lambda d: 2 * d, 2, 100)
+    for found in (at_equal(on, line), at_equal(line, on)):
+        assert found["high"] - found["low"] < 1e-6 and abs(found["difference"]) < 1e-6
     plain = at_equal(exact((1.4,), lambda d: 2 * d - 0.5), exact((0.5, 2.0), lambda d: 2 * d))
     assert plain["difference"] == pytest.approx(-0.5)
 
