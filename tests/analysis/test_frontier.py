@@ -188,6 +188,24 @@ def test_nothing_is_said_without_a_common_kl_and_frontiers_that_cross_are_told()
     assert "the two cross: by the true reward, ppo" in sentences({"frontier": found})[0]
 
 
+def test_ahead_on_average_is_not_ahead_everywhere():
+    found = frontier(scores_of({**APART, "ppo": (0.36, 0.6, 0.6), "ppo:beta=0.1": (1.96, 0.2, 0.2)}))
+    row = next(row for row in found["comparisons"] if row["metric"] == "reward.gold")
+    assert row["verdict"] == "dpo is better" and not row["everywhere"] and not row["crosses"]
+    assert "every KL" not in sentences({"frontier": found})[0]
+
+
+def test_a_response_counts_where_every_row_has_its_value():
+    scores = scores_of(APART)
+    of_gold, of_one = scores["metric"] == "reward.gold", scores["prompt_id"] == PROMPTS[0]
+    without = frontier(scores[~of_one])["comparisons"]
+    scores.loc[of_gold & of_one & (scores["method"] == "ppo"), "value"] = np.nan
+    scores.loc[of_gold & of_one & (scores["method"] == "dpo:beta=0.1"), "value"] = 1000.0
+    found = frontier(scores)["comparisons"]
+    values = [next(r["difference"] for r in rows if r["metric"] == "reward.gold") for rows in (found, without)]
+    assert values[0] == pytest.approx(values[1])
+
+
 def test_equal_frontiers_are_told_as_undecided():
     equal = {**APART, "ppo": (0.36, 0.6, 0.6), "ppo:beta=0.1": (1.96, 1.4, 1.4)}
     found = frontier(scores_of(equal, sd=1.0))
@@ -205,6 +223,9 @@ def test_a_method_with_one_row_is_a_frontier_of_its_checkpoints():
     along = pandas.concat(parts).replace({"metric": {"reward.reward_model.training": "reward.training"}})
     found = frontier(scores, along)
     assert [p["name"] for p in found["methods"]["dpo"]["points"]] == ["8 examples", "16 examples", "24 examples"]
+    assert not found["methods"]["dpo"]["fits"]  # those along one training are fitted by overoptimization.py
+    some = along[(along["examples"] != 16) | (along["seed"] != 0)]
+    assert [p["name"] for p in frontier(scores, some)["methods"]["dpo"]["points"]] == ["8 examples", "24 examples"]
     assert (found["methods"]["dpo"]["over"], found["methods"]["ppo"]["over"]) == ("checkpoints", "rows")
     row = next(row for row in found["comparisons"] if row["metric"] == "reward.gold")
     assert row["kl"][0] == row["kl"][1] and row["verdict"] == "dpo is better"  # at the KL of ppo's only row

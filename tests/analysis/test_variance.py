@@ -59,3 +59,12 @@ def test_shares_and_what_one_more_saves():
 def test_one_seed_has_nothing_to_divide():
     scores = study(np.random.default_rng(2))
     assert split_variance(scores[scores["seed"] == 0], ["sft", "reward_model"]) == []
+
+
+def test_the_methods_own_seeds_do_not_count_for_a_source():
+    rng, found = np.random.default_rng(3), []
+    for _ in range(150):
+        (row,) = split_variance(study(rng, {"sft": 0.1, SEED: 0.15}), ["sft", "reward_model"])
+        found.append(next(part["sd"] ** 2 for part in row["parts"] if part["source"] == "sft"))
+    # 0.01, and 0.0175 if a third of 0.15^2 stayed in it
+    assert np.mean(found) == pytest.approx(0.01, rel=0.3)
