@@ -14,6 +14,7 @@ from .choice import better, choose
 from .comparisons import LEVEL
 from .costs import cost_sentences, unequal_compute, unequal_examples
 from .equal_length import sentences as extrapolated
+from .frontier import sentences as at_equal_kl
 from .grids import SFT
 from .judge_audit import doubtful_judges, judges_below_people, panel_sentences
 from .quantities import measured
@@ -80,6 +81,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         [
             *learnt_scorer.sentences(summary),
             *_overoptimized(summary, many),
+            *at_equal_kl(summary),
             *_contradictions(summary, metrics),
             *length_sentences(summary, metrics),
             *extrapolated(summary),

@@ -29,7 +29,6 @@ FAR, VERY_FAR = 2.0, 8.0  # nats of a response's KL to SFT
 # high by 24 points between 2 and 4 nats and by 41 above 8 (results/published/contrast.json, without contrast pairs).
 MANY_FAR, MANY_VERY_FAR = 0.2, 0.1
 LONG = 0.5  # correlation of a score with length from which on length is spoken of
-EQUAL_KL = "equal_kl"  # what a comparison at equal KL leaves in a summary: {"text": a sentence}
 
 
 def far_shares(scores: pandas.DataFrame) -> dict[str, dict[str, float]]:
@@ -64,7 +63,6 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             *_accuracy(summary),
             *_distance(summary),
             *disagreements(summary),
-            *([summary[EQUAL_KL]["text"]] if summary.get(EQUAL_KL) else []),
             *said,
         ]
     return said

@@ -12,6 +12,7 @@ from .comparisons import MARGIN, MINIMUM_PROMPTS, comparisons
 from .comparisons import table as behind
 from .costs import mean_costs
 from .findings import few_seeds
+from .frontier import frontier
 from .grids import SFT, Grids, grids_of
 from .judge_panel import is_versus
 from .metric_names import title
@@ -80,6 +81,7 @@ def summarize(
         "equal_length": equal_length(grids, methods),
         "prediction_powered": prediction_powered(grids, methods),
         "overoptimization": overoptimization(along) if along is not None else {},
+        "frontier": frontier(scores, along),
         "gates": gates,
         "warnings": [*warnings, *_cautions(shown, rows), *failed_gates(gates)],
     }

@@ -39,6 +39,7 @@ def contract(
         "tokenizer": digest(tokenizer.get_vocab()),
         "template": digest(tokenizer.chat_template),
         "data": corpus.digest,
+        **({"labels": done} if (done := corpus.record.get("labels")) else {}),
         "splits": {**spec.splits.model_dump(), "seed": spec.split_seed},
         "lengths": {"prompt": spec.max_prompt_tokens, "response": spec.max_response_tokens},
         **({"trust_remote_code": True} if remote_code_allowed() else {}),
@@ -88,6 +89,11 @@ def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: 
     prompts = record["splits"]["heldout"]["prompts"]
     if prompts < spec.evaluation.prompts:
         said.append(f"only {prompts} held-out prompts are available, {spec.evaluation.prompts} were asked for")
+    if done := record.get("labels"):
+        said.append(
+            f"the labels of {done['changed']} of {record['splits']['training']['pairs']} training pairs were changed "
+            f"on purpose (flip {done['flip']:g}, length bias {done['length_bias']:g}); no other pair was"
+        )
     dropped = sum(record["dropped"].values())
     if 2 * dropped > record["read"]:
         said.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not represent the whole")

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from . import drawing, tables, wording
 from .contracts import differences
 from .page import page
 from .reading import Material, read
+from .study import study_page
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = ("report.js", "samples.js")
@@ -46,6 +47,14 @@ def render(runs: Sequence[Run], out: Path | None = None, formats: Sequence[str] 
     for material, folder in zip(materials, folders, strict=True):
         written += _write_report(material, folder, formats)
     return written
+
+
+def render_study(folder: Path, study: Mapping[str, Any]) -> list[Path]:
+    """Write `index.html` and `report.md` of a study into `report/` of its folder; the paths."""
+    shown, out = study_page(folder, study), folder / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    pages = (("study.html.j2", "index.html"), ("study.md.j2", "report.md"))
+    return [_write(out / file, _fill(template, shown)) for template, file in pages]
 
 
 def _overview_folder(runs: Sequence[Run], out: Path | None) -> Path:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     import pandas
 
 SUMMARY = "summary.json"
+STUDY = "study.json"  # in a study's folder: what its runs found together
 TRACKED = "tracked.json"  # in a run's folder: what was sent to trackers
 LOCK, HOLDER = ".lock", ".holder.json"  # in a run's folder: held by the process that writes it, and who that is
 REPLACED = ".replaced"  # end of the name of a cell while another takes its place

@@ -25,6 +25,7 @@ from .live import watching
 from .plan import print_plan
 from .power import power
 from .speed import speed
+from .study import carry_out, study
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,6 +89,12 @@ def run(
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the benchmark, dotted: methods.dpo.beta=0.05."),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=V1,V2,...", help="A study along a field: dpo.beta, labels.flip, budget; repeat to cross."
+        ),
     ] = None,
     tracker: Annotated[
         str | None, typer.Option(help="Also send logs and scores to: tensorboard, wandb, trackio or mlflow.")
@@ -158,6 +165,13 @@ def run(
         cell_timeout=cell_timeout,
         trust_remote_code=trust_remote_code,
     )
+    if vary:
+        from ..studies.axes import varied
+
+        if out:
+            raise InputError("--out is the folder of one run, and --vary makes several; leave it out")
+        carry_out(varied(spec, names, seeds, vary), request, dry_run, as_json)
+        return
     if dry_run:
         print_plan(request, as_json)
         return
@@ -178,7 +192,7 @@ app.command("audit-reward")(audit_reward)
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or a folder that holds runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or studies, or a folder that holds runs.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,
     formats: Annotated[
         str, typer.Option("--format", help="By comma: html, md, latex, csv, parquet, json, svg, pdf; or all.")
@@ -188,11 +202,15 @@ def report(
 
     Example: bench report results/runs/quick --out report --format html,latex,pdf
     """
-    from ...reports.render import FORMATS, render
-    from ...results.run_folder import find_runs
+    from ...reports.render import FORMATS, render, render_study
+    from ...results.integrity import read_record
+    from ...results.run_folder import STUDY, find_runs
 
     chosen = FORMATS if formats == "all" else tuple(name.strip() for name in formats.split(",") if name.strip())
-    written = render([r for folder in runs for r in find_runs(folder)], out, chosen)
+    studies = [folder for folder in runs if (folder / STUDY).is_file()]
+    written = [path for folder in studies for path in render_study(folder, read_record(folder / STUDY))]
+    if found := [r for folder in runs if folder not in studies for r in find_runs(folder)]:
+        written += render(found, out, chosen)
     for path in dict.fromkeys(p.parent if p.parent.name in ("figures", "tables") else p for p in written):
         print(path)
 
@@ -288,6 +306,7 @@ def new_method(
 app.command("audit-data")(audit_data)
 app.command()(power)
 app.command()(speed)
+app.command()(study)
 
 
 cli_show.register(app)

@@ -5,7 +5,7 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -28,8 +28,9 @@ from ...results.store import NotMade, read_json
 from ...runtime import processes
 from ...training.task import PromptDataset
 from ..context import Workshop
-from ..definition.spec import BenchmarkSpec
+from ..definition.spec import BenchmarkSpec, Labels
 from .arrow_rows import ArrowFile, ArrowRows, divide, token_ids
+from .labels import changed
 
 WORLDS = {"world": "alignment_bench.benchmarks.world:preference_rows"}
 WORLD_ROWS, WORLD_SEED = 6000, 20260
@@ -257,12 +258,30 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
     found = read_json(folder / RECORD)
     record, digests = found["record"], found["digests"]
     parts = {name: ArrowRows(ArrowFile(folder / f"{name}.arrow"), _pair, digests[name]) for name in record["splits"]}
+    if spec.labels != Labels():
+        parts["training"], record["labels"] = _relabelled(parts["training"], spec.labels)
+        digests = {**digests, "training": parts["training"].digest}
     unpaired: Sequence[RatedReply] = ()
     if spec.unpaired:
         unpaired = ArrowRows(ArrowFile(folder / UNPAIRED), _reply, digests["unpaired"])
         record["unpaired"] = {"source": spec.unpaired, **record["unpaired"]}
     record = {"source": spec.preferences, **record, **more}
     return Corpus(**parts, unpaired=unpaired, record=record, digest=digest(digests))
+
+
+def _relabelled(rows: ArrowRows[Pair], labels: Labels) -> tuple[ArrowRows[Pair], dict[str, Any]]:
+    """Pairs as a labeller that errs would have given them, and what was done."""
+    file = rows.file
+    swapped = changed(file.column("id"), file.lengths("chosen_ids"), file.lengths("rejected_ids"), labels)
+
+    def read(batch: RecordBatch, place: int) -> Pair:
+        pair, key = _pair(batch, place), batch.column("id")[place].as_py()
+        at = np.searchsorted(swapped, np.uint64(key))
+        is_swapped = at < len(swapped) and swapped[at] == key
+        return replace(pair, chosen=pair.rejected, rejected=pair.chosen) if is_swapped else pair
+
+    done = {**labels.model_dump(), "changed": len(swapped)}
+    return ArrowRows(file, read, digest([rows.digest, done])), done
 
 
 def _id(batch: RecordBatch, column: str, place: int) -> str:

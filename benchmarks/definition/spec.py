@@ -1,6 +1,6 @@
 """A benchmark's definition: a YAML file, checked field by field."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,11 +47,26 @@ class SupervisedFineTuning(Supervised):
 
     replies: Literal["chosen", "both"] = "chosen"
     """The replies of its pairs that SFT imitates; both where the pairs are drawn from demonstrators at large."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of its training, the same for all rows and seeds of a run."""
+
+
+class Labels(Part):
+    """Errors made on purpose in the pairs that methods and the training reward model learn from, and nowhere else."""
+
+    flip: float = Field(default=0.0, ge=0, le=0.5)
+    """Share of these pairs whose replies change sides."""
+    length_bias: float = Field(default=0.0, ge=0, le=1)
+    """Share of these pairs in which the longer reply is chosen, whichever was preferred; flips come after it."""
 
 
 class RewardModels(Supervised):
     """Settings of both reward models."""
 
+    seed: int = Field(default=0, ge=0)
+    """Another number trains both anew: their seeds are 1 + 2 seed (training) and 2 + 2 seed (evaluation)."""
+    pairs: int | None = Field(default=None, gt=0)
+    """At most this many pairs for the training reward model, chosen by hash; null takes all of its split."""
     contrast: float = Field(default=0.0, ge=0, lt=1)
     """Share of contrast pairs among all that the evaluation reward model learns from: a reply over another prompt's, or
     over the same reply cut, repeated or scrambled. They need no labels and come on top of `examples`."""
@@ -126,6 +141,7 @@ class BenchmarkSpec(Part):
     tuning: TuningSpec = TuningSpec()
     sft: SupervisedFineTuning
     reward_model: RewardModels
+    labels: Labels = Labels()
     budget: int = Field(gt=0)
     """Examples a method may draw: pairs (offline) or sampled responses (online), repeats counted."""
     evaluation: Evaluation = Evaluation()
@@ -143,6 +159,16 @@ class BenchmarkSpec(Part):
     tracker: Literal[*TRACKERS] | None = None  # type: ignore[valid-type]  # the names stand in one place
     """Tracker that logs, scores and the summary are sent to as well."""
     _written: Written | None = PrivateAttr(None)
+
+    def with_fields(self, values: Mapping[str, Any], place: str) -> "BenchmarkSpec":
+        """The same with some fields set, each dotted; InputError that names `place` for what a field refuses."""
+        places: dict[tuple[str, ...], str] = {(): f"benchmark {self.name}"}
+        written = Written(self.model_dump(), self._written.places if self._written else places)
+        for field, value in values.items():
+            written = written.with_field(tuple(field.split(".")), value, place)
+        spec = checked(BenchmarkSpec, written.fields, written.place)
+        spec._written = written
+        return spec
 
     def place(self, *field: str) -> str:
         """The place of a field, for errors: `file quick.yaml, line 12`, or an option of the command line."""

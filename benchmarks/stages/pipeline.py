@@ -59,9 +59,10 @@ class Pipeline:
     def train_reward_model(self, role: str) -> Stage:
         """A reward model; with the last of them the scorers are there. InputError where they have seed or pairs in
         common."""
-        pairs, seed = getattr(self.corpus, role), 1 + ROLES.index(role)
-        heldout = self.corpus.heldout
-        settings = self.spec.reward_model
+        settings, heldout = self.spec.reward_model, self.corpus.heldout
+        pairs, seed = getattr(self.corpus, role), 1 + ROLES.index(role) + 2 * settings.seed
+        if role == ROLES[0] and settings.pairs:
+            pairs = pairs.some(settings.pairs)
         contrast, longest = settings.contrast_of(role), self.spec.max_response_tokens
         made = trained.train_reward_model(
             self.shop, self.sft, settings, pairs, heldout, seed, contrast=contrast, longest=longest

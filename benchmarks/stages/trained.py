@@ -42,7 +42,7 @@ def train_sft(
 ) -> Stage:
     """The stage in which the base is fine-tuned on the replies of some pairs; see training/sft.py."""
     seen, unseen = (examples(pairs, both=settings.replies == "both") for pairs in (train, heldout))
-    recipe = _recipe(settings, shop, seed=0, label="SFT")
+    recipe = _recipe(settings, shop, seed=settings.seed, label="SFT")
     inputs = shop.inputs(
         base=base.key, settings=settings.model_dump(), train=rows_digest(train), heldout=rows_digest(heldout)
     )

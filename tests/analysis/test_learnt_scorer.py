@@ -167,10 +167,6 @@ def test_length_is_spoken_of_where_the_model_knows_little_more():
     assert said in sentences(summary((GOLD,), training=by_length))  # also where the true reward is known
 
 
-def test_a_comparison_at_equal_kl_is_told_if_there_is_one():
-    assert "At equal KL: x." in sentences(summary() | {"equal_kl": {"text": "At equal KL: x."}})
-
-
 def test_ruined_rows_are_those_that_the_true_reward_shows_to_be_worse():
     """By reward model 0.8, 0.7, 0.6 and by truth 0.4, 0.45, 0.6: of three pairs all are in opposite order."""
     rates = {

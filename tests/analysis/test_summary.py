@@ -60,7 +60,7 @@ def run():
 def test_keys_and_order(run):
     assert list(run) == [
         "run_id", "run_dir", "benchmark", "contract", "methods", "margin", "comparisons", "ratings",
-        "equal_length", "prediction_powered", "overoptimization", "gates", "warnings",
+        "equal_length", "prediction_powered", "overoptimization", "frontier", "gates", "warnings",
     ]  # fmt: skip
     assert list(run["methods"]) == ["sft", "dpo", "orpo"]
     assert list(run["methods"]["dpo"]["metrics"]) == ["kl", "reward.gold", GOLD]
