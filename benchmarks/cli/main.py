@@ -23,6 +23,7 @@ from .doctor import doctor
 from .live import watching
 from .plan import print_plan
 from .speed import speed
+from .tune import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,6 +95,9 @@ def run(
         str | None, typer.Option(help="Ray cluster whose machines see --root; by default one started here.")
     ] = None,
     cell_cpus: Annotated[int, typer.Option(help="CPU cores of a cell on Ray.", min=1)] = 1,
+    at_once: Annotated[
+        int | None, typer.Option(help="Cells trained side by side; by default two on a CPU with two cores.", min=1)
+    ] = None,
     cell_timeout: Annotated[
         float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)
     ] = None,
@@ -112,6 +116,7 @@ def run(
     Example: bench run --method ppo,dpo,orpo --seeds 3
     """
     from ..definition.options import Options, chosen_spec
+    from ..definition.plugins import check_methods
     from ..request import ENGINES, GATES
 
     device = launch.start(device)
@@ -133,7 +138,7 @@ def run(
         settings=settings or (),
     )
     spec = chosen_spec(benchmark, names, options)
-    _check_methods(names)
+    check_methods(names)
     quiet()
 
     from .. import harness
@@ -149,6 +154,7 @@ def run(
         engine=checked_engine,
         ray_address=ray_address,
         cell_cpus=cell_cpus,
+        at_once=at_once,
         cell_timeout=cell_timeout,
         trust_remote_code=trust_remote_code,
     )
@@ -166,6 +172,7 @@ def run(
         raise typer.Exit(1)
 
 
+app.command()(tune)
 app.command("audit-judge")(audit_judge)
 
 
@@ -241,10 +248,10 @@ def check(
 
     Example: bench check dpo
     """
-    from ..definition.plugins import parse_setting
+    from ..definition.plugins import check_methods, parse_setting
 
     overrides = dict(parse_setting(setting) for setting in settings or [])
-    _check_methods((method,))
+    check_methods((method,))
     quiet()
 
     from ...errors import TrainingError
@@ -286,16 +293,6 @@ cli_show.register(app)
 app.command()(doctor)
 app.add_typer(cache, name="cache")
 cli_preferences.register(app)
-
-
-def _check_methods(names: tuple[str, ...]) -> None:
-    """Tell about an unknown name before torch is imported."""
-    from ...errors import nearest
-    from ..definition.plugins import available
-
-    for name in (item.partition(":")[0] for item in names):
-        if name not in available("methods") and name != "sft":
-            raise InputError(f"there is no method {name!r}; {nearest(name, available('methods'))}")
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -4,7 +4,7 @@ The harness makes the steps, the plan of a dry run looks them up, the processes 
 in which they share. A new stage is one entry here and one function in the pipeline.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from ...results.store import ALONG, POLICY, Stage
 from ..definition.rows import SFT, Row
 from ..request import CELL, Cell
 from . import gates
-from .pipeline import ROLES, Pipeline
+from .pipeline import Pipeline
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
 Key = tuple[str, int | None, str]  # a row's label and a seed (empty and None for what all share), and the step's name
@@ -69,11 +69,11 @@ class Step:
         return self.kind == "scores"
 
 
-def steps(pipeline: Pipeline, rows: Sequence[Row], seeds: int) -> list[Step]:
+def steps(pipeline: Pipeline, rows: Sequence[Row], seeds: Iterable[int]) -> list[Step]:
     """Everything that a run of these rows makes, in its order: shared stages, then cell by cell."""
     shared = [*_shared(pipeline, rows)]
     needs = tuple(step.key for step in shared if step.trains)
-    cells = [_cell(pipeline, row, seed, needs) for seed in range(seeds) for row in (SFT, *rows)]
+    cells = [_cell(pipeline, row, seed, needs) for seed in seeds for row in (SFT, *rows)]
     return [*shared, *(step for cell in cells for step in cell)]
 
 
@@ -88,7 +88,7 @@ def _shared(pipeline: Pipeline, rows: Sequence[Row]) -> Iterator[Step]:
     sft = Step("SFT", "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True)
     needs = [sft.key]
     yield sft
-    for role in ROLES:
+    for role in pipeline.use.roles:
         yield (step := _reward_model(pipeline, role, (sft.key,)))
         needs.append(step.key)
     if any(getattr(row.method, "needs_reference", False) and getattr(row.method, "needs_pairs", False) for row in rows):

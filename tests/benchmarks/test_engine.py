@@ -12,7 +12,7 @@ import pytest
 
 from alignment_bench.benchmarks import harness
 from alignment_bench.benchmarks.definition.spec import load_spec
-from alignment_bench.benchmarks.engine import train_apart
+from alignment_bench.benchmarks.engine import train_apart, train_side_by_side
 from alignment_bench.benchmarks.harness import Harness
 from alignment_bench.benchmarks.request import Request
 from alignment_bench.errors import TrainingError
@@ -79,6 +79,70 @@ def test_ctrl_c_while_its_process_begins_says_nothing(workdir, monkeypatch, capf
     assert capfd.readouterr().err == ""
 
 
+def weights_of(run_dir):
+    """The bytes of each cell's policy, by row and seed."""
+    found = Path(run_dir).rglob("policy/*.safetensors")
+    return {p.parent.parent.parent.name + p.parent.parent.name: p.read_bytes() for p in found}
+
+
+def test_cells_side_by_side_give_the_same_results_and_one_that_dies_fails_alone(bench, workdir):
+    """Three seeds by two processes, beside a method from elsewhere that raises and one whose process ends."""
+    methods = ("-m", "dpo,faulty:how=raise,faulty:how=exit", "--seeds", "2", "--json")
+    arguments = ("run", "-b", "tiny.yaml", *methods)
+    two = bench(*arguments, "--at-once", "2", "--root", workdir / "two", cwd=workdir, code=1)
+    one = bench(*arguments, "--at-once", "1", "--root", workdir / "one", cwd=workdir, code=1)
+    assert "training 6 cells, 2 at once" in two.stderr and "at once" not in one.stderr
+    made = [line.partition(":")[0] for line in two.stderr.splitlines() if "made in" in line and " seed " in line]
+    assert sorted(made) == ["dpo seed 0, training", "dpo seed 1, training"]  # each said once
+    ours, theirs = json.loads(two.stdout), json.loads(one.stdout)
+    for name in ("sft", "dpo"):
+        assert ours["methods"][name]["metrics"] == theirs["methods"][name]["metrics"]
+    assert weights_of(ours["run_dir"]) == weights_of(theirs["run_dir"]) and len(weights_of(ours["run_dir"])) == 2
+    failed = [sorted(w for w in found["warnings"] if " failed: " in w) for found in (ours, theirs)]
+    assert failed[0] == failed[1] and len(failed[0]) == 4
+    again = bench(*arguments, "--at-once", "2", "--root", workdir / "one", cwd=workdir, code=1)
+    assert "training 4 cells, 2 at once" in again.stderr and "made in" not in again.stderr
+
+
+def test_a_process_that_is_killed_fails_its_cell_and_the_next_cell_gets_another(workdir, monkeypatch):
+    request = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo", "orpo"), 1, workdir / "killed")
+    Harness(request).make_shared()
+    started = []
+
+    class Killed(subprocess.Popen):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            started.append(self)
+            if len(started) == 1:
+                self.kill()
+
+    monkeypatch.setattr(subprocess, "Popen", Killed)
+    cells, begun = [("dpo", 0), ("orpo", 0)], []
+    found = dict(train_side_by_side(request, cells, 1, 1, lambda cell: False, begun.append))
+    killed = "its process was killed by SIGKILL before the training was done"
+    assert found == {cells[0]: f"{killed}; where memory is short, train one cell at a time with --at-once 1",
+                     cells[1]: None}  # fmt: skip
+    assert begun == cells and len(started) == 2 and all(p.poll() is not None for p in started)
+
+
+def test_ctrl_c_ends_all_that_are_trained_side_by_side(workdir, monkeypatch):
+    """The terminal sends it to every process; those that have not begun to train end without a word."""
+    request = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo", "orpo"), 1, workdir / "pressed")
+    Harness(request).make_shared()
+    started = []
+
+    class Pressed(subprocess.Popen):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            started.append(self)
+            self.send_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Pressed)
+    with pytest.raises(KeyboardInterrupt):
+        list(train_side_by_side(request, [("dpo", 0), ("orpo", 0)], 2, 1, lambda cell: False, lambda cell: None))
+    assert started and all(p.poll() is not None for p in started)
+
+
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed; pip install 'alignment-bench[ray]'")
 def test_ray_gives_the_same_results_and_a_dead_workers_cell_is_tried_again(bench, workdir):
     """Two workers, two cells, one of which is killed in its third step the first time."""
@@ -97,10 +161,7 @@ def test_ray_gives_the_same_results_and_a_dead_workers_cell_is_tried_again(bench
     ours, theirs = json.loads(done.stdout), json.loads(local.stdout)
     for name in ("sft", "dpo", "faulty"):
         assert ours["methods"][name]["metrics"] == theirs["methods"][name]["metrics"]
-    weights = [
-        {p.parent.parent.parent.name + p.parent.parent.name: p.read_bytes() for p in run.rglob("policy/*.safetensors")}
-        for run in (Path(ours["run_dir"]), Path(theirs["run_dir"]))
-    ]
+    weights = [weights_of(found["run_dir"]) for found in (ours, theirs)]
     assert weights[0] == weights[1] and len(weights[0]) == 2
     assert len(list(Store(workdir / "on ray").made())) == len(list(Store(workdir / "here").made()))
 
