@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .quantities import COSTS, cost, measured
+from .tuning import not_tuned_alike, tuned_with
 from .verdict import (
     SFT,
     best,
@@ -59,11 +60,17 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         certainty += rating_sentences(summary, metrics)
     if main and not any(is_decided(c) for c in main):
         certainty = [f"No difference is shown by {judged_by(metrics[0])}.", *certainty]
+    certainty += tuned_with(summary)
     return Findings(
         recommendation(summary, metrics),
         certainty,
         _cost_sentences(summary, best(main)[1] if many else None),
-        [*few_seeds(summary["methods"]), *_unequal_examples(summary), *_unequal_compute(summary)],
+        [
+            *few_seeds(summary["methods"]),
+            *not_tuned_alike(summary),
+            *_unequal_examples(summary),
+            *_unequal_compute(summary),
+        ],
         [
             *_overoptimized(summary, many),
             *_contradictions(summary, metrics),

@@ -6,18 +6,19 @@ from typing import Any
 
 from .quantities import measured
 
+LABELS = "labels"
 # The scorers by which a rule may go, and the metric that each gives.
 CRITERIA = {
     "selection_reward_model": "win_rate.reward_model",
     "judge": "win_rate.judge",
     "gold": "win_rate.gold",
-    "labels": "implicit_reward.accuracy",
+    LABELS: "implicit_reward.accuracy",
 }
 SCORERS = {  # the evaluator that gives it
     "selection_reward_model": "reward_model",
     "judge": "judge",
     "gold": "gold",
-    "labels": "implicit_reward",
+    LABELS: "implicit_reward",
 }
 OF_THE_BENCHMARK = ("judge", "gold")  # it alone can say which
 LEARNT = ("selection_reward_model", "judge")
@@ -25,7 +26,7 @@ CALLED = {
     "selection_reward_model": "the selection reward model",
     "judge": "the judge",
     "gold": "the true reward",
-    "labels": "the labels",
+    LABELS: "the labels",
 }
 Trial = Mapping[str, Any]  # {"number", "settings", "scores": {criterion: mean}, "kl", "cost", "failed"}
 

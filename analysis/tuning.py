@@ -89,11 +89,9 @@ def rule_in_words(rule: Rule) -> str:
     return said + (f" (within {rule['margin']:g} of the best the lowest KL)" if rule["margin"] else "")
 
 
-def sentences(summary: Mapping[str, Any]) -> list[str]:
-    """The tuning under which a run's rows stand, and its rows that were not tuned like the others; none without one."""
-    contract = summary.get("contract")
-    tuned = contract.get("tuned") if isinstance(contract, Mapping) else None
-    if not tuned:
+def tuned_with(summary: Mapping[str, Any]) -> list[str]:
+    """The tuning under which a run's rows stand, in a sentence; none for a run at settings that were not tuned."""
+    if not (tuned := _tuned(summary)):
         return []
     counts: dict[int, list[str]] = {}
     for name, count in tuned["trials"].items():
@@ -101,18 +99,25 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             counts.setdefault(count, []).append(name)
     how = f"({tuned['optimizer']}), picked by {rule_in_words(tuned['rule'])}"
     if len(counts) == 1:
-        said = [f"Tuned with {next(iter(counts))} trials each {how}."]
-    else:
-        parts = "; ".join(f"{', '.join(names)} with {count} trials" for count, names in sorted(counts.items()))
-        said = [f"Tuned: {parts} {how}."] if counts else []
-    if others := untuned(summary):
-        are = "was" if len(others) == 1 else "were"
-        said.append(f"{', '.join(others)} {are} not tuned like the others: part of a difference may be its settings'.")
-    return said
+        return [f"Tuned with {next(iter(counts))} trials each {how}."]
+    parts = "; ".join(f"{', '.join(names)} with {count} trials" for count, names in sorted(counts.items()))
+    return [f"Tuned: {parts} {how}."] if counts else []
+
+
+def not_tuned_alike(summary: Mapping[str, Any]) -> list[str]:
+    """The rows of a tuned run that were not tuned, in a sentence."""
+    others = untuned(summary)
+    are = "was" if len(others) == 1 else "were"
+    named = ", ".join(others)
+    return [f"{named} {are} not tuned like the others: part of a difference may be its settings'."] if others else []
 
 
 def untuned(summary: Mapping[str, Any]) -> list[str]:
     """The rows of a tuned run that were not tuned; none in a run without tuning."""
-    contract = summary.get("contract")
-    tuned = contract.get("tuned") if isinstance(contract, Mapping) else None
+    tuned = _tuned(summary)
     return [name for name in summary["methods"] if name != "sft" and name not in tuned["trials"]] if tuned else []
+
+
+def _tuned(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    contract = summary.get("contract")
+    return (contract.get("tuned") or {}) if isinstance(contract, Mapping) else {}

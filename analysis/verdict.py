@@ -7,6 +7,7 @@ from typing import Any
 
 from .quantities import seconds
 from .sequential import UNTIL_DECIDED
+from .tuning import not_tuned_alike, tuned_with
 
 SFT = "sft"
 # the order in which the verdict trusts them
@@ -34,7 +35,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     costs = [f"{m} {seconds(s)}" for m, row in summary["methods"].items() if (s := row["cost"].get("seconds"))]
     if costs:
         said.append(f"Training time for one seed: {', '.join(costs)}.")
-    return said + failed_gates(summary["gates"])
+    return said + tuned_with(summary) + not_tuned_alike(summary) + failed_gates(summary["gates"])
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:

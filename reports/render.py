@@ -73,7 +73,7 @@ def _write_overview(
     ]
     shown = {"runs": runs, "differs": differences([material.record for material in materials])}
     pages = (("html", "overview.html.j2", "index.html"), ("md", "overview.md.j2", "report.md"))
-    return [_write(folder / file, _fill(template, shown)) for name, template, file in pages if name in formats]
+    return [write_page(folder / file, fill(template, shown)) for name, template, file in pages if name in formats]
 
 
 def _folders(runs: Sequence[Run], out: Path | None) -> list[Path]:
@@ -95,9 +95,9 @@ def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> l
     written: list[Path] = []
     for name, template, file in (("html", "report.html.j2", "index.html"), ("md", "report.md.j2", "report.md")):
         if name in formats:
-            written.append(_write(folder / file, _fill(template, shown)))
+            written.append(write_page(folder / file, fill(template, shown)))
     if "latex" in formats:
-        written.append(_write(folder / "tables.tex", tables.latex(material)))
+        written.append(write_page(folder / "tables.tex", tables.latex(material)))
     for name in ("csv", "parquet"):
         if name in formats:
             written += tables.write(material, folder / "tables", name)
@@ -114,7 +114,7 @@ def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> l
     return written
 
 
-def _fill(template: str, shown: dict[str, Any]) -> str:
+def fill(template: str, shown: dict[str, Any]) -> str:
     environment = _environment(template)
     if ".html" in template:
         scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS]
@@ -147,7 +147,7 @@ def _environment(template: str) -> Any:
     return environment
 
 
-def _write(path: Path, text: str) -> Path:
+def write_page(path: Path, text: str) -> Path:
     """Write so that a crash leaves either the old page or the new one."""
     temporary = path.with_name(f".{path.name}.partial")
     with open(temporary, "w", encoding="utf-8") as stream:

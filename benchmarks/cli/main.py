@@ -4,6 +4,7 @@ import errno
 import json
 import signal
 import sys
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -178,7 +179,7 @@ app.command("audit-judge")(audit_judge)
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or a folder that holds runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or studies, or a folder that holds some.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,
     formats: Annotated[
         str, typer.Option("--format", help="By comma: html, md, latex, csv, parquet, json, svg, pdf; or all.")
@@ -189,10 +190,17 @@ def report(
     Example: bench report results/runs/quick --out report --format html,latex,pdf
     """
     from ...reports.render import FORMATS, render
+    from ...reports.tuning import find_tunings, render_tuning
     from ...results.run_folder import find_runs
 
     chosen = FORMATS if formats == "all" else tuple(name.strip() for name in formats.split(",") if name.strip())
-    written = render([r for folder in runs for r in find_runs(folder)], out, chosen)
+    studies, found = [study for folder in runs for study in find_tunings(folder)], []
+    for folder in runs:
+        with suppress(InputError) if find_tunings(folder) else nullcontext():  # a study holds no run to be shown
+            found += find_runs(folder)
+    written = render(found, out, chosen) if found else []
+    for study in studies:
+        written += render_tuning(study, out / study.name if out and (found or len(studies) > 1) else out, chosen)
     for path in dict.fromkeys(p.parent if p.parent.name in ("figures", "tables") else p for p in written):
         print(path)
 

@@ -209,7 +209,7 @@ def _print(found: "Tuned") -> None:
     for label, row in record["methods"].items():
         for said in row["warnings"]:
             to.print(f"{label}: {said}", soft_wrap=True)
-    to.print(f"study: {found.folder}", soft_wrap=True)
+    to.print(f"study: {found.folder / 'report' / 'index.html'}", soft_wrap=True)
 
 
 def _cells(trial: dict[str, Any], asked: list[str]) -> list[str]:

@@ -12,11 +12,12 @@ from math import ceil, inf, log
 from pathlib import Path
 from typing import Any
 
-from ...analysis.selection import CRITERIA, ranked
+from ...analysis.selection import CRITERIA, LABELS, ranked
 from ...analysis.statistics import interval
 from ...analysis.summary import plain
 from ...analysis.tuning import of_method, rule_in_words
 from ...errors import InputError
+from ...reports.tuning import render_tuning
 from ...results.integrity import digest, write_record, writing
 from ...results.run_folder import STUDIES, TUNE
 from ...runtime import processes
@@ -65,6 +66,12 @@ class Tuning:
         check_rule(spec)
         items = list(dict.fromkeys(self.request.methods))
         object.__setattr__(self, "spaces", [space_of(spec, item) for item in items])
+        for space in self.spaces:
+            if spec.select.by == LABELS and getattr(space.row.method, "responses_per_answer", 1) > 1:
+                raise InputError(
+                    f"{space.row.label} leaves SFT as it is, so labels cannot tell its trials apart; leave it out, or "
+                    f"go by another scorer with --set select.by=selection_reward_model"
+                )
 
     @property
     def rule(self) -> dict[str, Any]:
@@ -203,6 +210,8 @@ def tune(tuning: Tuning) -> Tuned:
     record["run"] = str(outcome.run.path)
     record["winners"] = _winners(outcome)
     _write(tuning.folder, record)
+    if not processes.rank():
+        render_tuning(tuning.folder)
     return Tuned(tuning.folder, record, outcome)
 
 
