@@ -79,7 +79,7 @@ def _picks(row: Mapping[str, Any], asked: Sequence[str]) -> list[tuple[str, list
     by_number = {trial["number"]: trial for trial in row["trials"]}
     found = [
         ("Tuned, by the rule", by_number.get(row["picked"])),
-        ("Shared settings, the benchmark's own", row["shared"]),
+        ("Shared settings of the benchmark", row["shared"]),
     ]
     for criterion, numbers in row["picks"].items():
         found.append((f"{_name(criterion)} alone", by_number.get(numbers["alone"])))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -48,14 +48,19 @@ class Selection(Part):
     by: Literal[*CRITERIA] = "selection_reward_model"  # type: ignore[valid-type]  # the names stand in one place
     """The scorer of the trials' responses to the tuning prompts: the reward model of the split `selection`, the judge,
     the true reward (gold), or the labels of the tuning pairs, by which the policy's implicit reward is right or not."""
-    at_most_kl: float | None = Field(default=1.0, gt=0)
-    """Mean KL to SFT in nats above which a trial is not picked, unless all are; null sets no limit."""
+    at_most_kl: Annotated[float, Field(gt=0)] | Literal["none"] = 1.0
+    """Mean KL to SFT in nats above which a trial is not picked, unless all are; none sets no limit."""
     margin: float = Field(default=0.0, ge=0, lt=0.5)
     """Trials within this of the best count as equal, and the one with the lowest KL is picked; a share, 0 to 0.5."""
     beside: tuple[Literal[*CRITERIA], ...] = ()  # type: ignore[valid-type]
     """Further scorers that are asked, to show what each would have picked; a judge costs what it asks."""
     force: bool = False
-    """Permission to go by a learnt scorer without at_most_kl."""
+    """Permission to go by a learnt scorer without a limit of the KL."""
+
+    @property
+    def limit(self) -> float | None:
+        """Nats; None where there is no limit."""
+        return None if self.at_most_kl == "none" else self.at_most_kl
 
 
 class Supervised(Part):

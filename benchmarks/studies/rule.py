@@ -20,10 +20,10 @@ def check_rule(spec: BenchmarkSpec) -> None:
             f"{spec.place('splits')}: benchmark {spec.name} has nothing to tune on, for its splits give "
             f"{' and '.join(missing)} no share; give for example --set splits.selection=0.2 --set splits.tuning=0.1"
         )
-    if rule.by in LEARNT and rule.at_most_kl is None and not rule.force:
+    if rule.by in LEARNT and rule.limit is None and not rule.force:
         raise InputError(
             f"{spec.place('select')}: select: by {rule.by} alone picks the trial that over-optimizes it most; give "
-            f"at_most_kl, or force: true"
+            f"at_most_kl a number of nats, or force: true"
         )
     for criterion in criteria(spec):
         if criterion in OF_THE_BENCHMARK and SCORERS[criterion] not in spec.evaluators:

@@ -76,7 +76,7 @@ class Tuning:
     @property
     def rule(self) -> dict[str, Any]:
         select = self.request.spec.select
-        return {"by": select.by, "at_most_kl": select.at_most_kl, "margin": select.margin}
+        return {"by": select.by, "at_most_kl": select.limit, "margin": select.margin}
 
     @property
     def criteria(self) -> list[str]:
@@ -248,9 +248,9 @@ class _Trials:
         """Train and score trials; those of each row, after which they are among the trials so far."""
         new = self._run(settings, budget or self.tuning.request.spec.budget)
         for label, rows in new.items():
-            self.found.setdefault(label, []).extend(
-                {**row, "number": len(self.of(label)) + place} for place, row in enumerate(rows)
-            )
+            first = len(self.of(label))
+            numbered = [{"number": number, **row} for number, row in enumerate(rows, first)]
+            self.found.setdefault(label, []).extend(numbered)
         return {label: self.of(label)[-len(rows) :] for label, rows in new.items() if rows}
 
     def _run(self, settings: Mapping[str, Sequence[Settings]], budget: int) -> dict[str, list[dict[str, Any]]]:

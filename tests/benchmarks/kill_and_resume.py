@@ -2,8 +2,8 @@
 
 python kill_and_resume.py MODEL FOLDER KILLS STAGE ... [--out FILE] prints a line of JSON a stage; the stage `run` is a
 whole `bench run` of DPO and PPO, with responses, scores, summary and report, and `tune` a whole `bench tune` of DPO.
-FILE then says on what machine and when, as results/published/kills.json does. This process forks those that are killed and never trains itself, for a fork of a
-process with threads may hang.
+FILE then says on what machine and when, as results/published/kills.json does. This process forks those that are killed
+and never trains itself, for a fork of a process with threads may hang.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Cells in processes of their own and on Ray: what goes wrong there stays there, and results are the same."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from alignment_bench.benchmarks import harness
 from alignment_bench.benchmarks.definition.spec import load_spec
@@ -102,6 +104,25 @@ def test_cells_side_by_side_give_the_same_results_and_one_that_dies_fails_alone(
     assert failed[0] == failed[1] and len(failed[0]) == 4
     again = bench(*arguments, "--at-once", "2", "--root", workdir / "one", cwd=workdir, code=1)
     assert "training 4 cells, 2 at once" in again.stderr and "made in" not in again.stderr
+
+
+def test_a_cell_trains_with_half_of_the_threads_however_many_are_trained_at_once(workdir, monkeypatch):
+    """So that sums come out the same; the rest of a run has them all, and a worker what it is told."""
+    spec, there = load_spec(str(workdir / "tiny.yaml"), {}), torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        request = Request(spec, ("dpo",), 1, workdir / "threads", device="cpu")
+        for more, at_once, threads in (({}, 2, 2), ({"at_once": 1}, 1, 2), ({"at_once": 3, "threads": 1}, 3, 1)):
+            one = Harness(dataclasses.replace(request, **more))
+            assert (one.at_once, one.threads) == (at_once, threads)
+            seen = []
+            monkeypatch.setattr(one.pipeline, "train", lambda *given, seen=seen: seen.append(torch.get_num_threads()))
+            one.make(("dpo", 0))
+            assert seen == [threads] and torch.get_num_threads() == 4
+        torch.set_num_threads(1)
+        assert Harness(request).at_once == Harness(request).threads == 1
+    finally:
+        torch.set_num_threads(there)
 
 
 def test_a_process_that_is_killed_fails_its_cell_and_the_next_cell_gets_another(workdir, monkeypatch):

@@ -19,8 +19,8 @@ def tuning(tmp_path, *settings, methods=("dpo",), **more):
     [
         (["splits.selection=0"], {}, "has nothing to tune on, for its splits give selection no share"),
         (["splits.selection=0", "splits.tuning=0"], {}, "its splits give selection and tuning no share"),
-        (["select.at_most_kl=null"], {}, "by selection_reward_model alone picks the trial that over-optimizes"),
-        (["select.by=judge", "select.at_most_kl=null"], {}, "by judge alone picks the trial that"),
+        (["select.at_most_kl=none"], {}, "by selection_reward_model alone picks the trial that over-optimizes"),
+        (["select.by=judge", "select.at_most_kl=none"], {}, "by judge alone picks the trial that"),
         (["select.by=judge", "evaluators.judge=null", "select.beside=[]"], {}, "goes by judge, and benchmark"),
         (["select.beside=[gold]", "evaluators.gold=null"], {}, "benchmark quick has no evaluator gold"),
         ([], {"trials": 1}, "--trials 1 is no search; give at least 2"),
@@ -39,7 +39,7 @@ def test_what_cannot_be_tuned_is_told_before_anything_trains(tmp_path, settings,
 
 @pytest.mark.parametrize(
     ("setting", "said"),
-    [("select.by=luck", "select.by"), ("select.at_most_kl=0", "at_most_kl"), ("select.margin=0.6", "margin")],
+    [("select.by=luck", "by: input should be"), ("select.at_most_kl=0", "at_most_kl"), ("select.margin=0.6", "margin")],
 )
 def test_a_rule_that_is_none_is_told_where_it_stands(setting, said):
     with pytest.raises(InputError, match=f"--set {setting}: select.*{said}"):
@@ -47,9 +47,9 @@ def test_a_rule_that_is_none_is_told_where_it_stands(setting, said):
 
 
 def test_a_rule_that_misleads_may_be_forced_and_truth_needs_no_limit(tmp_path):
-    forced = tuning(tmp_path, "select.at_most_kl=null", "select.force=true")
+    forced = tuning(tmp_path, "select.at_most_kl=none", "select.force=true")
     assert forced.rule == {"by": "selection_reward_model", "at_most_kl": None, "margin": 0.0}
-    assert tuning(tmp_path, "select.by=gold", "select.at_most_kl=null").rule["by"] == "gold"
+    assert tuning(tmp_path, "select.by=gold", "select.at_most_kl=none").rule["by"] == "gold"
 
 
 def test_trials_see_no_scorer_of_the_evaluation_but_those_that_the_rule_names():
