@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from alignment_bench.analysis.selection import pick
+from alignment_bench.benchmarks.api import tune
 from alignment_bench.results.integrity import read_record
 from alignment_bench.results.run_folder import Run
 from alignment_bench.results.store import Store
@@ -122,6 +123,14 @@ def test_the_same_again_trains_nothing_and_another_rule_trains_no_trial(tuned, w
         assert [t["scores"] for t in row["trials"]] == [t["scores"] for t in record["methods"][label]["trials"]]
         lowest = min((t for t in row["trials"] if t["kl"] <= 1.0), key=lambda t: t["kl"])
         assert row["picked"] == lowest["number"]  # gold is near one half for all of them
+
+
+def test_in_python_it_is_the_same(tuned, workdir, monkeypatch):
+    record, _, _ = tuned
+    monkeypatch.chdir(workdir)
+    results, again = tune("tiny.yaml", "dpo,orpo", trials=3, seeds=2, shared=True)
+    assert {k: v for k, v in again.items() if k != "created"} == {k: v for k, v in record.items() if k != "created"}
+    assert results.path == Path(record["run"]) and results.contract["tuned"]["trials"] == {"dpo": 3, "orpo": 3}
 
 
 def test_compute_is_shared_out_equally_by_what_the_own_settings_take(workdir, bench):
