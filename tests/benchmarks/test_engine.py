@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment_bench.benchmarks import harness
+from alignment_bench.benchmarks import engine, harness
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.engine import train_apart, train_side_by_side
 from alignment_bench.benchmarks.harness import Harness
 from alignment_bench.benchmarks.request import Request
-from alignment_bench.errors import TrainingError
+from alignment_bench.errors import Stopped, TrainingError
 from alignment_bench.results.store import Store
 
 STEPS = {"lr": 1e-3, "batch_size": 4}
@@ -144,6 +144,36 @@ def test_a_process_that_is_killed_fails_its_cell_and_the_next_cell_gets_another(
     assert found == {cells[0]: f"{killed}; where memory is short, train one cell at a time with --at-once 1",
                      cells[1]: None}  # fmt: skip
     assert begun == cells and len(started) == 2 and all(p.poll() is not None for p in started)
+
+
+def answering(monkeypatch, answers):
+    """In place of the process that trains: one that gives each method's cell an answer, a second later."""
+    code = (
+        "def serve():\n"
+        "    import json, sys, time\n"
+        "    for line in iter(sys.stdin.readline, ''):\n"
+        "        time.sleep(1)\n"
+        f"        print(json.dumps({answers!r}[json.loads(line)['cell'][0]]), flush=True)\n"
+    )
+    monkeypatch.setattr(engine, "START", code)
+
+
+def test_each_cell_is_given_to_whoever_is_free_and_told_as_it_ends(workdir, monkeypatch):
+    answering(monkeypatch, {"a": {"done": True}, "b": {"failed": "no number"}, "c": {"done": True}})
+    request, begun = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo",), 1, workdir), []
+    cells = [("a", 0), ("b", 0), ("c", 0)]
+    found = list(train_side_by_side(request, cells, 2, 1, lambda cell: False, begun.append))
+    assert sorted(found) == [(("a", 0), None), (("b", 0), "no number"), (("c", 0), None)]
+    assert begun[2] == ("c", 0) and sorted(begun) == cells
+
+
+def test_a_cell_that_was_stopped_ends_the_others_after_it_and_says_what_is_saved(workdir, monkeypatch):
+    answering(monkeypatch, {"a": {"stopped": "step 3 is saved"}, "b": {"done": True}, "c": {"done": True}})
+    request, begun = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo",), 1, workdir), []
+    cells = [("a", 0), ("b", 0), *[("c", seed) for seed in range(9)]]
+    with pytest.raises(Stopped, match="step 3 is saved"):
+        list(train_side_by_side(request, cells, 2, 1, lambda cell: False, begun.append))
+    assert len(begun) < 5
 
 
 def test_ctrl_c_ends_all_that_are_trained_side_by_side(workdir, monkeypatch):

@@ -141,9 +141,8 @@ def test_compute_is_shared_out_equally_by_what_the_own_settings_take(workdir, be
     each = record["methods"]["dpo"]["shared"]["cost"]["flops"]
     equal = json.loads(bench(*base, "--tune-flops", 3.4 * each, *root, cwd=workdir).stdout)
     assert [len(equal["methods"][m]["trials"]) for m in ("dpo", "best_of_n")] == [3, 2]
-    assert equal["spent"]["flops"] == pytest.approx(
-        3 * each + 2 * equal["methods"]["best_of_n"]["shared"]["cost"]["flops"]
-    )
+    others = equal["methods"]["best_of_n"]["shared"]["cost"]["flops"]  # of a few responses that are watched
+    assert equal["spent"]["flops"] == pytest.approx(3 * each + 2 * others, rel=0.01)  # responses differ in length
     few = bench(*base, "--tune-flops", 1.9 * each, *root, cwd=workdir, code=2)
     assert "does not pay for two trials of dpo" in few.stderr
 
@@ -207,10 +206,10 @@ def test_a_plan_trains_nothing(workdir, bench):
 def test_killed_at_random_moments(tiny, tmp_path):
     """Processes are killed at random function calls, in trials, scoring, picking and the winners' run."""
     script = Path(__file__).parents[1] / "kill_and_resume.py"
-    command = [sys.executable, str(script), str(tiny.path), str(tmp_path), "6", "tune"]
+    command = [sys.executable, str(script), str(tiny.path), str(tmp_path), "4", "tune"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     (row,) = map(json.loads, done.stdout.splitlines())
-    assert row["same"] and row["killed"] >= 6 and row["files"] >= 1
+    assert row["same"] and row["killed"] >= 4 and row["files"] >= 1
     for study in tmp_path.glob("tune/*/studies/*/*/tune.json"):
         assert read_record(study)["winners"]["dpo"]["seeds"] == 1
