@@ -82,8 +82,11 @@ def _picks(row: Mapping[str, Any], asked: Sequence[str]) -> list[tuple[str, list
         ("Shared settings of the benchmark", row["shared"]),
     ]
     for criterion, numbers in row["picks"].items():
-        found.append((f"{_name(criterion)} alone", by_number.get(numbers["alone"])))
-        found.append((f"{_name(criterion)} within the limit", by_number.get(numbers["within"])))
+        alone, within = (by_number.get(numbers[how]) for how in ("alone", "within"))
+        if alone is within or within is None:
+            found.append((f"{_name(criterion)}, with a limit or without" if within else _name(criterion), alone))
+        else:
+            found += [(f"{_name(criterion)} alone", alone), (f"{_name(criterion)} within the limit", within)]
     return [(who, _trial(trial, asked)[:-1]) for who, trial in found if trial]
 
 
