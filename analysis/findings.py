@@ -19,6 +19,7 @@ from .grids import SFT
 from .judge_audit import doubtful_judges, judges_below_people, panel_sentences
 from .quantities import measured
 from .subsets import sentences as where
+from .tuning import not_tuned_alike, tuned_with
 from .verdict import (
     compared,
     comparison_sentences,
@@ -67,7 +68,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         certainty += rating_sentences(summary, metrics)
     if main and not any(_is_settled(c) for c in main):
         certainty = [f"No difference is shown by {judged_by(metrics[0])}.", *certainty]
-    certainty += [*people.sentences(summary), *prediction_powered.sentences(summary)]
+    certainty += [*people.sentences(summary), *prediction_powered.sentences(summary), *tuned_with(summary)]
     return Findings(
         recommendation(summary, metrics),
         [*certainty, *where(summary)],
@@ -75,6 +76,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         [
             *few_seeds(summary["methods"]),
             *_unequal_seeds(main),
+            *not_tuned_alike(summary),
             *unequal_examples(summary),
             *unequal_compute(summary),
         ],

@@ -11,6 +11,7 @@ from .comparisons import MARGIN, NOT_COMPARED, by_preference
 from .grids import SFT
 from .learnt_scorer import no_winner
 from .quantities import measured, seconds
+from .tuning import not_tuned_alike, tuned_with
 
 BY = {
     "gold": "the true reward",
@@ -35,7 +36,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     costs = [f"{m} {seconds(s)}" for m, row in summary["methods"].items() if (s := row["cost"].get("seconds"))]
     if costs:
         said.append(f"Training time for one seed: {', '.join(costs)}.")
-    return said + failed_gates(summary["gates"])
+    return said + tuned_with(summary) + not_tuned_alike(summary) + failed_gates(summary["gates"])
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:

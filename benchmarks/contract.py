@@ -26,11 +26,12 @@ def contract(
     sft: Checkpoint,
     reward_models: dict[str, Checkpoint],
     evaluated_by: str | None,
+    **more: Any,
 ) -> dict[str, Any]:
     """All that rows of one table must share, the benchmark's settings of its methods included.
 
     Which of them are run, seeds and evaluators come on top of it. evaluated_by: hash of the user's reward model, which
-    evaluates.
+    evaluates. more: fields of a tuning, left out where they are None.
     """
     return {
         "benchmark": spec.name,
@@ -40,7 +41,7 @@ def contract(
         "template": digest(tokenizer.chat_template),
         "data": corpus.digest,
         **({"labels": done} if (done := corpus.record.get("labels")) else {}),
-        "splits": {**spec.splits.model_dump(), "seed": spec.split_seed},
+        "splits": {**spec.splits.shares, "seed": spec.split_seed},
         "lengths": {"prompt": spec.max_prompt_tokens, "response": spec.max_response_tokens},
         **({"trust_remote_code": True} if remote_code_allowed() else {}),
         "tuning": shop.tuning.identity(),
@@ -60,6 +61,7 @@ def contract(
         "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
         "code": code_digest(*TRAINING_CODE, LOSSES),
         "packages": shop.packages,
+        **{name: value for name, value in more.items() if value is not None},
     }
 
 

@@ -83,7 +83,7 @@ class _Planner:
 
     def __init__(self, harness: Harness):
         pipeline = harness.pipeline.looking()
-        self.steps = steps(pipeline, harness.rows, harness.request.seeds)
+        self.steps = steps(pipeline, harness.rows, harness.seeds)
         self.made: dict[Key, Stage | None] = {}
         self.missing: set[Key] = set()
         spec, tuning = harness.spec, harness.shop.tuning

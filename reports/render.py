@@ -54,7 +54,7 @@ def render_study(folder: Path, study: Mapping[str, Any]) -> list[Path]:
     shown, out = study_page(folder, study), folder / "report"
     out.mkdir(parents=True, exist_ok=True)
     pages = (("study.html.j2", "index.html"), ("study.md.j2", "report.md"))
-    return [_write(out / file, _fill(template, shown)) for template, file in pages]
+    return [write(out / file, fill(template, shown)) for template, file in pages]
 
 
 def _overview_folder(runs: Sequence[Run], out: Path | None) -> Path:
@@ -82,7 +82,7 @@ def _write_overview(
     ]
     shown = {"runs": runs, "differs": differences([material.record for material in materials])}
     pages = (("html", "overview.html.j2", "index.html"), ("md", "overview.md.j2", "report.md"))
-    return [_write(folder / file, _fill(template, shown)) for name, template, file in pages if name in formats]
+    return [write_page(folder / file, fill(template, shown)) for name, template, file in pages if name in formats]
 
 
 def _folders(runs: Sequence[Run], out: Path | None) -> list[Path]:
@@ -104,9 +104,9 @@ def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> l
     written: list[Path] = []
     for name, template, file in (("html", "report.html.j2", "index.html"), ("md", "report.md.j2", "report.md")):
         if name in formats:
-            written.append(_write(folder / file, _fill(template, shown)))
+            written.append(write_page(folder / file, fill(template, shown)))
     if "latex" in formats:
-        written.append(_write(folder / "tables.tex", tables.latex(material)))
+        written.append(write_page(folder / "tables.tex", tables.latex(material)))
     for name in ("csv", "parquet"):
         if name in formats:
             written += tables.write(material, folder / "tables", name)
@@ -123,7 +123,7 @@ def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> l
     return written
 
 
-def _fill(template: str, shown: dict[str, Any]) -> str:
+def fill(template: str, shown: dict[str, Any]) -> str:
     environment = _environment(template)
     if ".html" in template:
         scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS]
@@ -156,7 +156,7 @@ def _environment(template: str) -> Any:
     return environment
 
 
-def _write(path: Path, text: str) -> Path:
+def write_page(path: Path, text: str) -> Path:
     """Write so that a crash leaves either the old page or the new one."""
     temporary = path.with_name(f".{path.name}.partial")
     with open(temporary, "w", encoding="utf-8") as stream:

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "summary.json"
 STUDY = "study.json"  # in a study's folder: what its runs found together
+STUDIES, TRIALS = "studies", "trials"  # folders of what several runs answer, and in there of a tuning's trials
+TUNE = "tune.json"  # the record of a tuning, in its study's folder
 TRACKED = "tracked.json"  # in a run's folder: what was sent to trackers
 LOCK, HOLDER = ".lock", ".holder.json"  # in a run's folder: held by the process that writes it, and who that is
 REPLACED = ".replaced"  # end of the name of a cell while another takes its place
@@ -286,11 +288,12 @@ class Run:
                 yield Cell(method, seed, path)
 
 
-def runs_folder(root: Path, benchmark: str) -> Path:
-    """The default folder of a benchmark's runs; InputError for a name that is no folder's, see `check_names`."""
-    parent = Path(root) / "runs"
+def runs_folder(root: Path, benchmark: str, *, trials: bool = False) -> Path:
+    """The default folder of a benchmark's runs, or of its tunings' trials; InputError for a name that is no folder's,
+    see `check_names`."""
+    parent = Path(root) / (STUDIES if trials else "runs")
     check_names([*(p.name for p in parent.glob("*") if p.name.lower() == benchmark.lower()), benchmark])
-    return parent / benchmark
+    return parent / benchmark / TRIALS if trials else parent / benchmark
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -317,10 +320,15 @@ def check_names(names: Iterable[str]) -> None:
 def find_runs(path: Path) -> list[Run]:
     """The runs at or below a folder; InputError if there is none."""
     path = Path(path)
-    found = [path] if Run(path).exists else sorted(p.parent for p in path.glob(f"**/{RUN}"))
+    found = [path] if Run(path).exists else sorted(p.parent for p in path.glob(f"**/{RUN}") if not _is_trials(p))
     if not found:
         raise InputError(f"{path} holds no run (no {RUN} at or below it); give the folder that `bench run` printed")
     return [Run(p) for p in found]
+
+
+def _is_trials(record: Path) -> bool:
+    """True for the record of a tuning's trials (studies/BENCHMARK/trials/ID/run.json): no run to be shown by itself."""
+    return record.absolute().parts[-5:-2:2] == (STUDIES, TRIALS)
 
 
 def find_run(path: Path, finished: bool = False) -> Run:

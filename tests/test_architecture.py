@@ -32,7 +32,7 @@ BENCHMARKS = [  # the same within benchmarks: folders and modules at its top
     {"studies", "selfcheck"},
     {"plan", "worker", "export"},
     {"harness", "estimate"},
-    {"contract", "engine", "summing_up"},
+    {"contract", "engine", "checks", "summing_up"},
     {"stages"},
     {"data", "request"},
     {"definition"},

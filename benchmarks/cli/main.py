@@ -4,6 +4,7 @@ import errno
 import json
 import signal
 import sys
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -26,6 +27,7 @@ from .plan import print_plan
 from .power import power
 from .speed import speed
 from .study import carry_out, study
+from .tune import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -106,6 +108,9 @@ def run(
         str | None, typer.Option(help="Ray cluster whose machines see --root; by default one started here.")
     ] = None,
     cell_cpus: Annotated[int, typer.Option(help="CPU cores of a cell on Ray.", min=1)] = 1,
+    at_once: Annotated[
+        int | None, typer.Option(help="Cells trained side by side; by default two on a CPU with two cores.", min=1)
+    ] = None,
     cell_timeout: Annotated[
         float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)
     ] = None,
@@ -124,6 +129,7 @@ def run(
     Example: bench run --method ppo,dpo,orpo --seeds 3
     """
     from ..definition.options import Options, chosen_spec
+    from ..definition.plugins import check_methods
     from ..request import ENGINES, GATES
 
     device = launch.start(device)
@@ -146,7 +152,7 @@ def run(
         settings=settings or (),
     )
     spec = chosen_spec(benchmark, names, options)
-    _check_methods(names)
+    check_methods(names)
     quiet()
 
     from .. import harness
@@ -162,6 +168,7 @@ def run(
         engine=checked_engine,
         ray_address=ray_address,
         cell_cpus=cell_cpus,
+        at_once=at_once,
         cell_timeout=cell_timeout,
         trust_remote_code=trust_remote_code,
     )
@@ -186,13 +193,14 @@ def run(
         raise typer.Exit(1)
 
 
+app.command()(tune)
 app.command("audit-judge")(audit_judge)
 app.command("audit-reward")(audit_reward)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or studies, or a folder that holds runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or studies, or a folder that holds some.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,
     formats: Annotated[
         str, typer.Option("--format", help="By comma: html, md, latex, csv, parquet, json, svg, pdf; or all.")
@@ -203,14 +211,20 @@ def report(
     Example: bench report results/runs/quick --out report --format html,latex,pdf
     """
     from ...reports.render import FORMATS, render, render_study
+    from ...reports.tuning import find_tunings, render_tuning
     from ...results.integrity import read_record
     from ...results.run_folder import STUDY, find_runs
 
     chosen = FORMATS if formats == "all" else tuple(name.strip() for name in formats.split(",") if name.strip())
     studies = [folder for folder in runs if (folder / STUDY).is_file()]
+    tunings, found = [tuning for folder in runs for tuning in find_tunings(folder)], []
+    for folder in (folder for folder in runs if folder not in studies):
+        with suppress(InputError) if find_tunings(folder) else nullcontext():  # a tuning's folder may hold no run
+            found += find_runs(folder)
     written = [path for folder in studies for path in render_study(folder, read_record(folder / STUDY))]
-    if found := [r for folder in runs if folder not in studies for r in find_runs(folder)]:
-        written += render(found, out, chosen)
+    written += render(found, out, chosen) if found else []
+    for tuning in tunings:
+        written += render_tuning(tuning, out / tuning.name if out and (found or len(tunings) > 1) else out, chosen)
     for path in dict.fromkeys(p.parent if p.parent.name in ("figures", "tables") else p for p in written):
         print(path)
 
@@ -266,10 +280,10 @@ def check(
 
     Example: bench check dpo
     """
-    from ..definition.plugins import parse_setting
+    from ..definition.plugins import check_methods, parse_setting
 
     overrides = dict(parse_setting(setting) for setting in settings or [])
-    _check_methods((method,))
+    check_methods((method,))
     quiet()
 
     from ...errors import TrainingError
@@ -313,16 +327,6 @@ cli_show.register(app)
 app.command()(doctor)
 app.add_typer(cache, name="cache")
 cli_preferences.register(app)
-
-
-def _check_methods(names: tuple[str, ...]) -> None:
-    """Tell about an unknown name before torch is imported."""
-    from ...errors import nearest
-    from ..definition.plugins import available
-
-    for name in (item.partition(":")[0] for item in names):
-        if name not in available("methods") and name != "sft":
-            raise InputError(f"there is no method {name!r}; {nearest(name, available('methods'))}")
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec, resolve_name
@@ -23,6 +23,14 @@ def available(group: Group) -> dict[str, EntryPoint]:
     """Registered plugins of a group, built-ins and third-party alike, by name; nothing is imported."""
     found = {entry.name: entry for entry in entry_points(group=f"alignment_bench.{group}")}
     return dict(sorted(found.items()))
+
+
+def check_methods(names: Iterable[str]) -> None:
+    """InputError for an unknown name among some as people type them; nothing is imported."""
+    known = available("methods")
+    for name in (item.partition(":")[0] for item in names):
+        if name not in known and name != "sft":
+            raise InputError(f"there is no method {name!r}; {nearest(name, known)}")
 
 
 def load(group: Group, name: str) -> type:

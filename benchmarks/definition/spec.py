@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from ...analysis.selection import CRITERIA
 from ...errors import InputError
+from ...results.records import Range
 from ..tracker import TRACKERS
 from .plugins import checked
 from .yaml_file import Written, read_benchmark
@@ -19,7 +21,7 @@ class Part(BaseModel):
 
 
 class Splits(Part):
-    """Shares of the prompts, each above 0; scaled to sum to 1. All pairs of a prompt stay on one side."""
+    """Shares of the prompts, scaled to sum to 1. All pairs of a prompt stay on one side."""
 
     sft: float = Field(default=0.25, gt=0)
     """Pairs whose replies SFT imitates."""
@@ -29,6 +31,36 @@ class Splits(Part):
     """Pairs of the evaluation reward model."""
     heldout: float = Field(default=0.15, gt=0)
     """Pairs that test both reward models and SFT; their prompts are answered in the evaluation."""
+    selection: float = Field(default=0.0, ge=0)
+    """Pairs of the reward model by which `bench tune` may choose settings; 0 where nothing is tuned."""
+    tuning: float = Field(default=0.0, ge=0)
+    """Pairs that test that reward model; their prompts are answered by the trials of `bench tune`."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The splits that there are: those with a share."""
+        return {name: share for name, share in self.model_dump().items() if share}
+
+
+class Selection(Part):
+    """The rule by which `bench tune` picks a method's settings among its trials, fixed before they are trained."""
+
+    by: Literal[*CRITERIA] = "selection_reward_model"  # type: ignore[valid-type]  # the names stand in one place
+    """The scorer of the trials' responses to the tuning prompts: the reward model of the split `selection`, the judge,
+    the true reward (gold), or the labels of the tuning pairs, by which the policy's implicit reward is right or not."""
+    at_most_kl: Annotated[float, Field(gt=0)] | Literal["none"] = 1.0
+    """Mean KL to SFT in nats above which a trial is not picked, unless all are; none sets no limit."""
+    margin: float = Field(default=0.0, ge=0, lt=0.5)
+    """Trials within this of the best count as equal, and the one with the lowest KL is picked; a share, 0 to 0.5."""
+    beside: tuple[Literal[*CRITERIA], ...] = ()  # type: ignore[valid-type]
+    """Further scorers that are asked, to show what each would have picked; a judge costs what it asks."""
+    force: bool = False
+    """Permission to go by a learnt scorer without a limit of the KL."""
+
+    @property
+    def limit(self) -> float | None:
+        """Nats; None where there is no limit."""
+        return None if self.at_most_kl == "none" else self.at_most_kl
 
 
 class Supervised(Part):
@@ -64,18 +96,19 @@ class RewardModels(Supervised):
     """Settings of both reward models."""
 
     seed: int = Field(default=0, ge=0)
-    """Another number trains both anew: their seeds are 1 + 2 seed (training) and 2 + 2 seed (evaluation)."""
+    """Another number trains them anew: their seeds are 3 seed + 1 (training), + 2 (evaluation), + 3 (selection)."""
     pairs: int | None = Field(default=None, gt=0)
     """At most this many pairs for the training reward model, chosen by hash; null takes all of its split."""
     contrast: float = Field(default=0.0, ge=0, lt=1)
-    """Share of contrast pairs among all that the evaluation reward model learns from: a reply over another prompt's, or
-    over the same reply cut, repeated or scrambled. They need no labels and come on top of `examples`."""
+    """Share of contrast pairs in what the comparing reward models (evaluation, selection) learn from: a reply over
+    another prompt's, or over the same reply cut, repeated or scrambled. They need no labels and come on top of
+    `examples`."""
     contrast_in_training: bool = False
     """Contrast pairs for the training reward model too, which is what methods then optimize."""
 
     def contrast_of(self, role: str) -> float:
-        """The share of contrast pairs of a reward model: training or evaluation."""
-        return self.contrast if role == "evaluation" or self.contrast_in_training else 0.0
+        """The share of contrast pairs of a reward model: training, evaluation or selection."""
+        return self.contrast if role != "training" or self.contrast_in_training else 0.0
 
     def drawn(self, role: str) -> int:
         """Pairs that a reward model draws, contrast pairs among them."""
@@ -152,6 +185,9 @@ class BenchmarkSpec(Part):
     """Hyperparameters by method."""
     method_defaults: dict[str, Any] = {}
     """Hyperparameters for every method that has fields of these names; `methods` goes over them."""
+    space: dict[str, dict[str, Range]] = {}
+    """Search spaces of `bench tune` by method and field, over those that methods declare."""
+    select: Selection = Selection()
     external_pairs: str | None = None
     """Preference pairs from elsewhere on which the reward models are tested: hub id, local file or folder."""
     evaluators: dict[str, dict[str, Any]] = {"reward_model": {}, "divergence": {}, "length": {}}

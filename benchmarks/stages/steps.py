@@ -4,7 +4,7 @@ The harness makes the steps, the plan of a dry run looks them up, the processes 
 in which they share. A new stage is one entry here and one function in the pipeline.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from ...results.store import ALONG, POLICY, Stage
 from ..definition.rows import SFT, Row
 from ..request import CELL, Cell
 from . import gates
-from .pipeline import ROLES, Pipeline
+from .pipeline import Pipeline
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
 SUPERVISED, SCORER, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
@@ -71,14 +71,14 @@ class Step:
         return self.kind == "scores"
 
 
-def steps(pipeline: Pipeline, rows: Sequence[Row], seeds: int) -> list[Step]:
+def steps(pipeline: Pipeline, rows: Sequence[Row], seeds: Iterable[int]) -> list[Step]:
     """Everything that a run of these rows makes, in its order: shared stages, then cell by cell."""
     shared = [*_shared(pipeline, rows)]
     needs = tuple(step.key for step in shared if step.trains)
     ordered = (SFT, *rows)
     cells = [
         _cell(pipeline, row, seed, needs, before=[other.label for other in ordered[1:place]])
-        for seed in range(seeds)
+        for seed in seeds
         for place, row in enumerate(ordered)
     ]
     return [*shared, *(step for cell in cells for step in cell)]
@@ -95,7 +95,7 @@ def _shared(pipeline: Pipeline, rows: Sequence[Row]) -> Iterator[Step]:
     sft = Step(SUPERVISED, "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True)
     needs = [sft.key]
     yield sft
-    for role in ROLES:
+    for role in pipeline.use.roles:
         yield (step := _reward_model(pipeline, role, (sft.key,)))
         needs.append(step.key)
     if any(REFERENCE in needed(row.method) for row in rows):
