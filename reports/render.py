@@ -54,7 +54,7 @@ def render_study(folder: Path, study: Mapping[str, Any]) -> list[Path]:
     shown, out = study_page(folder, study), folder / "report"
     out.mkdir(parents=True, exist_ok=True)
     pages = (("study.html.j2", "index.html"), ("study.md.j2", "report.md"))
-    return [write(out / file, fill(template, shown)) for template, file in pages]
+    return [write_page(out / file, fill(template, shown)) for template, file in pages]
 
 
 def _overview_folder(runs: Sequence[Run], out: Path | None) -> Path:
