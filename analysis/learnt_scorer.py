@@ -101,7 +101,7 @@ def beside_the_truth(summary: Mapping[str, Any]) -> dict[str, Any]:
         found.append(
             {
                 "row": name,
-                "reward_model": ours["mean"],
+                "learnt": ours["mean"],
                 "truth": true["mean"],
                 "is_ruined": ruined,
                 "is_missed": ruined and measured(ours["low"]) and ours["low"] > 0.5,
@@ -109,7 +109,7 @@ def beside_the_truth(summary: Mapping[str, Any]) -> dict[str, Any]:
         )
     tau = None
     if len(found) > 2:
-        tau = float(kendalltau([row["reward_model"] for row in found], [row["truth"] for row in found]).statistic)
+        tau = float(kendalltau([row["learnt"] for row in found], [row["truth"] for row in found]).statistic)
     return {"rows": found, "tau": tau if measured(tau) else None}
 
 

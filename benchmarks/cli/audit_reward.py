@@ -48,7 +48,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     for row in rows["rows"]:
         ruined = "  RUINED: below SFT by the true reward" if row["is_ruined"] else ""
         ruined += ", above it by the reward model" if row["is_missed"] else ""
-        said.append(f"  {row['row']:<30} {row['reward_model']:.3f}  {row['truth']:.3f}{ruined}")
+        said.append(f"  {row['row']:<30} {row['learnt']:.3f}  {row['truth']:.3f}{ruined}")
     if rows["tau"] is not None:
         said.append(f"  Kendall's tau over these rows: {rows['tau']:.2f}")
     return said

@@ -18,7 +18,7 @@ from ...analysis.statistics import interval
 
 PROMPTS, SEEDS = (300, 48, 23), (1, 2, 3, 5)
 RATES = (0.5, 0.8, 0.97)  # true win rates of the three rows
-JUDGE = "win_rate.judge"
+BY_JUDGE = "win_rate.judge"
 
 
 def rates(runs: int, seed: int) -> list[dict[str, Any]]:
@@ -62,7 +62,7 @@ def _equal(rng: np.random.Generator, prompts: int, seeds: int, together: float) 
         run = rng.normal(0, 0.15, (seeds, 1)) if seeds > 1 else np.zeros((1, 1))
         shared = rng.normal(0, 1, (seeds, prompts))
         cells = {}
-        for metric in (LEARNT, JUDGE):
+        for metric in (LEARNT, BY_JUDGE):
             own = rng.normal(0, 1, (seeds, prompts))
             latent = run + np.sqrt(together) * shared + np.sqrt(1 - together) * own
             won = latent < norm.ppf(rate) * np.sqrt(1 + (0.15**2 if seeds > 1 else 0.0))

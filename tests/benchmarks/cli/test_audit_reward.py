@@ -39,7 +39,7 @@ def test_the_audit_of_a_run_is_printed(tmp_path):
 def test_json_has_all_of_it(tmp_path):
     found = json.loads(told(tmp_path, "--json").stdout)
     assert found["rows"] == {
-        "rows": [{"row": "bad", "reward_model": 0.7, "truth": 0.3, "is_ruined": True, "is_missed": True}], "tau": None
+        "rows": [{"row": "bad", "learnt": 0.7, "truth": 0.3, "is_ruined": True, "is_missed": True}], "tau": None
     }  # fmt: skip
     assert set(found["pairs"]["heldout"]["models"]) == {"training", "evaluation"}
 
