@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 GOLD, LEARNT, KL = "win_rate.gold", "win_rate.reward_model", "kl"
 FAR, VERY_FAR = 2.0, 8.0  # nats of a response's KL to SFT
 # No winner is named beyond these shares of a row's responses. In the built-in world a reward model's win rates were too
-# high by 24 points between 2 and 4 nats and by 41 above 8 (results/published/contrast.json, without contrast pairs).
+# high by 20 to 24 points between 2 and 4 nats and by 42 to 44 above 8 (results/published/contrast.json); with contrast
+# pairs by 7 to 8, and not at all, but that is one world.
 MANY_FAR, MANY_VERY_FAR = 0.2, 0.1
 LONG = 0.5  # correlation of a score with length from which on length is spoken of
 

@@ -100,6 +100,8 @@ def test_the_evaluation_reward_model_stands_in():
 def test_a_gap_needs_a_gain_that_is_not_there(proxy, gold, shown):
     row = hacking(table(sft=SFT, ppo=drawn(proxy, gold, 5)), {"ppo": "ppo"})["rows"]["ppo"]
     assert is_gap_shown(row) == shown
+    # a fall counts where the training reward rises, so that of the last row does not
+    assert bool(row["falls"]) == (proxy > 0 and gold < 0)
 
 
 def test_falls_of_facets_and_below_siblings():

@@ -34,7 +34,7 @@ def test_list_says_what_is_needed_and_the_paper(bench, tmp_path):
     assert row("dpo")[1:3] == ["pairs, reference", "Rafailov et al. (2023, arXiv:2305.18290)"]
     assert row("ppo")[1:3] == ["critic, reference, reward", "Ouyang et al. (2022, arXiv:2203.02155)"]
     assert row("orpo")[1:3] == ["pairs", "Hong et al. (2024, arXiv:2403.07691)"]
-    assert row("trl-kto")[1:3] == ["pairs, reference", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
+    assert row("trl-kto")[1:3] == ["pairs", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
     assert {"judge", "quick", "hh"} <= {line.split()[0] for line in lines if line.strip()}
 
 

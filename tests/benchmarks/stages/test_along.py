@@ -73,6 +73,7 @@ def test_the_summary_and_the_page_tell_of_it(outcome):
         assert set(row["fits"]) == fitted and row["seeds"] == 1
     hacked = outcome.summary["hacking"]  # dpo never sees the reward
     assert hacked["optimized"] == list(hacked["rows"]) == ["ppo"] and hacked["rows"]["ppo"]["metric"] == "reward.gold"
+    assert outcome.summary["far"]["dpo"]["responses"] == 6 and set(outcome.summary["far"]) == {"ppo", "dpo"}
     page = (outcome.run.report_path / "index.html").read_text()
     assert "Reward along training" in page and "dpo" in found["dpo"]["text"]
 
