@@ -29,12 +29,15 @@ def runs(prompts, wins, texts, lengths):
 
 
 def test_a_judge_that_likes_lists_is_seen_through():
-    """Log-odds 0 without a list and 2 with one (88%); lists in half of the responses: 69% raw, 50% at equal style."""
+    """Log-odds 0 without a list and 2 with one (88%), of 1 item or of 20: beside SFT's none all lists are alike.
+
+    Lists in half of the responses: 69% raw, 50% at equal style.
+    """
     rng = np.random.default_rng(0)
     prompts = 6000
     listed = rng.random(prompts) < 0.5
     wins = (rng.random(prompts) < 1 / (1 + np.exp(-2.0 * listed))).astype(float)
-    texts = ["- one\n- two" if has else "plain" for has in listed]
+    texts = ["- one\n" * (1 if i % 2 else 20) if has else "plain" for i, has in enumerate(listed)]
     table, responses = runs(prompts, wins, texts, rng.integers(10, 30, prompts))
     assert wins.mean() == pytest.approx(0.69, abs=0.02)
     row = equal_style(table, responses)["judge"]["a"]

@@ -39,7 +39,9 @@ def test_a_gain_on_one_subset_alone_is_found_there():
     assert [rows[name]["prompts"] for name in ("helpful", "honest")] == [40, 20]
     assert rows["helpful"]["against_others"]["difference"] == pytest.approx(0.4)
     assert rows["honest"]["against_others"]["difference"] == pytest.approx(-0.4)
-    # two contrasts and two rates are four tests, of which the rate of honest, p = 1, is the last
+    # four tests: helpful's rate has the smallest p, times 4, then the two contrasts; honest's rate, p = 1, is the last
+    assert rows["helpful"]["p_adjusted"] == pytest.approx(4 * rows["helpful"]["p"]) and rows["helpful"]["p"] > 0
+    assert rows["honest"]["against_others"]["p_adjusted"] == pytest.approx(3 * rows["honest"]["against_others"]["p"])
     assert rows["honest"]["p_adjusted"] == 1.0
     summary = {"subsets": found, "methods": {"ppo": {"seeds": 1}}}
     assert sentences(summary) == [
