@@ -50,8 +50,9 @@ def along_axes(scores: pandas.DataFrame, axes: Mapping[str, Sequence[Any]]) -> d
             "interactions": [*_interactions(tables, values)],
             "pairs": [*_pairs(tables, values)],
         }
-    for parts in (("changes", "interactions"), ("pairs",)):
-        _correct([row for axis in found.values() for part in parts for row in axis[part]])
+    _correct([row for axis in found.values() for part in ("changes", "interactions") for row in axis[part]])
+    for axis in found.values():  # where axes are crossed, each has the same pairs
+        _correct(axis["pairs"])
     return found
 
 
@@ -166,12 +167,14 @@ def sentences(study: Mapping[str, Any]) -> list[str]:
     if not (metric := headline_of(study)):
         return []
     said: list[str] = []
+    first = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
     for field, axis in study["axes"].items():
         rows = {part: [r for r in axis[part] if r["metric"] == metric] for part in ("changes", "interactions", "pairs")}
         by = judged_by(metric)
         said += [_changed(row, field, by, study) for row in rows["changes"] if row["verdict"] != NOT_DECIDED]
         said += [_gains(row, field, by, study) for row in rows["interactions"] if row["verdict"] != NOT_DECIDED]
-        said += _better(rows["pairs"], field, by, study)
+        if field == first:
+            said += _better(rows["pairs"], field, by, study)
         said += _not_shown(rows, field, by, study)
     return said
 
@@ -211,8 +214,8 @@ def _better(rows: Sequence[Mapping[str, Any]], field: str, by: str, study: Mappi
         for who, whom, verdict in ((a, b, "rises"), (b, a, "falls")):
             if shown := [_text(row["value"]) for row in group if row["verdict"] == verdict]:
                 (ahead, one), (behind, _) = (_subject(name, group[0]["seeds"]) for name in (who, whom))
-                where = "every value" if len(shown) == len(group) > 1 else listed(shown)
-                parts.append(f"{ahead} {'is' if one else 'are'} better than {behind} at {field} {where}")
+                where = f"every value of {field}" if len(shown) == len(group) > 1 else f"{field} {listed(shown)}"
+                parts.append(f"{ahead} {'is' if one else 'are'} better than {behind} at {where}")
         if parts:
             turns = "The order turns: " if len(parts) == 2 else ""
             text = f"{turns}{'; '.join(parts)} by {by}{_at(group[0], field, study)}."

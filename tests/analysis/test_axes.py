@@ -111,3 +111,16 @@ def test_p_is_corrected_over_all_changes_and_interactions_of_a_score():
     assert smallest["p_adjusted"] == pytest.approx(min(1, 3 * smallest["p"]))
     smallest = min(axis["pairs"], key=lambda r: r["p"])
     assert smallest["p_adjusted"] == pytest.approx(min(1, 3 * smallest["p"]))  # three values
+
+
+def test_crossed_axes_tell_who_is_better_once():
+    rates = {"dpo": [0.7, 0.7, 0.7], "ppo": [0.4, 0.4, 0.4]}
+    both = pandas.concat([scores(rates, other={"rows": float(place)}) for place in (0, 1)])
+    found = along_axes(both, {"labels.flip": FLIPS, "rows": [500, 1000]})
+    for axis in found.values():
+        smallest = min(axis["pairs"], key=lambda r: r["p"])
+        assert len(axis["pairs"]) == 6 and smallest["p_adjusted"] == pytest.approx(6 * smallest["p"])
+    said = [s for s in sentences(plain({"axes": found})) if " better than " in s]
+    assert said == [
+        f"dpo is better than ppo at every value of labels.flip by the true reward at rows {n}." for n in (500, 1000)
+    ]
