@@ -161,8 +161,10 @@ def answering(monkeypatch, answers):
 def test_each_cell_is_given_to_whoever_is_free_and_told_as_it_ends(workdir, monkeypatch):
     answering(monkeypatch, {"a": {"done": True}, "b": {"failed": "no number"}, "c": {"done": True}})
     request, begun = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo",), 1, workdir), []
-    cells = [("a", 0), ("b", 0), ("c", 0)]
+    cells, started, start = [("a", 0), ("b", 0), ("c", 0)], [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **of: started.append(start(*given, **of)) or started[-1])
     found = list(train_side_by_side(request, cells, 2, 1, lambda cell: False, begun.append))
+    assert len(started) == 2 and all(process.poll() is not None for process in started)
     assert sorted(found) == [(("a", 0), None), (("b", 0), "no number"), (("c", 0), None)]
     assert begun[2] == ("c", 0) and sorted(begun) == cells
 

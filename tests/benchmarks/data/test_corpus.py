@@ -128,7 +128,8 @@ def test_splits_for_tuning_take_prompts_of_their_own_and_leave_a_benchmark_witho
     rows = [row(i % 60, chosen=f"answer {i}") for i in range(90)]
     plain = load(rows)
     assert (len(plain.selection), len(plain.tuning)) == (0, 0) and set(plain.record["splits"]) == set(PARTS)
-    assert plain.digest == load(rows, splits=Splits(selection=0.0)).digest
+    assert plain.digest == sha({part: rows_digest(list(getattr(plain, part))) for part in PARTS})  # as it always was
+    assert tuple(Splits().shares) == PARTS
     shares = {"sft": 0.2, "training": 0.3, "evaluation": 0.1, "heldout": 0.1, "selection": 0.2, "tuning": 0.1}
     corpus = load(rows, splits=Splits(**shares))
     assert corpus.digest != plain.digest
