@@ -7,8 +7,8 @@ first value to its last, and the difference between two methods' changes (the in
     T = estimate + N (1_last (last - mean last) / n_last - 1_first (first - mean first) / n_first)
 
 with n values on either side and N places that have any; where both sides have the same prompts this is last - first.
-Its interval and p are those of `statistics.py`. Within a score, Holm's correction goes over all changes and
-interactions of a study, and over all pairs of methods at all values.
+Its interval and p are those of `statistics.py`. Within a score, Holm's correction goes over all that a study tests:
+changes, interactions, and pairs of methods at each value.
 """
 
 from __future__ import annotations
@@ -50,9 +50,17 @@ def along_axes(scores: pandas.DataFrame, axes: Mapping[str, Sequence[Any]]) -> d
             "interactions": [*_interactions(tables, values)],
             "pairs": [*_pairs(tables, values)],
         }
-    _correct([row for axis in found.values() for part in ("changes", "interactions") for row in axis[part]])
-    for axis in found.values():  # where axes are crossed, each has the same pairs
-        _correct(axis["pairs"])
+    tested = [row for axis in found.values() for part in ("changes", "interactions") for row in axis[part]]
+    same: dict[Group, list[dict[str, Any]]] = {}  # where axes are crossed, each has the same pairs
+    for field, axis in found.items():
+        for row in axis["pairs"]:
+            places = dict(zip((other for other in axes if other != field), row["at"], strict=True))
+            places[field] = list(axes[field]).index(row["value"])
+            same.setdefault((row["a"], row["b"], row["metric"], *(places[name] for name in axes)), []).append(row)
+    _correct([*tested, *(rows[0] for rows in same.values())])
+    for first, *rest in same.values():
+        for row in rest:
+            row |= {"p_adjusted": first["p_adjusted"], "verdict": first["verdict"]}
     return found
 
 

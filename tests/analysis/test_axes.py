@@ -104,22 +104,24 @@ def test_other_axes_keep_curves_apart_and_methods_that_an_axis_does_not_concern_
     assert any(s.startswith("From dpo.beta 0.1 to 0.5 at labels.flip 0.25, dpo loses") for s in said)
 
 
-def test_p_is_corrected_over_all_changes_and_interactions_of_a_score():
+def test_p_is_corrected_over_all_that_is_tested_on_a_score():
     axis = study({"dpo": [0.7, 0.69, 0.68], "ppo": [0.7, 0.66, 0.6]})["axes"]["labels.flip"]
-    rows = [*axis["changes"], *axis["interactions"]]
-    smallest = min(rows, key=lambda r: r["p"])
-    assert smallest["p_adjusted"] == pytest.approx(min(1, 3 * smallest["p"]))
-    smallest = min(axis["pairs"], key=lambda r: r["p"])
-    assert smallest["p_adjusted"] == pytest.approx(min(1, 3 * smallest["p"]))  # three values
+    rows = sorted([*axis["changes"], *axis["interactions"], *axis["pairs"]], key=lambda r: r["p"])
+    assert len(rows) == 6  # two changes, an interaction, a pair at each of three values
+    assert [r["p_adjusted"] for r in rows[:2]] == pytest.approx(
+        [6 * rows[0]["p"], max(6 * rows[0]["p"], 5 * rows[1]["p"])]
+    )
 
 
 def test_crossed_axes_tell_who_is_better_once():
     rates = {"dpo": [0.7, 0.7, 0.7], "ppo": [0.4, 0.4, 0.4]}
     both = pandas.concat([scores(rates, other={"rows": float(place)}) for place in (0, 1)])
     found = along_axes(both, {"labels.flip": FLIPS, "rows": [500, 1000]})
-    for axis in found.values():
-        smallest = min(axis["pairs"], key=lambda r: r["p"])
-        assert len(axis["pairs"]) == 6 and smallest["p_adjusted"] == pytest.approx(6 * smallest["p"])
+    first, second = (sorted(r["p_adjusted"] for r in axis["pairs"]) for axis in found.values())
+    assert len(first) == 6 and first == second and {r["verdict"] for r in found["rows"]["pairs"]} == {"rises"}
+    rows = [r for axis in found.values() for part in ("changes", "interactions", "pairs") for r in axis[part]]
+    # 10 changes, 5 interactions, and 6 pairs that count once
+    assert len(rows) == 27 and first[0] == pytest.approx(21 * min(r["p"] for r in rows))
     said = [s for s in sentences(plain({"axes": found})) if " better than " in s]
     assert said == [
         f"dpo is better than ppo at every value of labels.flip by the true reward at rows {n}." for n in (500, 1000)
