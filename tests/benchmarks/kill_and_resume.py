@@ -116,7 +116,7 @@ def result(root: Path) -> tuple[dict[str, bytes], list, dict]:
         files, reports, summary = run_result(summaries[0])
         studies = [without_times(json.loads(p.read_text())) for p in root.glob("studies/*/*/tune.json")]
         return files, reports, {"summary": summary, "studies": studies}
-    (cost_path,) = root.glob(f"cache/*/[!.]*/{COST}")
+    (cost_path,) = (p for p in root.glob(f"cache/*/[!.]*/{COST}") if p.parts[-3] != "reference")
     folder = cost_path.parent
     files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.safetensors")}
     log = [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(folder / METRICS)]
@@ -141,7 +141,7 @@ def run_result(path: Path) -> tuple[dict[str, bytes], list, dict]:
 
 def without_times(value: Any) -> Any:
     """A study's record without times, memory, places, and its check, which is over them too."""
-    gone = ("created", "seconds", "peak_memory_mb", "trials_run", "run", "sha256")
+    gone = ("created", "seconds", "looking_seconds", "peak_memory_mb", "trials_run", "run", "sha256")
     if isinstance(value, dict):
         return {key: without_times(part) for key, part in value.items() if key not in gone}
     return [without_times(part) for part in value] if isinstance(value, list) else value
