@@ -154,9 +154,11 @@ def plan_sentences(prompts: int, seeds: int, rows: int, margin: float, spread: S
     """
     alpha = LEVEL / max(rows + rows * (rows - 1) // 2, 1)
     size = detectable(spread.grid(seeds, prompts), alpha)
-    shown = f"a difference of {100 * size:.0f} points or more" if isfinite(size) else "no difference, however large"
     what = "between these policies" if seeds == 1 else "between methods"
-    said = [f"with {prompts} prompts and {_seeds(seeds)} this run can show {shown} {what} (80% power)"]
+    shown = f"no difference {what}, however large"
+    if isfinite(size):
+        shown = f"a difference of {100 * size:.0f} points or more {what}"
+    said = [f"with {prompts} prompts and {_seeds(seeds)} this run can show {shown} (80% power)"]
     if seeds == 1:
         said[0] += "; of methods it can show nothing, for that takes two seeds or more"
     needs = [(n, needed_prompts(margin, spread, n, alpha)) for n in SEEDS if n > 1]

@@ -120,7 +120,7 @@ def test_a_plan_says_what_it_can_show():
     assert 0.3 < size < 0.42 and f"a difference of {100 * size:.0f} points or more between these policies" in one
     assert "of methods it can show nothing" in one
     assert need.startswith("5 points between methods need") and "spread by 4.7 points" in need
-    assert "no difference, however large" in plan_sentences(4, 1, 2, 0.05)[0]
+    assert "no difference between these policies, however large" in plan_sentences(4, 1, 2, 0.05)[0]
     assert "between methods (80% power)" in plan_sentences(300, 3, 2, 0.05)[0]
 
 
