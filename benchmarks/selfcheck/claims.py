@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import binomtest
+
 from ...results.integrity import write_json
 from ...results.store import read_json
 
@@ -25,6 +27,13 @@ def subjects() -> list[str]:
     """The subjects that have a simulation."""
     names = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
     return sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+
+
+def rate_row(sentence: str, design: str, false: int, runs: int) -> dict[str, Any]:
+    """A row of claims.json: the share of runs in which a sentence was printed and false, with 95% limits (exact)."""
+    limits = binomtest(false, runs).proportion_ci(method="exact")
+    share = {"false": false / runs, "low": float(limits.low), "high": float(limits.high)}
+    return {"sentence": sentence, "design": design, "runs": runs, **share}
 
 
 def collect(names: Sequence[str], runs: int, seed: int, out: Path) -> None:

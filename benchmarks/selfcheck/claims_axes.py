@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas
-from scipy.stats import beta
 
 from ...analysis.axes import along_axes, sentences
 from ...analysis.summary import plain
+from .claims import rate_row
 
 SIZES = ((300, 1), (300, 2), (300, 3), (300, 5), (48, 1), (23, 2), (48, 3), (23, 5))  # prompts and seeds
 VALUES = [0, 0.1, 0.25]
@@ -64,16 +64,6 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
             said = [simulate(means, prompts, seeds, rng) for _ in range(runs)]
             for claim in false:
                 count = sum(any(WORDS[claim] in text for text in texts) for texts in said)
-                low = beta.ppf(0.025, count, runs - count + 1) if count else 0.0
-                high = beta.ppf(0.975, count + 1, runs - count) if count < runs else 1.0
-                found.append(
-                    {
-                        "sentence": f"along an axis: {claim}",
-                        "design": f"{design}; {prompts} prompts, {seeds} seed{'s' * (seeds > 1)}",
-                        "runs": runs,
-                        "false": count / runs,
-                        "low": float(low),
-                        "high": float(high),
-                    }
-                )
+                size = f"{prompts} prompts, {seeds} seed{'s' * (seeds > 1)}"
+                found.append(rate_row(f"along an axis: {claim}", f"{design}; {size}", count, runs))
     return found

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pandas
-from scipy.stats import beta
 
 from ...analysis.frontier import Point, comparisons, sentences
+from .claims import rate_row
 
 SIZES = ((300, 1), (300, 2), (300, 3), (300, 5), (48, 1), (23, 2), (48, 3), (23, 5))  # prompts and seeds
 Curve = Callable[[np.ndarray], np.ndarray]
@@ -77,16 +77,6 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
             said = [simulate(design, prompts, seeds, rng) for _ in range(runs)]
             for claim in false:
                 count = sum(WORDS[claim] in text for text in said)
-                low = beta.ppf(0.025, count, runs - count + 1) if count else 0.0
-                high = beta.ppf(0.975, count + 1, runs - count) if count < runs else 1.0
-                found.append(
-                    {
-                        "sentence": f"at equal KL: {claim}",
-                        "design": f"{design}; {prompts} prompts, {seeds} seed{'s' * (seeds > 1)}",
-                        "runs": runs,
-                        "false": count / runs,
-                        "low": float(low),
-                        "high": float(high),
-                    }
-                )
+                size = f"{prompts} prompts, {seeds} seed{'s' * (seeds > 1)}"
+                found.append(rate_row(f"at equal KL: {claim}", f"{design}; {size}", count, runs))
     return found

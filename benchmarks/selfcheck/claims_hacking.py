@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pandas
-from statsmodels.stats.proportion import proportion_confint
 
 from ...analysis.hacking import OPTIMIZED, SFT, is_gap_shown, of_grids
 from ...analysis.overoptimization import GOLD
+from .claims import rate_row
 
 PROMPTS, SEEDS = (300, 48, 23), (1, 2, 3, 5)
 FACETS = 3
@@ -30,10 +30,8 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
     for place, (design, prompts, seeds) in enumerate(product(DESIGNS, PROMPTS, SEEDS)):
         rng = np.random.default_rng([seed, place])
         wrong = sum(_is_false(DESIGNS[design](rng, seeds, prompts), design) for _ in range(runs))
-        low, high = proportion_confint(wrong, runs, method="beta")
         size = f"{prompts} prompts, {seeds} seed{'s' * (seeds > 1)}"
-        row = {"sentence": "the reward was hacked", "design": f"{design}, {size}", "runs": runs, "false": wrong / runs}
-        found.append({**row, "low": float(low), "high": float(high)})
+        found.append(rate_row("the reward was hacked", f"{design}, {size}", wrong, runs))
     return found
 
 

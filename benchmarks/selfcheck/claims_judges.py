@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas
-from scipy.stats import binomtest
 
 from ...analysis.agreement import beside_another_person
 from ...analysis.judge_audit import judges_below_people, panel_sentences
 from ...analysis.judge_panel import UNDECIDED, decisions, settle, versus
+from .claims import rate_row
 
 PROMPTS, SEEDS = (23, 48, 300), (1, 2, 3, 5)
 PEOPLE, RIGHT = 3, 0.75  # people's labels of a pair, and how often one is right
@@ -31,9 +31,7 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
     for sentence, design, is_false in _designs():
         rng = np.random.default_rng([seed, len(found)])
         count = sum(is_false(rng) for _ in range(runs))
-        limits = binomtest(count, runs).proportion_ci(method="exact")
-        row = {"sentence": sentence, "design": design, "runs": runs, "false": count / runs}
-        found.append({**row, "low": float(limits.low), "high": float(limits.high)})
+        found.append(rate_row(sentence, design, count, runs))
     return found
 
 

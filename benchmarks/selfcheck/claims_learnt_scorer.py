@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import norm
-from statsmodels.stats.proportion import proportion_confint
 
 from ...analysis.learnt_scorer import LEARNT, disagreements
 from ...analysis.reward_audit import ScoredPair, compare_reward_models
 from ...analysis.statistics import interval
+from .claims import rate_row
 
 PROMPTS, SEEDS = (300, 48, 23), (1, 2, 3, 5)
 RATES = (0.5, 0.8, 0.97)  # true win rates of the three rows
@@ -27,21 +27,14 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
     for place, prompts in enumerate(PROMPTS):
         rng = np.random.default_rng([seed, 0, place])
         wrong = sum(_mistakes_together(rng, prompts) for _ in range(runs))
-        found.append(_row("the two make the same mistakes", f"independent mistakes, {prompts} prompts", wrong, runs))
+        design = f"independent mistakes, {prompts} prompts"
+        found.append(rate_row("the two make the same mistakes", design, wrong, runs))
     for place, (together, prompts, seeds) in enumerate(product((0.0, 0.7), PROMPTS, SEEDS)):
         rng = np.random.default_rng([seed, 1, place])
         wrong = sum(bool(disagreements(_equal(rng, prompts, seeds, together))) for _ in range(runs))
         size = f"correlation {together:g}, {prompts} prompts, {seeds} seed{'s' * (seeds > 1)}"
-        found.append(_row("points apart by two scorers", f"equal win rates, {size}", wrong, runs))
+        found.append(rate_row("points apart by two scorers", f"equal win rates, {size}", wrong, runs))
     return found
-
-
-def _row(sentence: str, design: str, wrong: int, runs: int) -> dict[str, Any]:
-    low, high = proportion_confint(wrong, runs, method="beta")
-    return {
-        "sentence": sentence, "design": design, "runs": runs, "false": wrong / runs, "low": float(low),
-        "high": float(high),
-    }  # fmt: skip
 
 
 def _mistakes_together(rng: np.random.Generator, prompts: int) -> bool:

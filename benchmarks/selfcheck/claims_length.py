@@ -3,11 +3,11 @@
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta
 
 from ...analysis.equal_length import at_equal_length
 from ...analysis.statistics import interval
 from ...analysis.verdict import length_sentences
+from .claims import rate_row
 
 SENTENCE = "win rate is ... at equal length: part of it is a preference for longer or shorter responses"
 PROMPTS, SEEDS = (23, 48, 300), (1, 2, 3, 5)
@@ -19,18 +19,16 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
     """A judge that does not look at length, and responses that are longer than SFT's: the claim is always false."""
     rng = np.random.default_rng(seed)
     return [
-        row(f"{prompts} prompts, {seeds} seeds, {longer:g} sd longer", runs, _told(rng, prompts, seeds, longer, runs))
+        rate_row(
+            SENTENCE,
+            f"{prompts} prompts, {seeds} seeds, {longer:g} sd longer",
+            _told(rng, prompts, seeds, longer, runs),
+            runs,
+        )
         for prompts in PROMPTS
         for seeds in SEEDS
         for longer in LONGER
     ]
-
-
-def row(design: str, runs: int, false: int) -> dict[str, Any]:
-    """A row of claims.json with the 95% Clopper-Pearson interval of the rate."""
-    low = float(beta.ppf(0.025, false, runs - false + 1)) if false else 0.0
-    high = float(beta.ppf(0.975, false + 1, runs - false)) if false < runs else 1.0
-    return {"sentence": SENTENCE, "design": design, "runs": runs, "false": false / runs, "low": low, "high": high}
 
 
 def _told(rng: np.random.Generator, prompts: int, seeds: int, longer: float, runs: int) -> int:

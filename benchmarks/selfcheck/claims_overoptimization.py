@@ -14,9 +14,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from statsmodels.stats.proportion import proportion_confint
 
 from ...analysis.overoptimization import GOLD, LEVEL, PROXY, Course, fall
+from .claims import rate_row
 
 PROMPTS, SEEDS = (300, 48, 23), (1, 2, 3, 5)
 DISTANCES = np.array([0.0, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0])
@@ -39,10 +39,8 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
         rng = np.random.default_rng([seed, place])
         said = [_false(*draw) for draw in _draws(rng, design, prompts, seeds, runs)]
         for sentence, column in (("the true reward falls", 0), ("over-optimized", 1)):
-            wrong = sum(row[column] for row in said)
-            low, high = proportion_confint(wrong, runs, method="beta")
-            row = {"sentence": sentence, "design": f"{design}, {size}", "runs": runs, "false": wrong / runs}
-            found.append({**row, "low": float(low), "high": float(high)})
+            wrong = sum(one[column] for one in said)
+            found.append(rate_row(sentence, f"{design}, {size}", wrong, runs))
     return found
 
 

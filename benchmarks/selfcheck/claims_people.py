@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from ...analysis.prediction_powered import prediction_powered, told
 from ...results.integrity import write_json
+from .claims import rate_row
 from .coverage import effects, scores, win_rate, wins
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "prediction_powered.json"
@@ -41,19 +41,13 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
         rng = np.random.default_rng([seed, prompts, labels, seeds, int(10 * mean)])
         claims = [_claims(rng, seeds, prompts, labels, mean, seed_sd) for _ in range(runs)]
         false = sum(claim is False for claim in claims)
-        low, high = binomtest(false, runs).proportion_ci(method="exact")
-        found.append(
-            {
-                "sentence": "By people, a wins x% against SFT (95% interval), from their labels and a scorer",
-                "design": f"{seeds} seeds, {prompts} prompts, {labels} of them labelled, win rate "
-                f"{win_rate(mean, seed_sd):.2f}, seed sd {seed_sd:g}, scorers correlate {CORRELATION:g}",
-                "runs": runs,
-                "told": sum(claim is not None for claim in claims) / runs,
-                "false": false / runs,
-                "low": float(low),
-                "high": float(high),
-            }
+        sentence = "By people, a wins x% against SFT (95% interval), from their labels and a scorer"
+        design = (
+            f"{seeds} seeds, {prompts} prompts, {labels} of them labelled, win rate {win_rate(mean, seed_sd):.2f}, "
+            f"seed sd {seed_sd:g}, scorers correlate {CORRELATION:g}"
         )
+        told_in = sum(claim is not None for claim in claims) / runs
+        found.append(rate_row(sentence, design, false, runs) | {"told": told_in})
     return found
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pandas
-from scipy.stats import beta
 
 from ...analysis.subsets import by_group
+from .claims import rate_row
 
 SENTENCE = "METHOD does not gain everywhere alike: it beats SFT on ...; no difference to SFT is shown on ..."
 PROMPTS, SEEDS, SEED_SD = (48, 300), (1, 2, 3, 5), 0.2
@@ -27,17 +27,11 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
         "85% on one subset": (0.5, 0.5, 0.85),
     }
     return [
-        _row(f"{name}, {prompts} prompts, {seeds} seeds", runs, _false(rng, rate, prompts, seeds, runs))
+        rate_row(SENTENCE, f"{name}, {prompts} prompts, {seeds} seeds", _false(rng, rate, prompts, seeds, runs), runs)
         for prompts in PROMPTS
         for seeds in SEEDS
         for name, rate in designs.items()
     ]
-
-
-def _row(design: str, runs: int, false: int) -> dict[str, Any]:
-    low = float(beta.ppf(0.025, false, runs - false + 1)) if false else 0.0
-    high = float(beta.ppf(0.975, false + 1, runs - false)) if false < runs else 1.0
-    return {"sentence": SENTENCE, "design": design, "runs": runs, "false": false / runs, "low": low, "high": high}
 
 
 def _false(rng: np.random.Generator, rate: tuple[float, ...], prompts: int, seeds: int, runs: int) -> int:

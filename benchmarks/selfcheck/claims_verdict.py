@@ -8,18 +8,18 @@ runs on the next prompt. It is computed from the latent means, never from the se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas
-from scipy.stats import beta, norm
+from scipy.stats import norm
 
 from ...analysis.choice import better, choose
 from ...analysis.comparisons import MARGIN, comparisons
 from ...analysis.grids import SFT
+from .claims import rate_row
 
 PROMPT_SD = REST_SD = 0.7
 PROMPTS, SEEDS = (23, 48, 300), (1, 2, 3, 5)
@@ -152,13 +152,5 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
                 rng = np.random.default_rng([seed, prompts, seeds, len(found)])
                 made = [false_claims(world, prompts, seeds, rng) for _ in range(runs)]
                 design = f"{world.name}; {prompts} prompts, {seeds} seed{'' if seeds == 1 else 's'}"
-                found += [share(name, design, [one[name] for one in made]) for name in SENTENCES]
+                found += [rate_row(name, design, sum(one[name] for one in made), runs) for name in SENTENCES]
     return found
-
-
-def share(sentence: str, design: str, false: Sequence[bool]) -> dict[str, Any]:
-    """A row of the table: the share of runs with a false sentence, and its Clopper-Pearson interval."""
-    n, k = len(false), int(sum(false))
-    low = float(beta.ppf(0.025, k, n - k + 1)) if k else 0.0
-    high = float(beta.ppf(0.975, k + 1, n - k)) if k < n else 1.0
-    return {"sentence": sentence, "design": design, "runs": n, "false": k / n, "low": low, "high": high}

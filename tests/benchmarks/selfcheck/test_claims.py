@@ -8,7 +8,7 @@ from scipy.stats import beta
 
 from alignment_bench.analysis.comparisons import MARGIN
 from alignment_bench.benchmarks.selfcheck import claims, claims_verdict
-from alignment_bench.benchmarks.selfcheck.claims_verdict import REST_SD, World, draw, latent, share, truth
+from alignment_bench.benchmarks.selfcheck.claims_verdict import REST_SD, World, draw, latent, truth
 
 PUBLISHED = json.loads(claims.PUBLISHED.read_text())
 ROWS = [(subject, row) for subject, part in PUBLISHED.items() for row in part["rows"]]
@@ -35,10 +35,10 @@ def test_no_sentence_is_false_in_more_than_five_percent():
 
 def test_the_share_has_the_exact_interval():
     # Clopper & Pearson of 2 in 20: 1.2% to 31.7% (their table)
-    row = share("s", "d", [True] * 2 + [False] * 18)
+    row = claims.rate_row("s", "d", 2, 20)
     assert (row["runs"], row["false"]) == (20, 0.1)
     assert (row["low"], row["high"]) == pytest.approx((0.0123, 0.3170), abs=1e-4)
-    assert share("s", "d", [False] * 20)["low"] == 0.0 and share("s", "d", [True] * 20)["high"] == 1.0
+    assert claims.rate_row("s", "d", 0, 20)["low"] == 0.0 and claims.rate_row("s", "d", 20, 20)["high"] == 1.0
 
 
 @pytest.mark.parametrize("seeds", [1, 400])
