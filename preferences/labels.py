@@ -199,7 +199,7 @@ def repair(path: Path) -> str | None:
             with open(path, "ab") as stream:
                 stream.write(b"\n")
             return None
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     torn = path.with_name(f"{path.name}.torn")
     with open(torn, "ab") as stream:
@@ -234,19 +234,19 @@ def read_record(path: Path) -> dict[str, Any]:
     """A JSON object of the folder; InputError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path} is not valid JSON; repair it, or start a new folder") from None
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and row of each line; InputError names a damaged one."""
-    with open(path, encoding="utf-8") as stream:
+    with open(path, "rb") as stream:  # a line may be cut within a character
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 raise InputError(

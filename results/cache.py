@@ -9,9 +9,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .integrity import MANIFEST
+from .integrity import MANIFEST, read_record
 from .run_folder import Run
-from .store import Made, Store, read_json
+from .store import Made, Store
 
 # made beside a training, a model or responses, and placed in no cell: kept with what they were made from
 BESIDE = {
@@ -126,7 +126,7 @@ def _referred(run: Run) -> Iterator[str]:
     yield from _texts(run.record.get("contract", {}))
     yield from _texts(run.record.get("data", {}).get("stage"))
     for manifest in run.path.glob(f"*/seed-*/{MANIFEST}"):
-        yield from read_json(manifest).get("stages", {}).values()
+        yield from read_record(manifest).get("stages", {}).values()
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -103,7 +103,7 @@ def read_record(path: Path) -> dict[str, Any]:
         *_, (name, check) = record.items()
     except FileNotFoundError:
         raise MissingError(f"{path} is missing") from None
-    except (ValueError, AttributeError):  # no UTF-8, no JSON, nothing in it
+    except (ValueError, AttributeError, RecursionError):  # no UTF-8, no JSON, nothing in it, brackets without end
         raise DamageError(f"{path} is damaged: it is not JSON any more") from None
     if name == CHECK:
         rest = {k: v for k, v in record.items() if k != CHECK}

@@ -41,6 +41,7 @@ from .integrity import (
     seal,
     writing,
 )
+from .lines import append_line, read_lines
 from .records import Generation
 
 RUN = "run.json"
@@ -144,12 +145,12 @@ class Store:
         self._register.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._register.with_name(".runs.lock")):
             if Path(path) not in self.remembered():
-                with open(self._register, "a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(path) + "\n")
+                append_line(self._register, path)
 
     def remembered(self) -> list[Path]:
         """The folders of runs that used this cache, those that are gone among them."""
-        return [Path(path) for path in read_jsonl(self._register)] if self._register.exists() else []
+        loss = "a run that one of them named is not known here; give its bench run again before bench cache gc"
+        return list(read_lines(self._register, Path, loss))
 
     def runs(self) -> list[Path]:
         """The folders of the runs below this root."""
