@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -29,6 +30,7 @@ from filelock import FileLock, Timeout
 
 from ..runtime import processes
 from ..runtime.memory import give_back
+from .hold import Hold
 from .integrity import (
     MANIFEST,
     DamageError,
@@ -127,17 +129,25 @@ class Made:
     def stage(self) -> Stage:
         return Stage(self.path, self.manifest["key"], fresh=False)
 
+    @property
+    def used(self) -> datetime:
+        """When a run last made or found it."""
+        touched = datetime.fromtimestamp((self.path / MANIFEST).stat().st_mtime, UTC)
+        return max(touched, datetime.fromisoformat(self.manifest["created"]))
+
 
 class Store:
     """Finds finished stages by their key and makes the missing ones."""
 
     def __init__(self, root: Path):
         self.root = Path(root)
+        self.cache = self.root / "cache"
+        self._hold = Hold(self.cache)
 
     @property
     def verdicts(self) -> Path:
         """The folder of judges' answers, shared by all runs."""
-        return self.root / "cache" / "verdicts"
+        return self.cache / "verdicts"
 
     def remember(self, run: Path) -> None:
         """Note where a run lies, which may be anywhere, so that `bench cache gc` keeps what it refers to."""
@@ -158,12 +168,12 @@ class Store:
 
     @property
     def _register(self) -> Path:
-        return self.root / "cache" / "runs.jsonl"
+        return self.cache / "runs.jsonl"
 
     def find(self, name: str, inputs: dict[str, Any]) -> Stage | None:
         """The stage made from these inputs, if it is on disk and every file still has its recorded hash."""
         key = digest({"stage": name, **inputs})
-        folder = self.root / "cache" / name / key[:20]
+        folder = self.cache / name / key[:20]
         if not folder.exists():
             return None
         try:
@@ -221,12 +231,13 @@ class Store:
 
     def _stage(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
         key = digest({"stage": name, **inputs})
-        parent = self.root / "cache" / name
+        parent = self.cache / name
         folder = parent / key[:20]
         with writing(parent):
             parent.mkdir(parents=True, exist_ok=True)
             with _waiting(FileLock(parent / f".{key[:20]}.lock"), name):
                 if found := self.find(name, inputs):
+                    self._use(folder)
                     return found
                 give_back()  # memory that the stage before has freed
                 if folder.exists():  # damaged: kept aside, for nothing on disk is ever lost
@@ -236,6 +247,7 @@ class Store:
                 partial = parent / f".{key[:20]}.partial"
                 if is_whole(partial, key):  # a process died when only the name was left to be given
                     partial.rename(folder)
+                    self._use(folder)
                     return Stage(folder, key, fresh=False)
                 if not (partial / STEPS).is_dir():  # with step checkpoints a training goes on from them
                     shutil.rmtree(partial, ignore_errors=True)
@@ -251,7 +263,14 @@ class Store:
                     if not (partial / STEPS).is_dir():
                         shutil.rmtree(partial, ignore_errors=True)
                     raise
+                self._use(folder)
         return Stage(folder, key, fresh=True)
+
+    def _use(self, folder: Path) -> None:
+        """Note that a stage is in use from now on, by this process; its lock is held."""
+        self._hold.add(folder)
+        with contextlib.suppress(OSError):  # of another user
+            os.utime(folder / MANIFEST)
 
 
 class NotMade(Exception):
