@@ -23,6 +23,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
+from ..results.integrity import no_link, own_folder
 from ..results.records import Message
 
 COLLECTION, CANDIDATES, ITEMS = "collection.json", "candidates.jsonl", "items.jsonl"
@@ -164,8 +165,8 @@ def append(path: Path, rows: Iterable[Any]) -> None:
     """
     records = (dataclasses.asdict(row) if dataclasses.is_dataclass(type(row)) else row for row in rows)
     data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab", buffering=0) as stream:
+    own_folder(path.parent)
+    with open(no_link(path), "ab", buffering=0) as stream:
         before = stream.seek(0, os.SEEK_END)
         try:
             written = 0
@@ -187,7 +188,7 @@ def repair(path: Path) -> str | None:
     The torn part is kept beside the file under NAME.torn: nothing on disk is ever lost. A file that ends with a whole
     row without a line break gets the break.
     """
-    if not path.exists():
+    if not no_link(path).exists():
         return None
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
@@ -201,7 +202,7 @@ def repair(path: Path) -> str | None:
             return None
     except (ValueError, RecursionError):
         pass
-    torn = path.with_name(f"{path.name}.torn")
+    torn = no_link(path.with_name(f"{path.name}.torn"))
     with open(torn, "ab") as stream:
         stream.write(tail + b"\n")
         stream.flush()

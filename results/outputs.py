@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..errors import InputError
-from .integrity import write_json
+from .integrity import own_folder, write_json
 from .records import Message
 from .store import write_jsonl
 
@@ -52,10 +52,8 @@ def write_outputs(responses: Sequence[Response], format: Format, folder: Path, t
         write_json(path, [_to_alpaca_eval(a) for a in responses])
         return path
     path = folder / "model_answer" / f"{generator}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    write_jsonl(partial, [_to_arena(a, time) for a in responses])
-    partial.replace(path)
+    own_folder(path.parent)
+    write_jsonl(path, [_to_arena(a, time) for a in responses])
     return path
 
 

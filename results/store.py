@@ -40,6 +40,7 @@ from .integrity import (
     file_names,
     is_whole,
     read_record,
+    replacing,
     seal,
     writing,
 )
@@ -74,11 +75,11 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write one JSON object a line; dataclasses are written by their fields."""
-    with open(path, "w", encoding="utf-8") as stream:
+    """Write one JSON object a line by `replacing`; dataclasses are written by their fields."""
+    with replacing(path) as stream:
         for row in rows:
             record = dataclasses.asdict(row) if dataclasses.is_dataclass(type(row)) else row
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
 def read_jsonl(path: Path) -> list[Any]:

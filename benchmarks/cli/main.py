@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ...errors import GateError, InputError, Stopped, one_of
-from ...results.integrity import DISK
+from ...results.integrity import DISK, own_folder
 from ...runtime import launch
 from ...runtime.quiet import hearing, quiet
 from . import preferences as cli_preferences
@@ -230,7 +230,7 @@ def export(
     from ..export import export as write
 
     allow_remote_code(trust_remote_code)
-    folder = out or found.path / "export"
+    folder = out or own_folder(found.path / "export")
     for path in write(found, form, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
         print(path)
 
