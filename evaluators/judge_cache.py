@@ -21,6 +21,7 @@ from .judge_verdict import WINS, Verdict
 
 CHECK, FIELDS, KEPT = "check", {"question", "answer", "in", "out"}, {"raw", "state"}  # of a line; KEPT: endpoints' only
 State = Literal["whole", "cut", "refused"]
+MOST_TOKENS = 10**9  # of one question
 QUOTED = 160  # characters of an answer that are shown to people
 Read = Callable[[str, bool], Verdict | None]  # of an answer's text, and of its being cut off, the verdict
 
@@ -170,6 +171,11 @@ class RememberingAsker:
                 append_line(self._path, {**row, CHECK: _check(row)})
 
 
+def counted(tokens: Any) -> int:
+    """A number of tokens as an endpoint reports it; 0 where it reports none, or nonsense."""
+    return tokens if type(tokens) is int and 0 < tokens <= MOST_TOKENS else 0
+
+
 def quoted(text: str) -> str:
     """A text for people to see, on one line and cut."""
     line = " ".join(text.split())
@@ -204,6 +210,6 @@ def _read(path: Path, read: Read | None) -> Iterator[tuple[str, Answer]]:
             raise ValueError
         if read and raw is not None and state != "refused":
             verdict = read(raw, state == "cut")
-        return row["question"], Answer(verdict, int(row["in"]), int(row["out"]), raw, state)
+        return row["question"], Answer(verdict, counted(row["in"]), counted(row["out"]), raw, state)
 
     return filter(None, read_lines(path, form, "their questions are asked again"))
