@@ -65,7 +65,7 @@ def read_outputs(path: Path, format: Format) -> list[Response]:
         rows = json.loads(text) if format == "alpaca_eval" else [json.loads(r) for r in text.splitlines() if r.strip()]
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a file of {format}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not {format}'s JSON ({error}); give a file that the tool itself reads") from None
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path} holds no list of rows; give a file of {format}")
