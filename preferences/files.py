@@ -61,14 +61,25 @@ def source_digest(source: str, split: str = "train") -> str:
 
 def _local(source: str) -> Path | None:
     """The file or folder that a source is; None for the id of a hub data set. InputError where it can be neither."""
-    path = Path(source).expanduser()
     if not source.strip():
         raise InputError("no preferences are named; give a file, a folder or a hub id")
+    path = path_of(source)
     if path.exists():
         return path
     if format_of(path) or not HUB_ID.fullmatch(source):
         raise InputError(f"there is no preference file or folder {source}; check the path")
     return None
+
+
+def path_of(source: str) -> Path:
+    """The path that a text names, ~ and ~user resolved; InputError where it can be none."""
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError:
+        raise InputError(f"{source}: there is no user of that name here; write the path out") from None
+    if "\0" in source:
+        raise InputError(f"{source!r}: a path holds no character of code 0; check it")
+    return path
 
 
 def format_of(path: Path) -> str | None:
