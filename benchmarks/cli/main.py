@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -25,6 +26,7 @@ from .live import watching
 from .plan import print_plan
 from .power import power
 from .speed import speed
+from .terminal import streams
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -315,9 +317,18 @@ def _end(message: str, code: int) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the command: exit code 0 ok, 1 a cell or gate failed, 2 bad input, 130 interrupted."""
+    with streams():
+        _main()
+
+
+def _main() -> NoReturn:
     try:
         with hearing():
             code = app(prog_name="bench", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain at its end
+        sys.exit(1)
     except InputError as error:
         _end(str(error), 2)
     except Stopped as stopped:
