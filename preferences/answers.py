@@ -25,7 +25,7 @@ from typing import Any, get_args
 from ..errors import InputError
 from ..results.integrity import no_link, own_folder
 from ..results.store import write_jsonl
-from .labels import ITEMS, LABELS, Answer, Item, make_label, read_items, read_rows
+from .labels import ITEMS, LABELS, Answer, Item, folded, make_label, read_items, read_rows
 from .read import encodable
 
 ANSWERS = get_args(Answer)
@@ -151,6 +151,11 @@ class Answers:
         """The name that a session belongs to."""
         rows = self._read("SELECT name FROM labeller WHERE session = ?", session)
         return rows[0]["name"] if rows else None
+
+    def known_as(self, name: str) -> str:
+        """The name under which a labeller is here already, in whatever case or width it was written; else this one."""
+        rows = self._read("SELECT name FROM labeller UNION SELECT labeller FROM slot ORDER BY 1")
+        return next((row["name"] for row in rows if folded(row["name"]) == folded(name)), name)
 
     # Slots
 

@@ -113,7 +113,7 @@ def check_name(name: str) -> str:
 
     No path, no markup, nothing that a file system trims.
     """
-    name = unicodedata.normalize("NFC", name.strip())
+    name = unicodedata.normalize("NFKC", name.strip())  # full-width letters are the same letters
     letters = [unicodedata.category(c)[0] in "LMN" for c in name]
     if (
         not name
@@ -128,11 +128,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def folded(name: str) -> str:
+    """A labeller's name as it is compared: Ann, ann and a full-width Ann are one person."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name.strip()).casefold())
+
+
 def label_path(directory: Path, labeler_id: str) -> Path:
     """The file of a labeller's answers; InputError where one of that name in other upper or lower case is there."""
     name, folder = check_name(labeler_id), Path(directory) / LABELS
     for path in folder.glob("*.jsonl"):
-        if path.stem.casefold() == name.casefold() and unicodedata.normalize("NFC", path.stem) != name:
+        if folded(path.stem) == folded(name) and unicodedata.normalize("NFKC", path.stem) != name:
             raise InputError(
                 f"the labeller's name {name!r} differs from {path.stem!r}, who is there already, in upper and lower "
                 f"case only, which some disks cannot tell apart; use that one or another"
