@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..analysis.judge_panel import is_versus
 from ..errors import InputError
-from ..results.integrity import MANIFEST, digest, write_json
+from ..results.integrity import MANIFEST, digest, no_link, write_json
 from ..results.run_folder import TRACKED, Cell, Run
 from ..results.store import read_json
 
@@ -38,7 +38,7 @@ class TensorBoard:
     package = "tensorboard"
 
     def __init__(self, run: Run):
-        self.folder = run.path / "tensorboard"
+        self.folder = no_link(run.path / "tensorboard")
 
     def start(self, name: str, config: dict[str, Any]) -> None:
         writer = import_module("torch.utils.tensorboard").SummaryWriter

@@ -7,9 +7,7 @@ verdict. What failed is not kept and asked again the next time.
 """
 
 import copy
-import json
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,11 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..errors import InputError
-from ..results.integrity import digest, writing
+from ..results.integrity import digest
+from ..results.lines import append_line, read_lines
 from .judge_verdict import WINS, Verdict
 
 CHECK, FIELDS, KEPT = "check", {"question", "answer", "in", "out"}, {"raw", "state"}  # of a line; KEPT: endpoints' only
 State = Literal["whole", "cut", "refused"]
+MOST_TOKENS = 10**9  # of one question
 QUOTED = 160  # characters of an answer that are shown to people
 Read = Callable[[str, bool], Verdict | None]  # of an answer's text, and of its being cut off, the verdict
 
@@ -99,7 +99,7 @@ class RememberingAsker:
         for key, answer in _read(self._path, read) if self._path else ():
             self._remember(key, answer)
         if identity and self._path and not self._path.exists():
-            _append(self._path, {"judge": dict(identity)})
+            append_line(self._path, {"judge": dict(identity)})
 
     def ask(self, prompts: list[str], repeat: int = 0) -> list[Verdict | None]:
         """Verdicts in the order of the prompts. repeat: which asking of the same question this is, counted from 0."""
@@ -168,7 +168,12 @@ class RememberingAsker:
             if self._path:
                 row = {"question": key, "answer": answer.verdict, "in": answer.tokens_in, "out": answer.tokens_out}
                 row |= {} if answer.raw is None else {"raw": answer.raw, "state": answer.state}
-                _append(self._path, {**row, CHECK: _check(row)})
+                append_line(self._path, {**row, CHECK: _check(row)})
+
+
+def counted(tokens: Any) -> int:
+    """A number of tokens as an endpoint reports it; 0 where it reports none, or nonsense."""
+    return tokens if type(tokens) is int and 0 < tokens <= MOST_TOKENS else 0
 
 
 def quoted(text: str) -> str:
@@ -182,15 +187,6 @@ class _Nobody:
         return [None] * len(prompts)
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
-    """One line in one write, so that a crash, or another process at the same file, tears at most a line."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab+") as stream:
-            torn = stream.tell() and (stream.seek(-1, os.SEEK_END), stream.read(1) != b"\n")[1]
-            stream.write(b"\n" * bool(torn) + json.dumps(row, ensure_ascii=False).encode() + b"\n")
-
-
 def _key(prompt: str, repeat: int) -> str:
     return digest([prompt, repeat])
 
@@ -201,24 +197,19 @@ def _check(row: Mapping[str, Any]) -> str:
 
 def _read(path: Path, read: Read | None) -> Iterator[tuple[str, Answer]]:
     """The answers of a file, each with its question's hash; lines that are torn or damaged are told and left out."""
-    damaged, lines = 0, path.read_bytes().splitlines() if path.exists() else []
-    for number, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-            if not number and "judge" in row:
-                continue
-            check = row.pop(CHECK, None)  # older versions wrote none
-            if set(row) not in (FIELDS, FIELDS | KEPT) or check not in (None, _check(row)):
-                raise ValueError
-            verdict, raw, state = row["answer"], row.get("raw"), row.get("state", "whole")
-            if not (verdict is None or verdict in WINS or isinstance(verdict, float)):
-                raise ValueError
-            if read and raw is not None and state != "refused":
-                verdict = read(raw, state == "cut")
-            yield row["question"], Answer(verdict, int(row["in"]), int(row["out"]), raw, state)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            damaged += 1
-    if damaged:
-        logging.getLogger(__name__).warning(
-            "%s: %d of %d lines are damaged; their questions are asked again", path, damaged, len(lines)
-        )
+
+    def form(row: dict[str, Any]) -> tuple[str, Answer] | None:
+        if "judge" in row:
+            return None
+        check = row.pop(CHECK, None)  # older versions wrote none
+        if set(row) not in (FIELDS, FIELDS | KEPT) or check not in (None, _check(row)):
+            raise ValueError
+        verdict, raw, state = row["answer"], row.get("raw"), row.get("state", "whole")
+        known = verdict is None or verdict in WINS or isinstance(verdict, float)
+        if not (known and isinstance(row["question"], str)):
+            raise ValueError
+        if read and raw is not None and state != "refused":
+            verdict = read(raw, state == "cut")
+        return row["question"], Answer(verdict, counted(row["in"]), counted(row["out"]), raw, state)
+
+    return filter(None, read_lines(path, form, "their questions are asked again"))

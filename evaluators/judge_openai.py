@@ -15,15 +15,17 @@ from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..results.lines import DAMAGE
 from .judge_cache import Answer, Keep, NoVerdictError, Read
-from .judge_reply import KEY, Failed, Transient, Unreachable, answer_of, unusable
+from .judge_reply import KEY, Failed, Reply, Transient, Unreachable, answer_of, unpacked, unusable
 from .judge_verdict import Reader, Verdict
 
 OPENAI_URL = "https://api.openai.com/v1"
 ATTEMPTS = 6  # requests for one question; the waits between them add up to half a minute
 GIVE_UP = 20  # questions in a row without a verdict after which the judge counts as broken
 LONGEST_WAIT = 60.0  # seconds, also where the endpoint asks for more
-Post = Callable[[str], httpx.Response]  # sends one question
+LONGEST_BODY = 4 * 2**20  # bytes of a reply, as they come
+Post = Callable[[str], Reply]  # sends one question
 
 
 class OpenAIAsker:
@@ -61,7 +63,7 @@ class OpenAIAsker:
 
     def ask(self, prompts: list[str], keep: Keep | None = None) -> list[Verdict | None]:
         key = self._key()
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Accept-Encoding": "gzip"} | ({"Authorization": f"Bearer {key}"} if key else {})
         stop = threading.Event()
         answers: list[Verdict | None] = []
         missing, in_a_row = 0, 0
@@ -146,9 +148,15 @@ class OpenAIAsker:
     def _body(self, prompt: str) -> dict[str, Any]:
         return {"model": self.model, "messages": [{"role": "user", "content": prompt}], **self.settings}
 
-    async def _post(self, client: httpx.AsyncClient, prompt: str) -> httpx.Response:
+    async def _post(self, client: httpx.AsyncClient, prompt: str) -> Reply:
+        address, data = f"{self.url}/chat/completions", bytearray()
         with anyio.fail_after(self.timeout):
-            return await client.post(f"{self.url}/chat/completions", json=self._body(prompt))
+            async with client.stream("POST", address, json=self._body(prompt)) as reply:
+                async for chunk in reply.aiter_raw():
+                    data += chunk
+                    if len(data) > LONGEST_BODY:
+                        raise Failed(f"answered with more than {LONGEST_BODY >> 20} MiB")
+        return Reply(reply.status_code, reply.headers, unpacked(bytes(data), reply.headers, LONGEST_BODY))
 
     def _request(self, post: Post, key: str, prompt: str) -> Answer:
         try:
@@ -159,4 +167,7 @@ class OpenAIAsker:
             raise Transient(f"gave no answer within {self.timeout:g} seconds") from None
         except httpx.RequestError as error:
             raise Transient(f"broke the connection ({type(error).__name__})") from None
-        return answer_of(reply, self.url, self._body(prompt), key, self.read)
+        try:
+            return answer_of(reply, self.url, self._body(prompt), key, self.read)
+        except DAMAGE as error:  # whatever it may be: one bad answer costs one question
+            raise Failed(f"answered with something that cannot be read ({type(error).__name__})") from None

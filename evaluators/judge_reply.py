@@ -4,16 +4,19 @@ The chat-completions format, with what servers make of it: content in parts, ref
 a reply of status 200, and thoughts that use up all tokens.
 """
 
+import json
 import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
 from ..errors import InputError
-from .judge_cache import Answer, Read, quoted
+from .judge_cache import Answer, Read, counted, quoted
 
 KEY = "OPENAI_API_KEY"
 CHECK = "check the url and the model"
+LONGEST_ANSWER = 200_000  # characters
 ADVICE = {  # of a setting that the endpoint does not take
     "max_tokens": "set max_completion_tokens in its place",
     "max_completion_tokens": "set max_tokens in its place, and max_completion_tokens to null",
@@ -41,13 +44,37 @@ class Unreachable(Transient):
     """There was no connection at all."""
 
 
-def answer_of(reply: httpx.Response, url: str, body: dict[str, Any], key: str, read: Read) -> Answer:
+@dataclass(frozen=True)
+class Reply:
+    """A reply as it came: status, headers (names in any case), and the body as text."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+
+def unpacked(data: bytes, headers: Mapping[str, str], longest: int) -> str:
+    """A body as text, decompressed up to so many bytes; Failed where it is longer, or packed in a way not asked for."""
+    how = headers.get("content-encoding", "identity").strip().lower()
+    if how == "gzip":
+        try:
+            data = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, longest + 1)
+        except zlib.error:
+            raise Failed("answered with something that is not gzip, as it says") from None
+        if len(data) > longest:
+            raise Failed(f"answered with more than {longest >> 20} MiB")
+    elif how not in ("", "identity"):
+        raise Failed(f"answered in an encoding that was not asked for ({how[:40]!r})")
+    return data.decode(errors="replace")
+
+
+def answer_of(reply: Reply, url: str, body: dict[str, Any], key: str, read: Read) -> Answer:
     """The answer that a reply to `body` holds, with its verdict or without; Failed where it holds none.
 
     InputError where no question would fare better: a refused key, an unknown model or path, a used-up quota, a setting
     that the endpoint does not take. The key appears in no message.
     """
-    status = reply.status_code
+    status = reply.status
     if status in (401, 403):  # such a body may quote the key
         raise InputError(f"judge: {url} refuses the key (HTTP {status}); set {KEY} to one that it accepts")
     if status == 404:
@@ -76,7 +103,7 @@ def answer_of(reply: httpx.Response, url: str, body: dict[str, Any], key: str, r
     return _answer(reply, content, key, read)
 
 
-def _answer(reply: httpx.Response, content: dict[str, Any], key: str, read: Read) -> Answer:
+def _answer(reply: Reply, content: dict[str, Any], key: str, read: Read) -> Answer:
     try:
         choice = content["choices"][0]
         message, reason = choice["message"], choice.get("finish_reason")
@@ -86,12 +113,15 @@ def _answer(reply: httpx.Response, content: dict[str, Any], key: str, read: Read
             raise Failed("answered with a stream of events", "set extra_body to {stream: false}") from None
         raise Failed(f"answered with something that is not a chat completion{_start(reply, key)}") from None
     usage = content.get("usage")
-    tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    used = usage if isinstance(usage, dict) else {}
+    tokens = counted(used.get("prompt_tokens")), counted(used.get("completion_tokens"))
     text, refusal = _text(parts), message.get("refusal")
     if isinstance(parts, list) and not refusal:
         refusal = next((p["refusal"] for p in parts if isinstance(p, dict) and p.get("refusal")), None)
     if refusal or reason == "content_filter":
         return Answer(None, *tokens, raw=_masked(str(refusal or text), key), state="refused")
+    if len(text) > LONGEST_ANSWER:
+        raise Failed(f"answered with {len(text):,} characters", "have it answer shorter, by max_tokens")
     cut_off = reason == "length"
     raw = _masked(text, key)
     return Answer(read(raw, cut_off), *tokens, raw=raw, state="cut" if cut_off else "whole")
@@ -125,18 +155,12 @@ def _text(parts: Any) -> str:
     return parts if isinstance(parts, str) else ""
 
 
-def _json(reply: httpx.Response) -> dict[str, Any]:
+def _json(reply: Reply) -> dict[str, Any]:
     try:
-        content = reply.json()
-    except ValueError:
+        content = json.loads(reply.text)
+    except (ValueError, RecursionError):  # a number of thousands of digits, thousands of brackets
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _count(usage: object, name: str) -> int:
-    """A number of tokens as the endpoint reports it; 0 where it reports none, or nonsense."""
-    count = usage.get(name) if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and count > 0 else 0
 
 
 def _seconds(retry_after: str | None) -> float:
@@ -150,9 +174,11 @@ def _said(details: dict[str, Any], key: str) -> str:
     return f" ({text[:200]})" if text else ""
 
 
-def _start(reply: httpx.Response, key: str) -> str:
+def _start(reply: Reply, key: str) -> str:
     return f" ({quoted(_masked(reply.text, key))})" if reply.text.strip() else ""
 
 
 def _masked(text: str, key: str) -> str:
+    """A text as it may be kept and shown: without the key, and without half characters, which no file can hold."""
+    text = text.encode(errors="replace").decode()
     return text.replace(key, "[key]") if key else text

@@ -17,6 +17,7 @@ Verdict = str | float
 WINS = {"A": 1.0, "A>>B": 1.0, "A>B": 1.0, "A=B": 0.5, "B>A": 0.0, "B>>A": 0.0, "B": 0.0}
 GRADES = {"A": 1, "A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2, "B": -1}
 LOWEST, HIGHEST = 1.0, 10.0  # points
+LONGEST_VERDICT = 2000  # characters that say it, with what stands around them
 
 # What may stand around a verdict, left and right.
 _WRAPPERS = (
@@ -97,6 +98,8 @@ class Reader:
 
     def _short(self, text: str, sentences: bool = True) -> Verdict | None:
         """The verdict that a text is, or says in a sentence and nothing else."""
+        if len(text := text.strip()) > LONGEST_VERDICT:
+            return None
         bare = _unwrapped(text)
         if self.points:
             found = _SCORED.fullmatch(re.sub(r"\*+|`+", "", bare)) if sentences else None
@@ -111,7 +114,7 @@ class Reader:
         """The verdict in a JSON object, under the usual keys; of points for several criteria it is the mean."""
         try:
             row = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(row, dict):
             return None
@@ -170,5 +173,8 @@ def _is_number(value: Any) -> bool:
 
 def _points(value: Any) -> float | None:
     """Points within their range; None beyond it."""
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
     return number if LOWEST <= number <= HIGHEST else None

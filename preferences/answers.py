@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import InputError
+from ..results.integrity import no_link, own_folder
 from ..results.store import write_jsonl
-from .labels import ITEMS, LABELS, Answer, Item, make_label, read_items, read_rows
+from .labels import ITEMS, LABELS, Answer, Item, folded, make_label, read_items, read_rows
 from .read import encodable
 
 ANSWERS = get_args(Answer)
@@ -87,7 +88,9 @@ class Answers:
         }
         self._gold = [item.id for item in items if item.gold]
         self._lock = threading.RLock()
-        path = directory / "labels.sqlite"
+        path = no_link(directory / "labels.sqlite")
+        for ending in ("-wal", "-shm", "-journal"):
+            no_link(path.with_name(path.name + ending))
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.row_factory = sqlite3.Row
@@ -148,6 +151,11 @@ class Answers:
         """The name that a session belongs to."""
         rows = self._read("SELECT name FROM labeller WHERE session = ?", session)
         return rows[0]["name"] if rows else None
+
+    def known_as(self, name: str) -> str:
+        """The name under which a labeller is here already, in whatever case or width it was written; else this one."""
+        rows = self._read("SELECT name FROM labeller UNION SELECT labeller FROM slot ORDER BY 1")
+        return next((row["name"] for row in rows if folded(row["name"]) == folded(name)), name)
 
     # Slots
 
@@ -273,14 +281,12 @@ class Answers:
         return [_label_row(self.items[row["item"]], row) for row in self._read(query) if row["item"] in self.items]
 
     def export(self) -> Path:
-        """Write the answers that stand to labels/people.jsonl, by way of a sibling: a crash leaves one whole."""
+        """Write the answers that stand to labels/people.jsonl."""
         path = self.directory / LABELS / "people.jsonl"
-        partial = path.with_name(f".{path.name}.partial")
         with self._lock:
             try:
-                path.parent.mkdir(exist_ok=True)
-                write_jsonl(partial, self.rows())
-                partial.replace(path)
+                own_folder(path.parent)
+                write_jsonl(path, self.rows())
             except OSError as error:
                 raise InputError(
                     f"{path} cannot be written ({error.strerror}); free space and start again: "

@@ -11,7 +11,6 @@ compared on the same prompts; then pairs and sides are shuffled.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, takewhile
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis.people import labelling
 from ..errors import InputError, nearest
-from ..results.integrity import digest, write_json
+from ..results.integrity import digest, no_link, write_json
 from ..results.records import Generation
 from ..results.run_folder import Run
 from ..results.store import write_jsonl
@@ -62,7 +61,7 @@ def plan(run: Run, *, pairs: int | None, methods: Sequence[str], seed: int) -> P
     folder = run.path / PEOPLE
     responses = _responses(run)
     rows = _rows(run, responses, methods)
-    with locked(folder, "labels"):
+    with locked(no_link(folder), "labels"):
         before = _key(run, folder, responses)
         if before and read_record(folder / RECORD)["seed"] != seed:
             raise InputError(
@@ -84,8 +83,8 @@ def plan(run: Run, *, pairs: int | None, methods: Sequence[str], seed: int) -> P
         new = [pairing for pairing in chosen if pairing.item not in known]
         key = [*before, *sorted(new, key=lambda pairing: digest([seed, "order", pairing.item]))]
         write_json(folder / RECORD, {"run_id": run.record["run_id"], "seed": seed})
-        _write(folder / KEY, key)
-        _write(folder / ITEMS, [_item(pairing, responses) for pairing in key if not pairing.identical])
+        write_jsonl(folder / KEY, key)
+        write_jsonl(folder / ITEMS, [_item(pairing, responses) for pairing in key if not pairing.identical])
     return folder
 
 
@@ -208,10 +207,3 @@ def _item(pairing: Pairing, responses: Responses) -> Item:
     a, b = (responses[name, pairing.seed][pairing.prompt_id] for name in (pairing.a, pairing.b))
     left, right = (g.response if g.response.strip() else EMPTY for g in (a, b))
     return Item(pairing.item, a.prompt, left, right)
-
-
-def _write(path: Path, rows: Sequence[Any]) -> None:
-    """Write rows by way of a sibling: a crash leaves the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    write_jsonl(partial, [dataclasses.asdict(row) for row in rows])
-    partial.replace(path)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..analysis.costs import LOOKING, RESPONSE
 from ..analysis.metric_names import evaluator
 from ..analysis.quantities import p_value
+from ..results.integrity import own_folder, replacing
 from .leaderboard import cell, groups, meetings
 from .reading import Material
 from .wording import bracket, value
@@ -47,14 +48,15 @@ def frames(material: Material) -> "dict[str, pandas.DataFrame]":
 
 def write(material: Material, folder: Path, format: str) -> list[Path]:
     """Write every table as FOLDER/NAME.csv or .parquet; returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    own_folder(folder)
     written = []
     for name, frame in frames(material).items():
         path = folder / f"{name}.{format}"
-        if format == "csv":
-            frame.map(neutral).rename(columns=neutral).to_csv(path, index=False)
-        else:
-            frame.to_parquet(path, index=False)
+        with replacing(path) as stream:
+            if format == "csv":
+                frame.map(neutral).rename(columns=neutral).to_csv(stream, index=False)
+            else:
+                frame.to_parquet(stream, index=False)
         written.append(path)
     return written
 

@@ -9,10 +9,10 @@ from ..analysis.quantities import cost, measured, number, seconds, share
 from ..analysis.selection import CALLED
 from ..analysis.tuning import rule_in_words
 from ..errors import InputError
-from ..results.integrity import DamageError, read_record
+from ..results.integrity import DamageError, make_folder, own_folder, read_record, write_text
 from ..results.run_folder import TUNE
 from . import drawing
-from .render import fill, write_page
+from .render import fill
 
 PAGES = {"html": ("tuning.html.j2", "index.html"), "md": ("tuning.md.j2", "report.md")}
 HEIGHT = 2.6  # inches of a chart
@@ -30,10 +30,9 @@ def render_tuning(folder: Path, out: Path | None = None, formats: Sequence[str] 
         record = read_record(folder / TUNE)
     except DamageError as damage:
         raise InputError(f"{damage}; give the bench tune command again, which writes it anew from the cache") from None
-    place = Path(out) if out else folder / "report"
-    place.mkdir(parents=True, exist_ok=True)
+    place = make_folder(Path(out)) if out else own_folder(folder / "report")
     shown = page(record)
-    return [write_page(place / file, fill(template, shown)) for f, (template, file) in PAGES.items() if f in formats]
+    return [write_text(place / file, fill(template, shown)) for f, (template, file) in PAGES.items() if f in formats]
 
 
 def page(record: Mapping[str, Any]) -> dict[str, Any]:

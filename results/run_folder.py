@@ -23,6 +23,7 @@ from .integrity import (
     check_file,
     file_digest,
     file_names,
+    own_folder,
     read_record,
     seal,
     write_json,
@@ -251,7 +252,7 @@ class Run:
         """
         cell = self.path / method / f"seed-{seed}"
         with writing(cell):
-            cell.parent.mkdir(parents=True, exist_ok=True)
+            own_folder(cell.parent)
             _restore(cell)
             partial = Path(tempfile.mkdtemp(prefix=f".{cell.name}.", suffix=".partial", dir=cell.parent))
             try:
@@ -280,6 +281,7 @@ class Run:
     def cells(self) -> Iterator[Cell]:
         """The cells on disk, `sft` first, then in the order of run.json, seeds ascending."""
         order = ["sft", *(name for name in self.record["methods"] if name != "sft")]
+        check_names(order)
         for method in order:
             for aside in (self.path / method).glob(_aside(Path("seed-*")).name):
                 _restore(aside.with_name(aside.name.removeprefix(".").removesuffix(REPLACED)))

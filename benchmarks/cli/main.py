@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import sys
 from contextlib import nullcontext, suppress
@@ -12,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ...errors import GateError, InputError, Stopped, one_of
-from ...results.integrity import DISK
+from ...results.integrity import DISK, own_folder
 from ...runtime import launch
 from ...runtime.quiet import hearing, quiet
 from . import preferences as cli_preferences
@@ -27,6 +28,7 @@ from .plan import print_plan
 from .power import power
 from .speed import speed
 from .study import carry_out, study
+from .terminal import streams
 from .tune import tune
 
 app = typer.Typer(
@@ -262,7 +264,7 @@ def export(
     from ..export import export as write
 
     allow_remote_code(trust_remote_code)
-    folder = out or found.path / "export"
+    folder = out or own_folder(found.path / "export")
     for path in write(found, form, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
         print(path)
 
@@ -338,9 +340,18 @@ def _end(message: str, code: int) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the command: exit code 0 ok, 1 a cell or gate failed, 2 bad input, 130 interrupted."""
+    with streams():
+        _main()
+
+
+def _main() -> NoReturn:
     try:
         with hearing():
             code = app(prog_name="bench", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain at its end
+        sys.exit(1)
     except InputError as error:
         _end(str(error), 2)
     except Stopped as stopped:

@@ -188,3 +188,32 @@ def test_the_command_takes_formats_by_comma(bench, tmp_path):
     assert done.stdout.split() == [str(tmp_path / "out" / name) for name in ("report.md", "report.json")]
     wrong = bench("report", run.path, "--format", "pfd", cwd=tmp_path, code=2)
     assert "did you mean 'pdf'" in wrong.stderr
+
+
+def test_a_run_with_links_overwrites_nothing_elsewhere(make_run, tmp_path):
+    """Folders that are links are refused, files that are links replaced; a folder that the user names may be a link."""
+    run, outside = make_run(tmp_path / "run"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("theirs")
+    run.report_path.symlink_to(outside)
+    with pytest.raises(InputError, match="report is a link"):
+        render([run])
+    run.report_path.unlink()
+    for name in ("tables", "figures"):
+        run.report_path.mkdir(exist_ok=True)
+        (run.report_path / name).symlink_to(outside)
+        with pytest.raises(InputError, match=f"{name} is a link"):
+            render([run], formats=("csv", "svg"))
+        (run.report_path / name).unlink()
+    written = render([run], formats=FORMATS)
+    for path in written:
+        path.unlink()
+        path.symlink_to(outside / "file")
+        path.with_name(f".{path.name}.partial").symlink_to(outside / "file")
+    assert render([run], formats=FORMATS) == written and not any(path.is_symlink() for path in written)
+    assert {p.name: p.read_text() for p in outside.iterdir()} == {"file": "theirs"}
+    named = tmp_path / "named"
+    named.symlink_to(outside)
+    assert render([run], named) == [named / "index.html", named / "report.md"]
+    with pytest.raises(InputError, match="file is a file, and a folder is to be written there"):
+        render([run], outside / "file")
