@@ -33,6 +33,7 @@ from .labels import check_name, folded
 from .markup import render_markdown
 
 PAGE = Path(__file__).with_name("page")
+BACKLOG = 32  # connections that are taken at once, beside those that are open
 LONGEST_REASON = 20_000  # characters
 TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}")
 
@@ -87,7 +88,13 @@ def serve(
         print(f"labelling {len(items)} pairs of {directory} at http://{shown}:{port}/" + _query(token), flush=True)
         print("every answer is saved as it is given; Ctrl-C stops, the same command goes on", flush=True)
         config = uvicorn.Config(
-            app, http=Impatient, log_level="error", access_log=False, timeout_graceful_shutdown=3, ws="none"
+            app,
+            http=Impatient,
+            log_level="error",
+            access_log=False,
+            timeout_graceful_shutdown=3,
+            ws="none",
+            backlog=BACKLOG,
         )
         try:
             uvicorn.Server(config).run(sockets=[listening])
@@ -259,7 +266,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, proto)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(128)  # so that whoever reads the address finds it open
+        listening.listen(BACKLOG)  # so that whoever reads the address finds it open
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot listen on {host}, port {port} ({reason}); give another --port or --host") from None

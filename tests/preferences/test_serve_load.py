@@ -17,8 +17,9 @@ from alignment_bench.preferences.serve import build_app
 from .test_serve import write_items
 
 SERVE = """
-import sys
+import resource, sys
 from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
 from alignment_bench.preferences import guard
 from alignment_bench.preferences.serve import serve
 guard.PATIENCE = float(sys.argv[2])
@@ -114,7 +115,9 @@ def test_the_body_s_limit_counts_what_comes(tmp_path):
                         base_url="http://127.0.0.1", headers={"Origin": "http://127.0.0.1"})  # fmt: skip
     long = client.post("/api/start", content=iter([b"x" * 2**16] * 8), headers={"Content-Length": "2"})
     assert long.status_code == 413
-    short = client.post("/api/start", content=b'{"name": "Ann"}', headers={"Transfer-Encoding": "chunked"})
+    short = client.post(
+        "/api/start", content=b'{"name": "Ann"}', headers={"Transfer-Encoding": "chunked", "Content-Length": "15"}
+    )
     assert short.status_code == 413
     name = b'{"name": "Ann"}'
     assert client.post("/api/start", content=name + b" " * (LONGEST_BODY - len(name))).status_code == 200
