@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .axes import headline_of
-from .comparisons import LEVEL
+from .comparisons import NOT_DECIDED
 from .interpolation import FLOPS, KL
 from .verdict import judged_by
 
@@ -51,7 +51,7 @@ def _found(rows: Any, pair: Mapping[str, Any], metric: str, measure: str, one: s
 
 
 def _ahead(row: Mapping[str, Any], one: str) -> str:
-    if row["p_adjusted"] is None or row["p_adjusted"] >= LEVEL:
+    if row["verdict"] == NOT_DECIDED:
         return NOBODY
     name = row["a"] if row["difference"] > 0 else row["b"]
     return f"the {name}{one} are ahead" if one else f"{name} is ahead"

@@ -35,10 +35,10 @@ ROWS, CHECKPOINTS = "rows", "checkpoints"  # what a frontier's points are
 GAP = "gap"  # the proxy's reward less the true one's, each over SFT's in standard deviations of SFT's
 FEW_PAIRS = 6  # pairs of methods that are told one by one
 FINAL_PROXY = "reward.reward_model.training"  # the name of PROXY among the scores of final policies
-# the order in which a sentence trusts them: win rates, then rewards
-# below which an adjusted p shows a difference: at 0.05 up to 6% of equal pairs are told apart with one seed, for intervals
-# through a bend or a single row are a little short (claims_frontier.py)
+# below which an adjusted p shows a difference: at 0.05 up to 6% of equal pairs are told apart with one seed, for
+# intervals through a bend or a single row are a little short (claims_frontier.py)
 AT_EQUAL_KL = 0.04
+# the order in which a sentence trusts them: win rates, then rewards
 TRUSTED = (*(m for m in PREFERRED if m != UNTIL_DECIDED), GOLD, STAND_IN)
 
 
