@@ -1,12 +1,15 @@
 """Who is ahead under which budget, from a study's rows."""
 
 from alignment_bench.analysis.budgets import sentences
+from alignment_bench.analysis.comparisons import NOT_DECIDED
 
 METRIC = "win_rate.gold"
 
 
 def row(difference, p, **more):
-    return {"a": "dpo", "b": "ppo", "metric": METRIC, "difference": difference, "p_adjusted": p, "seeds": 3, **more}
+    verdict = NOT_DECIDED if p is None or p >= 0.05 else "rises" if difference > 0 else "falls"
+    pair = {"a": "dpo", "b": "ppo", "metric": METRIC, "difference": difference, "p_adjusted": p, "seeds": 3}
+    return {**pair, "verdict": verdict, **more}
 
 
 def study(compute, kl, seeds=3):
