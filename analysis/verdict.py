@@ -83,7 +83,7 @@ def tested(summary: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
 def _of_methods(found: Choice, by: str, margin: float, summary: Mapping[str, Any]) -> str:
     """The opening sentence of a run with two seeds or more, without its full stop."""
     if not found.beat_sft:
-        return f"No method is shown to beat SFT {by}; keep SFT, or give the comparison more prompts and seeds"
+        return f"No method is shown to beat SFT {by}; more prompts and seeds would show smaller differences"
     if not found.first:  # those that beat SFT lose to others, which are not shown to beat it
         winners = [name for name in found.rows if any(b in found.over[name] for b in found.beat_sft)]
         return (
