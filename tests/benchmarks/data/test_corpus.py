@@ -254,6 +254,7 @@ def test_memory_does_not_grow_with_the_rows(load, tiny, tmp_path, monkeypatch):
     text alone of a pair has 200, and its token ids, as Python holds them, 8 * 200.
     """
     monkeypatch.setattr("alignment_bench.results.lazy.CHUNK", 100)
+    monkeypatch.setattr("alignment_bench.preferences.files.BLOCK", 2**12)  # which 200 rows fill several times
 
     def peak(count):
         path = save(tmp_path / f"{count}.jsonl", (row(i, "a" * (70 + i % 50), "b" * 100) for i in range(count)))
