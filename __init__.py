@@ -8,11 +8,11 @@ results.verdict, results.table, results.scores
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["load_run", "plan", "run"]
+__all__ = ["load_run", "plan", "run", "tune"]
 
 
 if TYPE_CHECKING:
-    from .benchmarks.api import load_run, plan, run
+    from .benchmarks.api import load_run, plan, run, tune
 else:
 
     def __getattr__(name: str) -> Any:

@@ -70,6 +70,38 @@ def cohen_kappa(one: Sequence[str], other: Sequence[str]) -> float | None:
     return float(cohens_kappa(table, return_results=False))
 
 
+def kappa_limits(
+    raters: Sequence[tuple[Sequence[str], Sequence[str], Sequence[str]]],
+) -> tuple[float, float] | None:
+    """95% limits of the mean of several Cohen's kappas, each of (one, other, clusters); None below two clusters.
+
+    Items come in clusters (pairs of one prompt). kappa = (o - e) / (1 - e) has the derivative of an item
+    (agrees - o) / (1 - e) - (1 - o) (b[x] + a[y] - 2 e) / (1 - e)^2 with the raters' shares a and b of each label; they
+    add up to a cluster-robust variance (Fleiss, Cohen & Everitt 1969; Liang & Zeger 1986). The limits are Wilson's for
+    the agreement that would have it at this chance, so that perfect agreement has some width as well.
+    """
+    pull: dict[str, float] = {}
+    observed, chance, known, items = 0.0, 0.0, 0, 0
+    for one, other, clusters in raters:
+        n = len(one)
+        a, b = ({label: side.count(label) / n for label in {*one, *other}} for side in (list(one), list(other)))
+        o = sum(x == y for x, y in zip(one, other, strict=True)) / n if n else 0.0
+        e = sum(a[label] * b[label] for label in a)
+        if not n or e == 1:
+            continue
+        known, items, observed, chance = known + 1, items + n, observed + o, chance + e
+        for x, y, cluster in zip(one, other, clusters, strict=True):
+            slope = ((x == y) - o) / (1 - e) - (1 - o) * (b[x] + a[y] - 2 * e) / (1 - e) ** 2
+            pull[cluster] = pull.get(cluster, 0.0) + slope / n
+    if not known or len(pull) < 2:
+        return None
+    o, e, groups = observed / known, chance / known, len(pull)
+    variance = groups / (groups - 1) * sum(p * p for p in pull.values()) / known**2 * (1 - e) ** 2
+    size = min(o * (1 - o) / variance, items / known) if variance > 0 else groups
+    low, high = _wilson(o, size)
+    return (low - e) / (1 - e), (high - e) / (1 - e)
+
+
 def pairwise_kappa(labels: Mapping[str, Mapping[Unit, Hashable]]) -> list[tuple[str, str, Interval]]:
     """Cohen's kappa of every two labellers with 95% limits; labels: labeller -> unit -> label. n: units they share."""
     from statsmodels.stats.inter_rater import cohens_kappa
@@ -127,22 +159,39 @@ def clustered_share(values: Sequence[bool | float], clusters: Sequence[str]) -> 
     effective sample size that it implies (Dean & Pagano 2015). None where there are no rows, limits None below two
     clusters.
     """
-    from statsmodels.stats.proportion import proportion_confint
+    return mean_share([(values, clusters)])
 
-    n = len(values)
+
+def mean_share(parts: Sequence[tuple[Sequence[bool | float], Sequence[str]]]) -> dict[str, Any]:
+    """The mean over parts (subsets) of each part's share, with the interval of `clustered_share`; n counts rows.
+
+    Every part weighs the same, however many rows it has; one without rows is left out. A cluster may lie in several.
+    """
+    known = [(values, clusters) for values, clusters in parts if len(values)]
+    n = sum(len(values) for values, _ in known)
     if not n:
         return {"mean": None, "low": None, "high": None, "n": 0}
-    mean = sum(values) / n
+    means = [sum(values) / len(values) for values, _ in known]
+    mean = sum(means) / len(means)
     residuals: dict[str, float] = {}
-    for value, cluster in zip(values, clusters, strict=True):
-        residuals[cluster] = residuals.get(cluster, 0.0) + value - mean
+    for (values, clusters), own in zip(known, means, strict=True):
+        for value, cluster in zip(values, clusters, strict=True):
+            residuals[cluster] = residuals.get(cluster, 0.0) + (value - own) / (len(values) * len(known))
     groups = len(residuals)
     if groups < 2:
         return {"mean": mean, "low": None, "high": None, "n": n}
-    variance = groups / (groups - 1) * sum(r * r for r in residuals.values()) / n**2
+    variance = groups / (groups - 1) * sum(r * r for r in residuals.values())
     size = min(mean * (1 - mean) / variance, n) if variance > 0 else groups
+    low, high = _wilson(mean, size)
+    return {"mean": mean, "low": low, "high": high, "n": n}
+
+
+def _wilson(mean: float, size: float) -> tuple[float, float]:
+    """Wilson's 95% limits of a share of so many independent rows."""
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(mean * size, size, method="wilson")
-    return {"mean": mean, "low": float(low), "high": float(high), "n": n}
+    return float(low), float(high)
 
 
 def beside_another_person(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from .judge_panel import VERSUS
 from .statistics import compare
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def differences_to_sft(scores: pandas.DataFrame) -> dict[str, dict[str, dict[str
     some intervals leave out zero by chance.
     """
     found: dict[str, dict[str, dict[str, float | None]]] = {}
-    kept = scores[~scores["metric"].str.startswith(("win_rate.", "judge."))]
+    kept = scores[~scores["metric"].str.startswith(("win_rate.", "judge.", VERSUS))]
     for metric, part in kept.assign(value=kept["value"].astype(float)).groupby("metric", sort=True):
         grids = {
             name: rows.pivot(index="seed", columns="prompt_id", values="value")

@@ -5,12 +5,14 @@
 FAMILIES: dict[str, tuple[str, str]] = {
     "win_rate": ("Win rate against SFT", "share"),
     "reward": ("Mean reward", "number"),
+    "versus": ("Win rate, directly compared", "share"),
     "kl": ("KL to SFT (nats)", "number"),
     "length": ("Length (tokens)", "tokens"),
     "eos_rate": ("Ended with EOS", "share"),
 }
 EVALUATORS = {
     "gold": "true reward",
+    "people": "people",
     "reward_model": "reward model",
     "judge": "judge",
     "reward_model.training": "training reward model",
@@ -31,11 +33,16 @@ MEASURES = {
     "judge.position_consistency": "Judge: same verdict when swapped",
     "judge.self_consistency": "Judge: same verdict twice",
     "judge.agreement": "Judge: members agree",
+    "judge.answered": "Judge: gave a verdict where asked",
+    "grade.judge": "Grade against SFT, −2 to 2 (judge)",
 }
 
 
 def evaluator(name: str) -> str:
-    """An evaluator's name; a part of one is named by both: "true reward, harmless"."""
+    """An evaluator's name; a part of one is named by both: "true reward, harmless"; so is another row: "people:dpo"."""
+    who, colon, row = name.partition(":")
+    if colon and who in EVALUATORS:
+        return f"{EVALUATORS[who]}, against {row}"
     head, dot, part = name.partition(".")
     if name not in EVALUATORS and dot and head in EVALUATORS:
         return f"{EVALUATORS[head]}, {part.replace('_', ' ')}"

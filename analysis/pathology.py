@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .overoptimization import GOLD, NAMES, PROXY, STAND_IN
+from .grids import SFT
+from .hacking import is_gap_shown
+from .overoptimization import NAMES, PROXY, name_of
 from .quantities import measured
-from .verdict import SFT
 
 LOST = 1.0  # nats of log-probability that the chosen replies may lose against SFT
 LEFT = 0.5  # share of SFT's entropy, or of its distinct pairs of words, that must be left
@@ -97,16 +98,26 @@ def _length(summary: Mapping[str, Any], method: str, logs: Any) -> Sign:
 
 
 def _hacking(summary: Mapping[str, Any], method: str, logs: Any) -> Sign:
-    """The reward that was trained on is shown to rise, and the one that was not is not."""
-    changes = summary.get("changes") or {}
-    gold = next((metric for metric in (GOLD, STAND_IN) if metric in changes), None)
-    proxy = (changes.get("reward.reward_model.training") or {}).get(method)
-    true = (changes.get(gold) or {}).get(method) if gold else None
-    if not gold or not proxy or not true or not all(measured(row["low"]) for row in (proxy, true)):
+    """The reward that was optimized is shown to rise, and another one to gain less than half as much or to fall."""
+    found = summary.get("hacking") or {}
+    row = (found.get("rows") or {}).get(method)
+    if found and method not in found["optimized"]:
+        return Sign("unknown", "it does not optimize the training reward")
+    if not row or not measured(row["gap"]["low"]):
         return Sign("unknown", "not measured")
-    text = f"{NAMES[PROXY]} {_signed(proxy['difference'])}, {NAMES[gold]} {_signed(true['difference'])} over SFT"
-    turned = "over-optimized" in (summary.get("overoptimization") or {}).get(method, {}).get("text", "")
-    return Sign("flag" if turned or (proxy["low"] > 0 and true["low"] <= 0) else "clear", text)
+    text = f"{NAMES[PROXY]} {_signed(row['proxy']['mean'])}, {name_of(row['metric'])} {_signed(row['gold']['mean'])}"
+    text += " standard deviations over SFT"
+    if is_gap_shown(row):
+        text += ", less than half of the gain"
+    if row["falls"]:
+        worst = max(row["falls"], key=lambda fall: fall["drop"]["low"])
+        drop, other = worst["drop"], "SFT" if worst["against"] == SFT else worst["against"]
+        size = f"{drop['mean']:.2f} [{drop['low']:.2f}, {drop['high']:.2f}]"
+        text += f"; {name_of(worst['metric'])} is {size} below {other}'s, which has the lower training reward"
+    along = (summary.get("overoptimization") or {}).get(method, {}).get("fall")
+    if turned := bool(along and along["proxy_rises"]):
+        text += f"; {name_of(along['metric'])} falls along training"
+    return Sign("flag" if turned or is_gap_shown(row) or row["falls"] else "clear", text)
 
 
 def _endless(summary: Mapping[str, Any], method: str, logs: Any) -> Sign:
@@ -133,7 +144,9 @@ PATHOLOGIES = (
     ),
     Pathology(
         "Reward hacking", "the reward was hacked",
-        "flagged where the training reward is shown to rise and the other is not, or is shown to turn", _hacking,
+        "of methods that optimize the training reward, flagged where it is shown to rise and the true reward (or its "
+        "stand-in) to gain less than half as much, or to fall: against SFT, a sibling row or an earlier checkpoint",
+        _hacking,
     ),
     Pathology(
         "No end", "responses do not end",

@@ -9,12 +9,19 @@ The values must come in an order that does not depend on them: `asking_order`, f
 prompts count as drawn at random; as everywhere with one seed, the claim is about the trained policy that was judged.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterable, Sequence
+from math import nan
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .statistics import Interval
+
+if TYPE_CHECKING:
+    import pandas
 
 UNTIL_DECIDED = "win_rate.judge_until_decided"  # the metric whose prompts were judged only until decided
 SHARE = 0.5  # of the bet that would lose everything
@@ -69,3 +76,21 @@ def _log_capital(values: Sequence[float] | np.ndarray, means: np.ndarray) -> np.
         bet = np.clip(gap / (variance + gap**2), -SHARE / (1 - means), SHARE / means)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.cumsum(np.log1p(bet * (x[:, None] - means)), axis=0)
+
+
+def until_decided(grid: pandas.DataFrame) -> tuple[Interval, float]:
+    """The win rate of a method whose judge stopped when decided, and p that every one of its policies differs from SFT.
+
+    Each seed's policy has its own confidence sequence, at a level that makes all of them hold together; the limits of
+    the mean are the means of theirs. They are about these trained policies, not about the next training run. Policies
+    that differ in opposite directions give p = 1.
+    """
+    sequences, p, signs = [], 0.0, set()
+    for _, row in grid.iterrows():
+        values = row.loc[asking_order(row.index)].dropna().to_numpy()
+        sequences.append(confidence_sequence(values, 1 - 0.05 / len(grid)))
+        p = max(p, p_value(values))
+        signs.add(np.sign(sequences[-1].mean - 0.5))
+    mean, low, high = (float(np.mean([getattr(s, name) for s in sequences])) for name in ("mean", "low", "high"))
+    n = sum(s.n for s in sequences)
+    return Interval(mean, low, high, n), (nan if not n else p if len(signs) == 1 else 1.0)

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
-from math import isfinite, nan
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .comparisons import MARGIN, MINIMUM_PROMPTS, comparisons
+from .comparisons import table as behind
+from .costs import mean_costs
 from .findings import few_seeds
+from .frontier import frontier
+from .grids import SFT, Grids, grids_of
+from .judge_panel import is_versus
 from .metric_names import title
 from .overoptimization import overoptimization
+from .power import add_detectable
+from .prediction_powered import prediction_powered
 from .resampling import bootstrap_interval, permutation_p
-from .sequential import UNTIL_DECIDED
-from .statistics import compare, holm, interval, minimum_detectable
-from .verdict import LEVEL, NO_DIFFERENCE, SFT, by_preference, failed_gates, listed
-from .win_rates import head_to_head, length_control, ratings, until_decided
+from .sequential import UNTIL_DECIDED, until_decided
+from .statistics import interval
+from .verdict import failed_gates, listed
+from .win_rates import equal_length, ratings
 
 if TYPE_CHECKING:
     import pandas
 
 
-MINIMUM_PROMPTS = 30
 MINIMUM_COVERAGE = 0.9
 OF_THE_JUDGE = "judge."  # what judges say of themselves: no value for identical responses, and they are no gap
 
@@ -38,23 +44,28 @@ def summarize(
     gates: list[dict[str, Any]],
     warnings: list[str],
     along: pandas.DataFrame | None = None,
+    owners: Mapping[str, str] | None = None,
+    margin: float = MARGIN,
 ) -> dict[str, Any]:
     """The content of summary.json: plain data, None where a number does not exist.
 
     `scores` has the columns method, seed, metric, prompt_id and value, the value NaN where an evaluator could not
-    tell. `costs` has one dict a seed for each method. A metric's `n` counts values;
+    tell. `costs` has one dict a seed for each method, see `mean_costs`. A metric's `n` counts values;
     `coverage` is their share, there only where some are missing. Intervals are 95%; a comparison's verdict goes by
-    Holm's p within its metric, so its interval (not adjusted) may exclude 0 while the verdict is "no significant
-    difference". `along` has the scores of checkpoints along training, see `overoptimization`.
+    Holm's p over all comparisons of the headline, so its interval (not adjusted) may exclude 0 while the verdict is
+    "not decided". `along` has the scores of checkpoints along training, see `overoptimization`. `owners` names the
+    method of each row, `margin` is the difference of win rates that matters in practice; see `comparisons.py`.
     """
-    grids = _grids(scores)
+    grids = grids_of(scores)
+    shown = {key: grid for key, grid in grids.items() if not is_versus(key[1])}  # those are no columns of a table
     methods = [SFT, *(m for m in dict.fromkeys([*scores["method"], *costs]) if m != SFT)]
     seeds = {m: int(scores.loc[scores["method"] == m, "seed"].nunique()) for m in methods}
     rows = {
         method: {
             "seeds": seeds[method],
-            "metrics": {metric: _cell(method, metric, grid) for (m, metric), grid in grids.items() if m == method},
-            "cost": _mean_costs(costs.get(method, [])),
+            **({"method": owners[method]} if owners and method in owners else {}),
+            "metrics": {metric: _cell(method, metric, grid) for (m, metric), grid in shown.items() if m == method},
+            **mean_costs(costs.get(method, [])),
         }
         for method in methods
     }
@@ -64,13 +75,15 @@ def summarize(
         "benchmark": benchmark,
         "contract": contract,
         "methods": rows,
-        "comparisons": _comparisons(grids, methods),
-        "head_to_head": head_to_head(grids, methods),
+        "margin": margin,
+        "comparisons": _comparisons(grids, methods, owners, margin),
         "ratings": ratings(grids, methods),
-        "length_controlled": length_control(grids, methods),
+        "equal_length": equal_length(grids, methods),
+        "prediction_powered": prediction_powered(grids, methods),
         "overoptimization": overoptimization(along) if along is not None else {},
+        "frontier": frontier(scores, along),
         "gates": gates,
-        "warnings": [*warnings, *_cautions(grids, rows), *failed_gates(gates)],
+        "warnings": [*warnings, *_cautions(shown, rows), *failed_gates(gates)],
     }
     return plain(found)
 
@@ -90,15 +103,6 @@ def table(summary: Mapping[str, Any]) -> pandas.DataFrame:
     return pandas.DataFrame.from_dict(cells, orient="index", columns=[*metrics, *costs])
 
 
-def _grids(scores: pandas.DataFrame) -> dict[tuple[str, str], pandas.DataFrame]:
-    """One table per method and metric, metrics sorted: a row a seed, a column a prompt, NaN for a missing value."""
-    values = scores.assign(value=scores["value"].astype(float))
-    return {
-        (str(method), str(metric)): part.pivot(index="seed", columns="prompt_id", values="value")
-        for (metric, method), part in values.groupby(["metric", "method"], sort=True)
-    }
-
-
 def _bounds(metric: str) -> tuple[float, float] | None:
     """Shares (win rates, EOS rate) lie between 0 and 1; nothing is assumed about other metrics."""
     return (0.0, 1.0) if metric.startswith("win_rate.") or metric.endswith("_rate") else None
@@ -116,71 +120,24 @@ def _cell(method: str, metric: str, grid: pandas.DataFrame) -> dict[str, Any]:
     return cell | ({"coverage": found.n / grid.size} if found.n < grid.size and metric != UNTIL_DECIDED else {})
 
 
-def _mean_costs(costs: list[dict[str, float]]) -> dict[str, float]:
-    keys = dict.fromkeys(key for cost in costs for key in cost)
-    return {key: float(np.mean([cost[key] for cost in costs if key in cost])) for key in keys}
+def _comparisons(
+    grids: Grids, methods: list[str], owners: Mapping[str, str] | None, margin: float
+) -> list[dict[str, Any]]:
+    rows = comparisons(grids, methods, owners, margin)
+    add_detectable(rows, grids)
+    return [row | _resampled(grids, row) for row in rows]
 
 
-def _comparisons(grids: Mapping[tuple[str, str], pandas.DataFrame], methods: list[str]) -> list[dict[str, Any]]:
-    """Every method against SFT, then every pair, on each win rate, with Holm's correction within a metric."""
-    found = []
-    for metric in by_preference({metric for _, metric in grids if metric.startswith("win_rate.")}):
-        scored = [m for m in methods if m != SFT and (m, metric) in grids]
-        rows = [_compare(grids, metric, a, SFT) for a in scored]
-        if metric != UNTIL_DECIDED:  # judged on different prompts, and stopped by what they showed
-            rows += [_compare(grids, metric, a, b) for a, b in combinations(scored, 2)]
-        tested = [row for row in rows if isfinite(row["p"])]
-        for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
-            row["p_adjusted"] = p
-            if p < LEVEL:
-                row["verdict"] = f"{row['a'] if row['difference'] > 0 else row['b']} is better"
-        for row in rows:
-            row["detectable"] = _detectable(grids, row, LEVEL / max(len(tested), 1))
-        found += rows
-    return found
-
-
-def _compare(grids: Mapping[tuple[str, str], pandas.DataFrame], metric: str, a: str, b: str) -> dict[str, Any]:
-    """a - b on the seeds and prompts that both have; a win rate against SFT is compared with one half.
-
-    Beside the interval: the bootstrap's, and p of a permutation test, which is about these trained policies only.
-    """
-    row = {"a": a, "b": b, "metric": metric}
-    if metric == UNTIL_DECIDED:
-        rate, p = until_decided(grids[a, metric])
-        values = {"difference": rate.mean - 0.5, "low": rate.low - 0.5, "high": rate.high - 0.5, "p": p}
-        more: dict[str, Any] = {}
-    else:
-        ours, theirs = _paired(grids, metric, a, b)
-        found = compare(ours, theirs, bounds=(-0.5, 0.5) if b == SFT else (-1.0, 1.0))
-        values = {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
-        drawn = bootstrap_interval(ours - theirs)
-        more = {
-            "bootstrap": {"low": drawn.low, "high": drawn.high},
-            "p_permutation": permutation_p(ours - theirs),
-        }
-    return {**row, **values, "p_adjusted": nan, "verdict": NO_DIFFERENCE, **more}
-
-
-def _paired(
-    grids: Mapping[tuple[str, str], pandas.DataFrame], metric: str, a: str, b: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of a and b on the seeds and prompts that both have; one half for SFT."""
-    ours = grids[a, metric]
-    if b == SFT:
-        return ours.to_numpy(), np.full(ours.shape, 0.5)
-    ours, theirs = ours.align(grids[b, metric], join="inner")
-    return ours.to_numpy(), theirs.to_numpy()
-
-
-def _detectable(grids: Mapping[tuple[str, str], pandas.DataFrame], row: Mapping[str, Any], alpha: float) -> float:
-    """The smallest true difference that a run of this size shows with 80% power, at the strictest of Holm's levels."""
+def _resampled(grids: Grids, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Beside a comparison's interval: the bootstrap's, and p of a permutation test about these policies only."""
     if row["metric"] == UNTIL_DECIDED:
-        return nan
-    return minimum_detectable(*_paired(grids, row["metric"], row["a"], row["b"]), alpha)
+        return {}
+    values = behind(grids, row)
+    drawn = bootstrap_interval(values)
+    return {"bootstrap": {"low": drawn.low, "high": drawn.high}, "p_permutation": permutation_p(values)}
 
 
-def _cautions(grids: Mapping[tuple[str, str], pandas.DataFrame], rows: Mapping[str, Any]) -> list[str]:
+def _cautions(grids: Grids, rows: Mapping[str, Any]) -> list[str]:
     """Reasons why the intervals or the scores are weaker than they look."""
     cautions = few_seeds(rows)
     prompts: dict[str, int] = {}

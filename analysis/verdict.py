@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
-from .quantities import seconds
-from .sequential import UNTIL_DECIDED
+from .choice import Choice, better, choose
+from .comparisons import MARGIN, NOT_COMPARED, by_preference
+from .grids import SFT
+from .learnt_scorer import no_winner
+from .quantities import measured, seconds
+from .tuning import not_tuned_alike, tuned_with
 
-SFT = "sft"
-# the order in which the verdict trusts them
-PREFERRED = ("win_rate.gold", "win_rate.reward_model", "win_rate.judge", UNTIL_DECIDED)
 BY = {
     "gold": "the true reward",
+    "people": "people",
     "reward_model": "the evaluation reward model",
     "judge": "the judge",
     "judge_until_decided": "the judge, asked until decided",
 }
-NO_DIFFERENCE = "no significant difference"
-LEVEL = 0.05  # below which an adjusted p shows a difference
 
 
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """The run's verdict in sentences: who beats SFT, who differs from whom, at what cost, and what to beware of.
 
-    The first headline metric of `PREFERRED` that was measured gets sentences with numbers, the others one line each.
+    The first headline metric of `PREFERRED` that was measured is tested, and claims are made on it alone; the others
+    get one line of estimates each.
     """
     metrics = headline(summary)
     said = [recommendation(summary, metrics), *comparison_sentences(summary, metrics)]
@@ -34,77 +36,226 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     costs = [f"{m} {seconds(s)}" for m, row in summary["methods"].items() if (s := row["cost"].get("seconds"))]
     if costs:
         said.append(f"Training time for one seed: {', '.join(costs)}.")
-    return said + failed_gates(summary["gates"])
+    return said + tuned_with(summary) + not_tuned_alike(summary) + failed_gates(summary["gates"])
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
-    return by_preference({c["metric"] for c in summary["comparisons"] if c["metric"].count(".") == 1})
+    """The overall win rates that have values, the one that is tested first."""
+    rows = [c for c in summary["comparisons"] if c["metric"].count(".") == 1 and measured(c["difference"])]
+    led = {c["metric"] for c in rows if c.get("verdict")}  # an older run tested every metric
+    return sorted(by_preference({c["metric"] for c in rows}), key=lambda metric: metric not in led)
 
 
-def recommendation(summary: Mapping[str, Any], metrics: list[str]) -> str:
+def recommendation(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    """The opening sentence: which method to use over which, or why none is recommended."""
     if not metrics:
         return "No method was compared with SFT."
-    return _choice([c for c in summary["comparisons"] if c["metric"] == metrics[0]])
+    rows = tested(summary, metrics[0])
+    if reason := no_winner(summary, metrics[0]):
+        return reason
+    by, margin = f"by {judged_by(metrics[0])}", summary.get("margin", MARGIN)
+    runs = {row["a"]: row["seeds"] for row in rows if row["b"] == SFT}
+    repeated = [name for name, seeds in runs.items() if seeds > 1]
+    if not repeated:
+        return _of_policies(choose(rows), by, summary)
+    # a pair that shares one seed was compared as two policies, not as two methods
+    found = choose([row for row in rows if row["seeds"] > 1], repeated)
+    single = [name for name, seeds in runs.items() if seeds < 2]
+    apart = f"; {listed(single)}, with one seed, {_is(single)} left out" if single else ""
+    return f"{_of_methods(found, by, margin, summary)}{apart}."
 
 
-def comparison_sentences(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:
-    """Each comparison on the first metric; then one line for each of the others."""
+def tested(summary: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
+    """A metric's comparisons. An older run's know neither seeds nor basis, and compared two rows through SFT alone."""
+    runs = {name: row["seeds"] for name, row in summary["methods"].items()}
+    found = []
+    for row in summary["comparisons"]:
+        if row["metric"] != metric:
+            continue
+        older = {"seeds": min(runs[row[side]] for side in ("a", "b") if row[side] != SFT), "basis": "sft"}
+        if row["b"] != SFT and "basis" not in row:
+            older |= {"basis": "through_sft"}
+            row = {**row, "verdict": NOT_COMPARED}
+        found.append({**older, **row})
+    return found
+
+
+def _of_methods(found: Choice, by: str, margin: float, summary: Mapping[str, Any]) -> str:
+    """The opening sentence of a run with two seeds or more, without its full stop."""
+    if not found.beat_sft:
+        return f"No method is shown to beat SFT {by}; more prompts and seeds would show smaller differences"
+    if not found.first:  # those that beat SFT lose to others, which are not shown to beat it
+        winners = [name for name in found.rows if any(b in found.over[name] for b in found.beat_sft)]
+        return (
+            f"No method is recommended: {listed(found.beat_sft)} {_is(found.beat_sft)} shown to beat SFT {by}, and "
+            f"{listed(winners)} to be better still, but not to beat SFT"
+        )
+    if use := found.use:
+        others = f" and to be better than {listed(found.over[use])}" if found.over[use] else ""
+        return f"Use {use}: it is shown to beat SFT{others} {by}"
+    unsettled = _undecided(found)
+    if found.is_tie:
+        costs = _costs(found.first, summary)
+        return (
+            f"{listed(found.first)} are shown to beat SFT {by} and are equal within {100 * margin:g} points, so choose "
+            f"between them by cost{f' ({costs})' if costs else ''}{_over(found, found.first)}{unsettled}"
+        )
+    if len(found.first) == 1 and found.over[found.first[0]]:
+        name = found.first[0]
+        return f"Use {name} over {listed(found.over[name])}: it is shown to beat SFT and to be better {by}{unsettled}"
+    shown = f"{listed(found.first)} {_is(found.first)} shown to beat SFT {by}"
+    return f"No single method is recommended: {shown}{_over(found, found.first)}{unsettled}"
+
+
+def _of_policies(found: Choice, by: str, summary: Mapping[str, Any]) -> str:
+    """The opening sentence of a run with one seed: about these policies, with the price of knowing more."""
+    said = []
+    if found.beat_sft:
+        said.append(f"{_these(found.beat_sft)} {_is(found.beat_sft)} shown to beat SFT {by}")
+    said += [f"{_these([name])} to be better than {_these(beaten)}" for name, beaten in found.over.items() if beaten]
+    shown = ", and ".join(said) if said else f"no policy is shown to beat SFT {by}"
+    times = [summary["methods"][name]["cost"].get("seconds") for name in found.rows]
+    total = sum(t for t in times if measured(t))
+    price = f"; a second seed of all would train for about {seconds(total)}, a third as long" if total else ""
+    return f"No method is recommended, for each was trained once: {shown}{price}."
+
+
+def _undecided(found: Choice) -> str:
+    """Every pair of a first row that is not decided, and those that are equal."""
+    said, told = [], set[frozenset[str]]()
+    for name in found.first:
+        rest = [other for other in found.open(name) if frozenset((name, other)) not in told]
+        told |= {frozenset((name, other)) for other in rest}
+        if rest:
+            said.append(f"{name} against {listed(rest)}")
+    equal = [] if found.is_tie else [f"{a} and {b}" for a, b in _pairs(found)]
+    parts = [f"; equal within the margin: {', '.join(equal)}"] if equal else []
+    return "".join(parts) + (f"; not decided: {', '.join(said)}" if said else "")
+
+
+def _pairs(found: Choice) -> list[tuple[str, str]]:
+    """Equal pairs of which one is a first row, each once."""
+    pairs = dict.fromkeys(tuple(sorted((a, b))) for a in found.first for b in found.equal[a])
+    return [(a, b) for a, b in pairs]
+
+
+def _over(found: Choice, names: Sequence[str]) -> str:
+    said = [f"{name} is better than {listed(found.over[name])}" for name in names if found.over[name]]
+    return f"; {', '.join(said)}" if said else ""
+
+
+def _costs(names: Sequence[str], summary: Mapping[str, Any]) -> str:
+    times = {name: summary["methods"][name]["cost"].get("seconds") for name in names}
+    return ", ".join(f"{name} {seconds(time)}" for name, time in times.items() if measured(time))
+
+
+def _these(names: Sequence[str]) -> str:
+    return listed([f"this {name} policy" for name in names])
+
+
+def _is(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def comparison_sentences(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+    """Each comparison on the metric that is tested; then one line of estimates for each of the others."""
     said = []
     for metric in metrics:
-        rows = [c for c in summary["comparisons"] if c["metric"] == metric]
         if metric == metrics[0]:
-            said += [compared(c, summary) for c in sorted(rows, key=lambda c: c["b"] != SFT)]
+            said += [compared(c, summary) for c in sorted(tested(summary, metric), key=lambda c: c["b"] != SFT)]
         else:
-            said.append(f"By {judged_by(metric)}: " + "; ".join(_short(c) for c in rows) + ".")
+            said.append(estimates(summary, metric))
     return said
 
 
+def estimates(summary: Mapping[str, Any], metric: str) -> str:
+    """Win rates against SFT by a scorer on which nothing is claimed."""
+    cells = {name: row["metrics"].get(metric) or {} for name, row in summary["methods"].items() if name != SFT}
+    rates = ", ".join(f"{name} {rate(cell)}" for name, cell in cells.items() if measured(cell.get("mean")))
+    return f"By {judged_by(metric)}, for comparison and not tested: {rates}."
+
+
+def rate(cell: Mapping[str, Any]) -> str:
+    """A win rate with its interval, short."""
+    limits = f" ({100 * cell['low']:.0f} to {100 * cell['high']:.0f})" if measured(cell["low"]) else ""
+    return f"{cell['mean']:.0%}{limits}"
+
+
 def compared(row: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    return _against_sft(row, summary["methods"]) if row["b"] == SFT else _pair(row)
+    """A comparison on the metric that is tested, in a sentence."""
+    if row["basis"] == "through_sft":
+        return _through_sft(row)
+    a, b = (_side(row, side) for side in ("a", "b"))
+    if not measured(row["difference"]):
+        return f"{a} and {b} have no seed and prompt in common to be compared on."
+    where = f", {_runs(row)}{_p(row)}"
+    if better(row) == row["b"]:
+        if row["b"] == SFT:
+            return f"{a} is worse than SFT: it wins {_rate(row, 1)}{where}."
+        return f"{b} is better than {a}: it wins {_rate(row, -1)}{where}."
+    wins = f"{'it' if better(row) else a} wins {_rate(row, 1)}{where}"
+    if better(row):
+        return f"{a} {'beats SFT' if row['b'] == SFT else f'is better than {b}'}: {wins}."
+    points = f"{100 * summary.get('margin', MARGIN):g} points"
+    if row.get("equal"):
+        return f"{a} is equal to {b} within {points}: {wins}."
+    if kept := row.get("not_worse"):
+        first, second = (a, b) if kept[0] == row["a"] else (b, a)
+        return f"{first} is not worse than {second} by more than {points}, and neither is shown to be better: {wins}."
+    return f"Not decided between {a} and {b}: {wins}{could_show([row])}."
+
+
+def _through_sft(row: Mapping[str, Any]) -> str:
+    """Two win rates against SFT beside each other, of which nothing is claimed."""
+    a, b = row["a"], row["b"]
+    if not measured(row["difference"]):
+        return f"{a} and {b} have no seed and prompt in common to be compared on."
+    ahead, behind = (a, b) if row["difference"] >= 0 else (b, a)
+    points = f"{abs(100 * row['difference']):.0f}"
+    more = f"{ahead}'s win rate against SFT is {points} point{'' if points == '1' else 's'} above {behind}'s"
+    asked = "; --judge-pairs asks the judge about them" if "judge" in row["metric"] else ""
+    return f"{a} and {b} were {NOT_COMPARED}: {more}, of which nothing is concluded{asked}."
+
+
+def _side(row: Mapping[str, Any], side: str) -> str:
+    name = row[side]
+    return "SFT" if name == SFT else f"this {name} policy" if row["seeds"] == 1 else name
+
+
+def _rate(row: Mapping[str, Any], sign: int) -> str:
+    """The win rate of a (sign 1) or of b (sign -1), with its interval."""
+    ends = [None if not measured(row[end]) else 0.5 + sign * row[end] for end in ("low", "high")][::sign]
+    share = 0.5 + sign * row["difference"]
+    where = "" if row["b"] == SFT else " head to head"
+    return f"{share:.0%}{where} by {judged_by(row['metric'])} ({_range({'low': ends[0], 'high': ends[1]})})"
+
+
+def _runs(row: Mapping[str, Any]) -> str:
+    if row["seeds"] == 1:
+        return "one seed"
+    return f"{row['seeds']} seeds" if row["b"] == SFT else f"the {row['seeds']} seeds of both"
+
+
+def could_show(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The differences that these comparisons would have found, so that "not decided" is not read as "equal"."""
+    sizes = [row["detectable"] for row in rows if "detectable" in row]
+    sizes = [size for size in sizes if size is None or isfinite(size)]
+    known = [100 * size for size in sizes if size is not None]
+    if not sizes:
+        return ""
+    if not known:
+        return "; a run of this size could show no difference, however large"
+    span = f"{min(known):.0f}" + (f" to {max(known):.0f}" if round(max(known)) > round(min(known)) else "")
+    ends = [100 * row[end] for row in rows for end in ("detectable_low", "detectable_high") if measured(row.get(end))]
+    vary = f", {min(ends):.0f} to {max(ends):.0f} as far as the seeds tell" if len(ends) == 2 * len(rows) else ""
+    return f"; a run of this size shows differences of {span} points or more with 80% power{vary}"
 
 
 def failed_gates(gates: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"Gate {gate['name']} not passed: {gate['text']}." for gate in gates if not gate["passed"]]
 
 
-def by_preference(metrics: Iterable[str]) -> list[str]:
-    return sorted(metrics, key=lambda m: (PREFERRED.index(m) if m in PREFERRED else len(PREFERRED), m))
-
-
-def best(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """Methods that are shown to beat SFT, and those of them that are not shown to be worse than any other."""
-    better = [row["a"] for row in rows if row["b"] == SFT and row["verdict"] == f"{row['a']} is better"]
-    lost = {row["b"] if row["verdict"] == f"{row['a']} is better" else row["a"] for row in rows if is_decided(row)}
-    return better, [name for name in better if name not in lost]
-
-
-def _choice(rows: list[Mapping[str, Any]]) -> str:
-    """The opening sentence: which method to use, or why none stands out."""
-    better, first = best(rows)
-    by = f"by {judged_by(rows[0]['metric'])}"
-    if not better:
-        return f"No method is shown to beat SFT {by}; keep SFT, or give the comparison more prompts and seeds."
-    if len(first) == 1 and len(better) == 1:
-        return f"Use {first[0]}: it alone is shown to beat SFT {by}."
-    if len(first) == 1:
-        beaten = [n for n in better if n != first[0] and _beats(rows, first[0], n)]
-        rest = [n for n in better if n != first[0] and n not in beaten]
-        than = f" and to be better than {listed(beaten)}" if beaten else ""
-        undecided = f"; against {listed(rest)} the difference is not significant" if rest else ""
-        return f"Use {first[0]}: it is shown to beat SFT{than} {by}{undecided}."
-    return f"{listed(first)} beat SFT {by}, and none of them is shown to be the best: choose among them by cost."
-
-
-def is_decided(row: Mapping[str, Any]) -> bool:
-    return row["verdict"] != NO_DIFFERENCE
-
-
-def _beats(rows: list[Mapping[str, Any]], winner: str, loser: str) -> bool:
-    pair = next(row for row in rows if {row["a"], row["b"]} == {winner, loser})
-    return pair["verdict"] == f"{winner} is better"
-
-
-def listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -114,12 +265,15 @@ def judged_by(metric: str) -> str:
 
 
 def length_sentences(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:
-    """Win rates for which length control changes the side of one half that is shown."""
+    """Win rates shown to be above one half that are not at equal length, where length is shown to matter."""
     said = []
     for metric in metrics:
-        for method, cell in summary.get("length_controlled", {}).get(metric.removeprefix("win_rate."), {}).items():
+        for method, cell in summary.get("equal_length", {}).get(metric.removeprefix("win_rate."), {}).items():
             raw = summary["methods"][method]["metrics"][metric]
-            if None not in (raw["low"], cell["low"]) and raw["low"] > 0.5 >= cell["low"]:
+            effect = cell["length_effect"]
+            if None in (raw["low"], cell["low"], effect["low"]) or effect["low"] <= 0 <= effect["high"]:
+                continue
+            if raw["low"] > 0.5 >= cell["low"]:
                 said.append(
                     f"By {judged_by(metric)}, {method}'s win rate of {raw['mean']:.0%} is {cell['mean']:.0%} "
                     f"({_range(cell)}) at equal length: part of it is a preference for longer or shorter responses."
@@ -127,7 +281,7 @@ def length_sentences(summary: Mapping[str, Any], metrics: list[str]) -> list[str
     return said
 
 
-def rating_sentences(summary: Mapping[str, Any], metrics: list[str]) -> list[str]:
+def rating_sentences(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     """One line: the ratings by the evaluator that the verdict trusts most."""
     for metric in metrics:
         row = summary.get("ratings", {}).get(metric.removeprefix("win_rate."), {})
@@ -141,37 +295,6 @@ def rating_sentences(summary: Mapping[str, Any], metrics: list[str]) -> list[str
     return []
 
 
-def _against_sft(row: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
-    cell, seeds = methods[row["a"]]["metrics"][row["metric"]], methods[row["a"]]["seeds"]
-    opening = {f"{row['a']} is better": f"{row['a']} beats SFT", f"{SFT} is better": f"{row['a']} is worse than SFT"}
-    said = opening.get(row["verdict"], f"No significant difference between {row['a']} and SFT")
-    by = judged_by(row["metric"])
-    rate = f"it wins {cell['mean']:.0%} by {by} ({_range(cell)})" if cell["mean"] is not None else "no values"
-    shown = _would_show(row) if row["verdict"] == NO_DIFFERENCE else ""
-    return f"{said}: {rate}, {seeds} seed{'' if seeds == 1 else 's'}{_p(row)}{shown}."
-
-
-def _pair(row: Mapping[str, Any]) -> str:
-    a, b = row["a"], row["b"]
-    if row["difference"] is None:
-        return f"{a} and {b} have no seed and prompt in common to be compared on."
-    sign, better, worse = (1, a, b) if row["difference"] >= 0 else (-1, b, a)
-    limits = [None if x is None else sign * x for x in (row["low"], row["high"])][::sign]
-    span = _range({"low": limits[0], "high": limits[1]})
-    points = round(100 * sign * row["difference"])
-    ahead = f"{better}'s win rate is {points} point{'' if points == 1 else 's'} higher ({span}){_p(row)}"
-    if row["verdict"] == NO_DIFFERENCE:
-        return f"No significant difference between {a} and {b}: {ahead}{_would_show(row)}."
-    return f"{better} is better than {worse}: {ahead}."
-
-
-def _short(row: Mapping[str, Any]) -> str:
-    a, b = (row[side] if row[side] != SFT else "SFT" for side in ("a", "b"))
-    if row["verdict"] == NO_DIFFERENCE:
-        return f"{NO_DIFFERENCE} between {a} and {b}"
-    return f"{a} is better than {b}" if row["difference"] > 0 else f"{b} is better than {a}"
-
-
 def _range(cell: Mapping[str, Any]) -> str:
     if cell["low"] is None or cell["high"] is None:
         return "too few prompts for an interval"
@@ -181,9 +304,3 @@ def _range(cell: Mapping[str, Any]) -> str:
 def _p(row: Mapping[str, Any]) -> str:
     p = row["p_adjusted"]
     return "" if p is None else f", adjusted p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-
-
-def _would_show(row: Mapping[str, Any]) -> str:
-    """The difference that would have been found, so that "no significant difference" is not read as "equal"."""
-    size = row.get("detectable")
-    return "" if size is None else f"; this run would show {100 * size:.0f} points or more with 80% power"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..results.outputs import Format
     from .request import Gate, Request
+    from .studies.search import Optimizer
 
 
 class Results:
@@ -132,9 +133,9 @@ def run(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo"),
     """Train methods from the same SFT checkpoint, score them and write a report, as `bench run` does.
 
     benchmark: name or path. methods: NAME or NAME:FIELD=VALUE:..., in a list or by comma. options: `seeds`, `root`,
-    `out`, `device`, `gate`, `trust_remote_code` as the command has them; `settings`, fields of the benchmark by dotted
-    name, {"methods.dpo.beta": 0.05}; and those of `Options` (model, preferences, judge, tracker, ...). What is on disk
-    below root already is not done again. InputError for bad input, before anything trains.
+    `out`, `device`, `gate`, `at_once`, `trust_remote_code` as the command has them; `settings`, fields of the benchmark
+    by dotted name, {"methods.dpo.beta": 0.05}; and those of `Options` (model, preferences, judge, tracker, ...). What
+    is on disk below root already is not done again. InputError for bad input, before anything trains.
     """
     from ..runtime.quiet import quiet
     from .cli.live import watching
@@ -146,6 +147,37 @@ def run(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo"),
     with watching() as watcher:
         outcome = harness.run(dataclasses.replace(request, say=watcher.say, watch=watcher.watch))
     return Results(outcome.run, outcome.failures)
+
+
+def tune(
+    benchmark: str = "quick",
+    methods: str | Sequence[str] = ("ppo", "dpo"),
+    *,
+    trials: int = 12,
+    optimizer: "Optimizer" = "halton",
+    search_seed: int = 0,
+    tune_flops: float | None = None,
+    halving: bool = False,
+    shared: bool = False,
+    **options: Any,
+) -> tuple[Results, dict[str, Any]]:
+    """Give every method the same number of trials and compare the winners, as `bench tune` does.
+
+    The winners' run, and the tuning's record (tune.json). options: those of `run`; `seeds` are the winners', and `out`
+    is the study's folder.
+    """
+    from ..runtime.quiet import quiet
+    from .cli.live import watching
+
+    quiet()
+    from .studies import tune as studies
+
+    request = _request(benchmark, methods, **options)
+    with watching() as watcher:
+        request = dataclasses.replace(request, say=watcher.say, watch=watcher.watch)
+        asked = studies.Tuning(request, trials, optimizer, search_seed, tune_flops, halving, shared)
+        found = studies.tune(asked)
+    return Results(found.outcome.run, found.outcome.failures), found.record
 
 
 def plan(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo"), **options: Any) -> "pandas.DataFrame":
@@ -170,6 +202,7 @@ def _request(
     out: str | Path | None = None,
     device: str = "auto",
     gate: "Gate" = "warn",
+    at_once: int | None = None,
     trust_remote_code: bool = False,
     **options: Any,
 ) -> "Request":
@@ -183,4 +216,5 @@ def _request(
     given = Options(**options, settings=[f"{field}={json.dumps(value)}" for field, value in (settings or {}).items()])
     spec = chosen_spec(benchmark, names, given)
     folder, checked = Path(out) if out else None, one_of("gate", gate, GATES)
-    return Request(spec, names, seeds, Path(root), folder, device, checked, trust_remote_code=trust_remote_code)
+    place = (Path(root), folder, device)
+    return Request(spec, names, seeds, *place, checked, at_once=at_once, trust_remote_code=trust_remote_code)

@@ -26,11 +26,12 @@ def contract(
     sft: Checkpoint,
     reward_models: dict[str, Checkpoint],
     evaluated_by: str | None,
+    **more: Any,
 ) -> dict[str, Any]:
     """All that rows of one table must share, the benchmark's settings of its methods included.
 
     Which of them are run, seeds and evaluators come on top of it. evaluated_by: hash of the user's reward model, which
-    evaluates.
+    evaluates. more: fields of a tuning, left out where they are None.
     """
     return {
         "benchmark": spec.name,
@@ -39,7 +40,8 @@ def contract(
         "tokenizer": digest(tokenizer.get_vocab()),
         "template": digest(tokenizer.chat_template),
         "data": corpus.digest,
-        "splits": {**spec.splits.model_dump(), "seed": spec.split_seed},
+        **({"labels": done} if (done := corpus.record.get("labels")) else {}),
+        "splits": {**spec.splits.shares, "seed": spec.split_seed},
         "lengths": {"prompt": spec.max_prompt_tokens, "response": spec.max_response_tokens},
         **({"trust_remote_code": True} if remote_code_allowed() else {}),
         "tuning": shop.tuning.identity(),
@@ -55,9 +57,11 @@ def contract(
         "methods": spec.methods,
         "method_defaults": spec.method_defaults,
         "evaluation": spec.evaluation.model_dump(),
+        "margin": spec.margin,
         "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
         "code": code_digest(*TRAINING_CODE, LOSSES),
         "packages": shop.packages,
+        **{name: value for name, value in more.items() if value is not None},
     }
 
 
@@ -87,6 +91,11 @@ def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: 
     prompts = record["splits"]["heldout"]["prompts"]
     if prompts < spec.evaluation.prompts:
         said.append(f"only {prompts} held-out prompts are available, {spec.evaluation.prompts} were asked for")
+    if done := record.get("labels"):
+        said.append(
+            f"the labels of {done['changed']} of {record['splits']['training']['pairs']} training pairs were changed "
+            f"on purpose (flip {done['flip']:g}, length bias {done['length_bias']:g}); no other pair was"
+        )
     dropped = sum(record["dropped"].values())
     if 2 * dropped > record["read"]:
         said.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not represent the whole")

@@ -1,4 +1,4 @@
-"""The place where a cell is trained: this process, one of its own, or a Ray cluster.
+"""The place where a cell is trained: this process, one of its own, one of several side by side, or a Ray cluster.
 
 A cell that is trained elsewhere leaves its stage in the store, where the run finds it, so results are the same. What
 crosses over is the request as JSON; a worker finds the shared stages on disk.
@@ -7,38 +7,46 @@ crosses over is the request as JSON; a worker finds the shared stages on disk.
 import contextlib
 import importlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from typing import Any
 
 from ..errors import InputError, Stopped, TrainingError
 from .request import Cell, Request, pack
 
+INTERRUPTED = (-signal.SIGINT, 130)  # exit codes of a process that Ctrl-C ended
 WORKER = f"{__package__}.worker"  # by name: it opens a harness, which stands above this module
 
 # How a cell's process begins: Ctrl-C ends it without a word until it can say how far it came. It is started deaf, for
 # while Python itself begins it would say where it was interrupted.
 START = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
-    f"signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT]); from {WORKER} import main; main()"
+    f"signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT]); from {WORKER} import "
 )
 
 
-def train_apart(request: Request, cell: Cell, limit: float | None) -> None:
+def train_apart(request: Request, cell: Cell, limit: float | None, threads: int | None = None) -> None:
     """Train a cell in a process of its own, for whatever it does there stays there.
 
-    limit: seconds it may take. TrainingError where it fails, takes longer, or its process ends.
+    limit: seconds it may take. threads: those that train it on a CPU. TrainingError where it fails, takes longer, or
+    its process ends.
     """
     with tempfile.TemporaryDirectory() as folder:
         outcome = Path(folder) / "outcome.json"
         with _deaf():
-            process = subprocess.Popen([sys.executable, "-c", START, str(outcome)], stdin=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                [sys.executable, "-c", f"{START}main; main()", str(outcome)], stdin=subprocess.PIPE, text=True
+            )
         pressed = False
         try:
-            process.communicate(pack(request, cell), timeout=limit)
+            process.communicate(pack(request, cell, threads), timeout=limit)
         except subprocess.TimeoutExpired:
             raise TrainingError(
                 f"it took longer than {limit:g} s and was stopped; allow more with --cell-timeout, or fix the method"
@@ -52,14 +60,128 @@ def train_apart(request: Request, cell: Cell, limit: float | None) -> None:
         said = json.loads(outcome.read_text()) if outcome.exists() else {}
     if said.get("stopped"):
         raise Stopped(said["stopped"])
-    if pressed or process.returncode in (-signal.SIGINT, 130):
+    if pressed or process.returncode in INTERRUPTED:
         raise KeyboardInterrupt
     if said.get("failed"):
         raise TrainingError(said["failed"])
     if not said.get("done"):
-        code = process.returncode
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
-        raise TrainingError(f"its process {how} before the training was done; fix the method")
+        raise TrainingError(f"{_ended(process)}; fix the method")
+
+
+def _ended(process: subprocess.Popen) -> str:
+    """The end of a process that told of none."""
+    code = process.returncode
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
+    return f"its process {how} before the training was done"
+
+
+def train_side_by_side(
+    request: Request,
+    cells: Collection[Cell],
+    at_once: int,
+    threads: int,
+    alone: Callable[[Cell], bool],
+    begun: Callable[[Cell], None],
+) -> Iterator[tuple[Cell, str | None]]:
+    """Train cells in `at_once` processes; yields each as it ends, with the reason if it failed.
+
+    threads: of each process. alone: true for a cell that is to have a process of its own. begun: told of each cell as
+    its training begins. Where one is stopped by Ctrl-C so are all, and this ends with Stopped or KeyboardInterrupt.
+    """
+    waiting: SimpleQueue[Cell] = SimpleQueue()
+    ended: SimpleQueue[tuple[Cell, str | None | BaseException]] = SimpleQueue()
+    pressed = Event()
+    for cell in cells:
+        waiting.put(cell)
+
+    def work() -> None:
+        with _Trainer(threads) as trainer, contextlib.suppress(Empty):
+            while not pressed.is_set():
+                begun(cell := waiting.get_nowait())
+                outcome: str | None | BaseException = None
+                try:
+                    train = train_apart if alone(cell) else trainer.train
+                    train(request, cell, request.cell_timeout, threads)
+                except TrainingError as error:
+                    outcome = str(error)
+                except BaseException as error:  # noqa: BLE001 Ctrl-C, or our own mistake: told where cells are waited for
+                    pressed.set()
+                    outcome = error
+                ended.put((cell, outcome))
+
+    workers = [Thread(target=work, daemon=True) for _ in range(min(at_once, len(cells)))]
+    try:
+        for worker in workers:
+            worker.start()
+        for _ in cells:
+            cell, outcome = ended.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield cell, outcome
+    except BaseException as error:
+        pressed.set()
+        for worker in workers:
+            worker.join()  # each process got Ctrl-C too, and saves
+        others = [outcome for _, outcome in _all(ended) if isinstance(outcome, Stopped)]
+        raise (others[0] if others and isinstance(error, KeyboardInterrupt) else error) from None
+    for worker in workers:
+        worker.join()
+
+
+def _all(queue: SimpleQueue) -> Iterator[Any]:
+    with contextlib.suppress(Empty):
+        while True:
+            yield queue.get_nowait()
+
+
+class _Trainer:
+    """A process that trains one cell after another, and one in its place where it ends."""
+
+    def __init__(self, threads: int):
+        self.threads = threads
+        self.process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "_Trainer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process:
+            self.process.kill()
+            self._end(self.process)
+
+    def train(self, request: Request, cell: Cell, limit: float | None, threads: int) -> None:
+        """Train a cell, or raise TrainingError; `limit` is for cells that have a process of their own."""
+        process = self.process or self._begin()
+        said: dict[str, Any] = {}
+        if process.stdin and process.stdout:
+            with contextlib.suppress(BrokenPipeError):
+                print(pack(request, cell, threads), file=process.stdin, flush=True)
+                said = json.loads(process.stdout.readline() or "{}")
+        if said.get("stopped"):
+            raise Stopped(said["stopped"])
+        if said.get("failed"):
+            raise TrainingError(said["failed"])
+        if not said.get("done"):
+            self._end(process)
+            if process.returncode in INTERRUPTED:
+                raise KeyboardInterrupt
+            raise TrainingError(f"{_ended(process)}; where memory is short, train one cell at a time with --at-once 1")
+
+    def _begin(self) -> subprocess.Popen:
+        # bars of several would be drawn over each other
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TQDM_DISABLE": "1"}
+        command, pipe = [sys.executable, "-c", f"{START}serve; serve()"], subprocess.PIPE
+        with _deaf():
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        return self.process
+
+    def _end(self, process: subprocess.Popen) -> None:
+        self.process = None
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                if pipe:
+                    pipe.close()
 
 
 @contextlib.contextmanager
@@ -92,7 +214,7 @@ def train_on_ray(
         remote = ray.remote(_on_ray).options(
             **resources, max_retries=3, runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}}
         )
-        waiting = {remote.remote(pack(request, cell)): cell for cell in cells}
+        waiting = {remote.remote(pack(request, cell, int(threads))): cell for cell in cells}
         while waiting:
             (ended,), _ = ray.wait(list(waiting), num_returns=1)
             cell = waiting.pop(ended)

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -53,8 +53,10 @@ class Earlier:
         return _scaled(self.found.get("sft", []), lambda m: examples / m.manifest["inputs"]["settings"]["examples"])
 
     def reward_model(self, examples: int) -> Estimate | None:
-        made = self.found.get("reward_model", [])
-        return _scaled(made, lambda m: examples / m.manifest["inputs"]["settings"]["examples"])
+        def drawn(inputs: dict[str, Any]) -> float:
+            return inputs["settings"]["examples"] / (1 - inputs.get("contrast", 0.0))
+
+        return _scaled(self.found.get("reward_model", []), lambda m: examples / drawn(m.manifest["inputs"]))
 
     def reference(self) -> Estimate | None:
         return _scaled(self.found.get("reference", []), lambda m: 1.0)
@@ -88,8 +90,8 @@ def _ran_alike(inputs: dict[str, Any], tuning: Tuning) -> bool:
 
 def _scaled(made: Sequence[Made], scale: Callable[[Made], float]) -> Estimate | None:
     """The median time and tokens of earlier stages, each scaled to this one's size, and their largest memory."""
-    rows = [(m, m.cost, scale(m)) for m in made]
-    seconds = [s * share for m, cost, share in rows if (s := cost.get("seconds", m.manifest.get("seconds")))]
+    rows = [(m, m.stage.cost, scale(m)) for m in made]
+    seconds = [share * s for m, cost, share in rows if (s := _seconds(m, cost))]
     if not seconds:
         return None
     memory = [cost["peak_memory_mb"] for _, cost, _ in rows if "peak_memory_mb" in cost]
@@ -100,6 +102,13 @@ def _scaled(made: Sequence[Made], scale: Callable[[Made], float]) -> Estimate | 
         max(memory, default=None),
         statistics.median(tokens) if tokens else None,
     )
+
+
+def _seconds(made: Made, cost: Mapping[str, float]) -> float | None:
+    """The time of a stage: a method's own and ours for looking at it, else all that its making took."""
+    if "seconds" in cost:
+        return cost["seconds"] + cost.get("looking_seconds", 0.0)
+    return made.manifest.get("seconds")
 
 
 class Rough:

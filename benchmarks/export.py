@@ -14,7 +14,7 @@ from ..models.sampling import sample
 from ..models.tuning import Tuning
 from ..results.outputs import Format, Response, read_outputs, write_outputs
 from ..results.records import Generation, Prompt
-from ..results.run_folder import Cell, Run
+from ..results.run_folder import Cell, Run, check_names
 from ..results.store import POLICY
 
 
@@ -38,6 +38,7 @@ def export(
     asked = read_outputs(questions, format) if questions else []
     for cell in run.cells():
         name = f"{record['benchmark']}-{cell.method}-seed{cell.seed}"
+        check_names([name])
         if questions:
             if not (cell.path / POLICY).is_dir():
                 continue  # SFT's weights lie in the cache, not in the run

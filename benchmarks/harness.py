@@ -1,21 +1,28 @@
 """The one loop that compares: stages, cells, scores, summary, report."""
 
+import contextlib
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import packages_distributions, version
 from itertools import groupby
 from typing import Any
 
-from ..analysis.changes import differences_to_sft, ties
-from ..analysis.summary import summarize
+import torch
+
+from ..analysis.equal_style import equal_style
+from ..analysis.hacking import hacking, optimized_rows
+from ..analysis.judge_panel import Settled
+from ..analysis.learnt_scorer import far_shares
+from ..analysis.subsets import by_group, groups_of
+from ..analysis.summary import plain
 from ..errors import GateError, InputError, nearest
 from ..models.checkpoint import Checkpoint
 from ..models.find import find_model
 from ..models.model_files import allow_remote_code
-from ..models.sampler_vllm import check_temperatures
 from ..models.tuning import Tuning
 from ..reports.render import render
 from ..results.integrity import digest
@@ -24,18 +31,20 @@ from ..results.store import NotMade, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import keep_freed
 from . import contract, tracker
+from .checks import check_context, check_processes, check_sampler, is_ours
 from .context import Workshop, settings_of
 from .data.corpus import Corpus, load_corpus
 from .definition.plugins import available
 from .definition.rows import SFT, method_row
-from .engine import reason, train_apart, train_on_ray
+from .engine import reason, train_apart, train_on_ray, train_side_by_side
 from .judging import people
-from .judging.findings import judge_findings
-from .request import DONE, FAILED, WAITING, Cell, Request
+from .judging.findings import judge_findings, settled
+from .request import AT_ONCE, DONE, FAILED, WAITING, Cell, Request
 from .stages import reward_audit
-from .stages.pipeline import Pipeline
+from .stages.pipeline import EVALUATION, SELECTION, Pipeline
 from .stages.scorers import check_settings, cost_of_judging, identities
-from .stages.steps import RESPONSES, SCORES, Key, Step, steps
+from .stages.steps import RESPONSES, SCORES, TRAINING, Key, Step, needed, steps
+from .summing_up import sum_up
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 
@@ -49,16 +58,26 @@ class Outcome:
     failures: dict[str, str]
 
 
+def score(request: Request) -> Outcome:
+    """Train and score cells as `run` does, and leave it at that: without summary and report."""
+    return _all_processes(request, Harness.score)
+
+
 def run(request: Request) -> Outcome:
     """Compare methods: everything that is not on disk yet is trained and scored, then summary and report are written.
 
     InputError for bad input, before anything trains; GateError where a gate fails and `gate` is "fail". A cell that
     fails is named in the outcome and in the summary's warnings; the others go on.
     """
+    return _all_processes(request, Harness.run)
+
+
+def _all_processes(request: Request, work: "Callable[[Harness], Outcome]") -> Outcome:
+    """Do the work as the first process, and follow it as another."""
     with processes.together():
         harness = Harness(request)
         if processes.rank() == 0:
-            return processes.broadcast(harness.run())
+            return processes.broadcast(work(harness))
         harness.follow()
         return processes.broadcast(None)
 
@@ -76,18 +95,15 @@ class Harness:
         self.rows = list({row.label: row for row in (method_row(spec, item) for item in request.methods)}.values())
         self.methods = {row.label: row.method for row in self.rows}
         check_names(self.methods)
-        self._check_processes()
-        self.runs = runs_folder(request.root, spec.name)
+        check_processes(request, self.methods)
+        self.runs = runs_folder(request.root, spec.name, trials=request.trials)
         for name in [name for name in spec.methods if name not in available("methods")]:
             near = nearest(name, available("methods"))
             raise InputError(f"{spec.place('methods', name)}: methods.{name} is not a method; {near}")
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
         if tuning.device == "cpu":
             keep_freed()
-        if tuning.sampler == "vllm":
-            field = f"{spec.place('evaluation', 'temperature')}, evaluation.temperature"
-            own = {label: m.temperature for label, m in self.methods.items() if hasattr(m, "temperature")}
-            check_temperatures({field: spec.evaluation.temperature, **own})
+        check_sampler(spec, tuning, self.methods)
         self.scored_by = check_settings(spec, tuning)
         judge = self.scored_by.judge
         self.people_labels = people.read(judge, self.say) if judge else []
@@ -96,22 +112,46 @@ class Harness:
         packages = {name: version(name) for name in (*PACKAGES, *sampler)}
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
         self.tokenizer = self.base.tokenizer()
-        self._check_context()
+        check_context(spec, self.base)
         tracker.check(spec.tracker)
         self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
-        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by)
+        use = SELECTION if request.trials else EVALUATION
+        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus) if external else None
         self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
-        self.steps = steps(self.pipeline, self.rows, request.seeds)
+        self.seeds = range(request.first_seed, request.first_seed + request.seeds)
+        self.steps = steps(self.pipeline, self.rows, self.seeds)
         self.made: dict[Key, Stage | None] = {}
+        self.trained: set[Cell] = set()  # side by side, in this call
+        there = torch.get_num_threads()
+        self.threads = request.threads or max(1, there // 2)
+        here = tuning.device == "cpu" and processes.size() == 1 and there >= AT_ONCE
+        self.at_once = request.at_once or (AT_ONCE if here else 1)
 
     def run(self) -> Outcome:
+        """Train and score the cells of a run, and say what came out."""
+        with self._begun() as run:
+            forward = self._make_cells(run)
+            summary = self._summarize(run)
+            forward.summary(summary)
+            render([run])
+        return Outcome(run, summary, self.failures)
+
+    def score(self) -> Outcome:
+        """The same without a summary; for a tuning's trials, which are no rows of a comparison."""
+        with self._begun() as run:
+            self._make_cells(run)
+        return Outcome(run, {}, self.failures)
+
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[Run]:
+        """The run's folder, held and open, when all that its cells share is there."""
         self._say_data()
-        cells = len(self.methods) * self.request.seeds
-        if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, cells):
+        rows, seeds = len(self.methods), self.request.seeds
+        if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, rows, seeds):
             self.say(f"judge: {said}; verdicts on disk are not paid for again")
         watch = self.request.watch
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
@@ -126,11 +166,13 @@ class Harness:
             self.pipeline.sft,
             self.pipeline.scorers.reward_models,
             self.scored_by.evaluated_by,
+            answers={self.pipeline.use.prompts: self._identities()} if self.request.trials else None,
+            tuned=self.request.tuned,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
         with run.held():
             self._open(run, agreed)
-            return self._compare(run)
+            yield run
 
     def follow(self) -> None:
         """The part of a process beside the first: its share of every training, in the same order."""
@@ -144,30 +186,12 @@ class Harness:
                     raise
                 self.failures[step.cell_label] = reason(error)  # the first process failed too, and tells
 
-    def _check_processes(self) -> None:
-        """With several processes only our own training loops know how to divide their rows."""
-        if processes.size() == 1:
-            return
-        if self.request.engine != "local" or self.request.cell_timeout:
-            raise InputError(
-                "several processes train each cell here; omit --engine and --cell-timeout, or launch one process"
-            )
-        for label, method in self.methods.items():
-            if not _is_ours(method) or "trl" in getattr(method, "libraries", ()):
-                raise InputError(
-                    f"{label} has a training loop of its own, which several processes cannot share; launch one process"
-                )
-            divided = processes.is_sharding() and not self.spec.tuning.lora_rank
-            if divided and getattr(method, "critic_start", None) == "policy":
-                raise InputError(
-                    f"{label} with critic_start: policy cannot train where weights are divided among processes (FSDP); "
-                    f"set critic_start to sft, train LoRA adapters, or launch with --multi_gpu"
-                )
-
-    def _compare(self, run: Run) -> Outcome:
-        """Train and score the cells of a run that is open, and say what came out."""
+    def _make_cells(self, run: Run) -> tracker.Forwarder:
+        """Train and score the cells of a run that is open; what sends them on."""
         if self.request.engine == "ray":
             self._train_on_ray()
+        elif self.at_once > 1:
+            self._train_side_by_side()
         forward = tracker.Forwarder(self.spec.tracker, run, self.say)
         for cell, group in groupby(self.steps, lambda step: step.cell):
             of_cell = [*group]
@@ -183,10 +207,7 @@ class Harness:
                 if of_cell[0].row is SFT or isinstance(error, InputError):
                     raise
                 self._failed(label, reason(error))
-        summary = self._summarize(run)
-        forward.summary(summary)
-        render([run])
-        return Outcome(run, summary, self.failures)
+        return forward
 
     def _make_cell(self, label: str, of_cell: list[Step]) -> list[Stage]:
         """Make a cell's stages; returns those that lie in the run's folder."""
@@ -217,7 +238,7 @@ class Harness:
     def make(self, cell: Cell) -> None:
         """Train a cell in this process, or find it on disk, with what it needs."""
         for step in self.steps:
-            if step.trains and step.cell in (None, cell):
+            if step.trains and step.cell in (None, cell) and (step.cell or step.key not in self.made):
                 self._make(step, here=True)
 
     def _make(self, step: Step, *, here: bool = False) -> Stage | None:
@@ -227,10 +248,11 @@ class Harness:
             self.request.watch(label, step.state)
         if step.cell and step.trains and not here:
             self._train_apart(step)
-        stage = self.made[step.key] = step.make(self.made)
+        with self._threads_of_a_cell() if step.cell and step.trains else contextlib.nullcontext():
+            stage = self.made[step.key] = step.make(self.made)
         if not step.cell:
             self.request.watch(label, DONE)
-        if stage and step.state not in (RESPONSES, SCORES):
+        if stage and step.state not in (RESPONSES, SCORES) and not (step.trains and step.cell in self.trained):
             how = f"made in {time.monotonic() - started:.0f} s" if stage.fresh else "found on disk"
             self.say(f"{label}: {how}")
         if stage and step.gate:
@@ -252,28 +274,55 @@ class Harness:
             if failed:
                 self._failed(cells[cell], failed)
 
+    def _train_side_by_side(self) -> None:
+        """Train the cells that are not on disk, several at once; where that is one alone it is left to the loop."""
+        rows = {s.cell: s.row for s in self.steps if s.cell and s.row and s.trains and not self._is_made(s)}
+        if len(rows) < 2:
+            return
+        labels = {step.cell: step.cell_label for step in self.steps if step.cell}
+        self.say(f"training {len(rows)} cells, {min(self.at_once, len(rows))} at once")
+        started: dict[Cell, float] = {}
+
+        def begun(cell: Cell) -> None:
+            started[cell] = time.monotonic()
+            self.request.watch(labels[cell], TRAINING)
+
+        def alone(cell: Cell) -> bool:
+            return bool(self.request.cell_timeout) or not is_ours(rows[cell].method)
+
+        for cell, failed in train_side_by_side(self.request, rows, self.at_once, self.threads, alone, begun):
+            if failed:
+                self._failed(labels[cell], failed)
+            else:
+                self.trained.add(cell)
+                self.request.watch(labels[cell], WAITING)
+                self.say(f"{labels[cell]}, {TRAINING}: made in {time.monotonic() - started[cell]:.0f} s")
+
+    def _is_made(self, step: Step) -> bool:
+        """True for a cell whose training is on disk."""
+        if (row := step.row) is None or step.seed is None:
+            return False
+        with contextlib.suppress(NotMade):
+            return bool(self.pipeline.looking().train(row.name, row.method, step.seed))
+        return False
+
     def _train_apart(self, step: Step) -> None:
         """Train a cell in a process of its own, if its method is from elsewhere or has a time limit."""
         row, cell = step.row, step.cell
-        if row and cell and (self.request.cell_timeout or not _is_ours(row.method)):
-            try:
-                self.pipeline.looking().train(row.name, row.method, cell[1])
-            except NotMade:
-                train_apart(self.request, cell, self.request.cell_timeout)
+        apart = row and cell and (self.request.cell_timeout or not is_ours(row.method))
+        if cell and apart and not self._is_made(step):
+            train_apart(self.request, cell, self.request.cell_timeout, self.threads)
 
-    def _check_context(self) -> None:
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(
-            str(self.base.path), trust_remote_code=self.request.trust_remote_code
-        ).get_text_config()
-        window = getattr(config, "max_position_embeddings", None)
-        longest = self.spec.max_prompt_tokens + self.spec.max_response_tokens
-        if window and longest > window:
-            raise InputError(
-                f"benchmark {self.spec.name}: max_prompt_tokens + max_response_tokens is {longest}, but "
-                f"{self.spec.model} reads at most {window} tokens; lower them"
-            )
+    @contextlib.contextmanager
+    def _threads_of_a_cell(self) -> Iterator[None]:
+        """As many threads as where several are trained at once, on a CPU, so that sums are the same to the last bit."""
+        there = torch.get_num_threads()
+        if self.shop.tuning.device == "cpu" and processes.size() == 1:
+            torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(there)
 
     def _open(self, run: Run, agreed: dict[str, Any]) -> None:
         run.open(
@@ -290,8 +339,13 @@ class Harness:
                         "name": row.name,
                         "params": settings_of(row.method),
                         "description": (type(row.method).__doc__ or "").partition("\n")[0],
+                        "needs": needed(row.method),
+                        "optimizes_reward": bool(getattr(row.method, "needs_reward", False)),
                     }
                     for row in self.rows
+                },
+                "shared": {
+                    step.name: stage.cost for step in self.steps if not step.cell and (stage := self.made[step.key])
                 },
             },
             evaluators=self._identities(),
@@ -303,42 +357,33 @@ class Harness:
         return identities(self.spec, self.scored_by)
 
     def _summarize(self, run: Run) -> dict[str, Any]:
-        import pandas
-
-        costs: dict[str, list[dict[str, float]]] = {}
-        along = []
-        for cell in run.cells():
-            if (checkpoints := cell.along()) is not None:
-                along.append(checkpoints.assign(method=cell.method, seed=cell.seed))
-            if cell.cost():
-                costs.setdefault(cell.method, []).append(cell.cost())
         failed = [f"{label} failed: {reason}" for label, reason in self.failures.items()]
-        scores = run.scores()
-        summary = summarize(
-            run_id=run.record["run_id"],
-            run_dir=str(run.path.resolve()),
-            benchmark=self.spec.name,
-            contract=run.record["contract"],
-            scores=scores,
-            costs=costs,
-            along=pandas.concat(along, ignore_index=True) if along else None,
-            gates=self.gates,
-            warnings=[*failed, *self.notes],
-        )
-        summary |= self._beyond_scores(run, scores)
-        return run.write_summary(summary)
+        judged = settled(self.pipeline.scorers.judge, run.scores())
+        notes = [*failed, *self.notes, *judged.warnings]
+        summary = sum_up(run, judged.scores, gates=self.gates, notes=notes)
+        return run.write_summary(summary | self._beyond_scores(run, judged))
 
-    def _beyond_scores(self, run: Run, scores: Any) -> dict[str, Any]:
-        """The parts of the summary beside the scores: other changes, and the audit of judges."""
+    def _beyond_scores(self, run: Run, judged: Settled) -> dict[str, Any]:
+        """The parts of the summary that the run's folder does not tell: the audits of reward models and judges."""
+        scores = judged.scores
         found: dict[str, Any] = {
-            "changes": differences_to_sft(scores),
-            "ties": ties(scores),
+            "far": far_shares(scores),
+            "hacking": plain(hacking(scores, optimized_rows(run.record["methods"]))),
+            "subsets": plain(by_group(scores, self._groups())),
+            "equal_style": plain(equal_style(scores, {(c.method, c.seed): c.generations() for c in run.cells()})),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }
         if judge := self.pipeline.scorers.judge:
-            found["judges"] = judge_findings(run, judge, scores, self.people_labels, self.say)
+            found["judges"] = judge_findings(run, judge, run.scores(), self.people_labels, self.say)
+            found["judges"] |= {"panel": judged.panel} if judged.panel else {}
         return found
+
+    def _groups(self) -> dict[str, dict[str, str]]:
+        """The groups that a report tells apart, of the prompts that every policy answers."""
+        asked = {prompt.id: len(prompt.ids) for prompt in self.pipeline.asked.prompts}
+        named = {pair.prompt_id: pair.subset for pair in self.corpus.labelled if pair.prompt_id in asked}
+        return groups_of(named, asked)
 
     def _gate(self, gate: dict[str, Any]) -> None:
         if self.request.gate == "ignore":
@@ -353,8 +398,3 @@ class Harness:
         parts = ", ".join(f"{name} {s['pairs']} pairs" for name, s in record["splits"].items())
         dropped = sum(record["dropped"].values())
         self.say(f"{self.spec.name}: {record['used']} pairs from {record['source']} ({dropped} dropped): {parts}")
-
-
-def _is_ours(method: Any) -> bool:
-    """True for a method of this package."""
-    return type(method).__module__.startswith(f"{__package__.partition('.')[0]}.")

@@ -5,6 +5,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..analysis.power import plan_sentences
 from ..results.store import Looking, NotMade, Stage
 from .context import settings_of
 from .definition.rows import Row
@@ -32,6 +33,8 @@ class Plan:
 
     steps: list[Planned]
     judging: str | None
+    can_show: list[str]
+    """The differences that a run of this size can show, and what the margin would need."""
     rate: float | None
     """FLOPs a second of a matrix product on this machine, where an estimate needed it."""
 
@@ -57,6 +60,7 @@ class Plan:
             "seconds": seconds,
             "seconds_unknown": unknown,
             "judging": self.judging,
+            "can_show": self.can_show,
             "flops_per_second": self.rate,
         }
 
@@ -67,10 +71,11 @@ def plan(request: Request) -> Plan:
     A stage whose key depends on one that is not made yet counts as to do, though it may turn out to be on disk.
     """
     harness = Harness(dataclasses.replace(request, say=lambda line: None), Looking(request.root))
-    judging = cost_of_judging(harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods) * request.seeds)
+    judging = cost_of_judging(harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods), request.seeds)
     planner = _Planner(harness)
     found = [planner.look(step) for step in planner.steps]
-    return Plan(found, judging, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None)
+    shows = plan_sentences(planner.prompts, request.seeds, len({r.name for r in harness.rows}), harness.spec.margin)
+    return Plan(found, judging, shows, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None)
 
 
 class _Planner:
@@ -78,7 +83,7 @@ class _Planner:
 
     def __init__(self, harness: Harness):
         pipeline = harness.pipeline.looking()
-        self.steps = steps(pipeline, harness.rows, harness.request.seeds)
+        self.steps = steps(pipeline, harness.rows, harness.seeds)
         self.made: dict[Key, Stage | None] = {}
         self.missing: set[Key] = set()
         spec, tuning = harness.spec, harness.shop.tuning
@@ -101,7 +106,7 @@ class _Planner:
         """The expected cost of a step, by the kind of its stage; None where nothing is known."""
         earlier, rough, spec, row = self.earlier, self.rough, self.spec, step.row
         each = getattr(row.method, "responses_per_answer", 1) if row else 1
-        examples = spec.reward_model.examples
+        examples = spec.reward_model.drawn(step.name.partition(" ")[0])
 
         def training(row: Row) -> Estimate | None:
             settings = settings_of(row.method)

@@ -12,8 +12,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+from ..analysis.judge_panel import is_versus
 from ..errors import InputError
-from ..results.integrity import MANIFEST, digest, write_json
+from ..results.integrity import MANIFEST, digest, no_link, write_json
 from ..results.run_folder import TRACKED, Cell, Run
 from ..results.store import read_json
 
@@ -37,7 +38,7 @@ class TensorBoard:
     package = "tensorboard"
 
     def __init__(self, run: Run):
-        self.folder = run.path / "tensorboard"
+        self.folder = no_link(run.path / "tensorboard")
 
     def start(self, name: str, config: dict[str, Any]) -> None:
         writer = import_module("torch.utils.tensorboard").SummaryWriter
@@ -137,7 +138,7 @@ class Forwarder:
         """Each row of the training log, then costs and mean scores at its last step."""
         log, scores = cell.metrics(), cell.scores().dropna(subset="value").groupby("metric")["value"].mean()
         last = {f"cost/{name}": value for name, value in cell.cost().items()}
-        last |= {f"score/{name}": value for name, value in scores.items()}
+        last |= {f"score/{name}": value for name, value in scores.items() if not is_versus(str(name))}
         rows = [({k: v for k, v in row.items() if k != "step"}, row["step"]) for row in log]
         step = 1 + max((step for _, step in rows), default=0)
         config = self.run.record["methods"].get(cell.method, {}).get("params", {})

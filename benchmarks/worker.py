@@ -1,9 +1,11 @@
-"""The training of a packed request's cell: the child of `train_apart`, and a task on Ray."""
+"""The training of a packed request's cell: a child of the engine's, and a task on Ray."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,16 @@ def train_packed(packed: str) -> None:
     quiet()
     values = json.loads(packed)
     label, seed = values.pop("cell")
+    _harness(json.dumps(values)).make((label, seed))
+
+
+@lru_cache(maxsize=1)
+def _harness(packed: str) -> Harness:
+    """The harness of a packed request, for one cell after another."""
+    values = json.loads(packed)
     root, spec = Path(values.pop("root")), BenchmarkSpec.model_validate(values.pop("spec"))
     values["methods"] = tuple(values["methods"])
-    harness = Harness(Request(spec=spec, root=root, say=lambda line: None, **values))
-    harness.make((label, seed))
+    return Harness(Request(spec=spec, root=root, say=lambda line: None, **values))
 
 
 def train_or_tell(packed: str) -> str | None:
@@ -41,14 +49,27 @@ def _reason(work: Callable[[], Any]) -> str | None:
 
 def main() -> None:
     """The child of `train_apart`: a packed request on stdin, the path of the outcome as the argument."""
-    said: dict[str, Any] = {"done": True}
+    Path(sys.argv[1]).write_text(json.dumps(_outcome(sys.stdin.read())))
+
+
+def serve() -> None:
+    """A child of `train_side_by_side`: a packed request a line on stdin, an outcome a line on what was stdout."""
+    with os.fdopen(os.dup(1), "w") as outcomes:
+        os.dup2(2, 1)  # whatever else is printed goes elsewhere
+        while packed := sys.stdin.readline():
+            said = _outcome(packed)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            print(json.dumps(said), file=outcomes, flush=True)
+
+
+def _outcome(packed: str) -> dict[str, Any]:
+    """Train a cell, and say how it ended; Ctrl-C before there is anything to save ends the process."""
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with hearing():
-            if failed := _reason(lambda: train_packed(sys.stdin.read())):
-                said = {"failed": failed}
+            failed = _reason(lambda: train_packed(packed))
     except Stopped as stopped:
-        said = {"stopped": str(stopped)}
+        return {"stopped": str(stopped)}
     except KeyboardInterrupt:
         sys.exit(130)
-    Path(sys.argv[1]).write_text(json.dumps(said))
+    return {"failed": failed} if failed else {"done": True}

@@ -37,9 +37,9 @@ class Traits:
     """It asks the models that its setting `model` names, and has them as `models`. It is given their folders as `model`
     (openai:NAME stays as it is), `cache`, a folder for answers, and `device`, unless the settings name one."""
     is_judge: bool = False
-    """It asks models which of two responses is better. What that can cost at most is said before, what it cost after,
-    and its verdicts are audited and compared with people's labels; so it is to be a `Judge` or a subclass, and a run
-    has one of them: several models form its panel."""
+    """It asks models which of two responses is better, also of two rows (`score_versus`). What that can cost at most is
+    said before, what it cost after, and its verdicts are audited and compared with people's labels; so it is to be a
+    `Judge` or a subclass, and a run has one of them: several models form its panel."""
     keeps_answers: bool = False
     """It has a cache of its own (a judge's verdicts), of which failures are no part. It is then called on every run, so
     that what failed is tried again; otherwise scores on disk are used as they are."""
@@ -50,8 +50,8 @@ class Traits:
     """That number depends on prompt and the response's text alone, not on its length in tokens, KL or how it ended. A
     response that the baseline gave too is then not asked for."""
     scores_along: tuple[str, ...] = ()
-    """The metrics, if any, that are also measured at the checkpoints along training; not together with `needs_policy`
-    or `keeps_answers`."""
+    """The metrics, if any, that are also measured at the checkpoints along training, with their facets (`reward.gold`
+    stands for `reward.gold.helpful` too); not together with `needs_policy` or `keeps_answers`."""
     determined_by: tuple[str, ...] | None = None
     """The settings that its scores depend on, beside the models it asks; none says all of them. Scores of evaluators
     that differ in them never share a column of a table."""

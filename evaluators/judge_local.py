@@ -17,7 +17,8 @@ from ..models.micro_batches import micro_batches, start_tokens
 from ..models.model_files import remote_code_allowed
 from ..models.tuning import Tuning
 from ..results.integrity import code_digest
-from .judge_cache import Answer, Keep, Verdict
+from .judge_cache import Answer, Keep
+from .judge_verdict import Verdict
 
 TOKENS = 8192  # tokens (padding included) in one forward pass; bounds memory, leaves verdicts alone
 CODE = ("evaluators", "models", "runtime")  # folders that its verdicts depend on

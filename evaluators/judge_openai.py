@@ -3,9 +3,10 @@
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import anyio
 import httpx
@@ -14,56 +15,55 @@ from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
 
 from ..errors import InputError
-from .judge_cache import Answer, Keep, Verdict
-from .judge_verdict import parse_verdict
+from ..results.lines import DAMAGE
+from .judge_cache import Answer, Keep, NoVerdictError, Read
+from .judge_reply import KEY, Failed, Reply, Transient, Unreachable, answer_of, unpacked, unusable
+from .judge_verdict import Reader, Verdict
 
-KEY = "OPENAI_API_KEY"
+OPENAI_URL = "https://api.openai.com/v1"
 ATTEMPTS = 6  # requests for one question; the waits between them add up to half a minute
-GIVE_UP = 20  # questions in a row without an answer after which the endpoint counts as broken
-LONGEST_ANSWER = 16  # tokens; a verdict is one letter, and a longer answer is invalid anyhow
+GIVE_UP = 20  # questions in a row without a verdict after which the judge counts as broken
 LONGEST_WAIT = 60.0  # seconds, also where the endpoint asks for more
-Post = Callable[[str], httpx.Response]  # sends one question
-
-
-class _Failed(Exception):
-    """One question got no answer; the message says why and ends no sentence."""
-
-
-class _Transient(_Failed):
-    """The same request may work a little later; `wait` is what the endpoint asked for, in seconds."""
-
-    def __init__(self, reason: str, wait: float = 0.0):
-        super().__init__(reason)
-        self.wait = wait
-
-
-class _Unreachable(_Transient):
-    """There was no connection at all."""
+LONGEST_BODY = 4 * 2**20  # bytes of a reply, as they come
+Post = Callable[[str], Reply]  # sends one question
 
 
 class OpenAIAsker:
-    """Asks at temperature 0; 408, 409, 429, 5xx, timeouts and lost connections are tried again with growing waits.
+    """Asks one question a request; 408, 409, 429, 5xx, timeouts and lost connections are tried again, ever later.
 
     timeout: seconds for one request, up to the last byte of its answer; an endpoint that drips for ever is cut off.
-    A question that gets no proper answer is None. InputError where asking on is pointless: no connection, a refused
-    key, an unknown model or path, or GIVE_UP questions in a row (or all of them) without an answer.
-    `first_wait`: seconds before the second attempt, doubled each time. The key comes from the environment variable
-    OPENAI_API_KEY, is required only by OpenAI itself, and appears in no message.
+    settings: fields of each request beside model and messages (temperature, max_tokens, ...). read: the verdict of an
+    answer's text. A question that gets no verdict is None. InputError where asking on is pointless: no connection, a
+    refused key, an unknown model or path, a setting that is not taken, or GIVE_UP questions in a row without a verdict;
+    NoVerdictError where none of fewer questions has one. `first_wait`: seconds before the second attempt, doubled each
+    time. The key comes from the environment variable OPENAI_API_KEY, is required only by OpenAI itself, and appears in
+    no message.
     """
 
-    def __init__(self, model: str, url: str | None, *, concurrency: int, timeout: float, first_wait: float = 1.0):
+    def __init__(
+        self,
+        model: str,
+        url: str | None,
+        *,
+        concurrency: int,
+        timeout: float,
+        settings: Mapping[str, Any],
+        read: Read | None = None,
+        first_wait: float = 1.0,
+    ):
         self.model, self.concurrency, self.timeout, self.first_wait = model, concurrency, timeout, first_wait
+        self.settings, self.read = dict(settings), read or Reader()
         self.own_url = url is not None
         self.url = (url or OPENAI_URL).rstrip("/")
 
     @property
     def identity(self) -> dict[str, object]:
-        """Everything but the question that determines a verdict."""
+        """Everything but the question that determines an answer."""
         return {"url": self.url, **self._body("")}
 
     def ask(self, prompts: list[str], keep: Keep | None = None) -> list[Verdict | None]:
         key = self._key()
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Accept-Encoding": "gzip"} | ({"Authorization": f"Bearer {key}"} if key else {})
         stop = threading.Event()
         answers: list[Verdict | None] = []
         missing, in_a_row = 0, 0
@@ -83,17 +83,19 @@ class OpenAIAsker:
                     try:
                         answers.append(future.result())
                         in_a_row = 0
-                    except _Failed as error:
+                    except Failed as error:
                         answers.append(None)
                         missing, in_a_row, reason = missing + 1, in_a_row + 1, str(error)
-                        if isinstance(error, _Unreachable):
+                        if isinstance(error, Unreachable):
                             raise InputError(
                                 f"judge: {self.url} cannot be reached ({reason}); check the url and the network"
                             ) from None
                         if in_a_row == min(GIVE_UP, len(prompts)):
-                            raise InputError(
-                                f"judge: {self.url} answered none of {in_a_row} questions in a row, the last "
-                                f"because it {reason}; check the url and the model {self.model!r}"
+                            kind = InputError if in_a_row == GIVE_UP else NoVerdictError
+                            raise kind(
+                                f"judge: {self.model!r} at {self.url} gave no verdict on {in_a_row} "
+                                f"question{'s in a row' if in_a_row > 1 else ''}, the last because it {reason}; "
+                                f"{error.advice}"
                             ) from None
             except BaseException:
                 stop.set()  # ends the waits between attempts
@@ -101,8 +103,8 @@ class OpenAIAsker:
                 raise
         if missing:
             logging.getLogger(__name__).warning(
-                "judge: %d of %d questions got no answer, the last because %s %s",
-                missing, len(prompts), self.url, reason,
+                "judge: %d of %d questions got no verdict, the last because %r at %s %s",
+                missing, len(prompts), self.model, self.url, reason,
             )  # fmt: skip
         return answers
 
@@ -116,24 +118,26 @@ class OpenAIAsker:
 
     def _verdict(
         self, post: Post, stop: threading.Event, key: str, prompt: str, place: int, keep: Keep | None
-    ) -> Verdict | None:
-        """The verdict on one question, kept at once; None for an answer that is none, of which the cost is kept."""
-        text, tokens_in, tokens_out = self._answer(post, stop, key, prompt)
-        verdict = parse_verdict(text)
-        if keep and (verdict or tokens_in or tokens_out):
-            keep(place, Answer(verdict, tokens_in, tokens_out))
-        return verdict
+    ) -> Verdict:
+        """The verdict on one question; the answer is kept at once, a verdict or none, for it is paid."""
+        answer = self._answer(post, stop, key, prompt)
+        if keep:
+            keep(place, answer)
+        if answer.verdict is None:
+            tokens = self.settings.get("max_completion_tokens") or self.settings.get("max_tokens") or 0
+            raise unusable(answer, tokens)
+        return answer.verdict
 
-    def _answer(self, post: Post, stop: threading.Event, key: str, prompt: str) -> tuple[str, int, int]:
-        """The text of the model's answer and the tokens in and out; _Failed or InputError without one."""
+    def _answer(self, post: Post, stop: threading.Event, key: str, prompt: str) -> Answer:
+        """The model's answer; Failed or InputError without one."""
         backoff = tenacity.wait_exponential(multiplier=self.first_wait, max=LONGEST_WAIT)
 
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            return max(backoff(state), min(error.wait, LONGEST_WAIT) if isinstance(error, _Transient) else 0.0)
+            return max(backoff(state), min(error.wait, LONGEST_WAIT) if isinstance(error, Transient) else 0.0)
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Transient),
+            retry=tenacity.retry_if_exception_type(Transient),
             stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_when_event_set(stop),
             wait=wait,
             sleep=tenacity.sleep_using_event(stop),
@@ -141,69 +145,29 @@ class OpenAIAsker:
         )
         return retrying(self._request, post, key, prompt)
 
-    def _body(self, prompt: str) -> dict[str, object]:
-        return {
-            "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "max_tokens": LONGEST_ANSWER,
-        }
+    def _body(self, prompt: str) -> dict[str, Any]:
+        return {"model": self.model, "messages": [{"role": "user", "content": prompt}], **self.settings}
 
-    async def _post(self, client: httpx.AsyncClient, prompt: str) -> httpx.Response:
+    async def _post(self, client: httpx.AsyncClient, prompt: str) -> Reply:
+        address, data = f"{self.url}/chat/completions", bytearray()
         with anyio.fail_after(self.timeout):
-            return await client.post(f"{self.url}/chat/completions", json=self._body(prompt))
+            async with client.stream("POST", address, json=self._body(prompt)) as reply:
+                async for chunk in reply.aiter_raw():
+                    data += chunk
+                    if len(data) > LONGEST_BODY:
+                        raise Failed(f"answered with more than {LONGEST_BODY >> 20} MiB")
+        return Reply(reply.status_code, reply.headers, unpacked(bytes(data), reply.headers, LONGEST_BODY))
 
-    def _request(self, post: Post, key: str, prompt: str) -> tuple[str, int, int]:
+    def _request(self, post: Post, key: str, prompt: str) -> Answer:
         try:
             reply = post(prompt)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise _Unreachable(type(error).__name__) from None
+            raise Unreachable(type(error).__name__) from None
         except (httpx.TimeoutException, TimeoutError):
-            raise _Transient(f"gave no answer within {self.timeout:g} seconds") from None
+            raise Transient(f"gave no answer within {self.timeout:g} seconds") from None
         except httpx.RequestError as error:
-            raise _Transient(f"broke the connection ({type(error).__name__})") from None
-        status = reply.status_code
-        if status in (401, 403):  # such a body may quote the key
-            raise InputError(f"judge: {self.url} refuses the key (HTTP {status}); set {KEY} to one that it accepts")
-        if status == 404:
-            raise InputError(
-                f"judge: {self.url} knows no model {self.model!r}, or no chat completions (HTTP 404); "
-                f"check the model's name, and that the url is what comes before /chat/completions"
-            )
-        if status in (408, 409, 429) or status >= 500:
-            raise _Transient(f"answered HTTP {status}", _seconds(reply.headers.get("retry-after")))
-        if status != 200:
-            raise _Failed(f"answered HTTP {status}{_detail(reply, key)}")
+            raise Transient(f"broke the connection ({type(error).__name__})") from None
         try:
-            completion = reply.json()
-            content = completion["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError):
-            raise _Failed("answered with something that is not a chat completion") from None
-        usage = completion.get("usage")
-        text = content if isinstance(content, str) else ""
-        return text, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-
-
-def _count(usage: object, name: str) -> int:
-    """A number of tokens as the endpoint reports it; 0 where it reports none, or nonsense."""
-    count = usage.get(name) if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and count > 0 else 0
-
-
-def _seconds(retry_after: str | None) -> float:
-    """Seconds of a Retry-After header; 0 for none and for a date."""
-    return float(retry_after) if retry_after and retry_after.isdigit() else 0.0
-
-
-def _detail(reply: httpx.Response, key: str) -> str:
-    """The endpoint's own reason in brackets, on one line, without the key."""
-    try:
-        text = reply.json()["error"]["message"]
-    except (ValueError, LookupError, TypeError):
-        text = ""
-    text = " ".join(str(text).split())
-    text = text.replace(key, "[key]") if key else text
-    return f" ({text[:200]})" if text else ""
-
-
-OPENAI_URL = "https://api.openai.com/v1"
+            return answer_of(reply, self.url, self._body(prompt), key, self.read)
+        except DAMAGE as error:  # whatever it may be: one bad answer costs one question
+            raise Failed(f"answered with something that cannot be read ({type(error).__name__})") from None

@@ -4,11 +4,12 @@ from typing import Protocol
 
 from ..errors import TrainingError
 from ..models.checkpoint import Checkpoint
-from ..results.records import Pair, Prompt, RatedReply, rated_replies
+from ..results.records import LEARNING_RATE, Pair, Prompt, Range, RatedReply, rated_replies
 from ..training.ledger import Ledger, Snapshots
 from ..training.task import Budget, PairDataset, PromptDataset, TrainingTask, shuffled
 
 __all__ = [  # the first is defined here; the others have rooms of their own, and plugins know them by this one
+    "LEARNING_RATE",
     "Method",
     "Budget",
     "Checkpoint",
@@ -17,6 +18,7 @@ __all__ = [  # the first is defined here; the others have rooms of their own, an
     "PairDataset",
     "Prompt",
     "PromptDataset",
+    "Range",
     "RatedReply",
     "Snapshots",
     "TrainingError",
@@ -31,7 +33,8 @@ class Method(Protocol):
 
     `train` writes the policy to `task.out / "policy"` (Hugging Face layout), a log to `task.out / "metrics.jsonl"`
     (one object with `step` a line) and what it cost to `task.out / "cost.json"`; `Ledger` does the last two.
-    An attribute `responses_per_answer` of n says that each response is the best of n samples by the training reward.
+    An attribute `responses_per_answer` of n says that each response is the best of n samples by the training reward; a
+    `space`, `ClassVar[dict[str, Range]]` by field, among which values `bench tune` looks for the method's best.
     """
 
     def train(self, task: TrainingTask) -> Checkpoint: ...

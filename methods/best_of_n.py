@@ -8,6 +8,7 @@ from annotated_types import Ge
 
 from ..models.checkpoint import Checkpoint
 from ..models.policy import Policy
+from ..results.records import Range
 from ..training.ledger import Ledger
 from ..training.task import TrainingTask
 
@@ -19,6 +20,8 @@ class BestOfN:
     n: Annotated[int, Ge(2)] = 4
     """Responses that are sampled and scored for each answer, at least 2."""
 
+    # Up to a KL of log 16 - 15/16, or 1.8 nats.
+    space: ClassVar[dict[str, Range]] = {"n": Range(2, 16, "log")}
     needs_reward: ClassVar[bool] = True
 
     @property

@@ -1,10 +1,11 @@
 """cDPO: conservative DPO, Mitchell (2023), "A note on DPO with noisy preferences and relationship to IPO"."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Lt
 
+from ..results.records import Range
 from .dpo import DPO
 
 
@@ -14,3 +15,6 @@ class CDPO(DPO):
 
     label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.1
     """Assumed share of flipped labels, 0 to below 0.5."""
+
+    # DPO's, and smoothing from nearly clean labels to badly flipped ones; the note has no range.
+    space: ClassVar[dict[str, Range]] = {**DPO.space, "label_smoothing": Range(0.01, 0.3, "linear")}

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from ..results.records import LEARNING_RATE, Range
 from . import losses
 from .pairwise import PairLogps, PairwiseMethod
 
@@ -19,6 +20,9 @@ class DPO(PairwiseMethod):
     label_smoothing: Annotated[float, Ge(0), Lt(0.5)] = 0.0
     """Assumed share of flipped labels (conservative DPO), 0 to below 0.5."""
 
+    # From the lowest beta of Meng et al. (2024, arXiv:2405.14734), table of search ranges, to
+    # the highest of Rafailov et al., section 6.1.
+    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 5.0, "log")}
     needs_reference: ClassVar[bool] = True
 
     def loss(self, logps: PairLogps) -> Tensor:

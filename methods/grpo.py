@@ -1,11 +1,12 @@
 """GRPO: group relative policy optimization, Shao et al. (2024, arXiv:2402.03300)."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from ..results.records import LEARNING_RATE, Range
 from . import losses
 from .grouped import Group, GroupedMethod
 
@@ -18,6 +19,9 @@ class GRPO(GroupedMethod):
     """Weight of the KL to the SFT checkpoint (the k3 estimate at every token), at least 0; 0.04 in the paper."""
     clip: Annotated[float, Gt(0), Le(1)] = 0.2
     """Range of a token's probability ratio, 1 - clip to 1 + clip."""
+
+    # Around the paper's 0.04, as far as for PPO and RLOO.
+    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
 
     def advantages(self, rewards: Tensor, log_ratios: Tensor) -> Tensor:
         """(r - mean) / deviation within the group (section 4.1.2)."""

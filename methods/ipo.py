@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Gt
 from torch import Tensor
 
+from ..results.records import LEARNING_RATE, Range
 from . import losses
 from .pairwise import PairLogps, PairwiseMethod
 
@@ -19,6 +20,8 @@ class IPO(PairwiseMethod):
     length: Literal["sum", "mean"] = "sum"
     """Log-probs summed over a response, as in the paper, or their mean over its tokens, as in TRL."""
 
+    # Meng et al. (2024, arXiv:2405.14734), table of search ranges: 0.01 to 1.
+    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
     needs_reference: ClassVar[bool] = True
 
     def loss(self, logps: PairLogps) -> Tensor:

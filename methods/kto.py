@@ -14,7 +14,7 @@ from ..errors import TrainingError
 from ..models.layout import Batch, Sequences, count_tokens
 from ..models.policy import Policy
 from ..results.lazy import LazySequence, chunks
-from ..results.records import RatedReply, rated_replies
+from ..results.records import LEARNING_RATE, Range, RatedReply, rated_replies
 from ..training.ledger import Ledger
 from ..training.loop import Objective
 from ..training.task import TrainingTask, shuffled
@@ -51,6 +51,9 @@ class KTO(OfflineMethod):
     data: Literal["pairs", "unpaired"] = "pairs"
     """The data to learn from: the benchmark's pairs, chosen as good and rejected as not, or its unpaired replies."""
 
+    # Meng et al. (2024, arXiv:2405.14734), table of search ranges: 0.01 to 0.1; here ten times as far, for the KL that
+    # a beta leads to depends on the model.
+    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
     needs_reference: ClassVar[bool] = True
 
     def objective(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> Objective:

@@ -166,7 +166,8 @@ class OnlineTrainer:
                 together=True,
             )
             self.ledger.log(**self.round(number, samples), **watch((number + 1) / self.rounds))
-            snapshots.reached(self.ledger.examples, self.policy.save)
+            with self.ledger.looking():
+                snapshots.reached(self.ledger.examples, self.policy.save)
         self.optimizer.finish()
         self.ledger.close()
 
@@ -174,6 +175,8 @@ class OnlineTrainer:
     def rewards(self, samples: list[Sample]) -> tuple[Tensor, dict[str, float]]:
         """The reward of each response [batch], normalized, less the penalty for a missing EOS; and what to watch."""
         shard = processes.shard_in_order(to_generations(self.policy, samples))
+        if self.task.reward_model:  # a network of the policy's size reads each response
+            self.ledger.scored_tokens += count_tokens({(s.prompt.ids, s.ids) for s in samples})
         scores = processes.all_gather([*self.reward(shard)] if shard else [])
         raw = torch.tensor([score for part in scores for score in part], dtype=torch.float32)
         if not torch.isfinite(raw).all():

@@ -1,11 +1,12 @@
 """Online DPO: DPO on the policy's own responses, Guo et al. (2024, arXiv:2402.04792)."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from ..results.records import LEARNING_RATE, Range
 from . import losses
 from .grouped import Group, GroupedMethod
 
@@ -18,6 +19,9 @@ class OnlineDPO(GroupedMethod):
     """Two: a pair."""
     beta: Annotated[float, Gt(0)] = 0.1
     """Strength of the pull towards the SFT checkpoint, above 0."""
+
+    # DPO's.
+    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 5.0, "log")}
 
     def advantages(self, rewards: Tensor, log_ratios: Tensor) -> Tensor:
         """1 for the better of the two and -1 for the other; 0 for both where they tie, which teaches nothing."""

@@ -1,13 +1,14 @@
 """ORPO: monolithic odds-ratio preference optimization, Hong et al. (2024, arXiv:2403.07691)."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt
 from torch import Tensor
 
 from ..errors import TrainingError
 from ..models.checkpoint import Checkpoint
+from ..results.records import LEARNING_RATE, Range
 from ..training.task import TrainingTask
 from . import losses
 from .pairwise import PairLogps, PairwiseMethod
@@ -23,6 +24,9 @@ class ORPO(PairwiseMethod):
     """The checkpoint that is tuned: the shared SFT one, or the base model, for in the paper ORPO replaces SFT."""
     nll_scope: Literal["response", "prompt+response"] = "response"
     """Tokens whose NLL is learnt: the chosen response's, or the prompt's as well, as in the authors' code and TRL."""
+
+    # Meng et al. (2024, arXiv:2405.14734), table of search ranges: 0.1 to 2.
+    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "weight": Range(0.1, 2.0, "log")}
 
     @property
     def needs_prompt(self) -> bool:

@@ -56,7 +56,8 @@ class OfflineMethod:
             probe, snapshots = Probe(task, policy, ledger, with_samples=True), Snapshots(task)
 
             def watch(share: float) -> dict[str, float]:
-                snapshots.reached(ledger.examples, policy.save)
+                with ledger.looking():
+                    snapshots.reached(ledger.examples, policy.save)
                 return probe(share)
 
             recipe = Recipe(

@@ -22,6 +22,7 @@ from ..models.layout import Batch, Layout
 from ..models.network import Network
 from ..models.policy import Policy, TokenValues
 from ..models.sampler import Sample
+from ..results.records import LEARNING_RATE, Range
 from ..training.loop import Optimizer, Watched, take_step
 from ..training.resume import Stateful, Weights
 from ..training.task import TrainingTask, trained_policy
@@ -90,6 +91,8 @@ class PPO(OnlineMethod):
     critic_warmup: Annotated[int, Ge(0)] = 1
     """First rounds in which only the critic learns, for its head starts at 0."""
 
+    # From below the 0.02 of Ouyang et al. up to a whole unit of (normalized) reward for a nat.
+    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
     needs_reference: ClassVar[bool] = True
     needs_critic: ClassVar[bool] = True
 

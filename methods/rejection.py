@@ -1,13 +1,14 @@
 """Rejection-sampling fine-tuning: best of n, then SFT on it; RAFT, Dong et al. (2023, arXiv:2304.06767)."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
 from ..models.layout import Batch
 from ..models.policy import Policy
 from ..models.sampler import Sample
+from ..results.records import LEARNING_RATE, Range
 from ..training.loop import Watched, take_step
 from ..training.task import TrainingTask
 from .online import OnlineMethod, OnlineTrainer, Rollout
@@ -21,6 +22,9 @@ class RejectionSampling(OnlineMethod):
     """Responses to one prompt of which the best is kept, at least 2."""
     minibatch_size: Annotated[int, Ge(1)] = 4
     """Kept responses per optimizer step."""
+
+    # Up to 8: with the same budget of responses, as many prompts fewer.
+    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "samples_per_prompt": Range(2, 8, "log")}
 
     def begin(self, task: TrainingTask, policy: Policy) -> OnlineTrainer:
         return RejectionTrainer(self, task, policy)

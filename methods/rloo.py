@@ -1,11 +1,12 @@
 """RLOO: REINFORCE with a leave-one-out baseline, Ahmadian et al. (2024, arXiv:2402.14740)."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from ..results.records import LEARNING_RATE, Range
 from . import losses
 from .grouped import Group, GroupedMethod
 
@@ -18,6 +19,9 @@ class RLOO(GroupedMethod):
     """Weight of the KL penalty in the reward, in (normalized) rewards per nat, at least 0."""
     clip: Annotated[float, Gt(0), Le(1)] = 0.2
     """Range of the response's probability ratio; acts only from the second step on a round on."""
+
+    # Around the paper's 0.03 and 0.10, up to a whole unit of (normalized) reward for a nat.
+    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
 
     def advantages(self, rewards: Tensor, log_ratios: Tensor) -> Tensor:
         """R_i less the mean of the other R_j, with R = reward - beta log-ratio."""

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
+from ..results.records import LEARNING_RATE, Range
 from . import losses
 from .pairwise import PairLogps, PairwiseMethod
 
@@ -19,6 +20,12 @@ class RobustDPO(PairwiseMethod):
     flip_rate: Annotated[float, Ge(0), Lt(0.5)] = 0.1
     """Share of flipped labels, 0 to below 0.5; 0.1 in the paper."""
 
+    # DPO's beta; flips from nearly clean labels to badly flipped ones.
+    space: ClassVar[dict[str, Range]] = {
+        "lr": LEARNING_RATE,
+        "beta": Range(0.01, 5.0, "log"),
+        "flip_rate": Range(0.01, 0.3, "linear"),
+    }
     needs_reference: ClassVar[bool] = True
 
     def loss(self, logps: PairLogps) -> Tensor:

@@ -115,6 +115,7 @@ class TRLMethod:
     A step's rows go through the model in one pass, whatever `micro_tokens` says.
     """
 
+    needs_reference: ClassVar[bool] = False  # TRL computes its reference's log-probs itself
     libraries: ClassVar = ("trl",)
     """Libraries behind its results beside our own code."""
     settings_of: ClassVar[str]

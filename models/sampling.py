@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from torch import nn
 
 from ..results.records import Generation, Prompt, Reward
 from ..runtime import processes
+from .layout import count_tokens
 from .policy import Policy
 from .sampler import Sample, Sampler, to_generations
 from .sampler_torch import sample_rows
@@ -71,6 +73,18 @@ class Choice:
     """Of the reward model."""
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Responses, and what it takes a user to have them: all that was drawn for a choice, without entropy and KL."""
+
+    generations: list[Generation]
+    generated_tokens: int
+    scored_tokens: int
+    """By the reward model of a choice."""
+    reward_queries: int
+    seconds: float
+
+
 def respond(
     policy: Policy,
     reference: Policy | None,
@@ -80,13 +94,14 @@ def respond(
     temperature: float,
     seed: int,
     choice: Choice | None = None,
-) -> list[Generation]:
+) -> Answers:
     """A response to each prompt with the policy's entropy and its KL to the reference (None: it is the reference).
 
     With a choice the response is the chosen one; its KL is then the bound log n - (n - 1) / n (Beirami et al. 2024,
     arXiv:2401.01879), for the policy itself must be the reference.
     """
     n = choice.responses if choice else 1
+    began = time.monotonic()
     samples = sample(
         policy,
         [p for p in prompts for _ in range(n)],
@@ -95,12 +110,16 @@ def respond(
         seed=seed,
         progress="responses",
     )
+    generated, read = sum(len(s.ids) for s in samples), 0
     if choice:
+        read = count_tokens((s.prompt.ids, s.ids) for s in samples)
         rewards = torch.tensor(choice.reward()(to_generations(policy, samples))).view(-1, n)
         samples = [samples[i * n + j] for i, j in enumerate(rewards.argmax(1).tolist())]
+    seconds = time.monotonic() - began
     sequences = [(s.prompt.ids, s.ids) for s in samples]
     entropies, kls, _ = policy.entropy_kl_logps(sequences, reference)
     if choice:
         kls = [math.log(n) - (n - 1) / n] * len(samples)
     found = zip(to_generations(policy, samples, kls), entropies, strict=True)
-    return [dataclasses.replace(generation, entropy=entropy) for generation, entropy in found]
+    generations = [dataclasses.replace(generation, entropy=entropy) for generation, entropy in found]
+    return Answers(generations, generated, read, n * len(samples) if choice else 0, seconds)

@@ -4,9 +4,9 @@
     DIR/labels.sqlite        every answer, undone ones too; WAL with synchronous=FULL, so a committed answer survives
     DIR/labels/people.jsonl  the answers that stand, written from it by `Answers.export`
 
-A slot is one labeller's place at one pair, with the order in which the pair is shown. An ordinary pair has as many
-slots as the overlap says. A gold pair has a known answer and is put to everybody, spread through their work, to see who
-pays attention.
+A slot is one labeller's place at one pair, with the order in which the pair is shown. Of the ordinary pairs a share,
+spread evenly over the file, has as many slots as the overlap says, and each of the others one. A gold pair has a known
+answer and is put to everybody, spread through their work, to see who pays attention.
 """
 
 import dataclasses
@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import InputError
+from ..results.integrity import no_link, own_folder
 from ..results.store import write_jsonl
-from .labels import ITEMS, LABELS, Answer, Item, make_label, read_items, read_rows
+from .labels import ITEMS, LABELS, Answer, Item, folded, make_label, read_items, read_rows
 from .read import encodable
 
 ANSWERS = get_args(Answer)
@@ -76,13 +77,20 @@ def checked_items(directory: Path) -> tuple[Item, ...]:
 class Answers:
     """The answers of one collection folder. One process has it open at a time; its threads share it."""
 
-    def __init__(self, directory: Path, items: Sequence[Item], overlap: int):
-        self.directory, self.overlap = directory, overlap
+    def __init__(self, directory: Path, items: Sequence[Item], overlap: int, overlap_share: float = 1.0):
+        self.directory = directory
         self.items = {item.id: item for item in items}
         self._ordinary = [item.id for item in items if not item.gold]
+        # a pair keeps its number of labellers when pairs are added behind it
+        shared = [int((n + 1) * overlap_share) > int(n * overlap_share) for n in range(len(self._ordinary))]
+        self._wanted = {
+            item: overlap if is_shared else 1 for item, is_shared in zip(self._ordinary, shared, strict=True)
+        }
         self._gold = [item.id for item in items if item.gold]
         self._lock = threading.RLock()
-        path = directory / "labels.sqlite"
+        path = no_link(directory / "labels.sqlite")
+        for ending in ("-wal", "-shm", "-journal"):
+            no_link(path.with_name(path.name + ending))
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.row_factory = sqlite3.Row
@@ -144,6 +152,11 @@ class Answers:
         rows = self._read("SELECT name FROM labeller WHERE session = ?", session)
         return rows[0]["name"] if rows else None
 
+    def known_as(self, name: str) -> str:
+        """The name under which a labeller is here already, in whatever case or width it was written; else this one."""
+        rows = self._read("SELECT name FROM labeller UNION SELECT labeller FROM slot ORDER BY 1")
+        return next((row["name"] for row in rows if folded(row["name"]) == folded(name)), name)
+
     # Slots
 
     def next(self, labeller: str) -> Slot | None:
@@ -151,10 +164,9 @@ class Answers:
         with self._write() as db:
             row = self._open_slot(db, labeller)
             if row is None and (item := self._choose(db, labeller)) is not None:
-                shown = secrets.choice(("ab", "ba"))
                 db.execute(
                     "INSERT INTO slot (item, labeller, shown, opened, turn) VALUES (?, ?, ?, ?, ?)",
-                    (item, labeller, shown, _now(), self._turn(db)),
+                    (item, labeller, _shown(item, labeller), _now(), self._turn(db)),
                 )
                 row = self._open_slot(db, labeller)
         if row is None:
@@ -171,13 +183,13 @@ class Answers:
         return db.execute("SELECT coalesce(max(turn), 0) + 1 FROM slot").fetchone()[0]
 
     def _choose(self, db: sqlite3.Connection, labeller: str) -> str | None:
-        """A pair for a new slot: gold when it is due, else the pair nearest to its overlap, in the file's order."""
+        """A pair for a new slot: gold when it is due, else one that others have begun, in the file's order."""
         taken: dict[str, int] = {}
         mine = set()
         for row in db.execute("SELECT item, labeller FROM slot"):
             taken[row["item"]] = taken.get(row["item"], 0) + 1
             mine |= {row["item"]} if row["labeller"] == labeller else set()
-        free = [i for i in self._ordinary if i not in mine and taken.get(i, 0) < self.overlap]
+        free = [i for i in self._ordinary if i not in mine and taken.get(i, 0) < self._wanted[i]]
         gold = [i for i in self._gold if i not in mine]
         had = sum(item in mine for item in self._ordinary)
         if gold and (had >= self._gold_due(labeller, len(self._gold) - len(gold)) or not free):
@@ -251,14 +263,14 @@ class Answers:
         for row in rows:
             taken[row["item"]] = taken.get(row["item"], 0) + 1
         mine = {row["item"]: bool(row["answered"]) for row in rows if row["labeller"] == labeller}
-        free = sum(i not in mine and taken.get(i, 0) < self.overlap for i in self._ordinary)
+        free = sum(i not in mine and taken.get(i, 0) < self._wanted[i] for i in self._ordinary)
         gold = sum(i not in mine for i in self._gold)
         ordinary = sum(bool(row["answered"]) for row in rows if row["item"] not in self._gold)
         return {
             "done": sum(mine.values()),
             "left": free + gold + sum(not answered for answered in mine.values()),
             "all_done": ordinary,
-            "all_wanted": len(self._ordinary) * self.overlap,
+            "all_wanted": sum(self._wanted.values()),
         }
 
     # Label rows
@@ -269,20 +281,23 @@ class Answers:
         return [_label_row(self.items[row["item"]], row) for row in self._read(query) if row["item"] in self.items]
 
     def export(self) -> Path:
-        """Write the answers that stand to labels/people.jsonl, by way of a sibling: a crash leaves one whole."""
+        """Write the answers that stand to labels/people.jsonl."""
         path = self.directory / LABELS / "people.jsonl"
-        partial = path.with_name(f".{path.name}.partial")
         with self._lock:
             try:
-                path.parent.mkdir(exist_ok=True)
-                write_jsonl(partial, self.rows())
-                partial.replace(path)
+                own_folder(path.parent)
+                write_jsonl(path, self.rows())
             except OSError as error:
                 raise InputError(
                     f"{path} cannot be written ({error.strerror}); free space and start again: "
                     f"every answer is kept in {self.directory / 'labels.sqlite'}"
                 ) from None
         return path
+
+
+def _shown(item: str, labeller: str) -> str:
+    """The order in which a labeller sees a pair: either one for half of them, and the same every time."""
+    return ("ab", "ba")[sha256(f"{labeller}/{item}/shown".encode()).digest()[0] % 2]
 
 
 def _label_row(item: Item, slot: sqlite3.Row) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..models.sampler import to_generations
 from ..models.sampling import sample
 from ..results.integrity import digest, write_json
 from ..results.records import Generation, Message, Prompt, Reward
+from ..results.store import write_jsonl
 from .files import open_source
 from .labels import CANDIDATES, COLLECTION, ITEMS, Item, append, locked, read_record, read_rows, repair
 from .read import Unusable, prompt_of
@@ -105,10 +106,7 @@ def collect(
         counts = {"prompts": len(usable), "prompts over the context": overlong, **counts, "pairs": len(items)}
         if not items:
             raise InputError(_nothing(model_version, counts))
-        partial = out / f".{ITEMS}.partial"
-        partial.unlink(missing_ok=True)
-        append(partial, items)
-        partial.replace(out / ITEMS)
+        write_jsonl(out / ITEMS, items)
         write_json(out / COLLECTION, {**about, "counts": counts})
     return counts
 

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
 from .convert import NUMBERS, SHAPES, TEXTS, Comparison, comparisons
-from .files import FORMATS, HUB_ID, format_of, open_source
+from .files import FORMATS, HUB_ID, format_of, open_source, path_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -43,7 +43,7 @@ def convert(
     so a file that was there stays whole until the new one is. InputError for bad input, or if nothing could be
     written.
     """
-    target = Path(out).expanduser()
+    target = path_of(out)
     to_hub, kind = out.startswith(HUB), format_of(target)
     shape = shape or ("text" if kind == ".csv" else "pairs")
     if shape not in SHAPES:

@@ -1,26 +1,34 @@
 """Rows as they lie in files, folders and on the hub: any of the formats below, read row by row.
 
-JSON Lines, CSV and uncompressed Parquet are streamed, so memory stays flat; a JSON array, compressed Parquet and a
-hub data set that is not cached are read whole by the libraries that decode them.
+Files are streamed, packed or not, so memory stays flat; a packed Parquet file is unpacked to the disk. A hub data set
+that is not cached is read whole by the library that decodes it.
 """
 
+import codecs
+import contextlib
 import csv
 import io
+import itertools
 import json
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import InputError, nearest
 from ..results.integrity import digest, file_digest
 from ..results.store import folder_digest
+from .json_array import LONGEST_ROW, invalid, read_array, too_long
 from .labels import ITEMS, LABELS
 
 FORMATS = (".jsonl", ".json", ".parquet", ".csv")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_TIMEOUT = 10.0  # seconds for the first answer of the hub; without one, what is cached is used
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|training|validation|valid|val|dev|test|testing|eval)(?![a-z])")
+
+BLOCK = 2**16  # bytes that are read at once
+MOST_PACKED = 100  # times that a packed Parquet file may grow: text grows tenfold, a bomb a thousandfold
 
 Rows = Iterator[dict[str, Any]]
 
@@ -53,14 +61,25 @@ def source_digest(source: str, split: str = "train") -> str:
 
 def _local(source: str) -> Path | None:
     """The file or folder that a source is; None for the id of a hub data set. InputError where it can be neither."""
-    path = Path(source).expanduser()
     if not source.strip():
         raise InputError("no preferences are named; give a file, a folder or a hub id")
+    path = path_of(source)
     if path.exists():
         return path
     if format_of(path) or not HUB_ID.fullmatch(source):
         raise InputError(f"there is no preference file or folder {source}; check the path")
     return None
+
+
+def path_of(source: str) -> Path:
+    """The path that a text names, ~ and ~user resolved; InputError where it can be none."""
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError:
+        raise InputError(f"{source}: there is no user of that name here; write the path out") from None
+    if "\0" in source:
+        raise InputError(f"{source!r}: a path holds no character of code 0; check it")
+    return path
 
 
 def format_of(path: Path) -> str | None:
@@ -87,19 +106,37 @@ def read_file(path: Path) -> Rows:
 # Text files
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Lines of a text file, line breaks (\\n only: JSON may hold other separators) kept."""
+def _blocks(path: Path) -> Iterator[bytes]:
+    """A file's bytes, unpacked, in pieces."""
     import fsspec
 
-    number = 0
     try:
         with fsspec.open(str(path.absolute()), "rb", compression="infer") as stream:
-            for number, line in enumerate(stream, 1):
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}, line {number}: not UTF-8 text; save the file as UTF-8") from None
+            while block := stream.read(BLOCK):
+                yield block
     except Exception as error:  # every codec has errors of its own
         raise InputError(_damaged(path, error)) from None
+
+
+def _lines(path: Path, blocks: Iterable[bytes]) -> Iterator[str]:
+    """Lines of a text file, line breaks (\\n only: JSON may hold other separators) kept."""
+    number, parts, size = 1, list[bytes](), 0
+    for block in itertools.chain(blocks, [b""]):
+        parts.append(block)
+        size += len(block)
+        if block and b"\n" not in block and size <= LONGEST_ROW:
+            continue
+        *lines, rest = b"".join(parts).split(b"\n")
+        for place, line in enumerate([*lines, rest], number):
+            if len(line) > LONGEST_ROW:
+                raise InputError(too_long(f"{path}, line {place}"))
+        for place, line in enumerate(lines if block else [*lines, rest], number):
+            try:
+                text = line.decode("utf-8-sig" if place == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise InputError(f"{path}, line {place}: not UTF-8 text; save the file as UTF-8") from None
+            yield text + "\n" if block else text
+        number, parts, size = number + len(lines), [rest], len(rest)
 
 
 def _damaged(path: Path, error: Exception) -> str:
@@ -107,15 +144,15 @@ def _damaged(path: Path, error: Exception) -> str:
 
 
 def _json_rows(path: Path, kind: str) -> Rows:
-    lines = enumerate(_lines(path), 1)
-    for number, line in lines:
-        if not line.strip():
-            continue
-        if kind == ".json" and line.lstrip().startswith("["):
-            text = line + "".join(rest for _, rest in lines)
-            for item, row in enumerate(_json(text, number, path), 1):
-                yield _object(row, f"{path}, item {item}")
-        else:  # many .json files hold JSON Lines
+    blocks = _blocks(path)
+    head = next(blocks, b"")
+    blocks = itertools.chain([head], blocks)
+    if kind == ".json" and head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        for item, row in enumerate(read_array(path, blocks), 1):
+            yield _object(row, f"{path}, item {item}")
+        return
+    for number, line in enumerate(_lines(path, blocks), 1):  # many .json files hold JSON Lines
+        if line.strip():
             yield _object(_json(line.rstrip("\r\n"), number, path), f"{path}, line {number}")
 
 
@@ -126,20 +163,19 @@ def _object(row: Any, where: str) -> dict[str, Any]:
 
 
 def _json(text: str, line: int, path: Path) -> Any:
-    """Parse JSON that begins on a line of a file."""
+    """Parse JSON that stands on a line of a file."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        place = f"line {line + error.lineno - 1}"
         problem = f"{error.msg} at character {error.colno}"
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        place, problem = f"line {line}", str(error)
-    raise InputError(f"{path}, {place}: not valid JSON ({problem}); is the file cut short? Repair or delete the line")
+        problem = str(error)
+    raise InputError(invalid(path, line, problem))
 
 
 def _csv_rows(path: Path) -> Rows:
-    csv.field_size_limit(2**31 - 1)  # a long transcript is no error; the default is 128 KiB
-    parts = (part for line in _lines(path) for part in io.StringIO(line, newline=""))
+    csv.field_size_limit(LONGEST_ROW)  # a long transcript is no error; the default is 128 KiB
+    parts = (part for line in _lines(path, _blocks(path)) for part in io.StringIO(line, newline=""))
     reader = csv.DictReader(parts, strict=True)
     try:
         for row in reader:
@@ -159,26 +195,37 @@ def _csv_rows(path: Path) -> Rows:
 
 
 def _parquet_rows(path: Path) -> Rows:
-    import fsspec
     import pyarrow
     import pyarrow.parquet
     from fsspec.utils import infer_compression
 
-    source: Any = path
-    if infer_compression(path.name):
-        try:
-            with fsspec.open(str(path.absolute()), "rb", compression="infer") as stream:
-                source = io.BytesIO(stream.read())
-        except Exception as error:  # every codec has errors of its own
-            raise InputError(_damaged(path, error)) from None
+    done = 0
     try:
-        # so columns are read piece by piece, and not a row group (often the whole file) at once
-        with pyarrow.parquet.ParquetFile(source, buffer_size=2**16, pre_buffer=False) as table:
+        with contextlib.ExitStack() as stack:
+            source: Any = path
+            if infer_compression(path.name):  # which cannot be read from its end, as Parquet is
+                source = stack.enter_context(tempfile.TemporaryFile())
+                _unpack(path, source)
+            # so columns are read piece by piece, and not a row group (often the whole file) at once
+            table = stack.enter_context(pyarrow.parquet.ParquetFile(source, buffer_size=2**16, pre_buffer=False))
             for batch in table.iter_batches(batch_size=1000):
                 yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        first = str(error).splitlines()[0]
+                done += len(batch)
+    except UnicodeDecodeError:
+        raise InputError(f"{path}, after row {done}: holds text that is not UTF-8; save it as UTF-8") from None
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(f"{path}: not a readable Parquet file ({first}); is it cut short? Download it again") from None
+
+
+def _unpack(path: Path, out: IO[bytes]) -> None:
+    """Unpack a file, piece by piece; InputError where it is a bomb."""
+    size, most = 0, 2**20 + MOST_PACKED * path.stat().st_size
+    for block in _blocks(path):
+        size += out.write(block)
+        if size > most:
+            raise InputError(f"{path} unpacks to more than {MOST_PACKED} times its size; unpack it if you trust it")
+    out.seek(0)
 
 
 # Folders and the hub

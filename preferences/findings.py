@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..analysis.statistics import Interval
 from ..errors import InputError
+from ..results.integrity import write_text
 from .judgements import Judgements
 
 
@@ -68,10 +69,8 @@ def write_page(path: Path, data: Judgements, sections: Sequence[Section]) -> Non
     folders = PackageLoader("alignment_bench.preferences")
     page = Environment(loader=folders, autoescape=True, trim_blocks=True).get_template("audit.html.j2")
     style = Path(__file__).parent.parent.joinpath("reports", "templates", "report.css").read_text(encoding="utf-8")
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page.render(data=data, sections=sections, style=style), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, page.render(data=data, sections=sections, style=style))
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror}); give another file with --out") from None

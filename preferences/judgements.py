@@ -8,12 +8,11 @@ and fields that end in "_judge"; response_a counts as the one shown first).
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..results.records import Message
-from .files import read_file
+from .files import path_of, read_file
 from .read import PreferenceRow, read_source, usable
 
 SIDES = {"a": "first", "b": "second", "tie": "tie", "both_bad": "both_bad"}
@@ -75,7 +74,7 @@ class Judgements:
 
 def read_judgements(source: str, split: str = "train") -> Judgements:
     """Read a file, a folder, a hub data set or a collection folder; InputError says what is wrong."""
-    folder = Path(source).expanduser()
+    folder = path_of(source)
     gold: dict[str, str] = {}
     if (folder / "items.jsonl").is_file():
         files = sorted((folder / "labels").glob("*.jsonl"))

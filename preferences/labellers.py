@@ -158,7 +158,7 @@ class JudgeLabeller:
             elif win == 0.5:
                 yield Verdict("tie", "ab", "judge: another answer in the other order")
             else:
-                yield Verdict("a" if win == 1 else "b", "ab", "judge: the same answer in both orders")
+                yield Verdict("a" if win > 0.5 else "b", "ab", "judge: the same answer in both orders")
 
 
 def label_all(directory: Path, labeller: Labeller, name: str) -> Counter[str]:

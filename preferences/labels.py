@@ -23,6 +23,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
+from ..results.integrity import no_link, own_folder
 from ..results.records import Message
 
 COLLECTION, CANDIDATES, ITEMS = "collection.json", "candidates.jsonl", "items.jsonl"
@@ -112,7 +113,7 @@ def check_name(name: str) -> str:
 
     No path, no markup, nothing that a file system trims.
     """
-    name = unicodedata.normalize("NFC", name.strip())
+    name = unicodedata.normalize("NFKC", name.strip())  # full-width letters are the same letters
     letters = [unicodedata.category(c)[0] in "LMN" for c in name]
     if (
         not name
@@ -127,11 +128,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def folded(name: str) -> str:
+    """A labeller's name as it is compared: Ann, ann and a full-width Ann are one person."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name.strip()).casefold())
+
+
 def label_path(directory: Path, labeler_id: str) -> Path:
     """The file of a labeller's answers; InputError where one of that name in other upper or lower case is there."""
     name, folder = check_name(labeler_id), Path(directory) / LABELS
     for path in folder.glob("*.jsonl"):
-        if path.stem.casefold() == name.casefold() and unicodedata.normalize("NFC", path.stem) != name:
+        if folded(path.stem) == folded(name) and unicodedata.normalize("NFKC", path.stem) != name:
             raise InputError(
                 f"the labeller's name {name!r} differs from {path.stem!r}, who is there already, in upper and lower "
                 f"case only, which some disks cannot tell apart; use that one or another"
@@ -143,7 +149,7 @@ def read_items(directory: Path) -> list[Item]:
     """The pairs of a collection; InputError if the folder is none, is damaged, or has no pairs."""
     path = Path(directory) / ITEMS
     if not path.exists():
-        raise InputError(f"{directory} holds no {ITEMS}; give a folder that `bench collect` wrote")
+        raise InputError(f"{directory} holds no {ITEMS}; give a folder that `bench collect` wrote, or a finished run")
     items = [Item(**_fields(Item, row, f"{path}, line {line}")) for line, row in read_rows(path)]
     if not items:
         raise InputError(f"{path} holds no pairs; collect again with more prompts or a larger -k")
@@ -164,8 +170,8 @@ def append(path: Path, rows: Iterable[Any]) -> None:
     """
     records = (dataclasses.asdict(row) if dataclasses.is_dataclass(type(row)) else row for row in rows)
     data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab", buffering=0) as stream:
+    own_folder(path.parent)
+    with open(no_link(path), "ab", buffering=0) as stream:
         before = stream.seek(0, os.SEEK_END)
         try:
             written = 0
@@ -187,7 +193,7 @@ def repair(path: Path) -> str | None:
     The torn part is kept beside the file under NAME.torn: nothing on disk is ever lost. A file that ends with a whole
     row without a line break gets the break.
     """
-    if not path.exists():
+    if not no_link(path).exists():
         return None
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
@@ -199,9 +205,9 @@ def repair(path: Path) -> str | None:
             with open(path, "ab") as stream:
                 stream.write(b"\n")
             return None
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
-    torn = path.with_name(f"{path.name}.torn")
+    torn = no_link(path.with_name(f"{path.name}.torn"))
     with open(torn, "ab") as stream:
         stream.write(tail + b"\n")
         stream.flush()
@@ -234,19 +240,19 @@ def read_record(path: Path) -> dict[str, Any]:
     """A JSON object of the folder; InputError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path} is not valid JSON; repair it, or start a new folder") from None
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and row of each line; InputError names a damaged one."""
-    with open(path, encoding="utf-8") as stream:
+    with open(path, "rb") as stream:  # a line may be cut within a character
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 raise InputError(

@@ -6,8 +6,6 @@ loopback address unless there is a token, Host and Origin checked, a strict Cont
 (`answers.py`).
 """
 
-import hmac
-import ipaddress
 import re
 import secrets
 import socket
@@ -16,40 +14,28 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from ..errors import InputError
 from ..results.integrity import digest
 from .answers import Answers, Refused, Slot, checked_items
-from .labels import check_name
+from .guard import Guard, Impatient, cookie, is_loopback, refusal, with_cookie
+from .labels import check_name, folded
 from .markup import render_markdown
 
 PAGE = Path(__file__).with_name("page")
-LONGEST_BODY = 200_000  # bytes of a request
+BACKLOG = 32  # connections that are taken at once, beside those that are open
 LONGEST_REASON = 20_000  # characters
 TOKEN = re.compile(r"[A-Za-z0-9_-]{16,}")
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-COOKIE_AGE = 90 * 24 * 3600  # seconds
-HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
-}
 
 
 class Start(BaseModel):
@@ -68,28 +54,48 @@ class Answer(BaseModel):
     reasoning: Annotated[str, Field(max_length=LONGEST_REASON)] = ""
 
 
-def serve(directory: Path, *, names: list[str], overlap: int, host: str, port: int, token: str | None) -> None:
+def serve(
+    directory: Path,
+    *,
+    names: list[str],
+    overlap: int,
+    overlap_share: float = 1.0,
+    host: str,
+    port: int,
+    token: str | None,
+) -> None:
     """Serve the labelling page of a collection folder until it is interrupted; then write labels/people.jsonl.
 
-    names: who may label; empty: whoever gives a name. overlap: labellers per pair. port: 0 takes a free one. InputError
-    if the folder, the address, the token or a name cannot be used, or another server has the folder.
+    names: who may label; empty: whoever gives a name. overlap: labellers per pair, of this share of the pairs; each of
+    the others has one. port: 0 takes a free one. InputError if the folder, the address, the token or a name cannot be
+    used, or another server has the folder.
     """
-    names = list(dict.fromkeys(check_name(name) for name in names))
+    names = list({folded(name): check_name(name) for name in reversed(names)}.values())[::-1]
     if overlap < 1:
         raise InputError(f"an overlap of {overlap} labels nothing; give 1 or more labellers per pair")
+    if not 0 <= overlap_share <= 1:
+        raise InputError(f"--overlap-share {overlap_share} is a share of the pairs; give 0 to 1")
     if names and overlap > len(names):
         raise InputError(f"an overlap of {overlap} needs {overlap} labellers, but {len(names)} are named; name more")
     _check_address(host, token)
     items = checked_items(directory)
     with _lock(directory), _listen(host, port) as listening:
-        answers = Answers(directory, items, overlap)
+        answers = Answers(directory, items, overlap, overlap_share)
         answers.export()  # what a server that was killed could not write out
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         app = build_app(answers, names=names, host=host, token=token)
         print(f"labelling {len(items)} pairs of {directory} at http://{shown}:{port}/" + _query(token), flush=True)
         print("every answer is saved as it is given; Ctrl-C stops, the same command goes on", flush=True)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
+        config = uvicorn.Config(
+            app,
+            http=Impatient,
+            log_level="error",
+            access_log=False,
+            timeout_graceful_shutdown=3,
+            ws="none",
+            backlog=BACKLOG,
+        )
         try:
             uvicorn.Server(config).run(sockets=[listening])
         except KeyboardInterrupt:
@@ -104,7 +110,7 @@ def build_app(answers: Answers, *, names: Sequence[str], host: str, token: str |
 
     def name_of(request: Request) -> str | None:
         """The sender of a request, by the session in its cookie."""
-        return answers.labeller(request.cookies.get(_cookie("session", request), ""))
+        return answers.labeller(request.cookies.get(cookie("session", request), ""))
 
     def answering(handle: Callable[[Request, Any], Any], model: type[BaseModel] | None = None) -> Callable[..., Any]:
         """An endpoint that reads its JSON, runs `handle` beside the event loop, and says what was refused."""
@@ -116,9 +122,9 @@ def build_app(answers: Answers, *, names: Sequence[str], host: str, token: str |
             except ValidationError as error:
                 first = error.errors()[0]
                 field = ".".join(map(str, first["loc"])) or "the request"
-                return _refusal(f"Not saved: {field}: {first['msg'].lower()}.", 422)
+                return refusal(f"Not saved: {field}: {first['msg'].lower()}.", 422)
             except Refused as reason:
-                return _refusal(str(reason), 409)
+                return refusal(str(reason), 409)
 
         return endpoint
 
@@ -128,7 +134,7 @@ def build_app(answers: Answers, *, names: Sequence[str], host: str, token: str |
         def respond(request: Request, given: Any) -> Response:
             labeller = name_of(request)
             if labeller is None:
-                return _refusal("You are no longer labelling here, perhaps because you went on elsewhere.", 401)
+                return refusal("You are no longer labelling here, perhaps because you went on elsewhere.", 401)
             handle(labeller, given)
             slot = answers.next(labeller)
             return JSONResponse(
@@ -156,15 +162,16 @@ def build_app(answers: Answers, *, names: Sequence[str], host: str, token: str |
     def start(request: Request, given: Start) -> Response:
         try:
             name = check_name(given.name)
+            name = next((known for known in names if folded(known) == folded(name)), None) or answers.known_as(name)
         except InputError as error:
-            return _refusal(f"{str(error)[0].upper()}{str(error)[1:]}.", 422)
+            return refusal(f"{str(error)[0].upper()}{str(error)[1:]}.", 422)
         if names and name not in names:
-            return _refusal("This name is not among the labellers of this collection.", 422)
+            return refusal("This name is not among the labellers of this collection.", 422)
         session = answers.start(name, given.take_over)
         if session is None:
             said = f"{name} is labelling in another window or was. Go on here? The other window then stops."
             return JSONResponse({"error": said, "taken": True}, 409)
-        return _with_cookie(JSONResponse({"labeller": name}), request, "session", session)
+        return with_cookie(JSONResponse({"labeller": name}), request, "session", session)
 
     def end(request: Request, _: None) -> Response:
         if labeller := name_of(request):
@@ -209,53 +216,6 @@ def build_app(answers: Answers, *, names: Sequence[str], host: str, token: str |
     return Guard(app, host, token)
 
 
-class Guard:
-    """Lets a request through to the application if Host, Origin, size and token are right; sets the safe headers."""
-
-    def __init__(self, app: ASGIApp, host: str, token: str | None):
-        self.app, self.token = app, token
-        self.hosts = {*LOOPBACK, host.lower(), socket.gethostname().lower()}
-        self.any_address = not _is_loopback(host)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def send_safe(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
-            await send(message)
-
-        refusal = self._check(Request(scope), Headers(scope=scope))
-        await (refusal or self.app)(scope, receive, send_safe)
-
-    def _check(self, request: Request, headers: Headers) -> Response | None:
-        """An error response in place of the application's; None if the request may pass."""
-        host = _split(f"//{headers.get('host', '')}")
-        name = host.hostname if host else None
-        if host is None or name is None or not (name in self.hosts or self.any_address and _is_address(name)):
-            return PlainTextResponse("This address is not the one that the server was started with.", 421)
-        if request.method not in ("GET", "HEAD"):
-            # A page of another site can send requests here, but not without its own Origin.
-            origin = _split(headers.get("origin", ""))
-            if origin is None or origin.netloc != host.netloc:
-                return _refusal("This request comes from another page.", 403)
-            size = headers.get("content-length", "")
-            if not size.isdecimal() or int(size) > LONGEST_BODY:
-                return _refusal("The request is too long; was a whole document pasted as the reason?", 413)
-        if self.token is None or self._matches(request.cookies.get(_cookie("token", request))):
-            return None
-        if self._matches(request.query_params.get("token")):
-            return _with_cookie(RedirectResponse("/", 303), request, "token", self.token)
-        return PlainTextResponse("Open the whole address that you were given, with ?token= and what follows.", 401)
-
-    def _matches(self, given: str | None) -> bool:
-        if given is None or self.token is None:
-            return False
-        return hmac.compare_digest(given.encode(), self.token.encode())
-
-
 def _show(slot: Slot) -> dict[str, Any]:
     """A labeller's view of a slot, the texts as HTML; a draft's answer in terms of left and right."""
     sides = {"a": slot.item.a, "b": slot.item.b}
@@ -270,47 +230,12 @@ def _show(slot: Slot) -> dict[str, Any]:
     }
 
 
-def _refusal(text: str, status: int) -> Response:
-    return JSONResponse({"error": text}, status)
-
-
-def _cookie(name: str, request: Request) -> str:
-    """A cookie's name; browsers do not keep the cookies of two ports apart."""
-    return f"label_{name}_{request.url.port or 80}"
-
-
-def _with_cookie(response: Response, request: Request, name: str, value: str) -> Response:
-    # Lax, so that a link with the token works from a mail or chat; what changes anything is checked by its Origin.
-    response.set_cookie(_cookie(name, request), value, max_age=COOKIE_AGE, httponly=True, samesite="lax")
-    return response
-
-
 def _query(token: str | None) -> str:
     return f"?token={token}" if token else ""
 
 
-def _split(address: str) -> SplitResult | None:
-    """The parts of an address such as //localhost:8000; None if it is none."""
-    try:
-        parts = urlsplit(address)
-        return parts if parts.hostname and parts.port != 0 else None
-    except ValueError:
-        return None
-
-
-def _is_address(name: str) -> bool:
-    try:
-        return bool(ipaddress.ip_address(name))
-    except ValueError:
-        return False
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or _is_address(host) and ipaddress.ip_address(host).is_loopback
-
-
 def _check_address(host: str, token: str | None) -> None:
-    if token is None and not _is_loopback(host):
+    if token is None and not is_loopback(host):
         raise InputError(
             f"on {host} anybody who reaches this machine could label; give a token, "
             f"for example --token {secrets.token_urlsafe(16)}, or stay on 127.0.0.1"
@@ -341,7 +266,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, proto)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(128)  # so that whoever reads the address finds it open
+        listening.listen(BACKLOG)  # so that whoever reads the address finds it open
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot listen on {host}, port {port} ({reason}); give another --port or --host") from None

@@ -5,13 +5,12 @@ A row has `prompt` and `completion`, each text or chat messages, and `label` (tr
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..results.integrity import digest
 from ..results.records import Message
-from .files import read_file
+from .files import path_of, read_file
 from .read import Reading, Unusable, check_prompt, messages_of
 
 LABELS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}  # 1 is True to Python
@@ -29,7 +28,7 @@ class RatedRow:
 
 def read_unpaired(source: str) -> Reading[RatedRow]:
     """The usable rows of a local file; InputError if there is none, and at the end if no row can be used."""
-    path = Path(source).expanduser()
+    path = path_of(source)
     if not path.is_file():
         raise InputError(f"there is no file {source}; give a file with rows of prompt, completion and label")
     return Reading(read_file(path), source, _row, ("completion", "label"), "prompt, completion, label")

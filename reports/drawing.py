@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.quantities import measured
-from ..results.integrity import digest
+from ..results.integrity import digest, replacing
 
 # Okabe and Ito (2008), "Color Universal Design"; yellow last, for it is faint on white. SFT is always grey.
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -135,8 +135,8 @@ def save(chart: Chart, path: Path) -> None:
         chart.drawing.set_layout_engine("none")  # the second file keeps the places that were found for the first
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": chart.key, "pdf.fonttype": 42}
     made = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
-    with matplotlib.rc_context(settings):
-        chart.drawing.savefig(path, format=path.suffix[1:], metadata=made)
+    with matplotlib.rc_context(settings), replacing(path) as stream:
+        chart.drawing.savefig(stream, format=path.suffix[1:], metadata=made)
 
 
 def label_points(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:

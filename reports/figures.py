@@ -4,10 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..analysis.comparisons import by_preference
+from ..analysis.grids import SFT
 from ..analysis.metric_names import evaluator, title
 from ..analysis.overoptimization import GOLD, NAMES, PROXY, STAND_IN
 from ..analysis.quantities import measured
-from ..analysis.verdict import SFT, by_preference
 from .drawing import DASHED, INK, SIZE, Figure, Style, finish_chart, label_points, limits, new_canvas, rows_canvas
 from .wording import JUDGE_MEASURES
 
@@ -192,8 +193,8 @@ def quality_against_cost(methods: Mapping[str, Any], looks: Looks) -> Figure | N
     return Figure(
         "Quality against cost",
         f"{title(quality)} with its 95% interval, against what one seed's training spends; what the methods share "
-        "(SFT, reward models) is left out. Line: the Pareto front, those that none beats for less; its "
-        "steps are as uncertain as the means. Dashed: SFT, which costs nothing more.",
+        "(SFT, reward models) is left out, and so are methods that train nothing. Line: the Pareto front, those that "
+        "none beats for less; its steps are as uncertain as the means. Dashed: SFT, which costs nothing more.",
         charts,
     )
 
@@ -257,7 +258,7 @@ def length(summary: Mapping[str, Any], methods: Mapping[str, Any], looks: Looks)
         axes.set_xlim(left=0)
         text = "; ".join(f"{m} {c['mean']:.1f} tokens" for m, c in cells.items())
         charts.append(finish_chart(canvas, "length", "Mean length (tokens)", f"Mean length: {text}"))
-    for name, rows in (summary.get("length_controlled") or {}).items():
+    for name, rows in (summary.get("equal_length") or {}).items():
         metric = f"win_rate.{name}"
         rows = {
             m: c for m, c in rows.items() if measured(c.get("mean")) and metric in methods.get(m, {}).get("metrics", {})
@@ -282,8 +283,8 @@ def length(summary: Mapping[str, Any], methods: Mapping[str, Any], looks: Looks)
         return None
     return Figure(
         "Length",
-        "Mean length of the responses with 95% intervals; then win rates against SFT by the regression of AlpacaEval "
-        "2: filled, what they would be if both responses were equally long; hollow, as they are.",
+        "Mean length of the responses with 95% intervals; then win rates against SFT by a regression on length: "
+        "filled, what they would be if both responses were equally long; hollow, as they are.",
         charts,
     )
 

@@ -4,17 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..analysis.comparisons import LEVEL
+from ..analysis.grids import SFT
 from ..analysis.metric_names import FAMILIES, evaluator, title
 from ..analysis.quantities import COSTS, MISSING, cost, measured, p_value, share
-from ..analysis.verdict import LEVEL
 from .wording import bracket, cost_title, ordered, value
 
+SPENT = ("cost", "inference", "looking")  # parts of a row of summary["methods"]: of training, a response, our probes
 AT_FIRST = ("seconds", "flops")  # costs that the page shows before anything is chosen
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column; `key` is its place in summary.json: a metric, "cost.NAME" or "rating.EVALUATOR"."""
+    """One column; `key` is its place in summary.json: a metric, "rating.EVALUATOR", or "cost.NAME" and the like
+    (SPENT)."""
 
     key: str
     head: str
@@ -50,30 +53,45 @@ def groups(summary: Mapping[str, Any]) -> list[Group]:
     for metric in headline:
         head, _, tail = metric.partition(".")
         families.setdefault(head, []).append(Column(metric, evaluator(tail) if tail else "", title(metric)))
-    found = [Group(FAMILIES[head][0], columns, head != "eos_rate") for head, columns in families.items()]
+    found = [
+        Group(FAMILIES[head][0], columns, head not in ("eos_rate", "versus")) for head, columns in families.items()
+    ]
     if ratings := summary.get("ratings"):
         names = [name.removeprefix("win_rate.") for name in ordered(f"win_rate.{name}" for name in ratings)]
         columns = [Column(f"rating.{n}", evaluator(n), f"Bradley-Terry rating ({evaluator(n)})") for n in names]
         found.append(Group("Bradley-Terry rating (Elo)", columns))
-    keys = {key for row in methods.values() for key in row.get("cost") or {}}
-    ranked = [key for key in COSTS if key in keys] + sorted(keys - set(COSTS))
-    for name, part, shown in (
-        ("Cost", [key for key in ranked if key in AT_FIRST], True),
-        ("Further costs", [key for key in ranked if key not in AT_FIRST], False),
+    ranked = {kind: _costs(methods, kind) for kind in SPENT}
+    for name, kind, part, shown in (
+        ("Cost", "cost", [key for key in ranked["cost"] if key in AT_FIRST], True),
+        ("Further costs", "cost", [key for key in ranked["cost"] if key not in AT_FIRST], False),
+        ("Cost of a response", "inference", ranked["inference"], False),
+        ("Spent on looking", "looking", ranked["looking"], False),
     ):
         if part:
-            found.append(Group(name, [Column(f"cost.{key}", cost_title(key), cost_title(key)) for key in part], shown))
+            found.append(
+                Group(name, [Column(f"{kind}.{key}", cost_title(key), _title(kind, key)) for key in part], shown)
+            )
     if others := [Column(m, title(m), title(m)) for m in metrics if m not in headline]:
         found.append(Group("Further measures", others, shown=False))
     return found
+
+
+def _costs(methods: Mapping[str, Any], kind: str) -> list[str]:
+    """The costs that any row has, in the order of COSTS."""
+    keys = {key for row in methods.values() for key in row.get(kind) or {}}
+    return [key for key in COSTS if key in keys] + sorted(keys - set(COSTS))
+
+
+def _title(kind: str, key: str) -> str:
+    return {"cost": "{}", "inference": "{}, of a response", "looking": "{}, of looking"}[kind].format(cost_title(key))
 
 
 def cell(summary: Mapping[str, Any], method: str, key: str) -> Value:
     """A method's value in a column."""
     row = summary["methods"][method]
     kind, _, name = key.partition(".")
-    if kind == "cost":
-        amount = (row.get("cost") or {}).get(name)
+    if kind in SPENT:
+        amount = (row.get(kind) or {}).get(name)
         return Value(cost(amount, name), number=amount) if measured(amount) else Value()
     if kind == "rating":
         found = (summary["ratings"][name].get(method)) or {}
@@ -95,16 +113,30 @@ def matrices(summary: Mapping[str, Any], shown: Sequence[str]) -> list[dict[str,
 
     `rows`: (method, [None on the diagonal or where nothing is known, else {"text", "interval", "p", "verdict"}]).
     """
-    found = []
-    met = summary.get("head_to_head") or {}
-    for metric in ordered(f"win_rate.{name}" for name in met):
-        name = metric.removeprefix("win_rate.")
-        pairs = {(row["a"], row["b"]): row for row in met[name] if measured(row["mean"])}
-        if not pairs:
-            continue
-        rows = [(a, [_met(pairs, a, b) for b in shown]) for a in shown]
-        found.append({"evaluator": evaluator(name), "names": list(shown), "rows": rows})
-    return found
+    met: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
+    for row in meetings(summary):
+        met.setdefault(row["metric"], {})[row["a"], row["b"]] = row
+    return [
+        {
+            "evaluator": evaluator(metric.removeprefix("win_rate.")),
+            "names": list(shown),
+            "rows": [(a, [_met(met[metric], a, b) for b in shown]) for a in shown],
+        }
+        for metric in ordered(met)
+    ]
+
+
+def meetings(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The comparisons of responses with responses, `mean` the win rate of a, its interval beside it."""
+    return [
+        {**row, "mean": 0.5 + row["difference"], **{end: _half(row[end]) for end in ("low", "high")}}
+        for row in summary.get("comparisons", [])
+        if measured(row["difference"]) and (row["b"] == SFT or row.get("basis") == "direct")
+    ]
+
+
+def _half(end: float | None) -> float | None:
+    return 0.5 + end if measured(end) else None
 
 
 def _met(pairs: Mapping[tuple[str, str], Mapping[str, Any]], a: str, b: str) -> dict[str, str] | None:
@@ -116,11 +148,12 @@ def _met(pairs: Mapping[tuple[str, str], Mapping[str, Any]], a: str, b: str) -> 
         row = {**turned, "mean": 1 - turned["mean"], "low": low, "high": high}
     if row is None:
         return None
-    shown = measured(row["p_adjusted"]) and row["p_adjusted"] < LEVEL
+    tested = measured(row["p_adjusted"])
+    shown = tested and row["p_adjusted"] < LEVEL
     return {
         "text": share(row["mean"]),
         "interval": bracket(row, "win_rate"),
-        "p": p_value(row["p_adjusted"]),
+        "p": p_value(row["p_adjusted"]) if tested else "",
         "verdict": "open" if not shown else "wins" if row["mean"] > 0.5 else "loses",
     }
 

@@ -6,6 +6,7 @@ from typing import Any
 from ..analysis import pathology
 from ..analysis.findings import Findings, findings
 from ..analysis.metric_names import title
+from ..analysis.tuning import untuned
 from . import curves, drawing, figures
 from .along import reward_along
 from .leaderboard import cell, groups, matrices
@@ -44,6 +45,7 @@ def page(
         "methods": methods,
         "looks": looks,
         "shown": shown,
+        "untuned": untuned(summary) if summary else [],
         "facts": _facts(record, methods, chosen["prompts"]),
         "groups": columns,
         "cells": {m: {c.key: cell(summary, m, c.key) for g in columns for c in g.columns} for m in shown},

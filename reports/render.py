@@ -9,18 +9,19 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..analysis import metric_names, quantities
 from ..errors import InputError, nearest
-from ..results.integrity import write_json
+from ..results.integrity import make_folder, own_folder, write_json, write_text
 from ..results.run_folder import Run
 from . import drawing, tables, wording
 from .contracts import differences
 from .page import page
 from .reading import Material, read
+from .study import study_page
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = ("report.js", "samples.js")
@@ -39,18 +40,29 @@ def render(runs: Sequence[Run], out: Path | None = None, formats: Sequence[str] 
         if name not in FORMATS:
             raise InputError(f"--format {name} is not known; {nearest(name, FORMATS)}")
     materials = [read(run) for run in runs]
+    out = Path(out) if out is not None else None
     folders = _folders(runs, out)
     written: list[Path] = []
+    if out is not None:
+        make_folder(out)  # which its user chose, a link or not
     if len(runs) > 1:
-        written += _write_overview(materials, folders, _overview_folder(runs, out), formats)
+        overview = _overview_folder(runs, out)
+        written += _write_overview(materials, folders, overview if out else own_folder(overview), formats)
     for material, folder in zip(materials, folders, strict=True):
-        written += _write_report(material, folder, formats)
+        written += _write_report(material, folder if folder == out else own_folder(folder), formats)
     return written
+
+
+def render_study(folder: Path, study: Mapping[str, Any]) -> list[Path]:
+    """Write `index.html` and `report.md` of a study into `report/` of its folder; the paths."""
+    shown, out = study_page(folder, study), own_folder(folder / "report")
+    pages = (("study.html.j2", "index.html"), ("study.md.j2", "report.md"))
+    return [write_text(out / file, fill(template, shown)) for template, file in pages]
 
 
 def _overview_folder(runs: Sequence[Run], out: Path | None) -> Path:
     if out is not None:
-        return Path(out)
+        return out
     shared = Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
     if shared == Path(shared.anchor):
         raise InputError("these runs share no folder for their overview; give one with --out")
@@ -61,7 +73,6 @@ def _write_overview(
     materials: Sequence[Material], folders: Sequence[Path], folder: Path, formats: Sequence[str]
 ) -> list[Path]:
     """One page for several runs: what differs, then each run's verdict and leaderboard."""
-    folder.mkdir(parents=True, exist_ok=True)
     looks = drawing.styles([name for material in materials for name in material.names])
     runs = [
         {
@@ -73,31 +84,30 @@ def _write_overview(
     ]
     shown = {"runs": runs, "differs": differences([material.record for material in materials])}
     pages = (("html", "overview.html.j2", "index.html"), ("md", "overview.md.j2", "report.md"))
-    return [_write(folder / file, _fill(template, shown)) for name, template, file in pages if name in formats]
+    return [write_text(folder / file, fill(template, shown)) for name, template, file in pages if name in formats]
 
 
 def _folders(runs: Sequence[Run], out: Path | None) -> list[Path]:
     if out is None:
         return [run.report_path for run in runs]
     if len(runs) == 1:
-        return [Path(out)]
+        return [out]
     folders: list[Path] = []
     for run in runs:
         name = re.sub(r"[^\w.+-]+", "-", str(run.record.get("run_id") or run.path.name)).strip(".")
         taken = sum(folder.name.rpartition("_")[0] == name or folder.name == name for folder in folders)
-        folders.append(Path(out) / (f"{name}_{taken + 1}" if taken else name))
+        folders.append(out / (f"{name}_{taken + 1}" if taken else name))
     return folders
 
 
 def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
     shown = page(material, with_figures=not {"html", "svg", "pdf"}.isdisjoint(formats))
     written: list[Path] = []
     for name, template, file in (("html", "report.html.j2", "index.html"), ("md", "report.md.j2", "report.md")):
         if name in formats:
-            written.append(_write(folder / file, _fill(template, shown)))
+            written.append(write_text(folder / file, fill(template, shown)))
     if "latex" in formats:
-        written.append(_write(folder / "tables.tex", tables.latex(material)))
+        written.append(write_text(folder / "tables.tex", tables.latex(material)))
     for name in ("csv", "parquet"):
         if name in formats:
             written += tables.write(material, folder / "tables", name)
@@ -107,14 +117,14 @@ def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> l
     charts = [p for part in shown["figures"].values() for figure in part for p in figure.charts]
     for name in ("svg", "pdf"):
         if name in formats:
-            (folder / "figures").mkdir(exist_ok=True)
+            own_folder(folder / "figures")
             for chart in charts:
                 drawing.save(chart, folder / "figures" / f"{chart.key}.{name}")
                 written.append(folder / "figures" / f"{chart.key}.{name}")
     return written
 
 
-def _fill(template: str, shown: dict[str, Any]) -> str:
+def fill(template: str, shown: dict[str, Any]) -> str:
     environment = _environment(template)
     if ".html" in template:
         scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS]
@@ -145,14 +155,3 @@ def _environment(template: str) -> Any:
         "count": lambda v: f"{v:,}" if isinstance(v, int) else v,
     }
     return environment
-
-
-def _write(path: Path, text: str) -> Path:
-    """Write so that a crash leaves either the old page or the new one."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    return path

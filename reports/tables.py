@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..analysis.metric_names import evaluator, title
+from ..analysis.costs import LOOKING, RESPONSE
+from ..analysis.metric_names import evaluator
 from ..analysis.quantities import p_value
-from .leaderboard import cell, groups
+from ..results.integrity import own_folder, replacing
+from .leaderboard import cell, groups, meetings
 from .reading import Material
 from .wording import bracket, value
 
@@ -27,15 +29,14 @@ def frames(material: Material) -> "dict[str, pandas.DataFrame]":
     for method, row in material.methods.items():
         for metric, found in row["metrics"].items():
             rows["results"].append({"method": method, "seeds": row.get("seeds"), "metric": metric, **found})
-        rows["costs"] += [{"method": method, "cost": k, "mean": v} for k, v in (row.get("cost") or {}).items()]
+        for prefix, part in (("", "cost"), (RESPONSE, "inference"), (LOOKING, "looking")):
+            spent = row.get(part) or {}
+            rows["costs"] += [{"method": method, "cost": f"{prefix}{k}", "mean": v} for k, v in spent.items()]
     for name, found in (summary.get("ratings") or {}).items():
         rows["ratings"] += [{"evaluator": name, "method": method, **row} for method, row in found.items()]
     rows["comparisons"] = [
         {key: value for key, value in row.items() if not isinstance(value, dict)}
         for row in summary.get("comparisons", [])
-    ]
-    rows["head_to_head"] = [
-        {"evaluator": name, **row} for name, found in (summary.get("head_to_head") or {}).items() for row in found
     ]
     rows["changes"] = [
         {"metric": metric, "method": method, **row}
@@ -47,14 +48,15 @@ def frames(material: Material) -> "dict[str, pandas.DataFrame]":
 
 def write(material: Material, folder: Path, format: str) -> list[Path]:
     """Write every table as FOLDER/NAME.csv or .parquet; returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    own_folder(folder)
     written = []
     for name, frame in frames(material).items():
         path = folder / f"{name}.{format}"
-        if format == "csv":
-            frame.map(neutral).rename(columns=neutral).to_csv(path, index=False)
-        else:
-            frame.to_parquet(path, index=False)
+        with replacing(path) as stream:
+            if format == "csv":
+                frame.map(neutral).rename(columns=neutral).to_csv(stream, index=False)
+            else:
+                frame.to_parquet(stream, index=False)
         written.append(path)
     return written
 
@@ -82,22 +84,13 @@ def latex(material: Material) -> str:
             caption = f"{group.title}. Means with 95\\% intervals." if "ost" not in group.title else f"{group.title}."
             parts.append(_table(frame, caption))
     rows = [
-        [evaluator(name), row["a"], row["b"], f"{value(row['mean'], 'win_rate')} {bracket(row, 'win_rate')}".strip()]
-        + [p_value(row["p_adjusted"])]
-        for name, found in (summary.get("head_to_head") or {}).items()
-        for row in found
+        [evaluator(row["metric"].removeprefix("win_rate.")), row["a"], row["b"]]
+        + [f"{value(row['mean'], 'win_rate')} {bracket(row, 'win_rate')}".strip(), p_value(row["p_adjusted"])]
+        for row in meetings(summary)
     ]
     if rows:
-        heads = ["By", "Method", "Against", "Wins", "Adjusted p"]
+        heads = ["By", "Row", "Against", "Wins", "Adjusted p"]
         parts.append(_table(pandas.DataFrame(rows, columns=heads), "Head to head, ties half."))
-    rows = [
-        [title(row["metric"]), f"{row['a']} − {row['b']}", value(row["difference"], row["metric"], True)]
-        + [bracket(row, row["metric"]), p_value(row.get("p_adjusted")), row.get("verdict", "")]
-        for row in summary.get("comparisons", [])
-    ]
-    if rows:
-        heads = ["Metric", "Comparison", "Difference", "95% interval", "Adjusted p", "Verdict"]
-        parts.append(_table(pandas.DataFrame(rows, columns=heads), "Differences, paired by prompt."))
     return "\n".join(parts)
 
 

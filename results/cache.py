@@ -9,9 +9,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .integrity import MANIFEST
+from .hold import held
+from .integrity import MANIFEST, read_record
 from .run_folder import Run
-from .store import Made, Store, read_json
+from .store import Made, Store
 
 # made beside a training, a model or responses, and placed in no cell: kept with what they were made from
 BESIDE = {
@@ -29,9 +30,10 @@ class Item:
     path: Path
     kind: str
     """Name of the stage; "broken off" or "damaged" for leftovers."""
-    created: datetime
+    used: datetime
+    """When a run last made or found it; of leftovers, when they were written."""
     kept: bool
-    """A run refers to it."""
+    """A run refers to it, or a process that is at work uses it."""
 
     @property
     def size(self) -> int:
@@ -56,9 +58,9 @@ class Cache:
     """Bytes of judges' answers, which were paid for and are never deleted."""
 
     def removable(self, older_than: timedelta, now: datetime | None = None) -> list[Item]:
-        """The older items that no run refers to; a run that has not placed its first cell yet is left alone."""
+        """The items that no run refers to and none has used since; what a run at work uses is kept."""
         before = (now or datetime.now(UTC)) - older_than
-        return [item for item in self.items if not item.kept and item.created < before]
+        return [item for item in self.items if not item.kept and item.used < before]
 
 
 def look(store: Store) -> Cache:
@@ -68,8 +70,8 @@ def look(store: Store) -> Cache:
     known = [path for path in store.remembered() if path.resolve() not in paths]
     runs = [*sorted(paths), *(path for path in known if Run(path).exists)]
     missing = [path for path in known if not Run(path).exists]
-    kept = _kept(made, [Run(path) for path in runs])
-    items = [Item(m.path, m.manifest["stage"], _created(m), m.path in kept) for m in made]
+    kept = _kept(made, [Run(path) for path in runs], held(store.cache))
+    items = [Item(m.path, m.manifest["stage"], m.used, m.path in kept) for m in made]
     items += [Item(path, kind, _changed(path), False) for path, kind in _leftovers(store)]
     verdicts = sum(file.stat().st_size for file in _files(store.verdicts)) if store.verdicts.is_dir() else 0
     return Cache(items, runs, missing, verdicts)
@@ -82,6 +84,9 @@ def remove(items: Iterable[Item]) -> tuple[int, list[Path]]:
         lock = FileLock(item.path.parent / f".{item.path.name.lstrip('.').split('.')[0]}.lock")
         try:
             with lock.acquire(timeout=0):
+                if item.path in held(item.path.parents[1]):  # by now: a run found it meanwhile
+                    busy.append(item.path)
+                    continue
                 frees = item.frees
                 aside = item.path.with_name(f".{item.path.name.lstrip('.')}.removed.partial")
                 item.path.rename(aside)  # at once: a stage is never half there
@@ -92,13 +97,14 @@ def remove(items: Iterable[Item]) -> tuple[int, list[Path]]:
     return freed, busy
 
 
-def _kept(made: Sequence[Made], runs: Sequence[Run]) -> set[Path]:
-    """The stages that runs refer to, and all that these were made from."""
+def _kept(made: Sequence[Made], runs: Sequence[Run], in_use: set[Path]) -> set[Path]:
+    """The stages that runs refer to, those in use, and all that these were made from."""
     by_name: dict[str, list[Made]] = {}
     for stage in made:
         for name in (stage.manifest["key"], stage.stage.content):
             by_name.setdefault(name, []).append(stage)
     names = {name for run in runs for name in _referred(run)}
+    names |= {stage.manifest["key"] for stage in made if stage.path in in_use}
     kept: dict[Path, Made] = {}
     waiting = list(names)
     while waiting:
@@ -126,7 +132,7 @@ def _referred(run: Run) -> Iterator[str]:
     yield from _texts(run.record.get("contract", {}))
     yield from _texts(run.record.get("data", {}).get("stage"))
     for manifest in run.path.glob(f"*/seed-*/{MANIFEST}"):
-        yield from read_json(manifest).get("stages", {}).values()
+        yield from read_record(manifest).get("stages", {}).values()
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -146,10 +152,6 @@ def _leftovers(store: Store) -> Iterator[tuple[Path, str]]:
         yield path, "broken off"
     for path in sorted(store.root.glob("cache/*/*.damaged-*")):
         yield path, "damaged"
-
-
-def _created(made: Made) -> datetime:
-    return datetime.fromisoformat(made.manifest["created"])
 
 
 def _changed(path: Path) -> datetime:

@@ -9,12 +9,13 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import InputError
 
@@ -76,15 +77,56 @@ def file_names(folder: Path) -> list[str]:
     return sorted(n for n in names if n != MANIFEST and not any(part.startswith(".") for part in n.split("/")))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a crash leaves either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream of bytes that take a file's place when the block ends: a crash leaves either the old file or the new.
+
+    A link that stands where it writes is replaced and never followed: the folder may come from elsewhere.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as stream:
-        stream.write(_text(value))
+    with suppress(FileNotFoundError):
+        found = partial.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            partial.unlink()
+    with open(partial, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as stream:
+        yield stream
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text in UTF-8 by `replacing`; returns the path."""
+    with replacing(path) as stream:
+        stream.write(text.encode(errors="replace"))  # half a character, which JSON can hold, has no bytes
+    return path
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON by `replacing`, with the folder that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, _text(value))
+
+
+def no_link(path: Path) -> Path:
+    """The path; InputError where a link stands there, which writing would follow out of a folder from elsewhere."""
+    if path.is_symlink():
+        raise InputError(f"{path} is a link to another place, where nothing is written; remove the link")
+    return path
+
+
+def make_folder(path: Path) -> Path:
+    """A folder that its user chose, made where it is missing; InputError where a file is in its place."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{path} is a file, and a folder is to be written there; give another place") from None
+    return path
+
+
+def own_folder(path: Path) -> Path:
+    """A folder within one that may come from elsewhere, made if it is missing; InputError for a link in its place."""
+    return make_folder(no_link(path))
 
 
 def write_record(path: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +145,7 @@ def read_record(path: Path) -> dict[str, Any]:
         *_, (name, check) = record.items()
     except FileNotFoundError:
         raise MissingError(f"{path} is missing") from None
-    except (ValueError, AttributeError):  # no UTF-8, no JSON, nothing in it
+    except (ValueError, AttributeError, RecursionError):  # no UTF-8, no JSON, nothing in it, brackets without end
         raise DamageError(f"{path} is damaged: it is not JSON any more") from None
     if name == CHECK:
         rest = {k: v for k, v in record.items() if k != CHECK}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..errors import InputError
-from .integrity import write_json
+from .integrity import own_folder, write_json
 from .records import Message
 from .store import write_jsonl
 
@@ -52,10 +52,8 @@ def write_outputs(responses: Sequence[Response], format: Format, folder: Path, t
         write_json(path, [_to_alpaca_eval(a) for a in responses])
         return path
     path = folder / "model_answer" / f"{generator}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    write_jsonl(partial, [_to_arena(a, time) for a in responses])
-    partial.replace(path)
+    own_folder(path.parent)
+    write_jsonl(path, [_to_arena(a, time) for a in responses])
     return path
 
 
@@ -67,7 +65,7 @@ def read_outputs(path: Path, format: Format) -> list[Response]:
         rows = json.loads(text) if format == "alpaca_eval" else [json.loads(r) for r in text.splitlines() if r.strip()]
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a file of {format}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not {format}'s JSON ({error}); give a file that the tool itself reads") from None
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path} holds no list of rows; give a file of {format}")

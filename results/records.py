@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from ..errors import GateError, InputError, Stopped, nearest
 
@@ -10,10 +11,12 @@ __all__ = [  # the errors have a room of their own, and plugins know them by thi
     "Generation",
     "Ids",
     "InputError",
+    "LEARNING_RATE",
     "LabelledPair",
     "Message",
     "Pair",
     "Prompt",
+    "Range",
     "RatedReply",
     "Reward",
     "Score",
@@ -109,3 +112,36 @@ class RatedReply:
 def rated_replies(pair: Pair) -> tuple[RatedReply, RatedReply]:
     """A pair's chosen reply as a good one and its rejected as not."""
     return RatedReply(pair.id, pair.prompt, pair.chosen, True), RatedReply(pair.id, pair.prompt, pair.rejected, False)
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values of a setting among which `bench tune` looks, both ends included.
+
+    A method declares its `space`, a `ClassVar[dict[str, Range]]` by field, beside its fields. ValueError for ends the
+    wrong way round, or that a logarithm cannot have.
+    """
+
+    low: float
+    high: float
+    scale: Literal["log", "linear"]
+    """Trials are spread evenly over the logarithm, or over the value itself."""
+    factor: bool = False
+    """The ends are factors of the benchmark's own value, as suits what depends on the size of the model."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        if self.low <= 0 and (self.scale == "log" or self.factor):
+            raise ValueError(f"low {self.low:g} must be above 0 on a scale of logarithms or factors")
+
+    def around(self, value: float) -> "Range":
+        """The same with ends that are values: value is the benchmark's own."""
+        return Range(self.low * value, self.high * value, self.scale) if self.factor else self
+
+
+# Meng et al. (2024, arXiv:2405.14734), table of search ranges: 3e-7 to 1e-6 for every method, a factor of 3.3; here it
+# is about twice as wide on either side, for the benchmark's own rate may be far from a method's best.
+LEARNING_RATE = Range(0.3, 3.0, "log", factor=True)

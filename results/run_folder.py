@@ -23,6 +23,7 @@ from .integrity import (
     check_file,
     file_digest,
     file_names,
+    own_folder,
     read_record,
     seal,
     write_json,
@@ -30,12 +31,27 @@ from .integrity import (
     writing,
 )
 from .records import Generation
-from .store import ALONG_SCORES, COST, GENERATIONS, METRICS, RUN, SCORES, Stage, read_generations, read_json, read_jsonl
+from .store import (
+    ALONG_SCORES,
+    COST,
+    GENERATIONS,
+    INFERENCE,
+    METRICS,
+    RUN,
+    SCORES,
+    Stage,
+    read_generations,
+    read_json,
+    read_jsonl,
+)
 
 if TYPE_CHECKING:
     import pandas
 
 SUMMARY = "summary.json"
+STUDY = "study.json"  # in a study's folder: what its runs found together
+STUDIES, TRIALS = "studies", "trials"  # folders of what several runs answer, and in there of a tuning's trials
+TUNE = "tune.json"  # the record of a tuning, in its study's folder
 TRACKED = "tracked.json"  # in a run's folder: what was sent to trackers
 LOCK, HOLDER = ".lock", ".holder.json"  # in a run's folder: held by the process that writes it, and who that is
 REPLACED = ".replaced"  # end of the name of a cell while another takes its place
@@ -68,6 +84,14 @@ class Cell:
 
     def cost(self) -> dict[str, float]:
         return json.loads(path.read_text()) if (path := self._file(COST)) else {}
+
+    def inference(self) -> dict[str, float]:
+        """The cost of one response: seconds, flops, generated_tokens, reward_queries; empty where none was recorded."""
+        if (path := self._file(INFERENCE)) is None:
+            return {}
+        spent = read_json(path)
+        count = spent.pop("responses")
+        return {name: value / count for name, value in spent.items()} if count else {}
 
     def metrics(self) -> list[dict[str, Any]]:
         """Training log, one dict a step with at least `step`; empty for `sft`, which is trained once for all."""
@@ -127,7 +151,8 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods"}."""
+        """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods",
+        "shared"}; the last has the cost of each stage that is made once for all cells."""
         return _read(self.path / RUN)
 
     @property
@@ -197,6 +222,7 @@ class Run:
             "created": old.get("created", record["created"]),
             "commands": [*old.get("commands", []), *record["commands"]],
             "methods": {**old.get("methods", {}), **record["methods"]},
+            "shared": {**old.get("shared", {}), **record.get("shared", {})},
         }
         with writing(self.path):
             write_record(self.path / RUN, merged)
@@ -226,7 +252,7 @@ class Run:
         """
         cell = self.path / method / f"seed-{seed}"
         with writing(cell):
-            cell.parent.mkdir(parents=True, exist_ok=True)
+            own_folder(cell.parent)
             _restore(cell)
             partial = Path(tempfile.mkdtemp(prefix=f".{cell.name}.", suffix=".partial", dir=cell.parent))
             try:
@@ -255,6 +281,7 @@ class Run:
     def cells(self) -> Iterator[Cell]:
         """The cells on disk, `sft` first, then in the order of run.json, seeds ascending."""
         order = ["sft", *(name for name in self.record["methods"] if name != "sft")]
+        check_names(order)
         for method in order:
             for aside in (self.path / method).glob(_aside(Path("seed-*")).name):
                 _restore(aside.with_name(aside.name.removeprefix(".").removesuffix(REPLACED)))
@@ -263,11 +290,12 @@ class Run:
                 yield Cell(method, seed, path)
 
 
-def runs_folder(root: Path, benchmark: str) -> Path:
-    """The default folder of a benchmark's runs; InputError for a name that is no folder's, see `check_names`."""
-    parent = Path(root) / "runs"
+def runs_folder(root: Path, benchmark: str, *, trials: bool = False) -> Path:
+    """The default folder of a benchmark's runs, or of its tunings' trials; InputError for a name that is no folder's,
+    see `check_names`."""
+    parent = Path(root) / (STUDIES if trials else "runs")
     check_names([*(p.name for p in parent.glob("*") if p.name.lower() == benchmark.lower()), benchmark])
-    return parent / benchmark
+    return parent / benchmark / TRIALS if trials else parent / benchmark
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -294,10 +322,15 @@ def check_names(names: Iterable[str]) -> None:
 def find_runs(path: Path) -> list[Run]:
     """The runs at or below a folder; InputError if there is none."""
     path = Path(path)
-    found = [path] if Run(path).exists else sorted(p.parent for p in path.glob(f"**/{RUN}"))
+    found = [path] if Run(path).exists else sorted(p.parent for p in path.glob(f"**/{RUN}") if not _is_trials(p))
     if not found:
         raise InputError(f"{path} holds no run (no {RUN} at or below it); give the folder that `bench run` printed")
     return [Run(p) for p in found]
+
+
+def _is_trials(record: Path) -> bool:
+    """True for the record of a tuning's trials (studies/BENCHMARK/trials/ID/run.json): no run to be shown by itself."""
+    return record.absolute().parts[-5:-2:2] == (STUDIES, TRIALS)
 
 
 def find_run(path: Path, finished: bool = False) -> Run:

@@ -2,9 +2,11 @@
 
     <root>/cache/<stage>/<key>/              what a stage made, manifest.json written last
     <root>/cache/verdicts/<judge>.jsonl      a judge's answers, appended as they come; see evaluators/judge_cache.py
+    <root>/studies/<benchmark>/<study-id>/tune.json  report/
+    <root>/studies/<benchmark>/trials/<run-id>/  a run without summary and report
     <root>/runs/<benchmark>/<run-id>/run.json  summary.json  report/  tracked.json
     <root>/runs/<benchmark>/<run-id>/<method>/seed-<n>/  manifest.json  cost.json  metrics.jsonl  generations.jsonl
-                                                         scores.parquet  policy/  along/  along.parquet
+                                                         inference.json  scores.parquet  policy/  along/  along.parquet
 
 A stage's key is the hash of its settings and of its inputs' keys. Its files are made in a temporary sibling, flushed
 and renamed; a stage without a valid manifest does not exist; a damaged one is named, kept aside and made again (see
@@ -16,6 +18,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -29,6 +32,7 @@ from filelock import FileLock, Timeout
 
 from ..runtime import processes
 from ..runtime.memory import give_back
+from .hold import Hold
 from .integrity import (
     MANIFEST,
     DamageError,
@@ -38,9 +42,11 @@ from .integrity import (
     file_names,
     is_whole,
     read_record,
+    replacing,
     seal,
     writing,
 )
+from .lines import append_line, read_lines
 from .records import Generation
 
 RUN = "run.json"
@@ -51,6 +57,7 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
     "scores.parquet",
     "policy",
 )
+INFERENCE = "inference.json"  # what the responses took
 MODEL = "model"  # folder of a trained model within its stage
 GATE = "gate.json"  # what a gate looks at, within the stage
 ADAPTER = "adapter_config.json"
@@ -70,11 +77,11 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write one JSON object a line; dataclasses are written by their fields."""
-    with open(path, "w", encoding="utf-8") as stream:
+    """Write one JSON object a line by `replacing`; dataclasses are written by their fields."""
+    with replacing(path) as stream:
         for row in rows:
             record = dataclasses.asdict(row) if dataclasses.is_dataclass(type(row)) else row
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -97,14 +104,21 @@ class Stage:
     fresh: bool
 
     @property
+    def cost(self) -> dict[str, float]:
+        """Its cost.json; empty where it has none."""
+        return read_json(self.path / COST) if (self.path / COST).exists() else {}
+
+    @property
     def content(self) -> str:
         """Hash of what the stage made.
 
-        Left out are its log and cost, which hold times, and an adapter's configuration, which names the folder where
+        Left out are its log and costs, which hold times, and an adapter's configuration, which names the folder where
         its base lies and otherwise says what is in the stage's settings: a cache may be moved.
         """
         files = read_record(self.path / MANIFEST)["files"]
-        return digest({name: sha for name, sha in files.items() if Path(name).name not in (COST, METRICS, ADAPTER)})
+        return digest(
+            {name: sha for name, sha in files.items() if Path(name).name not in (COST, INFERENCE, METRICS, ADAPTER)}
+        )
 
 
 @dataclass(frozen=True)
@@ -119,8 +133,10 @@ class Made:
         return Stage(self.path, self.manifest["key"], fresh=False)
 
     @property
-    def cost(self) -> dict[str, float]:
-        return read_json(self.path / COST) if (self.path / COST).exists() else {}
+    def used(self) -> datetime:
+        """When a run last made or found it."""
+        touched = datetime.fromtimestamp((self.path / MANIFEST).stat().st_mtime, UTC)
+        return max(touched, datetime.fromisoformat(self.manifest["created"]))
 
 
 class Store:
@@ -128,11 +144,13 @@ class Store:
 
     def __init__(self, root: Path):
         self.root = Path(root)
+        self.cache = self.root / "cache"
+        self._hold = Hold(self.cache)
 
     @property
     def verdicts(self) -> Path:
         """The folder of judges' answers, shared by all runs."""
-        return self.root / "cache" / "verdicts"
+        return self.cache / "verdicts"
 
     def remember(self, run: Path) -> None:
         """Note where a run lies, which may be anywhere, so that `bench cache gc` keeps what it refers to."""
@@ -140,12 +158,12 @@ class Store:
         self._register.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._register.with_name(".runs.lock")):
             if Path(path) not in self.remembered():
-                with open(self._register, "a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(path) + "\n")
+                append_line(self._register, path)
 
     def remembered(self) -> list[Path]:
         """The folders of runs that used this cache, those that are gone among them."""
-        return [Path(path) for path in read_jsonl(self._register)] if self._register.exists() else []
+        loss = "a run that one of them named is not known here; give its bench run again before bench cache gc"
+        return list(read_lines(self._register, Path, loss))
 
     def runs(self) -> list[Path]:
         """The folders of the runs below this root."""
@@ -153,12 +171,12 @@ class Store:
 
     @property
     def _register(self) -> Path:
-        return self.root / "cache" / "runs.jsonl"
+        return self.cache / "runs.jsonl"
 
     def find(self, name: str, inputs: dict[str, Any]) -> Stage | None:
         """The stage made from these inputs, if it is on disk and every file still has its recorded hash."""
         key = digest({"stage": name, **inputs})
-        folder = self.root / "cache" / name / key[:20]
+        folder = self.cache / name / key[:20]
         if not folder.exists():
             return None
         try:
@@ -216,12 +234,13 @@ class Store:
 
     def _stage(self, name: str, inputs: dict[str, Any], build: Callable[[Path], None]) -> Stage:
         key = digest({"stage": name, **inputs})
-        parent = self.root / "cache" / name
+        parent = self.cache / name
         folder = parent / key[:20]
         with writing(parent):
             parent.mkdir(parents=True, exist_ok=True)
             with _waiting(FileLock(parent / f".{key[:20]}.lock"), name):
                 if found := self.find(name, inputs):
+                    self._use(folder)
                     return found
                 give_back()  # memory that the stage before has freed
                 if folder.exists():  # damaged: kept aside, for nothing on disk is ever lost
@@ -231,6 +250,7 @@ class Store:
                 partial = parent / f".{key[:20]}.partial"
                 if is_whole(partial, key):  # a process died when only the name was left to be given
                     partial.rename(folder)
+                    self._use(folder)
                     return Stage(folder, key, fresh=False)
                 if not (partial / STEPS).is_dir():  # with step checkpoints a training goes on from them
                     shutil.rmtree(partial, ignore_errors=True)
@@ -246,7 +266,14 @@ class Store:
                     if not (partial / STEPS).is_dir():
                         shutil.rmtree(partial, ignore_errors=True)
                     raise
+                self._use(folder)
         return Stage(folder, key, fresh=True)
+
+    def _use(self, folder: Path) -> None:
+        """Note that a stage is in use from now on, by this process; its lock is held."""
+        self._hold.add(folder)
+        with contextlib.suppress(OSError):  # of another user
+            os.utime(folder / MANIFEST)
 
 
 class NotMade(Exception):

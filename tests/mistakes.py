@@ -346,8 +346,12 @@ MUTANTS = [
             "return reward_model(chosen, rejected)",
             "return reward_model(rejected, chosen)",
         ),
-        ("ties count nothing in the gate", "0.5 * (chosen == rejected)", "0.0 * (chosen == rejected)"),
-        ("the gate counts the wrong pairs", "right = (chosen > rejected)", "right = (chosen < rejected)"),
+        (
+            "the gate knows one reply's length only",
+            "len(pair.chosen), len(pair.rejected)",
+            "len(pair.rejected), len(pair.rejected)",
+        ),
+        ("the gate counts the wrong pairs", "scores[::2], scores[1::2]", "scores[1::2], scores[::2]"),
         (
             "a pair's sides come from different pairs",
             "model.scores(batch.layout).view(-1, 2).unbind(1)",

@@ -32,7 +32,7 @@ BENCHMARKS = [  # the same within benchmarks: folders and modules at its top
     {"studies", "selfcheck"},
     {"plan", "worker", "export"},
     {"harness", "estimate"},
-    {"contract", "engine"},
+    {"contract", "engine", "checks", "summing_up"},
     {"stages"},
     {"data", "request"},
     {"definition"},

@@ -1,8 +1,9 @@
 """A training's spending, its log, and the policies that it saves on the way."""
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from .task import TrainingTask
 
 @dataclass
 class Ledger:
-    """A method's spending and its log."""
+    """A method's spending and its log; what is spent on looking at it stands apart."""
 
     out: Path
     network_size: int
@@ -31,6 +32,12 @@ class Ledger:
     """Tokens of forward passes without a backward pass (reference log-probs, values)."""
     generated_tokens: int = 0
     reward_queries: int = 0
+    looking_scored_tokens: int = 0
+    """As above, of ours: what a user who only trains does not spend."""
+    looking_generated_tokens: int = 0
+    looking_seconds: float = 0.0
+    device: str = "cpu"
+    """Where memory is measured."""
     started: float = field(default_factory=time.monotonic)
     phases: int = 0
     """Trainings begun in this folder, one after another."""
@@ -38,10 +45,10 @@ class Ledger:
     @classmethod
     def of(cls, network: Network, out: Path) -> "Ledger":
         """The ledger of a run that trains this network."""
-        _reset_peak_memory()
+        _reset_peak_memory(device := network.tuning.device)
         trainable = sum(p.numel() for p in network.parameters)
         size = network.size + (trainable if network.is_adapter else 0)
-        return cls(out, size, min(1.0, trainable / size))
+        return cls(out, size, min(1.0, trainable / size), device=device)
 
     def phase(self, label: str) -> str:
         """The name of a training that begins now, for its checkpoints; the first one begins the log anew."""
@@ -50,17 +57,31 @@ class Ledger:
         self.phases += 1
         return f"{self.phases} {label}"
 
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Time that passes within is spent on looking at the policy, and is none of the method's."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.looking_seconds += time.monotonic() - began
+
+    @property
+    def seconds(self) -> float:
+        """The method's own so far, those before an interruption included."""
+        return time.monotonic() - self.started - self.looking_seconds
+
     def state_dict(self) -> dict[str, Any]:
         """All counts, and the seconds so far."""
-        return self._counts() | {"seconds": time.monotonic() - self.started}
+        return self._counts() | {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.started = time.monotonic() - state["seconds"]
         for name in self._counts():
             setattr(self, name, state[name])
+        self.started = time.monotonic() - state["seconds"] - self.looking_seconds
 
-    def _counts(self) -> dict[str, int]:
-        skip = ("out", "network_size", "trainable_share", "started", "phases")
+    def _counts(self) -> dict[str, float]:
+        skip = ("out", "network_size", "trainable_share", "device", "started", "phases")
         return {name: value for name, value in asdict(self).items() if name not in skip}
 
     def log(self, **values: float) -> None:
@@ -68,27 +89,43 @@ class Ledger:
         row = {
             "step": self.optimizer_steps,
             "examples": self.examples,
-            "seconds": round(time.monotonic() - self.started, 3),
+            "seconds": round(self.seconds, 3),
             **values,
         }
         with open(self.out / METRICS, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
-        """Write cost.json. FLOPs: 2 a weight and token forward, 2 back through activations, 2 into weight gradients."""
+        """Write cost.json. FLOPs: 2 a weight and token forward, 2 back through activations, 2 into weight gradients.
+
+        Keys that begin with looking_ are ours; peak memory is of both, for it cannot be told apart.
+        """
         forward = 2.0 * self.network_size
         flops = self.trained_tokens * forward * (2 + self.trainable_share)
         flops += (self.scored_tokens + self.generated_tokens) * forward
-        costs = self.state_dict() | {"flops": flops, "peak_memory_mb": _peak_memory()}
+        looking = (self.looking_scored_tokens + self.looking_generated_tokens) * forward
+        costs = self.state_dict() | {
+            "flops": flops,
+            "looking_flops": looking,
+            "peak_memory_mb": _peak_memory(self.device),
+        }
         (self.out / COST).write_text(json.dumps(costs, indent=2))
 
 
+FIRST = 1 / 50  # of the budget, from which on shares grow by one factor up to the whole
+
+
 class Snapshots:
-    """Saves the policy along training, the first time that each share of the budget is spent."""
+    """Saves the policy along training, the first time that each share of the budget is spent.
+
+    The shares grow by one factor and so are dense at the start, where policies move away fastest: with even steps all
+    checkpoints of PPO lay at one distance. They are fixed before, so that they are the same for every seed.
+    """
 
     def __init__(self, task: TrainingTask):
         self.folder = task.out / ALONG
-        self.marks = [task.budget.examples * k / (task.along + 1) for k in range(1, task.along + 1)]
+        shares = [FIRST ** (1 - k / (task.along + 1)) for k in range(1, task.along + 1)]
+        self.marks = [task.budget.examples * share for share in shares]
 
     def state_dict(self) -> dict[str, Any]:
         return {"marks": self.marks}
@@ -106,14 +143,14 @@ class Snapshots:
             save(self.folder / f"{examples:09d}")
 
 
-def _reset_peak_memory() -> None:
+def _reset_peak_memory(device: str) -> None:
     """Start to measure the peak anew, where the system can: one process trains many methods after another."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
     memory.give_back()  # what was kept of the work before would count as this one's
     memory.reset_peak()
 
 
-def _peak_memory() -> float:
-    """Peak memory in MiB: of the CUDA device where there is one, else of the process."""
-    return (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory.peak()) / 2**20
+def _peak_memory(device: str) -> float:
+    """Peak memory in MiB: of the CUDA device on which the network lies, else of the process."""
+    return (torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else memory.peak()) / 2**20

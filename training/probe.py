@@ -27,18 +27,19 @@ class Probe:
     in nats (both below 0: probability flows to responses nobody asked for, Razin et al. 2024, arXiv:2410.08847), their
     difference `implicit_margin`, and `implicit_accuracy`, the share in which it is positive. On responses to up to 16
     prompts, if `with_samples`: exact `kl` to SFT in nats a response, `entropy` in nats a token, and what
-    `response_signals` sees.
+    `response_signals` sees. All that it spends goes to the ledger as spent on looking.
     """
 
     def __init__(self, task: TrainingTask, policy: Policy, ledger: Ledger, *, with_samples: bool):
         self.policy, self.ledger, self.with_samples = policy, ledger, with_samples
         self.max_new_tokens = task.prompts.max_new_tokens
-        self.reference = Policy.open(task.sft, task.tuning, trainable=False)
-        pairs = _first(task.pairs.pairs, PAIRS)
-        self.prompts = _first(task.prompts.prompts, PROMPTS)
-        self.sides = tuple((p.prompt.ids, reply) for p in pairs for reply in (p.chosen, p.rejected))
-        self.ledger.scored_tokens += count_tokens(self.sides)  # though another cell may have done it: costs are of one
-        self.start = _logps_of_sft(task.sft, task.tuning, self.sides)
+        with ledger.looking():
+            self.reference = Policy.open(task.sft, task.tuning, trainable=False)
+            pairs = _first(task.pairs.pairs, PAIRS)
+            self.prompts = _first(task.prompts.prompts, PROMPTS)
+            self.sides = tuple((p.prompt.ids, reply) for p in pairs for reply in (p.chosen, p.rejected))
+            ledger.looking_scored_tokens += count_tokens(self.sides)  # though another cell did: costs are of one
+            self.start = _logps_of_sft(task.sft, task.tuning, self.sides)
         self.shares = list(SHARES)
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,12 +53,13 @@ class Probe:
         if not self.shares or share < self.shares[0]:
             return {}
         self.shares = [later for later in self.shares if later > share]
-        return self._pairs() | (self._samples() if self.with_samples and self.prompts else {})
+        with self.ledger.looking():
+            return self._pairs() | (self._samples() if self.with_samples and self.prompts else {})
 
     def _pairs(self) -> dict[str, float]:
         if not self.sides:
             return {}
-        self.ledger.scored_tokens += count_tokens(self.sides)
+        self.ledger.looking_scored_tokens += count_tokens(self.sides)
         chosen, rejected = (self.policy.total_logps(self.sides) - self.start).view(-1, 2).T
         return {
             "chosen_displacement": float(chosen.mean()),
@@ -69,8 +71,8 @@ class Probe:
     def _samples(self) -> dict[str, float]:
         samples = sample(self.policy, self.prompts, max_new_tokens=self.max_new_tokens, seed=0, together=True)
         sequences = [(s.prompt.ids, s.ids) for s in samples]
-        self.ledger.generated_tokens += sum(len(s.ids) for s in samples)
-        self.ledger.scored_tokens += 2 * count_tokens(sequences)
+        self.ledger.looking_generated_tokens += sum(len(s.ids) for s in samples)
+        self.ledger.looking_scored_tokens += 2 * count_tokens(sequences)
         _, kls, logps = self.policy.entropy_kl_logps(sequences, self.reference)
         entropy = -sum(logps) / sum(len(s.ids) for s in samples)
         return {"kl": sum(kls) / len(kls), "entropy": entropy, **response_signals(samples)}

@@ -21,7 +21,6 @@ from ..results.store import GATE, MODEL
 from ..runtime import processes
 from .ledger import Ledger
 from .loop import Objective, Recipe, fit
-from .sft import mean_by_prompt
 from .task import sides_of
 
 
@@ -54,8 +53,8 @@ def fit_reward_model(
 ) -> None:
     """Train a reward model; writes out/model and out/gate.json.
 
-    gate.json: held-out pair accuracy, one value a prompt (ties count half). known.json: its scores of both sides of
-    each held-out pair.
+    gate.json: of each held-out pair [prompt id, score of chosen, of rejected, tokens of chosen, of rejected].
+    known.json: its scores of both sides of each held-out pair.
     """
     torch.manual_seed(recipe.seed)
     width = _width(sft)
@@ -69,9 +68,11 @@ def fit_reward_model(
             return
         sides = LazySequence(2 * len(heldout), lambda place: sides_of(heldout[place // 2])[place % 2])
         scores = [score for chunk in chunks(sides, "held-out pairs") for score in model.score_all(chunk)]
-        chosen, rejected = torch.tensor(scores).view(-1, 2).unbind(1)
-        right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-        (out / GATE).write_text(json.dumps({"accuracy": mean_by_prompt(heldout, right.tolist())}))
+        rows = [
+            [pair.prompt.id, chosen, rejected, len(pair.chosen), len(pair.rejected)]
+            for pair, chosen, rejected in zip(heldout, scores[::2], scores[1::2], strict=True)
+        ]
+        (out / GATE).write_text(json.dumps({"pairs": rows}))
         network.save(out / MODEL, model.tokenizer)
         write_kept(out / MODEL, sides, scores)
 

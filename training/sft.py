@@ -85,7 +85,7 @@ def examples(pairs: Sequence[Pair], *, both: bool) -> Sequence[Example]:
     return LazySequence(len(pairs) * (2 if both else 1), example)
 
 
-def mean_by_prompt(rows: Sequence[Pair | Example], values: Sequence[float]) -> list[float]:
+def mean_by_prompt(rows: Sequence[Example], values: Sequence[float]) -> list[float]:
     """Mean value of each prompt's rows: rows of one prompt are not independent."""
     groups: dict[str, list[float]] = {}
     for row, value in zip(rows, values, strict=True):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..models.checkpoint import Checkpoint
-from ..models.layout import Sequences
+from ..models.layout import Sequences, count_tokens
 from ..models.policy import Policy
 from ..models.tuning import Tuning
 from ..results.lazy import chunks
@@ -73,7 +73,7 @@ class TrainingTask:
     unpaired: Sequence[RatedReply] = ()
     """Replies rated on their own, where the benchmark has such; their prompts are not evaluated."""
     along: int = 0
-    """Checkpoints to save on the way, evenly spaced over the budget, into `out / "along"`; `Snapshots` does it."""
+    """Checkpoints to save on the way, denser at the start, into `out / "along"`; `Snapshots` does it."""
     checkpoint_every: float = EVERY
     """Seconds between the checkpoints from which a training that was stopped goes on."""
 
@@ -97,12 +97,15 @@ def sides_of(pair: Pair) -> Sequences:
     return (pair.prompt.ids, pair.chosen), (pair.prompt.ids, pair.rejected)
 
 
-def reference_logps(sft: Checkpoint, tuning: Tuning, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    """Summed log-probs of chosen and rejected replies, each [pairs], under the SFT checkpoint."""
-    reference = Policy.open(sft, tuning, trainable=False)
-    logps = [reference.total_logps([s for p in chunk for s in sides_of(p)]) for chunk in chunks(pairs, "reference")]
+def reference_logps(reference: Policy, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, int]:
+    """Summed log-probs of chosen and rejected replies, each [pairs], under the SFT checkpoint, and tokens read."""
+    logps, tokens = [], 0
+    for chunk in chunks(pairs, "reference"):
+        sequences = [s for p in chunk for s in sides_of(p)]
+        tokens += count_tokens(sequences)
+        logps.append(reference.total_logps(sequences))
     chosen, rejected = torch.cat(logps).view(-1, 2).T.contiguous()
-    return chosen.clone(), rejected.clone()
+    return chosen.clone(), rejected.clone(), tokens
 
 
 def shuffled(count: int, seed: int) -> Iterator[int]:

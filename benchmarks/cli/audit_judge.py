@@ -2,12 +2,13 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ...errors import InputError
+from ...errors import InputError, nearest
 
 COLUMN = "column:"
 
@@ -18,16 +19,21 @@ def audit_judge(
         typer.Option(help="A local causal LM, openai:MODEL, or column:NAME for labels in the file; may be repeated."),
     ],
     labels: Annotated[
-        Path, typer.Option(help="Pairs: id, prompt, response_a, response_b, human (a, b, tie or a list).")
+        Path, typer.Option(help="Pairs: id, prompt, response_a, response_b, human or label (a, b, tie or a list).")
     ],
     pairs: Annotated[Path | None, typer.Option(help="Texts by id, where the label file holds only ids.")] = None,
     subset: Annotated[str, typer.Option(help="Column of the subset.")] = "subset",
     judge_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; the key: OPENAI_API_KEY.")] = None,
     judge_prompt: Annotated[
-        str, typer.Option(help="Prompt file in evaluators/prompts: pairwise, compact.")
+        str,
+        typer.Option(help="Prompt file in evaluators/prompts: pairwise, compact, graded, score, rubric"),
     ] = "pairwise",
     judge_limit: Annotated[int | None, typer.Option(help="At most this many pairs, the first ones.", min=1)] = None,
     judge_price: Annotated[str | None, typer.Option(help="Dollars per million tokens, IN,OUT.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A judge's setting, as in a benchmark: max_tokens=4000."),
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Pairs asked a second time, for self-consistency.", min=0)] = 30,
     device: Annotated[str, typer.Option(help="Where a local judge runs: cpu, cuda, cuda:N, mps or auto.")] = "auto",
     trust_remote_code: Annotated[
@@ -45,8 +51,9 @@ def audit_judge(
 
     allow_remote_code(trust_remote_code)
     rows = read_labels(labels, pairs, subset)[:judge_limit]
-    settings = {"prompt": judge_prompt, "url": judge_url, "price": read_price(judge_price), "repeats": repeats}
-    found = audit(list(judge), rows, settings, device, root, lambda line: print(line, file=sys.stderr))
+    given = {"prompt": judge_prompt, "url": judge_url, "price": read_price(judge_price), "repeats": repeats}
+    given |= read_settings(settings or ())
+    found = audit(list(judge), rows, given, device, root, lambda line: print(line, file=sys.stderr))
     print(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
 
 
@@ -74,7 +81,7 @@ def _ask(name: str, rows: list, settings: dict[str, Any], device: str, root: Pat
     from ..stages.scorers import given_models
 
     endpoint = name.startswith(OPENAI)
-    given = {k: v for k, v in settings.items() if v is not None and (endpoint or k not in ("url", "price"))}
+    given = {k: v for k, v in settings.items() if endpoint or k not in ("url", "price")}
     local = {} if endpoint else {name: find_model(name, "--judge")}
     given |= given_models({"model": name}, local, device, root)
     judge = checked(Judge, given, "bench audit-judge")
@@ -82,6 +89,23 @@ def _ask(name: str, rows: list, settings: dict[str, Any], device: str, root: Pat
     [used] = (usage := judge.usage()).values()
     say(f"judge {name}: {bill(judge, used)}")
     return labels, {**own, "usage": next(iter(usage_of(judge, usage).values()))}
+
+
+def read_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """A judge's settings by field, of FIELD=VALUE; the values are read as YAML. InputError for a field that is none."""
+    from dataclasses import fields
+
+    from ...evaluators.judge import Judge
+    from ..definition.plugins import read_value
+
+    known = {field.name for field in fields(Judge)} - {"model", "cache", "device", "labels"}
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in known:
+            raise InputError(f"--set {text}: {name!r} is no setting of a judge; {nearest(name, known)}")
+        found[name] = read_value(value)
+    return found
 
 
 def read_price(text: str | None) -> tuple[float, float] | None:
@@ -102,7 +126,8 @@ def read_price(text: str | None) -> tuple[float, float] | None:
 ROWS = {
     "coverage": "pairs with a valid verdict",
     "accuracy": "agrees with the majority",
-    "decided_accuracy": "the same where both decide",
+    "over_subsets": "the same, mean over subsets",
+    "decided_accuracy": "and where both decide",
     "kappa": "Cohen's kappa, majority",
     "kappa_person": "Cohen's kappa, one person",
     "ties": "ties (or contradicts itself)",
@@ -119,12 +144,12 @@ def lines(found: dict[str, Any]) -> list[str]:
     said = [
         f"{people['pairs']} pairs, {people['labels']} labels of people, "
         f"{people['without_majority']} pairs without a majority (left out of accuracy)",
-        f"people among themselves: agreement {_text(people['agreement'])}, Cohen's kappa {_text(people['kappa'])}, "
+        f"people among themselves: agreement {_text(people['agreement'])}, Cohen's kappa {_measure(people, 'kappa')}, "
         f"Krippendorff's alpha {_text(people['alpha'])} (the ceiling)",
     ]
     for name, judge in found["judges"].items():
         said += ["", name]
-        said += [f"  {words:<30} {_text(judge[key])}" for key, words in ROWS.items() if key in judge]
+        said += [f"  {words:<30} {_measure(judge, key)}" for key, words in ROWS.items() if key in judge]
         said.append(f"  {'(people prefer the longer)':<30} {_text(judge['people_prefer_longer'])}")
         other = judge["another_person"]
         beside = {"mean": other["difference"], **{k: other[k] for k in ("low", "high", "n")}}
@@ -132,12 +157,17 @@ def lines(found: dict[str, Any]) -> list[str]:
         said.append(f"  {'the difference':<30} {_text(beside)}")
         for part, row in judge["subsets"].items():
             said.append(
-                f"  {part}: {row['pairs']} pairs, accuracy {_text(row['accuracy'])}, kappa {_text(row['kappa'])}, "
+                f"  {part}: {row['pairs']} pairs, accuracy {_text(row['accuracy'])}, kappa {_measure(row, 'kappa')}, "
                 f"people's alpha {_text(row['alpha'])}"
             )
     if "panel" in found:
         said += ["", f"judges among themselves: Krippendorff's alpha {_text(found['panel']['alpha'])}"]
     return said
+
+
+def _measure(row: dict[str, Any], name: str) -> str:
+    limits = row.get(f"{name}_limits")
+    return _text(row[name]) + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
 
 
 def _text(value: Any) -> str:

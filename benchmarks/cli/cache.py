@@ -41,7 +41,7 @@ def ls(root: Root = Path("results")) -> None:
 def gc(
     root: Root = Path("results"),
     older_than: Annotated[
-        float, typer.Option(help="Only what is this many days old; a run in progress refers to nothing yet.", min=0)
+        float, typer.Option(help="Only what no run has used for this many days; what a run at work uses stays.", min=0)
     ] = 1.0,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; otherwise only say what would go.")] = False,
 ) -> None:
@@ -55,11 +55,11 @@ def gc(
     items = found.removable(timedelta(days=older_than))
     to = console()
     for item in items:
-        to.print(f"{item.kind:<14} {item.created:%Y-%m-%d %H:%M}  {size(item.frees):>9}  {item.path}", soft_wrap=True)
+        to.print(f"{item.kind:<14} {item.used:%Y-%m-%d %H:%M}  {size(item.frees):>9}  {item.path}", soft_wrap=True)
     _say_runs(to, found)
     young = sum(not item.kept for item in found.items) - len(items)
     if young:
-        to.print(f"{young} more are younger than {older_than:g} days and are left alone")
+        to.print(f"{young} more were used within {older_than:g} days and are left alone")
     if not yes:
         to.print(f"{len(items)} folders would be deleted and free {_frees(items)}; add --yes to delete them")
         return

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import os
 import signal
 import sys
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,18 +13,23 @@ from typing import Annotated, NoReturn
 import typer
 
 from ...errors import GateError, InputError, Stopped, one_of
-from ...results.integrity import DISK
+from ...results.integrity import DISK, own_folder
 from ...runtime import launch
 from ...runtime.quiet import hearing, quiet
 from . import preferences as cli_preferences
 from . import show as cli_show
 from .audit_data import audit_data
 from .audit_judge import audit_judge, read_price
+from .audit_reward import audit_reward
 from .cache import cache
 from .doctor import doctor
 from .live import watching
 from .plan import print_plan
+from .power import power
 from .speed import speed
+from .study import carry_out, study
+from .terminal import streams
+from .tune import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,12 +84,21 @@ def run(
         bool, typer.Option("--judge-until-decided", help="Stop judging a policy once it is decided against SFT.")
     ] = False,
     judge_limit: Annotated[int | None, typer.Option(help="Judge at most this many prompts.", min=1)] = None,
+    judge_pairs: Annotated[
+        int | None, typer.Option(help="Judge rows against each other on this many prompts a pair; 0 for none.", min=0)
+    ] = None,
     judge_price: Annotated[
         str | None, typer.Option(help="The endpoint's price, dollars per million tokens: IN,OUT.")
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the benchmark, dotted: methods.dpo.beta=0.05."),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=V1,V2,...", help="A study along a field: dpo.beta, labels.flip, budget; repeat to cross."
+        ),
     ] = None,
     tracker: Annotated[
         str | None, typer.Option(help="Also send logs and scores to: tensorboard, wandb, trackio or mlflow.")
@@ -94,6 +110,9 @@ def run(
         str | None, typer.Option(help="Ray cluster whose machines see --root; by default one started here.")
     ] = None,
     cell_cpus: Annotated[int, typer.Option(help="CPU cores of a cell on Ray.", min=1)] = 1,
+    at_once: Annotated[
+        int | None, typer.Option(help="Cells trained side by side; by default two on a CPU with two cores.", min=1)
+    ] = None,
     cell_timeout: Annotated[
         float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)
     ] = None,
@@ -112,6 +131,7 @@ def run(
     Example: bench run --method ppo,dpo,orpo --seeds 3
     """
     from ..definition.options import Options, chosen_spec
+    from ..definition.plugins import check_methods
     from ..request import ENGINES, GATES
 
     device = launch.start(device)
@@ -128,12 +148,13 @@ def run(
         judge_url=judge_url,
         judge_until_decided=judge_until_decided,
         judge_limit=judge_limit,
+        judge_pairs=judge_pairs,
         judge_price=read_price(judge_price),
         tracker=tracker,
         settings=settings or (),
     )
     spec = chosen_spec(benchmark, names, options)
-    _check_methods(names)
+    check_methods(names)
     quiet()
 
     from .. import harness
@@ -149,9 +170,17 @@ def run(
         engine=checked_engine,
         ray_address=ray_address,
         cell_cpus=cell_cpus,
+        at_once=at_once,
         cell_timeout=cell_timeout,
         trust_remote_code=trust_remote_code,
     )
+    if vary:
+        from ..studies.axes import varied
+
+        if out:
+            raise InputError("--out is the folder of one run, and --vary makes several; leave it out")
+        carry_out(varied(spec, names, seeds, vary), request, dry_run, as_json)
+        return
     if dry_run:
         print_plan(request, as_json)
         return
@@ -166,12 +195,14 @@ def run(
         raise typer.Exit(1)
 
 
+app.command()(tune)
 app.command("audit-judge")(audit_judge)
+app.command("audit-reward")(audit_reward)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or a folder that holds runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or studies, or a folder that holds some.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,
     formats: Annotated[
         str, typer.Option("--format", help="By comma: html, md, latex, csv, parquet, json, svg, pdf; or all.")
@@ -181,11 +212,21 @@ def report(
 
     Example: bench report results/runs/quick --out report --format html,latex,pdf
     """
-    from ...reports.render import FORMATS, render
-    from ...results.run_folder import find_runs
+    from ...reports.render import FORMATS, render, render_study
+    from ...reports.tuning import find_tunings, render_tuning
+    from ...results.integrity import read_record
+    from ...results.run_folder import STUDY, find_runs
 
     chosen = FORMATS if formats == "all" else tuple(name.strip() for name in formats.split(",") if name.strip())
-    written = render([r for folder in runs for r in find_runs(folder)], out, chosen)
+    studies = [folder for folder in runs if (folder / STUDY).is_file()]
+    tunings, found = [tuning for folder in runs for tuning in find_tunings(folder)], []
+    for folder in (folder for folder in runs if folder not in studies):
+        with suppress(InputError) if find_tunings(folder) else nullcontext():  # a tuning's folder may hold no run
+            found += find_runs(folder)
+    written = [path for folder in studies for path in render_study(folder, read_record(folder / STUDY))]
+    written += render(found, out, chosen) if found else []
+    for tuning in tunings:
+        written += render_tuning(tuning, out / tuning.name if out and (found or len(tunings) > 1) else out, chosen)
     for path in dict.fromkeys(p.parent if p.parent.name in ("figures", "tables") else p for p in written):
         print(path)
 
@@ -223,7 +264,7 @@ def export(
     from ..export import export as write
 
     allow_remote_code(trust_remote_code)
-    folder = out or found.path / "export"
+    folder = out or own_folder(found.path / "export")
     for path in write(found, form, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
         print(path)
 
@@ -241,10 +282,10 @@ def check(
 
     Example: bench check dpo
     """
-    from ..definition.plugins import parse_setting
+    from ..definition.plugins import check_methods, parse_setting
 
     overrides = dict(parse_setting(setting) for setting in settings or [])
-    _check_methods((method,))
+    check_methods((method,))
     quiet()
 
     from ...errors import TrainingError
@@ -279,23 +320,15 @@ def new_method(
 
 
 app.command("audit-data")(audit_data)
+app.command()(power)
 app.command()(speed)
+app.command()(study)
 
 
 cli_show.register(app)
 app.command()(doctor)
 app.add_typer(cache, name="cache")
 cli_preferences.register(app)
-
-
-def _check_methods(names: tuple[str, ...]) -> None:
-    """Tell about an unknown name before torch is imported."""
-    from ...errors import nearest
-    from ..definition.plugins import available
-
-    for name in (item.partition(":")[0] for item in names):
-        if name not in available("methods") and name != "sft":
-            raise InputError(f"there is no method {name!r}; {nearest(name, available('methods'))}")
 
 
 def _end(message: str, code: int) -> NoReturn:
@@ -307,9 +340,18 @@ def _end(message: str, code: int) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the command: exit code 0 ok, 1 a cell or gate failed, 2 bad input, 130 interrupted."""
+    with streams():
+        _main()
+
+
+def _main() -> NoReturn:
     try:
         with hearing():
             code = app(prog_name="bench", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain at its end
+        sys.exit(1)
     except InputError as error:
         _end(str(error), 2)
     except Stopped as stopped:

@@ -67,4 +67,5 @@ def _totals(found: "Plan") -> list[str]:
         )
     if found.judging:
         lines.append(f"judge: {found.judging}; verdicts on disk are not paid for again")
+    lines += found.can_show
     return [*lines, "nothing was trained, asked or written; omit --dry-run to begin"]

@@ -1,6 +1,8 @@
 """The commands that make preference data: collect, label, convert."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -111,12 +113,27 @@ def collect(
 
 
 def label(
-    directory: Annotated[Path, typer.Argument(help="A folder that `bench collect` wrote.")],
+    directory: Annotated[
+        Path, typer.Argument(help="A folder that `bench collect` wrote; or a run, whose responses people compare.")
+    ],
     labeller: Annotated[str, typer.Option(help="people, simulated, reward_model or judge.")] = "people",
     name: Annotated[
         list[str] | None, typer.Option(help="Name of a labeller; several people: give it several times.")
     ] = None,
-    overlap: Annotated[int, typer.Option(help="People: labels per item, by different people.", min=1)] = 1,
+    overlap: Annotated[
+        int | None,
+        typer.Option(help="People: labels per item, by different people; by default 1, of a run 2.", min=1),
+    ] = None,
+    overlap_share: Annotated[
+        float | None,
+        typer.Option(help="People: share of the items with so many labels; by default 1, of a run 0.2.", min=0, max=1),
+    ] = None,
+    pairs: Annotated[
+        int | None, typer.Option(help="Run: how many pairs to label; by default 200, or all.", min=1)
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", "-m", help="Run: rows to compare, by comma; by default all.")
+    ] = None,
     host: Annotated[str, typer.Option(help="People: address to serve on; beyond this machine with --token.")] = (
         "127.0.0.1"
     ),
@@ -128,7 +145,7 @@ def label(
         list[str] | None,
         typer.Option(help="Simulated: length, position, politeness or inattention, NAME=VALUE; may be repeated."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Simulated: seed of the person.")] = 0,
+    seed: Annotated[int, typer.Option(help="Simulated: seed of the person; run: of the pairs' order and sides.")] = 0,
     model: Annotated[
         str | None, typer.Option(help="Folder of the reward model; judge: folder, hub id or openai:MODEL.")
     ] = None,
@@ -140,18 +157,32 @@ def label(
 ) -> None:
     """Label the pairs of a collection: people in a browser, or a simulation, a reward model or a judge.
 
+    Of a run, people compare its responses with SFT's and with each other, blind, and its summary and report take their
+    labels in: win_rate.people, and with a scorer corrected by them where that is more precise.
+
     Example: bench label collected --labeller simulated --reward package.module:function --name ann --bias length=0.1
     """
-    from ...preferences.labels import check_name
+    from ...preferences.labels import ITEMS, check_name
 
     kinds = ("people", "simulated", "reward_model", "judge")
     if labeller not in kinds:
         raise InputError(f"--labeller {labeller} is not known; {nearest(labeller, kinds)}")
     names = [check_name(given) for given in name or []]
+    is_run = not (directory / ITEMS).exists() and any(directory.glob("**/run.json"))
+    if (pairs or method) and not is_run:
+        raise InputError(f"--pairs and --method choose among a run's pairs, and {directory} is no run; omit them")
+    if is_run and labeller != "people":
+        raise InputError(f"{directory} is a run, whose pairs people label; omit --labeller {labeller}")
     if labeller == "people":
         from ...preferences.serve import serve
 
-        serve(directory, names=names, overlap=overlap, host=host, port=port, token=token)
+        page = partial(serve, names=names, host=host, port=port, token=token)
+        if is_run:
+            share = 0.2 if overlap_share is None else overlap_share
+            page = partial(page, overlap=overlap or (1 if len(names) == 1 else 2), overlap_share=share)
+            _label_run(directory, page, pairs, _listed(method), seed)
+        else:
+            page(directory, overlap=overlap or 1, overlap_share=1.0 if overlap_share is None else overlap_share)
         return
     if len(names) > 1:
         raise InputError(f"--labeller {labeller} labels under one --name; give the command once for each")
@@ -207,6 +238,22 @@ def convert(
     print(f"{done.read} rows read, {done.comparisons} comparisons in them, {done.written} rows written to {out}")
     for reason, number in done.dropped.items():
         print(f"dropped: {number} ({reason})")
+
+
+def _label_run(directory: Path, page: Callable[[Path], None], pairs: int | None, rows: list[str], seed: int) -> None:
+    """Serve a run's pairs until that is stopped, then take the labels into its summary and report."""
+    from ...preferences.run_pairs import plan
+    from ...results.run_folder import find_run
+    from ..summing_up import take_in_labels
+
+    run = find_run(directory, finished=True)
+    page(plan(run, pairs=pairs, methods=rows, seed=seed))
+    if people := take_in_labels(run)["people"]:
+        print(f"{people['labels']} labels of {people['pairs']} pairs are in {run.report_path / 'index.html'}")
+
+
+def _listed(text: str | None) -> list[str]:
+    return [name for part in (text or "").split(",") if (name := part.strip())]
 
 
 def _numbers(text: str) -> tuple[float, ...]:

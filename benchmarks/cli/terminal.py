@@ -1,8 +1,15 @@
-"""The commands' output: tables for people, in colour only where a terminal shows it."""
+"""The commands' output: tables for people, in colour only where a terminal shows it.
 
+All that is printed passes `visible`: names and texts come from runs, endpoints and files of others, and a terminal
+obeys what it reads. Our tables pass it text by text (`console`), all else stream by stream (`streams`).
+"""
+
+import os
+import re
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas
@@ -10,16 +17,71 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDE = 200  # columns where nobody looks: a file or a pipe is not wrapped
+# what a terminal obeys, what turns the order of letters round, and letters that nobody sees
+OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+BAR = re.compile("(\n|\x1b\\[A)*")  # tqdm's way to another bar's line
 BARS = "▁▂▃▄▅▆▇█"
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """The console; names and texts from elsewhere are printed as they are. NO_COLOR is honoured by rich."""
+    """The console, which makes all texts visible. NO_COLOR is honoured by rich."""
     from rich.console import Console
+
+    class Visible(Console):
+        def render_str(self, text: str, **settings: Any) -> Any:
+            return super().render_str(visible(text), **settings)
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else WIDE
-    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+    stream = stream.stream if isinstance(stream, Filtered) else stream
+    return Visible(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def visible(text: str) -> str:
+    """A text without what a terminal obeys or hides: control characters are written out, as \\x1b; \\n and \\t stay."""
+    return OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class Filtered:
+    """A stream whose texts are made visible; a progress bar may return to the start of its line, and go lines up."""
+
+    def __init__(self, stream: Any, bars: bool):
+        self.stream, self._bars = stream, bars
+
+    def write(self, text: str) -> int:
+        inner = text.strip("\r") if self._bars else text
+        if not (self._bars and BAR.fullmatch(inner)):
+            text = text.replace(inner, visible(inner)) if inner else text
+        self.stream.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Standard output and error filtered, whatever they are: closed, or of an encoding that lacks our characters."""
+    import typer.rich_utils
+
+    typer.rich_utils.COLOR_SYSTEM = None  # its help goes through the filter, colours would not
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:  # a file opened later would be written to as if it were one
+        pass
+    os.close(spare)
+    before = sys.stdout, sys.stderr
+    try:
+        for name, bars in (("stdout", False), ("stderr", True)):
+            stream = getattr(sys, name)
+            if stream is None:
+                stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the process ends)
+            elif hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+            setattr(sys, name, Filtered(stream, bars))
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def table(

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 from pyarrow import RecordBatch
 
 from ...results.lazy import LazySequence
@@ -35,6 +36,11 @@ class ArrowFile:
     def column(self, name: str) -> np.ndarray:
         """All values of a column of numbers."""
         return np.concatenate([np.empty(0, np.uint64), *(b.column(name).to_numpy() for b in self._batches)])
+
+    def lengths(self, name: str) -> np.ndarray:
+        """How many values each list of a column of lists has."""
+        counted = (pyarrow.compute.list_value_length(batch.column(name)).to_numpy() for batch in self._batches)
+        return np.concatenate([np.empty(0, np.int32), *counted])
 
     def find(self, row: int) -> tuple[RecordBatch, int]:
         """The batch of a row, and its place in there."""
@@ -63,6 +69,11 @@ class ArrowRows(LazySequence[Row], Generic[Row]):
     def column(self, name: str) -> np.ndarray:
         """All values of a column of numbers."""
         return self.file.column(name)
+
+    def some(self, count: int) -> LazySequence[Row]:
+        """At most so many rows, those with the smallest ids (which are hashes), in their order."""
+        places = np.sort(np.argsort(self.column("id"))[:count])
+        return LazySequence(len(places), lambda i: self[int(places[i])])
 
     def read_as(self, read: Callable[[RecordBatch, int], Other]) -> "ArrowRows[Other]":
         """The same rows as something else."""

@@ -1,11 +1,11 @@
-"""A benchmark's preference pairs, tokenized once into files and split by prompt into four disjoint uses."""
+"""A benchmark's preference pairs, tokenized once into files and split by prompt into disjoint uses."""
 
 import contextlib
 import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -28,14 +28,17 @@ from ...results.store import NotMade, read_json
 from ...runtime import processes
 from ...training.task import PromptDataset
 from ..context import Workshop
-from ..definition.spec import BenchmarkSpec
+from ..definition.spec import BenchmarkSpec, Labels
 from .arrow_rows import ArrowFile, ArrowRows, divide, token_ids
+from .labels import changed
 
 WORLDS = {"world": "alignment_bench.benchmarks.world:preference_rows"}
 WORLD_ROWS, WORLD_SEED = 6000, 20260
 CODE = ("benchmarks/data", "preferences", "models")
 WORLD_CODE = ("benchmarks/world.py", "benchmarks/world_reward.py")
 
+TO_TRAIN, TO_TUNE = ("sft", "training"), ("selection", "tuning")  # the splits by what may be done with them
+PARTS = (*TO_TRAIN, "evaluation", "heldout", *TO_TUNE)
 SIDES = ("chosen", "rejected")
 FITTING, UNPAIRED, RECORD = ".fitting.arrow", "unpaired.arrow", "record.json"
 
@@ -50,14 +53,17 @@ REPLIES = pyarrow.schema([*_PROMPT, ("ids", _IDS), ("good", pyarrow.bool_())])
 
 @dataclass(frozen=True)
 class Corpus:
-    """The four uses of the pairs, and what was left out. Rows lie on disk and are read when they are looked at."""
+    """The uses of the pairs, and what was left out. Rows lie on disk and are read when they are looked at."""
 
     sft: ArrowRows[Pair]
     training: ArrowRows[Pair]
     evaluation: ArrowRows[Pair]
     heldout: ArrowRows[Pair]
+    selection: ArrowRows[Pair]
+    """Empty, as `tuning` is, where the benchmark gives it no share."""
+    tuning: ArrowRows[Pair]
     unpaired: Sequence[RatedReply]
-    """Replies rated on their own, none of them to a prompt of `evaluation` or `heldout`."""
+    """Replies rated on their own, none of them to a prompt of another use than `sft` and `training`."""
     record: dict[str, Any]
     """For run.json: source, rows read, dropped by reason, used and left over, pairs and prompts of each split."""
     digest: str
@@ -66,7 +72,11 @@ class Corpus:
     @property
     def labelled(self) -> Sequence[LabelledPair]:
         """The held-out pairs as text, in the same order."""
-        return self.heldout.read_as(_labelled)
+        return self.labelled_of("heldout")
+
+    def labelled_of(self, part: str) -> Sequence[LabelledPair]:
+        """The pairs of a split as text, in the same order."""
+        return getattr(self, part).read_as(_labelled)
 
     def prompts(self, pairs: ArrowRows[Pair], max_new_tokens: int, limit: int | None = None) -> PromptDataset:
         """The prompts of some pairs, each once, the first `limit` in the order of their ids (which are hashes)."""
@@ -94,7 +104,7 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
         "source": spec.preferences if builtin else source_digest(spec.preferences, spec.preferences_split),
         "unpaired": source_digest(spec.unpaired) if spec.unpaired else None,
         "rows": spec.rows,
-        "splits": [*spec.splits.model_dump().items(), spec.split_seed],
+        "splits": [*spec.splits.shares.items(), spec.split_seed],
         "lengths": [spec.max_prompt_tokens, spec.max_response_tokens],
     }
 
@@ -164,11 +174,12 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
         )
     # ids are hashes, so the smallest are a fixed random choice
     kept = np.sort(np.argsort(np.frombuffer(names, np.uint64))[: spec.rows])
-    shares = spec.splits.model_dump()
+    shares = spec.splits.shares
     places = places_by_prompt(np.frombuffer(keys, np.uint64)[kept], shares, spec.preferences)
+    places |= {name: np.empty(0, np.intp) for name in TO_TUNE if name not in shares}
     divide(out / FITTING, {out / f"{name}.arrow": kept[rows] for name, rows in places.items()})
     (out / FITTING).unlink()
-    parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in shares}
+    parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in places}
     record = {
         "read": usable.read,
         "used": len(kept),
@@ -177,11 +188,12 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
         "splits": {
             name: {"pairs": len(part), "prompts": len(np.unique(part.column("prompt_id")))}
             for name, part in parts.items()
+            if name in shares
         },
     }
     digests = {name: rows_digest(part) for name, part in parts.items()}
     if spec.unpaired:
-        apart = _prompt_ids(parts[name] for name in ("evaluation", "heldout"))
+        apart = _prompt_ids(part for name, part in parts.items() if name not in TO_TRAIN)
         record["unpaired"] = _write_unpaired(spec, spec.unpaired, tokenizer, apart, out)
         digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), _reply))
     write_json(out / RECORD, {"record": record, "digests": digests})
@@ -256,13 +268,32 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
     """The corpus of `_write`; more: for the record."""
     found = read_json(folder / RECORD)
     record, digests = found["record"], found["digests"]
-    parts = {name: ArrowRows(ArrowFile(folder / f"{name}.arrow"), _pair, digests[name]) for name in record["splits"]}
+    parts = {name: ArrowRows(ArrowFile(folder / f"{name}.arrow"), _pair, digests[name]) for name in PARTS}
+    if spec.labels != Labels():
+        parts["training"], record["labels"] = _relabelled(parts["training"], spec.labels)
+        digests = {**digests, "training": parts["training"].digest}
     unpaired: Sequence[RatedReply] = ()
     if spec.unpaired:
         unpaired = ArrowRows(ArrowFile(folder / UNPAIRED), _reply, digests["unpaired"])
         record["unpaired"] = {"source": spec.unpaired, **record["unpaired"]}
     record = {"source": spec.preferences, **record, **more}
-    return Corpus(**parts, unpaired=unpaired, record=record, digest=digest(digests))
+    used = {name: of for name, of in digests.items() if name in record["splits"] or name == "unpaired"}
+    return Corpus(**parts, unpaired=unpaired, record=record, digest=digest(used))
+
+
+def _relabelled(rows: ArrowRows[Pair], labels: Labels) -> tuple[ArrowRows[Pair], dict[str, Any]]:
+    """Pairs as a labeller that errs would have given them, and what was done."""
+    file = rows.file
+    swapped = changed(file.column("id"), file.lengths("chosen_ids"), file.lengths("rejected_ids"), labels)
+
+    def read(batch: RecordBatch, place: int) -> Pair:
+        pair, key = _pair(batch, place), batch.column("id")[place].as_py()
+        at = np.searchsorted(swapped, np.uint64(key))
+        is_swapped = at < len(swapped) and swapped[at] == key
+        return replace(pair, chosen=pair.rejected, rejected=pair.chosen) if is_swapped else pair
+
+    done = {**labels.model_dump(), "changed": len(swapped)}
+    return ArrowRows(file, read, digest([rows.digest, done])), done
 
 
 def _id(batch: RecordBatch, column: str, place: int) -> str:

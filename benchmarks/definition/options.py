@@ -37,6 +37,8 @@ class Options:
     """Stop judging a policy once it is decided against SFT."""
     judge_limit: int | None = None
     """Judge at most this many prompts."""
+    judge_pairs: int | None = None
+    """Prompts on which a judge compares every two rows directly; 0 compares with SFT alone."""
     judge_price: tuple[float, float] | None = None
     """Dollars per million tokens in and out."""
     tracker: str | None = None
@@ -58,10 +60,10 @@ def chosen_spec(benchmark: str, methods: Sequence[str], options: Options) -> Ben
         url = {"url": options.judge_url} if options.judge_url else {}
         judge = kept | {"model": tuple(options.judge)} | url
         spec = spec.model_copy(update={"evaluators": {**spec.evaluators, JUDGE: judge}})
-    given = {"limit": options.judge_limit, "price": options.judge_price}
-    if given := {name: value for name, value in given.items() if value}:
+    given = {"limit": options.judge_limit, "price": options.judge_price, "versus": options.judge_pairs}
+    if given := {name: value for name, value in given.items() if value is not None}:
         if JUDGE not in spec.evaluators:
-            raise InputError("--judge-limit and --judge-price go with a judge; give --judge")
+            raise InputError("--judge-limit, --judge-pairs and --judge-price go with a judge; give --judge")
         spec = _evaluator(spec, JUDGE, **given)
     if options.judge_until_decided:
         if JUDGE not in spec.evaluators:

@@ -3,9 +3,10 @@
 import ast
 import dataclasses
 import inspect
+import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec, resolve_name
@@ -23,6 +24,14 @@ def available(group: Group) -> dict[str, EntryPoint]:
     """Registered plugins of a group, built-ins and third-party alike, by name; nothing is imported."""
     found = {entry.name: entry for entry in entry_points(group=f"alignment_bench.{group}")}
     return dict(sorted(found.items()))
+
+
+def check_methods(names: Iterable[str]) -> None:
+    """InputError for an unknown name among some as people type them; nothing is imported."""
+    known = available("methods")
+    for name in (item.partition(":")[0] for item in names):
+        if name not in known and name != "sft":
+            raise InputError(f"there is no method {name!r}; {nearest(name, known)}")
 
 
 def load(group: Group, name: str) -> type:
@@ -50,6 +59,7 @@ def build(group: Group, name: str, settings: Mapping[str, Any], where: Where) ->
         if fields and field not in fields:
             raise InputError(f"{_at(where, [field])}: {name} has no parameter {field!r}; {nearest(field, fields)}")
     if not fields:
+        _check_numbers(settings, [], where, cls)
         try:
             inspect.signature(cls).bind(**settings)
         except TypeError as error:
@@ -80,14 +90,15 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 def read_value(text: str) -> Any:
     """A value typed on the command line, read as YAML. InputError if it is none."""
-    import yaml
+    from .yaml_text import read_yaml
 
     if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text):  # YAML takes 1e-5 for text
         return float(text)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"value {text!r} cannot be read; put it in quotes, as in YAML") from None
+        return read_yaml(text, "value")[0]
+    except InputError:
+        shown = text if len(text) <= 60 else f"{text[:60]}..."
+        raise InputError(f"value {shown!r} cannot be read; put it in quotes, as in YAML") from None
 
 
 def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
@@ -95,7 +106,9 @@ def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(cls).validate_python(settings)
+        made: Any = TypeAdapter(cls).validate_python(settings)
+        _check_numbers(made, [], where, cls)
+        return made
     except ValidationError as error:
         first = error.errors()[0]
         location = [str(part) for part in first["loc"]]
@@ -106,6 +119,26 @@ def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
         problem = first["msg"][0].lower() + first["msg"][1:]
         given = "" if first["type"].startswith("missing") else f", not {first['input']!r}"
         raise InputError(f"{where}: {place}: {problem}{given}{_paper(cls)}") from None
+
+
+def _check_numbers(value: Any, location: list[str], where: Where, cls: type) -> None:
+    """InputError for a number that is not finite, or that no machine can count with, at any depth of the fields."""
+    if dataclasses.is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(value, "model_fields_set"):
+        value = {name: getattr(value, name) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _check_numbers(part, [*location, str(name)], where, cls)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check_numbers(part, location, where, cls)
+    elif isinstance(value, float) and not math.isfinite(value) or isinstance(value, int) and abs(value) >= 2**63:
+        shown = f"{value}" if isinstance(value, float) else "one of so many digits"
+        place = ".".join(location)
+        raise InputError(
+            f"{_at(where, location)}: {place}: the number should be finite and below 2^63, not {shown}{_paper(cls)}"
+        )
 
 
 def _at(where: Where, location: Sequence[str]) -> str:

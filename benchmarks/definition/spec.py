@@ -1,12 +1,14 @@
 """A benchmark's definition: a YAML file, checked field by field."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
+from ...analysis.selection import CRITERIA
 from ...errors import InputError
+from ...results.records import Range
 from ..tracker import TRACKERS
 from .plugins import checked
 from .yaml_file import Written, read_benchmark
@@ -19,7 +21,7 @@ class Part(BaseModel):
 
 
 class Splits(Part):
-    """Shares of the prompts, each above 0; scaled to sum to 1. All pairs of a prompt stay on one side."""
+    """Shares of the prompts, scaled to sum to 1. All pairs of a prompt stay on one side."""
 
     sft: float = Field(default=0.25, gt=0)
     """Pairs whose replies SFT imitates."""
@@ -29,6 +31,36 @@ class Splits(Part):
     """Pairs of the evaluation reward model."""
     heldout: float = Field(default=0.15, gt=0)
     """Pairs that test both reward models and SFT; their prompts are answered in the evaluation."""
+    selection: float = Field(default=0.0, ge=0)
+    """Pairs of the reward model by which `bench tune` may choose settings; 0 where nothing is tuned."""
+    tuning: float = Field(default=0.0, ge=0)
+    """Pairs that test that reward model; their prompts are answered by the trials of `bench tune`."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The splits that there are: those with a share."""
+        return {name: share for name, share in self.model_dump().items() if share}
+
+
+class Selection(Part):
+    """The rule by which `bench tune` picks a method's settings among its trials, fixed before they are trained."""
+
+    by: Literal[*CRITERIA] = "selection_reward_model"  # type: ignore[valid-type]  # the names stand in one place
+    """The scorer of the trials' responses to the tuning prompts: the reward model of the split `selection`, the judge,
+    the true reward (gold), or the labels of the tuning pairs, by which the policy's implicit reward is right or not."""
+    at_most_kl: Annotated[float, Field(gt=0)] | Literal["none"] = 1.0
+    """Mean KL to SFT in nats above which a trial is not picked, unless all are; none sets no limit."""
+    margin: float = Field(default=0.0, ge=0, lt=0.5)
+    """Trials within this of the best count as equal, and the one with the lowest KL is picked; a share, 0 to 0.5."""
+    beside: tuple[Literal[*CRITERIA], ...] = ()  # type: ignore[valid-type]
+    """Further scorers that are asked, to show what each would have picked; a judge costs what it asks."""
+    force: bool = False
+    """Permission to go by a learnt scorer without a limit of the KL."""
+
+    @property
+    def limit(self) -> float | None:
+        """Nats; None where there is no limit."""
+        return None if self.at_most_kl == "none" else self.at_most_kl
 
 
 class Supervised(Part):
@@ -47,6 +79,40 @@ class SupervisedFineTuning(Supervised):
 
     replies: Literal["chosen", "both"] = "chosen"
     """The replies of its pairs that SFT imitates; both where the pairs are drawn from demonstrators at large."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of its training, the same for all rows and seeds of a run."""
+
+
+class Labels(Part):
+    """Errors made on purpose in the pairs that methods and the training reward model learn from, and nowhere else."""
+
+    flip: float = Field(default=0.0, ge=0, le=0.5)
+    """Share of these pairs whose replies change sides."""
+    length_bias: float = Field(default=0.0, ge=0, le=1)
+    """Share of these pairs in which the longer reply is chosen, whichever was preferred; flips come after it."""
+
+
+class RewardModels(Supervised):
+    """Settings of both reward models."""
+
+    seed: int = Field(default=0, ge=0)
+    """Another number trains them anew: their seeds are 3 seed + 1 (training), + 2 (evaluation), + 3 (selection)."""
+    pairs: int | None = Field(default=None, gt=0)
+    """At most this many pairs for the training reward model, chosen by hash; null takes all of its split."""
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    """Share of contrast pairs in what the comparing reward models (evaluation, selection) learn from: a reply over
+    another prompt's, or over the same reply cut, repeated or scrambled. They need no labels and come on top of
+    `examples`."""
+    contrast_in_training: bool = False
+    """Contrast pairs for the training reward model too, which is what methods then optimize."""
+
+    def contrast_of(self, role: str) -> float:
+        """The share of contrast pairs of a reward model: training, evaluation or selection."""
+        return self.contrast if role != "training" or self.contrast_in_training else 0.0
+
+    def drawn(self, role: str) -> int:
+        """Pairs that a reward model draws, contrast pairs among them."""
+        return round(self.examples / (1 - self.contrast_of(role)))
 
 
 class TuningSpec(Part):
@@ -72,8 +138,8 @@ class Evaluation(Part):
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; the KL is that of the policy itself at 1.0."""
     along: int = Field(default=0, ge=0, le=50)
-    """Checkpoints along training that are scored as well, evenly spaced over the budget, to show over-optimization;
-    saving them counts in a method's training time."""
+    """Checkpoints along training that are scored as well, at shares of the budget that grow by one factor, to show
+    over-optimization; saving them counts in a method's training time."""
 
 
 class Gates(Part):
@@ -107,15 +173,21 @@ class BenchmarkSpec(Part):
     """Pairs with a longer reply (EOS included) are dropped and counted; sampling stops there."""
     tuning: TuningSpec = TuningSpec()
     sft: SupervisedFineTuning
-    reward_model: Supervised
+    reward_model: RewardModels
+    labels: Labels = Labels()
     budget: int = Field(gt=0)
     """Examples a method may draw: pairs (offline) or sampled responses (online), repeats counted."""
     evaluation: Evaluation = Evaluation()
     gates: Gates = Gates()
+    margin: float = Field(default=0.05, gt=0, lt=0.5)
+    """Difference of win rates that matters in practice, stated before; within it two methods count as equal."""
     methods: dict[str, dict[str, Any]] = {}
     """Hyperparameters by method."""
     method_defaults: dict[str, Any] = {}
     """Hyperparameters for every method that has fields of these names; `methods` goes over them."""
+    space: dict[str, dict[str, Range]] = {}
+    """Search spaces of `bench tune` by method and field, over those that methods declare."""
+    select: Selection = Selection()
     external_pairs: str | None = None
     """Preference pairs from elsewhere on which the reward models are tested: hub id, local file or folder."""
     evaluators: dict[str, dict[str, Any]] = {"reward_model": {}, "divergence": {}, "length": {}}
@@ -123,6 +195,16 @@ class BenchmarkSpec(Part):
     tracker: Literal[*TRACKERS] | None = None  # type: ignore[valid-type]  # the names stand in one place
     """Tracker that logs, scores and the summary are sent to as well."""
     _written: Written | None = PrivateAttr(None)
+
+    def with_fields(self, values: Mapping[str, Any], place: str) -> "BenchmarkSpec":
+        """The same with some fields set, each dotted; InputError that names `place` for what a field refuses."""
+        places: dict[tuple[str, ...], str] = {(): f"benchmark {self.name}"}
+        written = Written(self.model_dump(), self._written.places if self._written else places)
+        for field, value in values.items():
+            written = written.with_field(tuple(field.split(".")), value, place)
+        spec = checked(BenchmarkSpec, written.fields, written.place)
+        spec._written = written
+        return spec
 
     def place(self, *field: str) -> str:
         """The place of a field, for errors: `file quick.yaml, line 12`, or an option of the command line."""

@@ -9,6 +9,7 @@ import yaml
 
 from ...errors import InputError, nearest
 from .plugins import read_value
+from .yaml_text import LONGEST, read_yaml
 
 EXTENDS = "extends"
 Field = tuple[str, ...]  # ("methods", "dpo", "beta")
@@ -78,12 +79,8 @@ def _read(name: str, known: Mapping[str, Path], folder: Path, within: tuple[Path
     if path.resolve() in (p.resolve() for p in within):
         raise InputError(f"{within[-1]}: extends {name}, which extends it; remove one of the two")
     try:
-        text = path.read_text(encoding="utf-8")
-        fields, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise InputError(f"{place}: not valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'})") from None
+        with open(path, encoding="utf-8") as stream:
+            fields, root = read_yaml(stream.read(LONGEST + 1), str(path))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not text in UTF-8 ({error.reason}); save it as UTF-8") from None
     if not isinstance(fields, dict):

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...evaluators.judge import OPENAI, Judge, member_name
 from ...evaluators.judge_cache import Usage
-from ...evaluators.judge_openai import LONGEST_ANSWER
+from ...evaluators.judge_question import is_pointwise, read_template
 
 CHARACTERS = 4  # of English text in a token, roughly; an endpoint's own tokenizer is not at hand
 OVERHEAD = 10  # tokens that a chat template adds to a question
@@ -18,8 +18,8 @@ def estimate(judge: Judge, questions: Sequence[str]) -> str:
     return f"{len(questions)} questions, about {tokens:,} tokens in{_dollars(judge, tokens, len(questions), 'about')}"
 
 
-def most(judge: Judge, cells: int, prompts: int, question_tokens: int) -> str | None:
-    """The most that a run of the benchmark can cost at endpoints, in words; None for local judges alone.
+def most(judge: Judge, rows: int, seeds: int, prompts: int, question_tokens: int) -> str | None:
+    """The most that a run of so many rows can cost at endpoints, in words; None for local judges alone.
 
     question_tokens: the longest question, by the benchmark's tokenizer. Verdicts on disk make it less.
     """
@@ -27,10 +27,17 @@ def most(judge: Judge, cells: int, prompts: int, question_tokens: int) -> str | 
     if not endpoints:
         return None
     judged = min(prompts, judge.limit or prompts)
-    questions = endpoints * cells * (2 * judged + min(judge.repeats, judged))
+    again = min(judge.repeats, judged)
+    if is_pointwise(read_template(judge.prompt)):  # each response once, whatever it is compared with
+        each, direct = (rows + 1) * judged + rows * again, 0
+    else:
+        each = rows * (2 * judged * (1 + len(judge.facets)) + again)
+        direct = endpoints * seeds * 2 * math.comb(rows, 2) * min(judged, judge.direct)
+    questions = endpoints * seeds * each + direct
     tokens = questions * (question_tokens + OVERHEAD)
-    answers = questions * LONGEST_ANSWER
-    return f"at most {questions:,} questions, {tokens:,} tokens in{_dollars(judge, tokens, answers, 'at most')}"
+    answers = questions * judge.longest_answer
+    pairs = f" ({direct:,} of them on rows against each other, see --judge-pairs)" if direct else ""
+    return f"at most {questions:,} questions{pairs}, {tokens:,} tokens in{_dollars(judge, tokens, answers, 'at most')}"
 
 
 def bill(judge: Judge, usage: Usage) -> str:

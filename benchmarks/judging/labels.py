@@ -7,12 +7,21 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ...analysis.agreement import beside_another_person, clustered_share, cohen_kappa, krippendorff_alpha, majority
+from ...analysis.agreement import (
+    beside_another_person,
+    clustered_share,
+    cohen_kappa,
+    kappa_limits,
+    krippendorff_alpha,
+    majority,
+    mean_share,
+)
 from ...errors import InputError, nearest
 from ...preferences.files import read_file
 from ...results.records import Message
 
 LABELS = ("a", "b", "tie")
+LABEL_COLUMNS = ("human", "label")  # of people's labels, the first that a row has
 NO_ANSWER = (None, "", "error", "invalid")  # what a file may hold where its judge gave no verdict
 
 
@@ -31,7 +40,7 @@ class LabelledComparison:
 
 
 def read_labels(path: Path, pairs: Path | None = None, subset: str = "subset") -> list[LabelledComparison]:
-    """Read `id`, `prompt`, `response_a`, `response_b` and `human` (a label, or a list of them) from a file.
+    """Read `id`, `prompt`, `response_a`, `response_b` and `human` or `label` (one, or a list of them) from a file.
 
     pairs: a second file with the texts, where the first holds only ids and labels. subset: the column of the subset.
     InputError names the row of an unknown label, a missing field, a doubled id or an id that the other file lacks.
@@ -48,16 +57,17 @@ def read_labels(path: Path, pairs: Path | None = None, subset: str = "subset") -
     found: dict[str, LabelledComparison] = {}
     for number, row in enumerate(rows, start=1):
         where = f"{path}, row {number}"
-        for field in ("prompt", "response_a", "response_b", "human"):
+        column = next((name for name in LABEL_COLUMNS if row.get(name) is not None), LABEL_COLUMNS[0])
+        for field in ("prompt", "response_a", "response_b", column):
             if row.get(field) is None:
                 raise InputError(f"{where} has no {field!r}; {nearest(field, row)}")
         key = str(row.get("id", number))
         if key in found:
             raise InputError(f"{where}: the id {key!r} is there twice; give each pair an id of its own")
-        given = [row["human"]] if isinstance(row["human"], str) else row["human"]
+        given = [row[column]] if isinstance(row[column], str) else row[column]
         if not isinstance(given, list) or not given:
-            raise InputError(f"{where}: human is {str(row['human'])[:40]!r}; give a label or a list of labels")
-        human = tuple(label_of(value, f"{where}, human") for value in given)
+            raise InputError(f"{where}: {column} is {str(row[column])[:40]!r}; give a label or a list of labels")
+        human = tuple(label_of(value, f"{where}, {column}") for value in given)
         prompt = row["prompt"]
         messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
         part = row.get(subset)
@@ -99,20 +109,18 @@ def outcome_label(outcome: float | None) -> str | None:
 
 def among_people(rows: Sequence[LabelledComparison]) -> dict[str, Any]:
     """The agreement of the people among themselves: the ceiling for a judge."""
-    several = [row.human for row in rows if len(row.human) > 1]
-    pairs = [(x, y) for human in several for x, y in combinations(human, 2)]
-    kappas = [
-        kappa
-        for i, j in combinations(range(max((len(h) for h in several), default=0)), 2)
-        if (both := [(h[i], h[j]) for h in several if len(h) > j])
-        and (kappa := cohen_kappa(*map(list, zip(*both, strict=True)))) is not None
+    several = [row for row in rows if len(row.human) > 1]
+    pairs = [(x, y) for row in several for x, y in combinations(row.human, 2)]
+    raters = [
+        _columns([(row.human[i], row.human[j], str(row.prompt)) for row in several if len(row.human) > j])
+        for i, j in combinations(range(max((len(row.human) for row in several), default=0)), 2)
     ]
     return {
         "pairs": len(rows),
         "labels": sum(len(row.human) for row in rows),
         "without_majority": sum(majority(row.human) is None for row in rows),
         "agreement": sum(x == y for x, y in pairs) / len(pairs) if pairs else None,
-        "kappa": sum(kappas) / len(kappas) if kappas else None,
+        **_kappa("kappa", raters),
         "alpha": known_alpha([row.human for row in rows]),
     }
 
@@ -128,27 +136,26 @@ def against_people(rows: Sequence[LabelledComparison], labels: Sequence[str | No
 
     `accuracy`: share of pairs on which it gives the label of the people's majority, ties included. `decided_accuracy`:
     the same where both prefer one response. `kappa`: with the majority; `kappa_person`: mean with one person, to be
-    compared with the people's kappa among themselves. `prefers_longer`: of its preferences between responses of
-    unequal length in characters; `people_prefer_longer` the majority's on all pairs; `another_person`: see
-    `beside_another_person`. Intervals are over prompts.
+    compared with the people's kappa among themselves; each with `_limits`, its 95% interval. `prefers_longer`: of its
+    preferences between responses of unequal length in characters; `people_prefer_longer` the majority's on all pairs;
+    `another_person`: see `beside_another_person`. Intervals are over prompts.
     """
     known = [(row, label, majority(row.human)) for row, label in zip(rows, labels, strict=True) if label is not None]
     voted = [(row, label, vote) for row, label, vote in known if vote is not None]
     decided = [(row, label, vote) for row, label, vote in voted if "tie" not in (label, vote)]
     persons = range(max((len(row.human) for row in rows), default=0))
-    kappas = []
-    for person in persons:
-        both = [(label, row.human[person]) for row, label, _ in known if len(row.human) > person]
-        kappa = cohen_kappa(*map(list, zip(*both, strict=True))) if both else None
-        kappas += [] if kappa is None else [kappa]
+    one_person = [
+        _columns([(label, row.human[person], str(row.prompt)) for row, label, _ in known if len(row.human) > person])
+        for person in persons
+    ]
     votes = [(row, majority(row.human)) for row in rows]
     return {
         "coverage": len(known) / len(rows) if rows else None,
         "ties": sum(label == "tie" for _, label, _ in known) / len(known) if known else None,
         "accuracy": _by_prompt([(row, label == vote) for row, label, vote in voted]),
         "decided_accuracy": _by_prompt([(row, label == vote) for row, label, vote in decided]),
-        "kappa": cohen_kappa([label for _, label, _ in voted], [vote for *_, vote in voted]) if voted else None,
-        "kappa_person": sum(kappas) / len(kappas) if kappas else None,
+        **_kappa("kappa", [_columns([(label, vote, str(row.prompt)) for row, label, vote in voted])]),
+        **_kappa("kappa_person", one_person),
         "another_person": beside_another_person(
             [label for _, label, _ in known], [row.human for row, *_ in known], [str(row.prompt) for row, *_ in known]
         ),
@@ -166,6 +173,34 @@ def by_subset(rows: Sequence[LabelledComparison], labels: Sequence[str | None]) 
         mine, theirs = [row for row, _ in part], [label for _, label in part]
         found[name] = {"pairs": len(mine), "alpha": among_people(mine)["alpha"], **against_people(mine, theirs)}
     return found
+
+
+def over_subsets(rows: Sequence[LabelledComparison], labels: Sequence[str | None]) -> dict[str, Any]:
+    """The mean over subsets of `accuracy`, each weighing the same; a subset without a valid verdict is left out."""
+    parts: dict[str, list[tuple[bool, str]]] = {}
+    for row, label in zip(rows, labels, strict=True):
+        vote = majority(row.human)
+        if row.subset is not None and label is not None and vote is not None:
+            parts.setdefault(row.subset, []).append((label == vote, str(row.prompt)))
+    return mean_share([([right for right, _ in part], [prompt for _, prompt in part]) for part in parts.values()])
+
+
+Ratings = tuple[list[str], list[str], list[str]]  # of one rater, of another, and the clusters
+
+
+def _columns(rows: Sequence[tuple[str, str, str]]) -> Ratings:
+    one, other, clusters = zip(*rows, strict=True) if rows else ((), (), ())
+    return list(one), list(other), list(clusters)
+
+
+def _kappa(name: str, raters: Sequence[Ratings]) -> dict[str, Any]:
+    """The mean of Cohen's kappas, and its limits; both None where there is none."""
+    kappas = [k for one, other, _ in raters if one and (k := cohen_kappa(one, other)) is not None]
+    limits = kappa_limits(raters) if kappas else None
+    return {
+        name: sum(kappas) / len(kappas) if kappas else None,
+        f"{name}_limits": None if limits is None else list(limits),
+    }
 
 
 def _longer(choices: Sequence[tuple[LabelledComparison, str]]) -> dict[str, Any]:

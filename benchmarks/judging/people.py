@@ -4,9 +4,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...analysis.agreement import clustered_share
-from ...evaluators.judge import OPENAI, Judge, both_orders, combine, member_name, open_asker, read_template
+from ...evaluators.judge import OPENAI, Judge, member_name, open_asker
+from ...evaluators.judge_compare import by_points, combine
+from ...evaluators.judge_question import both_orders, fill, is_pointwise, read_template
+from ...evaluators.judge_verdict import WINS
 from .bill import estimate
-from .labels import LabelledComparison, against_people, among_people, by_subset, known_alpha, outcome_label, read_labels
+from .labels import (
+    LabelledComparison,
+    against_people,
+    among_people,
+    by_subset,
+    known_alpha,
+    outcome_label,
+    over_subsets,
+    read_labels,
+)
 
 Say = Callable[[str], None]
 
@@ -15,6 +27,7 @@ def label(judge: Judge, model: str, rows: Sequence[LabelledComparison], say: Say
     """The labels of one of a judge's models, and what it shows of itself: flips, taste for the first place,
     self-consistency. Says what an endpoint is going to cost first; verdicts on disk are not asked again."""
     asker, name = open_asker(judge, model), member_name(model)
+    alone = is_pointwise(read_template(judge.prompt))
     questions = _questions(judge, rows)
     again = questions[0 : 2 * judge.repeats : 2]
     if model.startswith(OPENAI) and (new := asker.unknown(questions)):
@@ -23,14 +36,16 @@ def label(judge: Judge, model: str, rows: Sequence[LabelledComparison], say: Say
     prompts = [str(row.prompt) for row in rows]
     second = asker.ask(again, repeat=1)
     repeated = [(x == y, p) for x, y, p in zip(verdicts[::2], second, prompts, strict=False) if x and y]
-    outcomes = [combine(x, y) for x, y in zip(verdicts[::2], verdicts[1::2], strict=True)]
-    flips = [(outcome == 0.5, p) for outcome, p in zip(outcomes, prompts, strict=True) if outcome is not None]
-    firsts = [v == "A" for v in verdicts if v]
-    own = {
-        "flip": clustered_share(*_columns(flips)),
-        "chose_first": sum(firsts) / len(firsts) if firsts else None,
-        "self_consistency": clustered_share(*_columns(repeated)),
-    }
+    both = list(zip(verdicts[::2], verdicts[1::2], strict=True))
+    outcomes = [(by_points if alone else combine)(x, y) for x, y in both]
+    own: dict[str, Any] = {"self_consistency": clustered_share(*_columns(repeated))}
+    if not alone:  # each response is rated alone: there is no place to go by
+        known = [(WINS[str(x)], WINS[str(y)], p) for (x, y), p in zip(both, prompts, strict=True) if x and y]
+        firsts = [wins for verdict in verdicts if verdict and (wins := WINS[str(verdict)]) != 0.5]
+        own |= {
+            "flip": clustered_share(*_columns([(x != 1 - y, p) for x, y, p in known])),
+            "chose_first": sum(firsts) / len(firsts) if firsts else None,
+        }
     return [outcome_label(outcome) for outcome in outcomes], own
 
 
@@ -40,7 +55,12 @@ def compare(rows: Sequence[LabelledComparison], labels: dict[str, tuple[list, di
     `panel`, the judges' agreement with each other, exists only with two judges or more.
     """
     judges = {
-        name: {**against_people(rows, given), **own, "subsets": by_subset(rows, given)}
+        name: {
+            **against_people(rows, given),
+            **own,
+            **({"over_subsets": over_subsets(rows, given)} if any(row.subset is not None for row in rows) else {}),
+            "subsets": by_subset(rows, given),
+        }
         for name, (given, own) in labels.items()
     }
     found = {"people": among_people(rows), "judges": judges}
@@ -78,6 +98,8 @@ def in_run(judge: Judge, rows: Sequence[LabelledComparison], say: Say) -> dict[s
 
 def _questions(judge: Judge, rows: Sequence[LabelledComparison]) -> list[str]:
     template = read_template(judge.prompt)
+    if is_pointwise(template):
+        return [fill(template, row.prompt, text, "") for row in rows for text in (row.a, row.b)]
     return [q for row in rows for q in both_orders(template, row.prompt, row.a, row.b)]
 
 

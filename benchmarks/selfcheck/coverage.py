@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import norm
 from tqdm import tqdm
 
-from ...analysis.length_control import length_controlled
+from ...analysis.equal_length import at_equal_length
 from ...analysis.ratings import all_pairs, bradley_terry
 from ...analysis.resampling import bootstrap_interval, permutation_p
 from ...analysis.sequential import is_decided
@@ -82,7 +82,7 @@ def simulate(seeds: int, prompts: int, seed_sd: float, simulations: int) -> dict
     return {name: float(np.mean(found)) for name, found in hits.items()}
 
 
-def simulate_length_control(seeds: int, prompts: int, seed_sd: float, simulations: int) -> dict[str, float]:
+def simulate_equal_length(seeds: int, prompts: int, seed_sd: float, simulations: int) -> dict[str, float]:
     """A judge with log-odds 0.5 at equal length and 1.5 tanh(difference / sd); responses are half an sd longer."""
     rng = np.random.default_rng(7)
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
@@ -92,10 +92,10 @@ def simulate_length_control(seeds: int, prompts: int, seed_sd: float, simulation
         lengths = rng.normal(10, 20, (seeds, prompts))
         odds = 0.5 + effects(rng, seeds, seed_sd) + 1.5 * np.tanh(lengths / 20)
         won = (rng.random(odds.shape) < 1 / (1 + np.exp(-odds))).astype(float)
-        found, plain = length_controlled(won, lengths).win_rate, interval(won, bounds=(0, 1))
+        found, plain = at_equal_length(won, lengths).win_rate, interval(won, bounds=(0, 1))
         hits.append(found.low <= truth <= found.high)
         raw.append(plain.low <= truth <= plain.high)
-    return {"length_controlled": float(np.mean(hits)), "raw_win_rate": float(np.mean(raw))}
+    return {"equal_length": float(np.mean(hits)), "raw_win_rate": float(np.mean(raw))}
 
 
 def simulate_ratings(seeds: int, prompts: int, seed_sd: float, simulations: int) -> dict[str, float]:
@@ -156,7 +156,7 @@ def simulate_all(simulations: int) -> dict[str, Any]:
     return {
         "simulations": simulations,
         "intervals": table(grid, simulate),
-        "length_control": table(some, simulate_length_control),
+        "equal_length": table(some, simulate_equal_length),
         "ratings": table(some, simulate_ratings),
         "peeking": simulate_peeking(simulations),
         "permutation": simulate_permutation(simulations),

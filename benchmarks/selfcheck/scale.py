@@ -118,7 +118,7 @@ def measure(folder: Path) -> dict[str, Any]:
     from ...training.task import Budget, TrainingTask, shuffled, sides_of
     from ..context import Workshop
     from ..data.corpus import load_corpus, rows_digest
-    from ..definition.spec import BenchmarkSpec, Supervised, SupervisedFineTuning
+    from ..definition.spec import BenchmarkSpec, RewardModels, SupervisedFineTuning
     from ..stages.trained import pair_dataset
 
     quiet()
@@ -128,7 +128,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
     def work(files: Path, phase: Callable[[str], Any]) -> int:
         sft_stage = SupervisedFineTuning(examples=EXAMPLES, lr=1e-3)
-        reward_stage = Supervised(examples=EXAMPLES, lr=1e-3)
+        reward_stage = RewardModels(examples=EXAMPLES, lr=1e-3)
         spec = BenchmarkSpec(
             name="scale", model=str(sft.path), preferences=str(files / FILES[0]), max_prompt_tokens=1000,
             max_response_tokens=1000, sft=sft_stage, reward_model=reward_stage, budget=EXAMPLES,

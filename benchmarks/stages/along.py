@@ -1,7 +1,7 @@
 """Scoring the checkpoints along a training: what the report on over-optimization is made of."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ def score_along(
         frames = []
         for (examples, name), part in parts.items():
             frame = pandas.read_parquet(part.path / SCORES)
-            frame = frame[frame["metric"].isin(metrics[name])].assign(examples=examples)
+            kept = [metric for metric in frame["metric"].unique() if _is_of(metric, metrics[name])]
+            frame = frame[frame["metric"].isin(kept)].assign(examples=examples)
             frames.append(frame.replace({"metric": {f"reward.{TRAINING_LABEL}": "reward.training"}}))
         table = pandas.concat(frames, ignore_index=True).drop_duplicates(["examples", "metric", "prompt_id"])
         table.to_parquet(out / ALONG_SCORES, index=False)
@@ -62,3 +63,8 @@ def score_along(
         "metrics": metrics,  # those that the evaluators' code says
     }
     return shop.store.stage("along", inputs, build)
+
+
+def _is_of(metric: str, named: Sequence[str]) -> bool:
+    """True for a metric that is named, and for a facet of one."""
+    return any(metric == name or metric.startswith(f"{name}.") for name in named)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...analysis.reward_audit import ScoredPair, audit_reward_model, length_text, share_text
 from ...analysis.statistics import interval
 from ...errors import InputError
 from ...results.integrity import MANIFEST
@@ -23,10 +24,15 @@ def sft_gate(stage: Stage) -> dict[str, Any]:
 
 
 def reward_model_gate(stage: Stage, role: str, threshold: float) -> dict[str, Any]:
-    """A reward model should order held-out pairs as people did, at least as often as the threshold says."""
-    values = json.loads((stage.path / GATE).read_text())["accuracy"]
-    mean, low, high = _mean_interval(values, bounds=(0.0, 1.0))
-    text = f"{role} reward model: held-out accuracy {mean:.3f} [{low:.3f}, {high:.3f}], wanted {threshold:.2f}"
+    """A reward model should order held-out pairs as people did, at least as often as the threshold says.
+
+    Its accuracy is the audit's: of the same pairs, by the same code.
+    """
+    rows = json.loads((stage.path / GATE).read_text())["pairs"]
+    audit = audit_reward_model([ScoredPair(prompt, None, *numbers) for prompt, *numbers in rows])
+    mean, low, high = (audit["accuracy"][part] for part in ("mean", "low", "high"))
+    text = f"{role} reward model: held-out accuracy {share_text(audit['accuracy'])}, wanted {threshold:.2f}"
+    text += f"; {length_text(audit)}"
     return _gate(f"reward_model.{role}", mean, low, high, threshold, mean >= threshold, text)
 
 

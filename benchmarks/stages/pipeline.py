@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...models.checkpoint import Checkpoint
@@ -18,9 +18,27 @@ from .gates import check_reward_models_apart
 from .open_policy import Limits
 from .responses import generate, read_responses
 from .scorers import Scorers, ScorerSettings
-from .scores import join_scores, score
+from .scores import join_scores, score, score_versus
 
-ROLES = ("training", "evaluation")  # of the reward models, and the splits that they learn from
+SEEDS = {"training": 1, "evaluation": 2, "selection": 3}  # of the reward models, by the splits that they learn from
+
+
+@dataclass(frozen=True)
+class Use:
+    """The splits that policies are looked at with."""
+
+    prompts: str
+    """Its prompts are answered."""
+    scorer: str
+    """Its pairs teach the reward model that scores."""
+
+    @property
+    def roles(self) -> tuple[str, str]:
+        """The reward models that there are: the one that trains and the one that scores."""
+        return "training", self.scorer
+
+
+EVALUATION, SELECTION = Use("heldout", "evaluation"), Use("tuning", "selection")
 
 
 class Pipeline:
@@ -34,13 +52,20 @@ class Pipeline:
     scorers: Scorers
 
     def __init__(
-        self, spec: BenchmarkSpec, base: Checkpoint, shop: Workshop, corpus: Corpus, scored_by: ScorerSettings
+        self,
+        spec: BenchmarkSpec,
+        base: Checkpoint,
+        shop: Workshop,
+        corpus: Corpus,
+        scored_by: ScorerSettings,
+        use: Use = EVALUATION,
     ):
         self.spec, self.base, self.shop, self.corpus, self.scored_by = spec, base, shop, corpus, scored_by
+        self.use = use
         self.reward_models: dict[str, Stage] = {}  # by role
         self.prompts = corpus.prompts(corpus.training, spec.max_response_tokens)
         self.asked = corpus.prompts(  # the prompts that every policy answers
-            corpus.heldout, spec.max_response_tokens, limit=spec.evaluation.prompts
+            getattr(corpus, use.prompts), spec.max_response_tokens, limit=spec.evaluation.prompts
         )
 
     def looking(self) -> "Pipeline":
@@ -59,14 +84,20 @@ class Pipeline:
     def train_reward_model(self, role: str) -> Stage:
         """A reward model; with the last of them the scorers are there. InputError where they have seed or pairs in
         common."""
-        pairs, seed = getattr(self.corpus, role), 1 + ROLES.index(role)
-        heldout = self.corpus.heldout
-        made = trained.train_reward_model(self.shop, self.sft, self.spec.reward_model, pairs, heldout, seed)
+        settings = self.spec.reward_model
+        pairs, seed = getattr(self.corpus, role), SEEDS[role] + len(SEEDS) * settings.seed
+        heldout = self.corpus.tuning if role == SELECTION.scorer else self.corpus.heldout
+        if role == "training" and settings.pairs:
+            pairs = pairs.some(settings.pairs)
+        contrast, longest = settings.contrast_of(role), self.spec.max_response_tokens
+        made = trained.train_reward_model(
+            self.shop, self.sft, settings, pairs, heldout, seed, contrast=contrast, longest=longest
+        )
         self.reward_models = {**self.reward_models, role: made}
-        if len(self.reward_models) == len(ROLES):
+        if len(self.reward_models) == len(self.use.roles):
             check_reward_models_apart(self.reward_models)
             models = {r: Checkpoint(stage.path / MODEL, stage.content) for r, stage in self.reward_models.items()}
-            self.scorers = Scorers(self.spec, self.scored_by, self.shop, self.corpus, models)
+            self.scorers = Scorers(self.spec, self.scored_by, self.shop, self.corpus, models, self.use.prompts)
         return made
 
     def reference(self) -> Stage:
@@ -115,9 +146,13 @@ class Pipeline:
         limits = Limits(spec.max_prompt_tokens, spec.max_response_tokens, spec.evaluation.temperature)
         return score(self.shop, evaluator, made, needs, responses, baseline, sft=self.sft, policy=policy, limits=limits)
 
+    def versus(self, responses: Stage, others: Mapping[str, Stage]) -> Stage:
+        """The judge's direct comparisons of a row's responses with those of other rows, by their labels."""
+        return score_versus(self.shop, self.scorers.judge, responses, others)
+
     def join(self, scores: Mapping[str, Stage]) -> Stage:
         """The scores of a policy by all evaluators in one table."""
-        return join_scores(self.shop, [scores[name] for name in self.scorers.evaluators])
+        return join_scores(self.shop, list(scores.values()))
 
     def along(self, cell: Stage, seed: int, responses: Stage, baseline: Stage) -> Stage:
         """The scores of the checkpoints that a method saved along training."""

@@ -1,5 +1,6 @@
 """The stage after a policy: its responses to the evaluation's prompts."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from ...models.policy import Policy
 from ...models.sampling import Choice, respond
 from ...results.integrity import digest_each
 from ...results.records import Generation
-from ...results.store import GENERATIONS, Stage, read_generations, write_jsonl
+from ...results.store import GENERATIONS, INFERENCE, Stage, read_generations, write_jsonl
 from ...training.task import PromptDataset
 from ..context import MODEL_CODE, Workshop
 
@@ -32,14 +33,17 @@ def generate(
     seed: int,
     choice: Choice | None = None,
 ) -> Stage:
-    """Responses of a policy (None: the SFT checkpoint itself), with entropy and KL to SFT; see `models.sampling`."""
+    """Responses of a policy (None: the SFT checkpoint itself), with entropy and KL to SFT; see `models.sampling`.
+
+    inference.json: what they took, all together, without the entropy and KL that only we ask for.
+    """
 
     def build(out: Path) -> None:
         reference = Policy.open(sft, shop.tuning, trainable=False)
         # a policy that is a whole model is opened as a copy of its own, so that the shared SFT model stays in memory
         model = Policy.open(policy, shop.tuning, trainable=True) if policy else reference
         try:
-            generations = respond(
+            answers = respond(
                 model,
                 reference if policy else None,
                 prompts.prompts,
@@ -50,7 +54,15 @@ def generate(
             )
         finally:
             model.network.close()
-        write_jsonl(out / GENERATIONS, generations)
+        write_jsonl(out / GENERATIONS, answers.generations)
+        spent = {
+            "responses": len(answers.generations),
+            "seconds": answers.seconds,
+            "flops": 2.0 * model.network.size * (answers.generated_tokens + answers.scored_tokens),
+            "generated_tokens": answers.generated_tokens,
+            "reward_queries": answers.reward_queries,
+        }
+        (out / INFERENCE).write_text(json.dumps(spent, indent=2))
 
     inputs = shop.inputs(
         MODEL_CODE,

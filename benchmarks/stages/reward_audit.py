@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...analysis.best_of import best_of, mean_of_subsets
 from ...analysis.reward_audit import ScoredPair, audit_reward_model, compare_reward_models
 from ...errors import InputError
 from ...evaluators.reward_model import RewardModelWinRate
@@ -76,6 +77,9 @@ def audit(
         found[name] = {"models": {role: audit_reward_model(rows) for role, rows in scored.items()}}
         if len(scored) == 2:
             found[name] |= compare_reward_models(*scored.values())
+        for role, row in found[name]["models"].items():
+            row["best_of"] = best_of(pairs, scored[role])
+            row["mean_of_subsets"] = mean_of_subsets({s: part["accuracy"] for s, part in row["subsets"].items()})
     if external:
         found["external"] |= {"source": external[0], "left_out": external[2]}
     return found

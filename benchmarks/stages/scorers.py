@@ -12,7 +12,8 @@ import numpy as np
 from ...errors import InputError, nearest
 from ...evaluators.base import Traits, traits_of
 from ...evaluators.divergence import Divergence
-from ...evaluators.judge import OPENAI, read_template
+from ...evaluators.judge import OPENAI
+from ...evaluators.judge_question import read_template
 from ...evaluators.reward_model import RewardModelWinRate
 from ...models.checkpoint import Checkpoint
 from ...models.find import find_model
@@ -103,13 +104,13 @@ def check_settings(spec: BenchmarkSpec, tuning: Tuning) -> ScorerSettings:
     return ScorerSettings(evaluators, own, models)
 
 
-def cost_of_judging(spec: BenchmarkSpec, settings: ScorerSettings, tokenizer: Any, cells: int) -> str | None:
+def cost_of_judging(spec: BenchmarkSpec, settings: ScorerSettings, tokenizer: Any, rows: int, seeds: int) -> str | None:
     """The most that the judge's endpoint can cost, in words; None without a judge or with local ones alone."""
     if (judge := settings.judge) is None:
         return None
-    question = len(tokenizer(read_template(judge.prompt))["input_ids"])
+    question = max(len(tokenizer(read_template(name))["input_ids"]) for name in (judge.prompt, *judge.facets))
     question += spec.max_prompt_tokens + 2 * spec.max_response_tokens
-    return most(judge, cells, spec.evaluation.prompts, question)
+    return most(judge, rows, seeds, spec.evaluation.prompts, question)
 
 
 def identities(spec: BenchmarkSpec, settings: ScorerSettings) -> dict[str, Any]:
@@ -155,9 +156,12 @@ class Scorers:
         shop: Workshop,
         corpus: Corpus,
         reward_models: dict[str, Checkpoint],
+        prompts: str,
     ):
-        self.spec, self.settings, self.shop, self.corpus = spec, settings, shop, corpus
-        self.reward_models = reward_models  # by role: training, evaluation
+        """reward_models: by role, the one that trains first. prompts: the split whose prompts are answered."""
+        self.spec, self.settings, self.shop, self.corpus, self.prompts = spec, settings, shop, corpus, prompts
+        self.reward_models = reward_models
+        self.scorer = [*reward_models][1]
         self.stamps: list[str] = []
         self._check_reward_models()
 
@@ -208,13 +212,13 @@ class Scorers:
         given: Given = {}
         keys: Keys = {}
         if traits.needs_pairs:
-            given["pairs"] = self.corpus.labelled
-            keys["pairs"] = digest_each(dataclasses.asdict(pair) for pair in self.corpus.labelled)
+            given["pairs"] = self.corpus.labelled_of(self.prompts)
+            keys["pairs"] = digest_each(dataclasses.asdict(pair) for pair in given["pairs"])
         if own := self.settings.reward_models.get(name):
             given |= {"model": str(own.path), "device": settings.get("device", device)}
             keys |= {"model": own.key, "device": kind_of(given["device"])}
         elif traits.needs_reward_model:
-            more, of = self._reward_model("evaluation")
+            more, of = self._reward_model(self.scorer)
             given, keys = given | more, keys | of
         if traits.asks_models:
             given |= given_models(settings, self.settings.models, device, self.shop.store.root)
@@ -234,9 +238,10 @@ class Scorers:
         return RewardModelWinRate(**given, label=TRAINING_LABEL), keys
 
     def _check_reward_models(self) -> None:
-        shared = np.intersect1d(self.corpus.prompt_ids("training"), self.corpus.prompt_ids("evaluation"))
+        shared = np.intersect1d(self.corpus.prompt_ids("training"), self.corpus.prompt_ids(self.scorer))
         if len(shared):
-            raise InputError(f"training and evaluation reward models share {len(shared)} prompts; repair the splits")
+            roles = " and ".join(self.reward_models)
+            raise InputError(f"{roles} reward models share {len(shared)} prompts; repair the splits")
         training = folder_digest(self.reward_models["training"].path)
         for name, own in self.settings.reward_models.items():
             if folder_digest(own.path) != training:

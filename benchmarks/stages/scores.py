@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,18 @@ def score(
         limits=dataclasses.asdict(limits),
     )
     return shop.store.stage("scores", inputs, build)
+
+
+def score_versus(shop: Workshop, judge: Any, ours: Stage, others: Mapping[str, Stage]) -> Stage:
+    """A judge's scores of a row's responses against those of other rows, by label; the stage holds scores.parquet."""
+    responses = read_responses(ours)
+    scores = [
+        score
+        for label, other in others.items()
+        for score in judge.score_versus(responses.read(), read_responses(other).read(), label)
+    ]
+    inputs = {"versus": sorted(others), "scores": digest([dataclasses.astuple(s) for s in scores])}
+    return shop.store.stage("scores", inputs, lambda out: write_scores(out / SCORES, scores))
 
 
 def score_responses(

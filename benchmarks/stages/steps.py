@@ -4,7 +4,7 @@ The harness makes the steps, the plan of a dry run looks them up, the processes 
 in which they share. A new stage is one entry here and one function in the pipeline.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,9 +14,11 @@ from ...results.store import ALONG, POLICY, Stage
 from ..definition.rows import SFT, Row
 from ..request import CELL, Cell
 from . import gates
-from .pipeline import ROLES, Pipeline
+from .pipeline import Pipeline
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
+SUPERVISED, SCORER, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
+VERSUS = "judge on pairs of rows"
 Key = tuple[str, int | None, str]  # a row's label and a seed (empty and None for what all share), and the step's name
 Made = Mapping[Key, Stage | None]
 
@@ -69,11 +71,16 @@ class Step:
         return self.kind == "scores"
 
 
-def steps(pipeline: Pipeline, rows: Sequence[Row], seeds: int) -> list[Step]:
+def steps(pipeline: Pipeline, rows: Sequence[Row], seeds: Iterable[int]) -> list[Step]:
     """Everything that a run of these rows makes, in its order: shared stages, then cell by cell."""
     shared = [*_shared(pipeline, rows)]
     needs = tuple(step.key for step in shared if step.trains)
-    cells = [_cell(pipeline, row, seed, needs) for seed in range(seeds) for row in (SFT, *rows)]
+    ordered = (SFT, *rows)
+    cells = [
+        _cell(pipeline, row, seed, needs, before=[other.label for other in ordered[1:place]])
+        for seed in seeds
+        for place, row in enumerate(ordered)
+    ]
     return [*shared, *(step for cell in cells for step in cell)]
 
 
@@ -85,24 +92,35 @@ def _stage(made: Made, key: Key) -> Stage:
 
 
 def _shared(pipeline: Pipeline, rows: Sequence[Row]) -> Iterator[Step]:
-    sft = Step("SFT", "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True)
+    sft = Step(SUPERVISED, "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True)
     needs = [sft.key]
     yield sft
-    for role in ROLES:
+    for role in pipeline.use.roles:
         yield (step := _reward_model(pipeline, role, (sft.key,)))
         needs.append(step.key)
-    if any(getattr(row.method, "needs_reference", False) and getattr(row.method, "needs_pairs", False) for row in rows):
-        yield Step("reference log-probs", "reference", lambda made: pipeline.reference(), tuple(needs))
+    if any(REFERENCE in needed(row.method) for row in rows):
+        yield Step(REFERENCE, "reference", lambda made: pipeline.reference(), tuple(needs))
+
+
+def needed(method: Any) -> list[str]:
+    """Names of the shared stages without which a method cannot be trained or, for a choice of responses, used."""
+    reference = getattr(method, "needs_reference", False) and getattr(method, "needs_pairs", False)
+    found = {
+        SUPERVISED: True,
+        SCORER.format("training"): getattr(method, "needs_reward", False),
+        REFERENCE: reference,
+    }
+    return [name for name, is_needed in found.items() if is_needed]
 
 
 def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...]) -> Step:
     gate = partial(gates.reward_model_gate, role=role, threshold=pipeline.spec.gates.reward_model_accuracy)
-    name = f"{role} reward model"
+    name = SCORER.format(role)
     return Step(name, "reward_model", lambda made: pipeline.train_reward_model(role), needs, gate=gate, trains=True)
 
 
-def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...]) -> Iterator[Step]:
-    """The steps of a row with one seed; SFT's has no training."""
+def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], before: Sequence[str]) -> Iterator[Step]:
+    """The steps of a row with one seed; SFT's has no training. before: the rows that come before it, but for SFT."""
     step = partial(Step, row=row, seed=seed)
     trained, responses = (row.label, seed, TRAINING), (row.label, seed, RESPONSES)
     baseline = (SFT.label, seed, RESPONSES)
@@ -142,3 +160,12 @@ def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...]) -> I
             return pipeline.score(name, _stage(made, responses), _stage(made, baseline), policy(made))
 
         yield step(name, "scores", score, both, state=SCORES, asks=asks)
+    judge = pipeline.scored_by.judge
+    if before and judge is not None and judge.direct:
+        keys = {label: (label, seed, RESPONSES) for label in before}
+
+        def versus(made: Made) -> Stage:
+            there = {label: stage for label, key in keys.items() if (stage := made.get(key))}  # a cell may have failed
+            return pipeline.versus(_stage(made, responses), there)
+
+        yield step(VERSUS, "scores", versus, (responses, *keys.values()), state=SCORES, asks=True)

@@ -8,6 +8,7 @@ first alone.
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...models.checkpoint import Checkpoint
+from ...models.policy import Policy
 from ...results.integrity import digest_each
 from ...results.records import Pair, RatedReply, Reward
 from ...results.store import COST, POLICY, Stage
 from ...runtime import processes
+from ...training.contrast import with_contrast
+from ...training.ledger import Ledger
 from ...training.loop import Recipe
 from ...training.reward_model import fit_reward_model
 from ...training.sft import examples, fine_tune
@@ -38,7 +42,7 @@ def train_sft(
 ) -> Stage:
     """The stage in which the base is fine-tuned on the replies of some pairs; see training/sft.py."""
     seen, unseen = (examples(pairs, both=settings.replies == "both") for pairs in (train, heldout))
-    recipe = _recipe(settings, shop, seed=0, label="SFT")
+    recipe = _recipe(settings, shop, seed=settings.seed, label="SFT")
     inputs = shop.inputs(
         base=base.key, settings=settings.model_dump(), train=rows_digest(train), heldout=rows_digest(heldout)
     )
@@ -48,17 +52,31 @@ def train_sft(
 
 
 def train_reward_model(
-    shop: Workshop, sft: Checkpoint, settings: Supervised, train: Sequence[Pair], heldout: Sequence[Pair], seed: int
+    shop: Workshop,
+    sft: Checkpoint,
+    settings: Supervised,
+    train: Sequence[Pair],
+    heldout: Sequence[Pair],
+    seed: int,
+    contrast: float = 0.0,
+    longest: int = 0,
 ) -> Stage:
-    """The stage in which a reward model learns from the SFT checkpoint on; see training/reward_model.py."""
+    """The stage in which a reward model learns from the SFT checkpoint on; see training/reward_model.py.
+
+    contrast: share of contrast pairs, which come on top of the settings' examples; longest: tokens of their replies.
+    """
     recipe = _recipe(settings, shop, seed=seed, label=f"reward model {seed}")
     inputs = shop.inputs(
         sft=sft.key,
-        settings=settings.model_dump(),
+        settings={"examples": settings.examples, "lr": settings.lr, "batch_size": settings.batch_size},
         train=rows_digest(train),
         heldout=rows_digest(heldout),
         seed=seed,
     )
+    if contrast:
+        inputs |= {"contrast": contrast, "longest": longest}
+        train = with_contrast(train, contrast, seed, longest)
+        recipe = replace(recipe, examples=round(settings.examples / (1 - contrast)))
     return shop.store.stage(
         "reward_model",
         inputs,
@@ -68,10 +86,13 @@ def train_reward_model(
 
 
 def reference(shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair]) -> Stage:
-    """The stage of the pairs' log-probs under the SFT checkpoint."""
+    """The stage of the pairs' log-probs under the SFT checkpoint, with cost.json."""
 
     def build(out: Path) -> None:
-        chosen, rejected = reference_logps(sft, shop.tuning, pairs)
+        policy = Policy.open(sft, shop.tuning, trainable=False)
+        ledger = Ledger.of(policy.network, out)
+        chosen, rejected, ledger.scored_tokens = reference_logps(policy, pairs)
+        ledger.close()
         save_file({"chosen": chosen, "rejected": rejected}, out / REFERENCE)
 
     return shop.store.stage("reference", shop.inputs(sft=sft.key, pairs=rows_digest(pairs)), build)
@@ -134,7 +155,8 @@ def train_cell(
                 f"method {name!r} must save its policy to task.out / {POLICY!r} and return that checkpoint"
             )
         cost = json.loads((out / COST).read_text()) if (out / COST).exists() else {}
-        (out / COST).write_text(json.dumps({**cost, "seconds": seconds}, indent=2))
+        # a ledger's own seconds go over an interruption and leave out what is spent on looking
+        (out / COST).write_text(json.dumps({"seconds": seconds, **cost}, indent=2))
 
     inputs = shop.inputs(
         method=name,

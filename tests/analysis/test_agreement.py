@@ -13,6 +13,7 @@ from alignment_bench.analysis.agreement import (
     ceiling,
     clustered_share,
     cohen_kappa,
+    kappa_limits,
     krippendorff_alpha,
     majority,
     pairwise_kappa,
@@ -164,3 +165,36 @@ def test_clustered_share_covers_the_truth_where_rows_of_a_prompt_hang_together()
 def test_clustered_share_of_nothing_and_of_one_prompt():
     assert clustered_share([], []) == {"mean": None, "low": None, "high": None, "n": 0}
     assert clustered_share([True, False], ["p", "p"]) == {"mean": 0.5, "low": None, "high": None, "n": 2}
+
+
+def test_the_limits_of_kappa_are_those_of_statsmodels_where_pairs_are_independent():
+    """2,000 pairs, where Wilson's limits are nearly symmetric; doubled pairs of the same clusters tell no more."""
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    table = np.array([[500, 120, 60], [90, 480, 50], [70, 130, 500]])
+    one = [str(i) for i in range(3) for j in range(3) for _ in range(table[i, j])]
+    other = [str(j) for i in range(3) for j in range(3) for _ in range(table[i, j])]
+    clusters = [str(i) for i in range(len(one))]
+    expected = cohens_kappa(table)
+    low, high = kappa_limits([(one, other, clusters)])
+    assert (low, high) == pytest.approx((expected.kappa_low, expected.kappa_upp), abs=1e-3)
+    assert high - low == pytest.approx(expected.kappa_upp - expected.kappa_low, rel=5e-3)
+    doubled = kappa_limits([(one * 2, other * 2, clusters * 2)])
+    assert doubled == pytest.approx((low, high), abs=1e-4)
+    apart = kappa_limits([(one * 2, other * 2, [str(i) for i in range(2 * len(one))])])
+    assert apart[1] - apart[0] == pytest.approx((high - low) / np.sqrt(2), rel=0.01)
+
+
+def test_the_limits_of_a_mean_of_kappas_allow_for_shared_pairs():
+    """Two people who say the same on every pair are worth one; perfect agreement is not certain."""
+    one, other = ["a", "b", "a", "b", "a", "a"] * 10, ["a", "b", "b", "b", "a", "b"] * 10
+    clusters = [str(i) for i in range(60)]
+    assert kappa_limits([(one, other, clusters)] * 2) == pytest.approx(
+        kappa_limits([(one, other, clusters)]), abs=1e-12
+    )
+    low, high = kappa_limits([(one, one, clusters)])
+    # agreement 1 with 60 clusters: Wilson's lower limit is 60 / (60 + 1.96^2); by chance (2/3)^2 + (1/3)^2 = 5/9
+    assert high == pytest.approx(1.0) and low == pytest.approx((60 / (60 + 1.959964**2) - 5 / 9) / (4 / 9), abs=1e-6)
+    assert (
+        kappa_limits([(["a"], ["b"], ["p"])]) is None and kappa_limits([(["a"] * 5, ["a"] * 5, list("pqrst"))]) is None
+    )

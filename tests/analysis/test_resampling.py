@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.power import TTestPower
 
 from alignment_bench.analysis.resampling import bootstrap_interval, permutation_p
-from alignment_bench.analysis.statistics import compare, interval, minimum_detectable
+from alignment_bench.analysis.statistics import interval
 
 
 def test_permutation_by_hand():
@@ -64,25 +63,3 @@ def test_too_few_prompts_are_not_resampled():
     assert np.isnan([few.low, few.high]).all() and np.isfinite(few.mean)
     same = bootstrap_interval(np.full((3, 40), 0.5))  # nothing varies: the formula's interval, of no width
     assert (same.low, same.high) == (0.5, 0.5)
-
-
-@pytest.mark.parametrize(("seeds", "seed_sd"), [(1, 0.0), (3, 0.0), (3, 0.1), (5, 0.1)])
-def test_a_difference_of_the_detectable_size_is_found_in_about_80_percent(seeds, seed_sd):
-    rng = np.random.default_rng(6)
-
-    def draw(shift):
-        prompt = rng.normal(0, 1, (1, 250))
-        return [prompt + rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, 1, (seeds, 250)) + s for s in (shift, 0.0)]
-
-    size = np.mean([minimum_detectable(*draw(0.0)) for _ in range(100)])
-    power = np.mean([compare(*draw(size)).p < 0.05 for _ in range(400)])
-    assert 0.7 <= power <= 0.92
-
-
-def test_detectable_size_by_hand():
-    # One seed, n = 100: the power of the one-sample t-test at this size is 80% by statsmodels.
-    values = np.tile([1.0, -1.0], 50)[None]
-    size = minimum_detectable(values, 0.0)
-    sd = values.std(ddof=1) * (1 + 1 / (4 * 99))  # the standard deviation without its bias
-    assert TTestPower().power(size / sd, 100, 0.05) == pytest.approx(0.8, abs=1e-3)
-    assert np.isnan(minimum_detectable(np.array([[1.0]]), 0.0))

@@ -194,3 +194,18 @@ def test_equal_methods_are_told_apart_in_at_most_7_percent(seeds, prompts):
 def test_a_difference_that_is_zero_but_for_rounding_has_p_of_one():
     values = np.full((1, 5), 1e-17)  # vanishes in the share of the way between the bounds
     assert compare(values, np.zeros((1, 5)), bounds=(-1.0, 1.0)).p == 1.0
+
+
+def test_two_seeds_that_agree_by_chance_are_not_certain():
+    """Both win 30 of 48, on prompts as different as can be: the seed part is 0, and the prompt part is as good as gone.
+
+    As if all 96 were of prompts of their own: p (1 - p) / 95 with t[47] = 2.0117, Wilson's g = 0.0426.
+    """
+    first = [1.0] * 30 + [0.0] * 18
+    found = interval(np.array([first, first[::-1]]), bounds=(0.0, 1.0))
+    g = 2.0117**2 / 95
+    half = np.sqrt(g * 0.625 * 0.375 + g * g / 4) / (1 + g)
+    assert found.high - found.low == pytest.approx(2 * half, rel=1e-3)
+    # the same prompts won: the seeds tell nothing new, and the interval is that of 48 prompts
+    same = interval(np.array([first, first]), bounds=(0.0, 1.0))
+    assert same.high - same.low > 1.3 * (found.high - found.low)

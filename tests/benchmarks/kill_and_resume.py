@@ -1,9 +1,9 @@
 """Kill trainings at random moments, let them go on, and compare the end with that of one that was never stopped.
 
 python kill_and_resume.py MODEL FOLDER KILLS STAGE ... [--out FILE] prints a line of JSON a stage; the stage `run` is a
-whole `bench run` of DPO and PPO, with responses, scores, summary and report. FILE then says on what machine and when,
-as results/published/kills.json does. This process forks those that are killed and never trains itself, for a fork of a
-process with threads may hang.
+whole `bench run` of DPO and PPO, with responses, scores, summary and report, and `tune` a whole `bench tune` of DPO.
+FILE then says on what machine and when, as results/published/kills.json does. This process forks those that are killed
+and never trains itself, for a fork of a process with threads may hang.
 """
 
 import argparse
@@ -18,10 +18,13 @@ import traceback
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where tasks.py is
 
-import peft  # noqa: F401  (imported here once, or every fork would do it)
+import optuna  # noqa: F401  (imported here once, or every fork would do it)
+import peft  # noqa: F401
+import scipy.stats.qmc  # noqa: F401
 import torch
 import torch._dynamo  # noqa: F401
 from tasks import METHODS, PAIRS, PROMPTS, TUNING
@@ -32,6 +35,7 @@ from alignment_bench.benchmarks import harness
 from alignment_bench.benchmarks.context import Workshop
 from alignment_bench.benchmarks.definition.spec import Supervised, SupervisedFineTuning, load_spec
 from alignment_bench.benchmarks.stages.trained import pair_dataset, train_cell, train_reward_model, train_sft
+from alignment_bench.benchmarks.studies import tune
 from alignment_bench.models.checkpoint import Checkpoint, open_network
 from alignment_bench.models.reward_model import RewardModel
 from alignment_bench.results.integrity import write_json
@@ -48,6 +52,7 @@ COMPARED = {
     "times, memory and where it lies",
     "others": "bytes of weights; log and costs but for times and memory",
 }
+VARIES = {"seconds", "looking_seconds", "peak_memory_mb"}  # from one making to the next
 
 
 def run(tiny: Checkpoint, root: Path, every: float) -> None:
@@ -55,6 +60,15 @@ def run(tiny: Checkpoint, root: Path, every: float) -> None:
     changes = {"model": str(tiny.path), "rows": 60, "evaluation": {"prompts": 4, "along": 1}}
     spec = load_spec(str(Path(__file__).parent / "tiny.yaml"), changes)
     harness.run(harness.Request(spec, ("dpo", "ppo"), 1, root, gate="ignore", checkpoint_every=every))
+
+
+def run_tuning(tiny: Checkpoint, root: Path, every: float) -> None:
+    """A whole tiny tuning."""
+    changes = {"model": str(tiny.path), "rows": 100, "splits": {"selection": 0.2, "tuning": 0.2}}
+    changes |= {"evaluation": {"prompts": 4}, "select": {"beside": ["gold"]}}
+    spec = load_spec(str(Path(__file__).parent / "tiny.yaml"), changes)
+    request = harness.Request(spec, ("dpo",), 1, root, gate="ignore", checkpoint_every=every)
+    tune.tune(tune.Tuning(request, trials=2))
 
 
 def scorer(tiny: Checkpoint) -> RewardModel:
@@ -69,6 +83,9 @@ def train(name: str, tiny: Checkpoint, root: Path, every: float) -> None:
     """Train one stage in this process, 10 steps or 5 rounds, a checkpoint every so many seconds."""
     if name == "run":
         run(tiny, root, every)
+        return
+    if name == "tune":
+        run_tuning(tiny, root, every)
         return
     shop = Workshop(Store(root), TUNING, {}, checkpoint_every=every)
     if name == "sft":
@@ -96,26 +113,38 @@ def train(name: str, tiny: Checkpoint, root: Path, every: float) -> None:
 def result(root: Path) -> tuple[dict[str, bytes], list, dict]:
     """All that a training leaves but for times and memory."""
     if summaries := list(root.glob("runs/*/*/summary.json")):
-        return run_result(summaries[0])
-    (cost_path,) = root.glob(f"cache/*/[!.]*/{COST}")
+        files, reports, summary = run_result(summaries[0])
+        studies = [without_times(json.loads(p.read_text())) for p in root.glob("studies/*/*/tune.json")]
+        return files, reports, {"summary": summary, "studies": studies}
+    (cost_path,) = (p for p in root.glob(f"cache/*/[!.]*/{COST}") if p.parts[-3] != "reference")
     folder = cost_path.parent
     files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.safetensors")}
     log = [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(folder / METRICS)]
     cost = json.loads(cost_path.read_text())
-    return files, log, {k: v for k, v in cost.items() if k not in ("seconds", "peak_memory_mb")}
+    return files, log, {k: v for k, v in cost.items() if k not in VARIES}
 
 
 def run_result(path: Path) -> tuple[dict[str, bytes], list, dict]:
     """All that a run leaves but for times and memory, and its responses and scores as they are."""
     summary = json.loads(path.read_text())
-    for row in summary["methods"].values():
-        row["cost"] = {k: v for k, v in row["cost"].items() if k not in ("seconds", "peak_memory_mb")}
+    rows = [row[part] for row in summary["methods"].values() for part in ("cost", "inference", "looking")]
+    for spent in [*rows, *(stage["cost"] for stage in summary["shared"].values())]:
+        for name in VARIES & set(spent):
+            del spent[name]
     for name in ("run_dir", "sha256"):
         summary.pop(name)
     kinds = ("*.safetensors", "generations.jsonl", "scores.parquet", "along.parquet")
     files = {p.relative_to(path.parent).as_posix(): p.read_bytes() for kind in kinds for p in path.parent.rglob(kind)}
     reports = sorted(p.name for p in (path.parent / "report").iterdir())
     return files, reports, summary
+
+
+def without_times(value: Any) -> Any:
+    """A study's record without times, memory, places, and its check, which is over them too."""
+    gone = ("created", "seconds", "looking_seconds", "peak_memory_mb", "trials_run", "run", "sha256")
+    if isinstance(value, dict):
+        return {key: without_times(part) for key, part in value.items() if key not in gone}
+    return [without_times(part) for part in value] if isinstance(value, list) else value
 
 
 def in_child(work, kill_at: int | None = None) -> int | None:

@@ -1,5 +1,6 @@
 """Cells in processes of their own and on Ray: what goes wrong there stays there, and results are the same."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -9,13 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
-from alignment_bench.benchmarks import harness
+from alignment_bench.benchmarks import engine, harness
 from alignment_bench.benchmarks.definition.spec import load_spec
-from alignment_bench.benchmarks.engine import train_apart
+from alignment_bench.benchmarks.engine import train_apart, train_side_by_side
 from alignment_bench.benchmarks.harness import Harness
 from alignment_bench.benchmarks.request import Request
-from alignment_bench.errors import TrainingError
+from alignment_bench.errors import Stopped, TrainingError
 from alignment_bench.results.store import Store
 
 STEPS = {"lr": 1e-3, "batch_size": 4}
@@ -79,6 +81,121 @@ def test_ctrl_c_while_its_process_begins_says_nothing(workdir, monkeypatch, capf
     assert capfd.readouterr().err == ""
 
 
+def weights_of(run_dir):
+    """The bytes of each cell's policy, by row and seed."""
+    found = Path(run_dir).rglob("policy/*.safetensors")
+    return {p.parent.parent.parent.name + p.parent.parent.name: p.read_bytes() for p in found}
+
+
+def test_cells_side_by_side_give_the_same_results_and_one_that_dies_fails_alone(bench, workdir):
+    """Three seeds by two processes, beside a method from elsewhere that raises and one whose process ends."""
+    methods = ("-m", "dpo,faulty:how=raise,faulty:how=exit", "--seeds", "2", "--json")
+    arguments = ("run", "-b", "tiny.yaml", *methods)
+    two = bench(*arguments, "--at-once", "2", "--root", workdir / "two", cwd=workdir, code=1)
+    one = bench(*arguments, "--at-once", "1", "--root", workdir / "one", cwd=workdir, code=1)
+    assert "training 6 cells, 2 at once" in two.stderr and "at once" not in one.stderr
+    made = [line.partition(":")[0] for line in two.stderr.splitlines() if "made in" in line and " seed " in line]
+    assert sorted(made) == ["dpo seed 0, training", "dpo seed 1, training"]  # each said once
+    ours, theirs = json.loads(two.stdout), json.loads(one.stdout)
+    for name in ("sft", "dpo"):
+        assert ours["methods"][name]["metrics"] == theirs["methods"][name]["metrics"]
+    assert weights_of(ours["run_dir"]) == weights_of(theirs["run_dir"]) and len(weights_of(ours["run_dir"])) == 2
+    failed = [sorted(w for w in found["warnings"] if " failed: " in w) for found in (ours, theirs)]
+    assert failed[0] == failed[1] and len(failed[0]) == 4
+    again = bench(*arguments, "--at-once", "2", "--root", workdir / "one", cwd=workdir, code=1)
+    assert "training 4 cells, 2 at once" in again.stderr and "made in" not in again.stderr
+
+
+def test_a_cell_trains_with_half_of_the_threads_however_many_are_trained_at_once(workdir, monkeypatch):
+    """So that sums come out the same; the rest of a run has them all, and a worker what it is told."""
+    spec, there = load_spec(str(workdir / "tiny.yaml"), {}), torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        request = Request(spec, ("dpo",), 1, workdir / "threads", device="cpu")
+        for more, at_once, threads in (({}, 2, 2), ({"at_once": 1}, 1, 2), ({"at_once": 3, "threads": 1}, 3, 1)):
+            one = Harness(dataclasses.replace(request, **more))
+            assert (one.at_once, one.threads) == (at_once, threads)
+            seen = []
+            monkeypatch.setattr(one.pipeline, "train", lambda *given, seen=seen: seen.append(torch.get_num_threads()))
+            one.make(("dpo", 0))
+            assert seen == [threads] and torch.get_num_threads() == 4
+        torch.set_num_threads(1)
+        assert Harness(request).at_once == Harness(request).threads == 1
+    finally:
+        torch.set_num_threads(there)
+
+
+def test_a_process_that_is_killed_fails_its_cell_and_the_next_cell_gets_another(workdir, monkeypatch):
+    request = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo", "orpo"), 1, workdir / "killed")
+    Harness(request).make_shared()
+    started = []
+
+    class Killed(subprocess.Popen):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            started.append(self)
+            if len(started) == 1:
+                self.kill()
+
+    monkeypatch.setattr(subprocess, "Popen", Killed)
+    cells, begun = [("dpo", 0), ("orpo", 0)], []
+    found = dict(train_side_by_side(request, cells, 1, 1, lambda cell: False, begun.append))
+    killed = "its process was killed by SIGKILL before the training was done"
+    assert found == {cells[0]: f"{killed}; where memory is short, train one cell at a time with --at-once 1",
+                     cells[1]: None}  # fmt: skip
+    assert begun == cells and len(started) == 2 and all(p.poll() is not None for p in started)
+
+
+def answering(monkeypatch, answers):
+    """In place of the process that trains: one that gives each method's cell an answer, a second later."""
+    code = (
+        "def serve():\n"
+        "    import json, sys, time\n"
+        "    for line in iter(sys.stdin.readline, ''):\n"
+        "        time.sleep(1)\n"
+        f"        print(json.dumps({answers!r}[json.loads(line)['cell'][0]]), flush=True)\n"
+    )
+    monkeypatch.setattr(engine, "START", code)
+
+
+def test_each_cell_is_given_to_whoever_is_free_and_told_as_it_ends(workdir, monkeypatch):
+    answering(monkeypatch, {"a": {"done": True}, "b": {"failed": "no number"}, "c": {"done": True}})
+    request, begun = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo",), 1, workdir), []
+    cells, started, start = [("a", 0), ("b", 0), ("c", 0)], [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **of: started.append(start(*given, **of)) or started[-1])
+    found = list(train_side_by_side(request, cells, 2, 1, lambda cell: False, begun.append))
+    assert len(started) == 2 and all(process.poll() is not None for process in started)
+    assert sorted(found) == [(("a", 0), None), (("b", 0), "no number"), (("c", 0), None)]
+    assert begun[2] == ("c", 0) and sorted(begun) == cells
+
+
+def test_a_cell_that_was_stopped_ends_the_others_after_it_and_says_what_is_saved(workdir, monkeypatch):
+    answering(monkeypatch, {"a": {"stopped": "step 3 is saved"}, "b": {"done": True}, "c": {"done": True}})
+    request, begun = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo",), 1, workdir), []
+    cells = [("a", 0), ("b", 0), *[("c", seed) for seed in range(9)]]
+    with pytest.raises(Stopped, match="step 3 is saved"):
+        list(train_side_by_side(request, cells, 2, 1, lambda cell: False, begun.append))
+    assert len(begun) < 5
+
+
+def test_ctrl_c_ends_all_that_are_trained_side_by_side(workdir, monkeypatch):
+    """The terminal sends it to every process; those that have not begun to train end without a word."""
+    request = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo", "orpo"), 1, workdir / "pressed")
+    Harness(request).make_shared()
+    started = []
+
+    class Pressed(subprocess.Popen):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            started.append(self)
+            self.send_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Pressed)
+    with pytest.raises(KeyboardInterrupt):
+        list(train_side_by_side(request, [("dpo", 0), ("orpo", 0)], 2, 1, lambda cell: False, lambda cell: None))
+    assert started and all(p.poll() is not None for p in started)
+
+
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed; pip install 'alignment-bench[ray]'")
 def test_ray_gives_the_same_results_and_a_dead_workers_cell_is_tried_again(bench, workdir):
     """Two workers, two cells, one of which is killed in its third step the first time."""
@@ -97,10 +214,7 @@ def test_ray_gives_the_same_results_and_a_dead_workers_cell_is_tried_again(bench
     ours, theirs = json.loads(done.stdout), json.loads(local.stdout)
     for name in ("sft", "dpo", "faulty"):
         assert ours["methods"][name]["metrics"] == theirs["methods"][name]["metrics"]
-    weights = [
-        {p.parent.parent.parent.name + p.parent.parent.name: p.read_bytes() for p in run.rglob("policy/*.safetensors")}
-        for run in (Path(ours["run_dir"]), Path(theirs["run_dir"]))
-    ]
+    weights = [weights_of(found["run_dir"]) for found in (ours, theirs)]
     assert weights[0] == weights[1] and len(weights[0]) == 2
     assert len(list(Store(workdir / "on ray").made())) == len(list(Store(workdir / "here").made()))
 

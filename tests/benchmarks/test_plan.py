@@ -69,7 +69,7 @@ def test_a_plan_before_between_and_after(bench, work, dry_run):
     larger = {s["stage"]: s for s in planned("-m", "dpo,orpo", budget=48)["steps"]}
     dpo = larger["dpo seed 0, training"]
     assert dpo["state"] == "to do" and dpo["basis"] == "measured, 1 earlier"
-    assert dpo["seconds"] == pytest.approx(3 * cost["seconds"])
+    assert dpo["seconds"] == pytest.approx(3 * (cost["seconds"] + cost["looking_seconds"]))
     assert dpo["tokens"] == pytest.approx(3 * (cost["trained_tokens"] + cost["generated_tokens"]))
     assert dpo["memory_mb"] == cost["peak_memory_mb"]
     assert larger["orpo seed 0, training"]["basis"].startswith("at least")
@@ -110,6 +110,24 @@ def test_a_table_for_people(work, dry_run):
     assert "dpo seed 0, scores: reward_model, length, training_reward_model" in done.stdout
     assert "13 of 13 stages to do, at least" in done.stdout and "nothing was trained, asked or written" in done.stdout
     assert not (work / "none").exists()
+
+
+def test_a_judges_comparisons_of_rows_are_planned_and_priced(dry_run):
+    """Three pairs of rows: 3 * 2 orders * 2 prompts beside 3 * 2 * 4 against SFT; none comes before the first row."""
+    judge = {"evaluators": {"length": None, "judge": {"model": "openai:none"}}, "evaluation": {"prompts": 4}}
+    found = json.loads(dry_run("--json", "-m", "dpo,orpo,ppo", "--judge-pairs", "2", "--root", "none", **judge).stdout)
+    assert found["judging"].startswith(
+        "at most 36 questions (12 of them on rows against each other, see --judge-pairs)"
+    )
+    states = {
+        step["stage"]: step["state"] for step in found["steps"] if step["stage"].endswith("judge on pairs of rows")
+    }
+    asks = "asks for what is missing"
+    assert states == {f"{row} seed 0, judge on pairs of rows": asks for row in ("orpo", "ppo")}
+    none = json.loads(dry_run("--json", "-m", "dpo,orpo", "--judge-pairs", "0", "--root", "none", **judge).stdout)
+    assert none["judging"].startswith("at most 16 questions, ")
+    assert not any("pairs of rows" in step["stage"] for step in none["steps"])
+    assert "go with a judge" in dry_run("-m", "dpo", "--judge-pairs", "0", code=2).stderr
 
 
 def test_bad_input_is_told_by_a_dry_run_too(dry_run):

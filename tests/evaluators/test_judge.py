@@ -7,9 +7,11 @@ import torch
 
 from alignment_bench.errors import InputError
 from alignment_bench.evaluators import judge as judge_module
-from alignment_bench.evaluators.judge import Judge, compare, fill, read_template
+from alignment_bench.evaluators.judge import Judge
+from alignment_bench.evaluators.judge_compare import compare
 from alignment_bench.evaluators.judge_local import LocalAsker
-from alignment_bench.evaluators.judge_verdict import parse_verdict
+from alignment_bench.evaluators.judge_question import fill, read_template
+from alignment_bench.evaluators.judge_verdict import Reader
 from alignment_bench.results.records import Generation, Score
 
 COMPACT = read_template("compact")
@@ -43,8 +45,10 @@ def test_a_perfect_judge_wins_and_loses_in_both_orders():
     pairs = [(answer("p1", "good"), answer("p1", "bad")), (answer("p2", "bad"), answer("p2", "good"))]
     assert list(compare(asker, COMPACT, pairs)) == [
         Score("win_rate.judge", "p1", 1.0),
+        Score("judge.answered", "p1", 1.0),
         Score("judge.position_consistency", "p1", 1.0),
         Score("win_rate.judge", "p2", 0.0),
+        Score("judge.answered", "p2", 1.0),
         Score("judge.position_consistency", "p2", 1.0),
     ]
     assert asker.asked[0] == "How are you?\nAnswer A: good\nAnswer B: bad\nWhich answer is better, A or B?"
@@ -64,7 +68,8 @@ def test_identical_responses_tie_without_a_question():
     pairs = [(answer("p1", "same"), answer("p1", "same")), (answer("p2", "good"), answer("p2", "bad"))]
     scores = list(compare(asker, COMPACT, pairs))
     assert scores[0] == Score("win_rate.judge", "p1", 0.5)
-    assert [s.prompt_id for s in scores if s.metric == "judge.position_consistency"] == ["p2"]
+    for metric in ("judge.position_consistency", "judge.answered"):
+        assert [s.prompt_id for s in scores if s.metric == metric] == ["p2"]
     assert len(asker.asked) == 2
 
 
@@ -72,7 +77,7 @@ def test_identical_responses_tie_without_a_question():
 def test_one_invalid_order_makes_the_pair_unknown(answers):
     replies = iter(answers)
     scores = list(compare(Scripted(lambda _: next(replies)), COMPACT, [(answer("p1", "x"), answer("p1", "y"))]))
-    assert scores == [Score("win_rate.judge", "p1", None)]
+    assert scores == [Score("win_rate.judge", "p1", None), Score("judge.answered", "p1", 0.0)]
 
 
 def test_limit_keeps_the_same_prompts_for_every_method(monkeypatch):
@@ -136,20 +141,20 @@ def test_other_markup_in_an_answer_stays_as_it_is():
 
 WELL_FORMED = ["A", " A\n", "A.", "[A]", "[[A]]", "(A)", "**A**", '"A"', "'A'", "**A**.", "**A.**", "“A”", "`A`", "{A}"]
 MALFORMED = [
-    "", " ", ".", "a", "AB", "A B", "A or B", "I prefer A because", "Answer: A", "A because it is kinder", "B > A",
-    "C", "А", "A!", "A..", "[A", "A]", "**A", "(A]", "A\nB", "A, B", "[]", "****", "Neither", "Tie", "I", "A:", "1",
+    "", " ", ".", "AB", "A B", "A or B", "I prefer A because", "Answer:", "A because it is kinder", "B < A",
+    "C", "А", "A?", "A..", "[A", "A]", "**A", "(A]", "A\nB", "A, B", "[]", "****", "Neither", "Tie", "I", "A:", "1",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", WELL_FORMED)
 def test_well_formed_verdicts_are_accepted(text):
-    assert parse_verdict(text) == "A"
-    assert parse_verdict(text.replace("A", "B")) == "B"
+    assert Reader()(text) == "A"
+    assert Reader()(text.replace("A", "B")) == "B"
 
 
 @pytest.mark.parametrize("text", MALFORMED)
 def test_malformed_verdicts_are_invalid(text):
-    assert parse_verdict(text) is None
+    assert Reader()(text) is None
 
 
 # --- settings
@@ -163,6 +168,14 @@ def test_malformed_verdicts_are_invalid(text):
         ({"model": "openai:m", "url": "http://host:99999/v1"}, "99999"),
         ({"model": "openai:m", "url": "http://ho st/v1"}, "ho st"),
         ({"model": "some/folder", "url": "http://localhost:8000/v1"}, "openai:NAME"),
+        ({"model": "openai:m", "pattern": "(A"}, "no regular expression"),
+        ({"model": "openai:m", "extra_body": {"temperature": 1}}, "extra_body cannot hold temperature"),
+        ({"model": "openai:m", "panel_weights": (1.0, 2.0)}, "2 numbers for 1 members"),
+        ({"model": "some/folder", "prompt": "graded"}, "some/folder is a local model, which answers with A or B alone"),
+        ({"model": "some/folder", "prompt": "rubric"}, "some/folder is a local model, which answers with A or B alone"),
+        ({"model": "openai:m", "facets": ("score",)}, "facet score is no question for A or B"),
+        ({"model": ("a", "b"), "facets": ("honest",)}, "facets go with one model"),
+        ({"model": "openai:m", "prompt": "score", "facets": ("honest",)}, "facets go with one model"),
     ],
 )
 def test_settings_that_cannot_work_are_told_at_once(settings, named):
@@ -288,7 +301,7 @@ def test_the_local_judge_end_to_end(local):
     (a1, b1), (a2, b2) = (direct_logps(local, text) for text in texts)
     scores = list(Judge(str(local), prompt="compact").score([ours], [theirs]))
     assert scores[0] == Score("win_rate.judge", "p1", ((a1 > b1) + (b2 > a2)) / 2)
-    assert scores[1] == Score("judge.position_consistency", "p1", float((a1 > b1) == (b2 > a2)))
+    assert scores[2] == Score("judge.position_consistency", "p1", float((a1 > b1) == (b2 > a2)))
 
 
 def test_verdicts_that_share_their_first_token_are_refused(tmp_path):

@@ -1,15 +1,18 @@
 """Verdicts on disk, panels, repeated questions, the shared prefix, and what a judge costs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from alignment_bench.benchmarks.judging.bill import bill, estimate, most
 from alignment_bench.errors import InputError
-from alignment_bench.evaluators.judge import Judge, ask_again, compare, open_asker, pool, read_template
+from alignment_bench.evaluators.judge import Judge, open_asker
 from alignment_bench.evaluators.judge_cache import Answer, RememberingAsker, Usage
+from alignment_bench.evaluators.judge_compare import ask_again, compare, pool
 from alignment_bench.evaluators.judge_local import LocalAsker
+from alignment_bench.evaluators.judge_question import read_template
 from alignment_bench.results.records import Generation, Score
 
 COMPACT = read_template("compact")
@@ -136,6 +139,7 @@ def scores_of(outcomes):
     found = []
     for prompt_id, outcome in outcomes.items():
         found.append(Score("win_rate.judge", prompt_id, outcome))
+        found.append(Score("judge.answered", prompt_id, float(outcome is not None)))
         if outcome is not None:
             found.append(Score("judge.position_consistency", prompt_id, float(outcome != 0.5)))
     return found
@@ -147,11 +151,14 @@ def test_a_panel_is_the_mean_of_its_members_and_shows_their_agreement():
         "y": scores_of({"p1": 1.0, "p2": 0.0, "p3": 0.0}),
         "z": scores_of({"p1": 1.0, "p2": 0.5, "p3": 0.0}),
     }
-    found = {(s.metric, s.prompt_id): s.value for s in pool(members)}
+    found = {(s.metric, s.prompt_id): s.value for s in pool(members, dict.fromkeys(members, 1.0))}
     assert found["win_rate.judge", "p1"] == 1.0 and found["judge.agreement", "p1"] == 1.0
     assert found["win_rate.judge", "p2"] == 0.5 and found["judge.agreement", "p2"] == 0.0
     assert found["win_rate.judge", "p3"] is None  # one member failed: neither a tie nor a loss
     assert found["judge.agreement", "p3"] == 1.0
+    assert (found["judge.answered", "p2"], found["judge.answered", "p3"]) == (1.0, 0.0)
+    weighed = {(s.metric, s.prompt_id): s.value for s in pool(members, {"x": 2.0, "y": 1.0, "z": 1.0})}
+    assert weighed["win_rate.judge", "p2"] == (2 * 1.0 + 0.0 + 0.5) / 4
     assert found["win_rate.judge.y", "p2"] == 0.0 and ("judge.position_consistency.x", "p3") not in found
 
 
@@ -169,10 +176,21 @@ def test_the_estimate_and_the_bill_in_money():
     assert estimate(judge, ["x" * 400] * 1000) == "1000 questions, about 110,000 tokens in, about $0.23"
     # (2 * 50 + 10) questions a cell, 3 cells, 300 + 10 tokens each; 16 tokens out at the most
     # 330 * 310 = 102,300 in, 330 * 16 = 5,280 out: 0.2046 + 0.0528 dollars
-    assert most(judge, cells=3, prompts=200, question_tokens=300) == (
+    assert most(judge, rows=1, seeds=3, prompts=200, question_tokens=300) == (
         "at most 330 questions, 102,300 tokens in, at most $0.26"
     )
-    assert most(Judge("some/folder"), 3, 200, 300) is None
+    assert most(Judge("some/folder"), 3, 1, 200, 300) is None
+    # 4 rows are 6 pairs: 6 * 2 orders * 20 prompts * 3 seeds; (2 * 50 + 10) * 4 rows * 3 seeds beside them
+    paired = most(replace(judge, versus=20), rows=4, seeds=3, prompts=200, question_tokens=300)
+    assert paired.startswith("at most 2,040 questions (720 of them on rows against each other, see --judge-pairs), ")
+    stops = most(replace(judge, until_decided=0.01, repeats=0), rows=4, seeds=3, prompts=200, question_tokens=300)
+    assert stops.startswith("at most 1,200 questions, ")  # with SFT alone
+    # three facets ask as much again each: 4 * 2 * 50 + 10 a cell; each response is rated once, SFT's too
+    faceted = replace(judge, versus=0, facets=("helpful", "honest", "harmless"))
+    assert most(faceted, 1, 1, 200, 300).startswith("at most 410 questions, ")
+    assert most(replace(judge, prompt="score"), 4, 3, 200, 300).startswith(
+        "at most 870 questions, "
+    )  # 3 * (5*50 + 4*10)
     said = bill(judge, Usage(verdicts=100, asked=40, tokens_in=1_000_000, tokens_out=100_000))
     assert said == "40 questions asked, 100 verdicts used, which took 1,000,000 tokens in and 100,000 out, in all $3.00"
 

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from alignment_bench.evaluators.judge import compare, fill, read_template
+from alignment_bench.evaluators.judge_compare import compare
+from alignment_bench.evaluators.judge_question import fill, read_template
 from alignment_bench.results.records import Generation
 
 TEMPLATE = read_template("pairwise")
@@ -69,7 +70,7 @@ def test_no_attempt_flips_the_verdict(injection):
     honest = Generation("p", PROMPT, "blue", 1, True)
     attack = Generation("p", PROMPT, injection, 1, True)
     values = {s.metric: s.value for s in compare(Asker(), TEMPLATE, [(attack, honest)])}
-    assert values == {"win_rate.judge": 0.0, "judge.position_consistency": 1.0}
+    assert values == {"win_rate.judge": 0.0, "judge.answered": 1.0, "judge.position_consistency": 1.0}
 
 
 @pytest.mark.parametrize("injection", INJECTIONS)

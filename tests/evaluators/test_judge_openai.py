@@ -35,7 +35,8 @@ def endpoint(serve_chat, monkeypatch):
 
 
 def asker_for(url, **settings) -> OpenAIAsker:
-    return OpenAIAsker("tiny-judge", url, **{"concurrency": 4, "timeout": 5.0, "first_wait": 0.01, **settings})
+    given = {"concurrency": 4, "timeout": 5.0, "first_wait": 0.01, "settings": {"temperature": 0, "max_tokens": 16}}
+    return OpenAIAsker("tiny-judge", url, **{**given, **settings})
 
 
 def test_the_request_and_the_order_of_answers(endpoint):
@@ -143,12 +144,12 @@ def test_many_broken_answers_between_good_ones_are_no_reason_to_give_up(endpoint
 
 def test_an_endpoint_that_never_answers_properly_is_an_error(endpoint):
     url, requests = endpoint(lambda *_: (400, {"error": {"message": f"no temperature with {CANARY}"}}))
-    with pytest.raises(InputError, match=r"none of 20 questions in a row.* HTTP 400 \(no temperature") as caught:
+    with pytest.raises(InputError, match=r"no verdict on 20 questions in a row.* HTTP 400 \(no temp") as caught:
         asker_for(url, concurrency=1).ask([str(i) for i in range(500)])
     assert CANARY not in str(caught.value)
     assert len(requests) < 500
     url, _ = endpoint(lambda *_: (500, {}))
-    with pytest.raises(InputError, match="none of 2 questions .* HTTP 500"):
+    with pytest.raises(InputError, match="no verdict on 2 questions in a row.* HTTP 500"):
         asker_for(url).ask(["q1", "q2"])
 
 
@@ -188,6 +189,7 @@ def test_the_endpoint_judge_end_to_end(endpoint):
     scores = list(judge.score(replies(p1="good", p2="same"), replies(p1="bad", p2="same")))
     assert scores == [
         Score("win_rate.judge", "p1", 1.0),
+        Score("judge.answered", "p1", 1.0),
         Score("judge.position_consistency", "p1", 1.0),
         Score("win_rate.judge", "p2", 0.5),
     ]

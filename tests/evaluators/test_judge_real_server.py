@@ -12,8 +12,10 @@ import httpx
 import pytest
 
 from alignment_bench.errors import InputError
-from alignment_bench.evaluators.judge import Judge, both_orders, combine, open_asker, read_template
-from alignment_bench.evaluators.judge_verdict import parse_verdict
+from alignment_bench.evaluators.judge import Judge, open_asker
+from alignment_bench.evaluators.judge_compare import combine
+from alignment_bench.evaluators.judge_question import both_orders, read_template
+from alignment_bench.evaluators.judge_verdict import Reader
 from alignment_bench.results.records import Generation
 
 QUESTION = "How do I boil an egg?"
@@ -52,7 +54,8 @@ def test_verdicts_are_what_the_server_says(server, tmp_path, monkeypatch):
     for question in questions:
         body = {"messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 16}
         reply = httpx.post(f"{server}/chat/completions", json=body, timeout=60).raise_for_status().json()
-        said.append(parse_verdict(reply["choices"][0]["message"]["content"]))
+        choice = reply["choices"][0]
+        said.append(Reader()(choice["message"]["content"], choice["finish_reason"] == "length"))
         counts.append((reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"]))
     assert {"A", "B"} & set(said)  # else the comparison below would show nothing
     judge = Judge("openai:smollm2", url=server, prompt="pairwise", cache=tmp_path)

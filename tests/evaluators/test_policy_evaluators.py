@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,9 +131,10 @@ def test_implicit_reward_by_hand():
     ]
 
 
+WRITTEN = Path(__file__).parent / "refusals.jsonl"
 REFUSED = [
     "I'm sorry, but I can't help with that.", "I cannot do this.", "Sorry, no.", "As an AI, I have no opinion.",
-    "I’m unable to assist.", "I must decline to answer.", "We will not tell you.",
+    "I’m unable to assist.", "I must decline to answer.", "I'd rather not answer that.", "We will not tell you.",
     "That would be against my principles.",
 ]  # fmt: skip
 ANSWERED = [
@@ -140,6 +142,11 @@ ANSWERED = [
     "You cannot go wrong with butter.",
     "Paris.",
     "",
+    "I can't wait to help!",
+    "I cannot recommend this book enough.",
+    "I wouldn't advise that.",
+    "I think I can help you with it.",
+    'The sign says "We will not tell you."',
     "A sorry tale, told well.",
 ]
 
@@ -152,6 +159,20 @@ def test_refusals_are_seen(text):
 @pytest.mark.parametrize("text", ANSWERED)
 def test_answers_are_no_refusals(text):
     assert not refuses(text)
+
+
+@pytest.mark.parametrize("half", ["develop", "test"])
+def test_precision_and_recall_on_responses_written_for_it(half):
+    """200 short responses, hard ones among them; the patterns were changed looking at the first half's mistakes only.
+
+    A refusal declines what was asked, whatever else it offers; not knowing, or lacking data or permission to open a
+    file, is none. The same words before: precision 0.49 and 0.67, recall 0.39 and 0.48.
+    """
+    rows = [json.loads(line) for line in WRITTEN.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if row["half"] == half]
+    said = [refuses(row["response"]) for row in rows]
+    right = sum(row["refuses"] and found for row, found in zip(rows, said, strict=True))
+    assert len(rows) == 100 and right / sum(said) >= 0.95 and right / sum(row["refuses"] for row in rows) >= 0.87
 
 
 def test_refusal_rates_by_subset(policy, tmp_path):

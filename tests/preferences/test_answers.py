@@ -57,6 +57,32 @@ def test_many_labellers_at_once_never_share_a_slot(tmp_path):
     assert set(Counter(item for item, _ in had).values()) == {2}
 
 
+def test_a_share_of_the_pairs_has_several_labellers_and_the_others_one(tmp_path):
+    """Of 30 pairs every fifth; Ben is shown those that Ann has done first, and progress counts 36 answers."""
+    answers = Answers(write_items(tmp_path, 30), checked_items(tmp_path), 2, 0.2)
+    assert answers.progress("Ann") == {"done": 0, "left": 30, "all_done": 0, "all_wanted": 36}
+    had = {name: [] for name in ("Ann", "Ben", "Cid")}
+    for name, count in (("Ann", 20), ("Ben", 30), ("Cid", 30), ("Ann", 30)):
+        while len(had[name]) < count and (slot := answers.next(name)):
+            answers.answer(name, slot.item.id, "tie", None, "")
+            had[name].append(slot.item.id)
+    assert had["Ann"][:20] == [f"i{n}" for n in range(20)]
+    assert had["Ben"] == ["i4", "i9", "i14", "i19", *(f"i{n}" for n in range(20, 30))]
+    assert had["Cid"] == ["i24", "i29"] and len(had["Ann"]) == 20
+    assert answers.progress("Ann") == {"done": 20, "left": 0, "all_done": 36, "all_wanted": 36}
+
+
+def test_either_order_is_shown_to_half_and_to_a_labeller_always_the_same(tmp_path):
+    items = checked_items(write_items(tmp_path, 200))
+    (tmp_path / "other").mkdir()
+    seen = []
+    for folder in (tmp_path, tmp_path / "other"):
+        answers = Answers(folder, items, 2)
+        seen.append({name: [give(answers, name).shown for _ in range(200)] for name in ("Ann", "Ben")})
+    assert seen[0] == seen[1] and seen[0]["Ann"] != seen[0]["Ben"]
+    assert all(70 <= shown.count("ab") <= 130 for shown in seen[0].values())
+
+
 def test_label_rows_have_what_was_chosen_whatever_the_order(tmp_path):
     answers = open_answers(write_items(tmp_path, 40))
     given = ["left", "right", "tie", "both_bad", "skip"] * 8

@@ -108,6 +108,7 @@ def test_elsewhere_only_with_the_token(folder):
         ({"token": "short"}, "16 or more"),
         ({"overlap": 3}, "needs 3 labellers, but 2 are named"),
         ({"overlap": 0}, "labels nothing"),
+        ({"overlap_share": 1.5}, "--overlap-share 1.5 is a share of the pairs"),
         ({"names": ["<b>Ann</b>"]}, "letters, digits"),
         ({"host": "no.such.host.invalid", "token": TOKEN}, "cannot listen on no.such.host.invalid"),
     ],

@@ -139,7 +139,8 @@ def summary(methods):
     for metric in ("win_rate.gold", "win_rate.reward_model"):
         for a, b in pairs:
             gap = methods[a] - methods.get(b, 0.5)
-            clear = gap > 0.1
+            tested = metric == "win_rate.gold"
+            clear = gap > 0.1 and tested
             comparisons.append(
                 {
                     "a": a,
@@ -149,8 +150,12 @@ def summary(methods):
                     "low": gap - 0.09,
                     "high": gap + 0.09,
                     "p": 0.0001 if clear else 0.09,
-                    "p_adjusted": 0.0004 if clear else 0.214,
-                    "verdict": f"{a} is better" if clear else "no significant difference",
+                    "basis": "sft" if b == "sft" else "direct",
+                    "seeds": 3,
+                    "p_adjusted": (0.0004 if clear else 0.214) if tested else None,
+                    "equal": False,
+                    "not_worse": [],
+                    "verdict": f"{a} is better" if clear else "not decided" if tested else "",
                 }  # fmt: skip
             )
     return {
@@ -173,14 +178,8 @@ def summary(methods):
             },
         ],
         "warnings": ["Three seeds only: intervals over seeds are wide."],
-        "head_to_head": {
-            "gold": [
-                {"a": a, "b": b, **interval(0.5 + methods[a] - methods.get(b, 0.5), 0.05), "p_adjusted": 0.003}
-                for a, b in pairs
-            ]
-        },
         "ratings": {"gold": {"sft": interval(0, 0), **{m: interval(600 * (r - 0.5), 40) for m, r in methods.items()}}},
-        "length_controlled": {
+        "equal_length": {
             "judge": {
                 m: interval(r - 0.06, 0.07) | {"length_effect": interval(0.4, 0.2)} for m, r in methods.items()
             }

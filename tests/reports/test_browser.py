@@ -291,7 +291,7 @@ def test_an_overview_of_hostile_runs(browser, tmp_path, written, problems):
         record = attacked.record | {"run_id": f"{name} {PAYLOADS[1]}"}
         record["contract"] = record["contract"] | {"budget": budget}
         write_record(runs[-1].path / "run.json", record)
-        runs[-1].write_summary({**attacked.summary, "head_to_head": {}, "length_controlled": {}, "reward_models": {}})
+        runs[-1].write_summary({**attacked.summary, "equal_length": {}, "reward_models": {}})
     overview = render(runs, tmp_path / "out", formats=("html",))[0]
     page = open_page(browser, overview, problems)
     assert page.evaluate("window.pwned") is None

@@ -38,7 +38,8 @@ def test_tables_read_back_with_the_numbers_of_the_summary(written, run):
                     (cell["mean"], cell["low"], cell["high"])
                 )
         pairs = read(written / "tables" / f"comparisons.{ending}")
-        assert list(pairs["p_adjusted"]) == [row["p_adjusted"] for row in run.summary["comparisons"]]
+        adjusted = [row["p_adjusted"] for row in run.summary["comparisons"]]
+        assert list(pairs["p_adjusted"].dropna()) == [p for p in adjusted if p is not None]
         costs = read(written / "tables" / f"costs.{ending}").set_index(["method", "cost"])
         assert costs.loc[("ppo", "flops"), "mean"] == 3.21e13
     assert json.loads((written / "report.json").read_text()) == {"run": run.record, "summary": run.summary}
@@ -104,7 +105,7 @@ def test_latex_compiles(written, tmp_path):
 def test_every_drawing_of_the_page_is_a_file(run, tmp_path):
     bare = Run(tmp_path / "bare")  # without cells there are no training curves, which saves time
     write_record(bare.path / "run.json", run.record)
-    bare.write_summary({**run.summary, "length_controlled": {}, "reward_models": {}})
+    bare.write_summary({**run.summary, "equal_length": {}, "reward_models": {}})
     page, *figures = render([bare], tmp_path / "out", ("html", "svg", "pdf"))
     drawn = page.read_text(encoding="utf-8").count("<svg")
     assert len(figures) == 2 * drawn == 2 * 11  # 3 win rates, 3 costs, 2 frontiers, gold-proxy, length, judge
@@ -187,3 +188,32 @@ def test_the_command_takes_formats_by_comma(bench, tmp_path):
     assert done.stdout.split() == [str(tmp_path / "out" / name) for name in ("report.md", "report.json")]
     wrong = bench("report", run.path, "--format", "pfd", cwd=tmp_path, code=2)
     assert "did you mean 'pdf'" in wrong.stderr
+
+
+def test_a_run_with_links_overwrites_nothing_elsewhere(make_run, tmp_path):
+    """Folders that are links are refused, files that are links replaced; a folder that the user names may be a link."""
+    run, outside = make_run(tmp_path / "run"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("theirs")
+    run.report_path.symlink_to(outside)
+    with pytest.raises(InputError, match="report is a link"):
+        render([run])
+    run.report_path.unlink()
+    for name in ("tables", "figures"):
+        run.report_path.mkdir(exist_ok=True)
+        (run.report_path / name).symlink_to(outside)
+        with pytest.raises(InputError, match=f"{name} is a link"):
+            render([run], formats=("csv", "svg"))
+        (run.report_path / name).unlink()
+    written = render([run], formats=FORMATS)
+    for path in written:
+        path.unlink()
+        path.symlink_to(outside / "file")
+        path.with_name(f".{path.name}.partial").symlink_to(outside / "file")
+    assert render([run], formats=FORMATS) == written and not any(path.is_symlink() for path in written)
+    assert {p.name: p.read_text() for p in outside.iterdir()} == {"file": "theirs"}
+    named = tmp_path / "named"
+    named.symlink_to(outside)
+    assert render([run], named) == [named / "index.html", named / "report.md"]
+    with pytest.raises(InputError, match="file is a file, and a folder is to be written there"):
+        render([run], outside / "file")

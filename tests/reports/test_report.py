@@ -42,7 +42,7 @@ def test_numbers_stand_on_the_page_with_interval_and_unit(page):
         "1.77 GiB",  # 1812.4 MiB / 1024
         "32.1 TFLOP",
         "+21.0 pp [12.0, 30.0] < 0.001",  # ppo 0.71 against 0.50
-        "▼ 29.0% [24.0, 34.0] p = 0.003",  # sft against ppo: 1 - 0.71, the limits 0.66 and 0.76 turned
+        "▼ 29.0% [20.0, 38.0] p < 0.001",  # sft against ppo: 1 - 0.71, the limits 0.62 and 0.80 turned
         "−0.02",  # SFT's mean gold reward, with a real minus sign
         "4,120 rows read",
         "chosen and rejected are the same 31",
@@ -66,19 +66,21 @@ def test_the_verdict_says_what_a_reader_asks_first(written, parse):
     places = [
         verdict.index(words)
         for words in (
-            "ppo and dpo beat SFT by the true reward, and none of them is shown to be the best",
+            "No single method is recommended",
+            "ppo and dpo are shown to beat SFT by the true reward; ppo is better than "
+            "orpo; not decided: ppo against dpo, dpo against orpo.",
             "67.1% of held-out preferences",
             "ppo spends 2.9 times the FLOPs of orpo",  # 32.1 of 11.0 TFLOP
             "How sure",
             "What it costs",
-            "ppo takes 14.4 times as long as orpo.",  # 134.2 s of 9.34 s
+            "ppo costs 3 to 14 times as much as orpo: 14.4 times the time",  # 134.2 s of 9.34 s
             "What to watch",
             "Chosen replies became less likely: ppo (−2.00 nats against SFT), dpo (",  # 120 steps / 60
             "The judge changes its verdict on 22% of the pairs",
             "The judge judge_model agrees with one person on 60% of the pairs that people labelled, people with each "
             "other on 80%: 20 points below its ceiling (16 to 24), so trust its verdicts less than a person's.",
             "What was not shown",
-            "No significant difference between ppo and dpo",
+            "Not decided between ppo and dpo",
         )
     ]
     assert places == sorted(places)
@@ -268,20 +270,52 @@ def test_markdown_holds_the_findings(written):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in found.splitlines()}) == 1
     assert "| ppo | 71.0% [64.9, 77.1] | 78.0% [72.8, 83.2] | 67.0% [59.6, 74.4], 88.3% answered |" in tables[0]
     assert "| orpo | 9.3 s | 11.0 TFLOP |" in markdown
-    assert "| dpo | 64.0% [59.0, 69.0], p = 0.003 | 43.0% [38.0, 48.0], p = 0.003 | – |" in markdown
+    assert "| dpo | 64.0% [55.0, 73.0], p < 0.001 | 43.0% [34.0, 52.0], p = 0.214 | – |" in markdown
 
 
-def test_a_run_from_before_head_to_head_and_audits_is_whole(tmp_path, make_run, parse):
+def test_a_run_from_before_direct_comparisons_and_audits_is_whole(tmp_path, make_run, parse):
     run = make_run(tmp_path)
-    later = ("head_to_head", "ratings", "length_controlled", "changes", "ties", "reward_models", "judges", "stamps")
+    later = ("margin", "ratings", "equal_length", "changes", "ties", "reward_models", "judges", "stamps")
     older = {key: value for key, value in run.summary.items() if key not in later}
     for row in older["methods"].values():
         row["seeds"] = 1
-    older["warnings"] = ["ppo, dpo, orpo: fewer than 3 seeds; intervals with one seed leave out the variation"]
+    newer = ("basis", "seeds", "equal", "not_worse")
+    older["comparisons"] = [{k: v for k, v in row.items() if k not in newer} for row in older["comparisons"]]
+    older["warnings"] = ["ppo, dpo, orpo: one seed; intervals with one seed leave out the variation"]
     run.write_summary(older)
     page, markdown = (path.read_text(encoding="utf-8") for path in render([run]))
     text = parse(page).text
-    assert text.count("fewer than 3 seeds") == 1  # as a confound, and not again as a warning
-    assert "Differences in win rate against SFT" in text and "+21.0 pp [12.0, 30.0]" in text
+    assert text.count("ppo, dpo, orpo: one seed") == 1  # as a confound, and not again as a warning
+    assert "No method is recommended, for each was trained once" in text and "ppo policy to be better" not in text
+    assert "The comparisons in numbers" in text and "+21.0 pp [12.0, 30.0]" in text
     assert "No judge was asked" in text and "No reward model was audited." in text
-    assert "| ppo − sft | +21.0 pp |" in markdown and "No judge was asked" in markdown
+    assert "| ppo against sft | +21.0 pp |" in markdown and "No judge was asked" in markdown
+
+
+def test_people_on_the_responses_stand_on_the_page_and_in_markdown(tmp_path, make_run, parse):
+    run = make_run(tmp_path)
+    row = {
+        "a": "ppo", "b": "sft", "scorer": "judge", "mean": 0.634, "low": 0.571, "high": 0.692, "n": 100, "of": 300,
+        "power": 0.62, "correlation": 0.6, "narrows": True,
+        "labels": {"mean": 0.61, "low": 0.51, "high": 0.7, "n": 100},
+    }  # fmt: skip
+    people = {
+        "served": 200, "pairs": 180, "labels": 216, "skips": 3, "labellers": 2,
+        "agreement": {"mean": 0.75, "low": 0.6, "high": 0.88, "n": 36},
+        "alpha": {"mean": 0.51, "low": 0.2, "high": 0.75, "n": 36},
+    }  # fmt: skip
+    rows = [row, row | {"a": "dpo", "narrows": False}]
+    run.write_summary(run.summary | {"people": people, "prediction_powered": rows})
+    html, markdown = (path.read_text() for path in render([run]))
+    told = parse(html.split("People on this run's responses")[1].split("</section>")[0]).text
+    assert "216 labels of 180 of 200 pairs by 2 labellers, 3 skips." in told
+    assert "On the 36 pairs with several labels, two of them agree with a chance of 75.0% [60.0, 88.0]" in told
+    assert "ppo against sft 100 61.0% [51.0, 70.0] judge 0.620 63.4% [57.1, 69.2]" in told
+    assert "dpo against sft" not in told
+    part = markdown.split("### People on this run's responses")[1].split("\n## ")[0]
+    assert "| ppo against sft | 100 | 61.0% [51.0, 70.0] | judge | 0.620 | 63.4% [57.1, 69.2] |" in part
+    table = [line for line in part.splitlines() if line.startswith("|")]
+    assert len(table) == 3 and "\n".join(table) in part
+    first = parse(html.split('id="verdict"')[1].split("</section>")[0]).text
+    assert "By people, ppo wins 63% against SFT (95% interval 57 to 69), from 100 responses that they compared" in first
+    assert "every score here comes from a model" not in first

@@ -1,13 +1,15 @@
 """`bench cache`: what a run refers to stays, wherever the run lies; the rest goes, and only when it is old enough."""
 
 import os
+import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from filelock import FileLock
 
 from alignment_bench.results.cache import look, remove
-from alignment_bench.results.integrity import write_json
+from alignment_bench.results.hold import FOLDER, held
+from alignment_bench.results.integrity import MANIFEST, write_json
 from alignment_bench.results.run_folder import Run
 from alignment_bench.results.store import Store
 
@@ -16,7 +18,8 @@ DAY = timedelta(days=1)
 
 
 def make(store, name, **inputs):
-    return store.stage(name, inputs, lambda out: (out / f"{name}.bin").write_text(f"{name} {inputs}"))
+    """A stage of a process that has ended since: its store is gone."""
+    return Store(store.root).stage(name, inputs, lambda out: (out / f"{name}.bin").write_text(f"{name} {inputs}"))
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def test_what_a_run_refers_to_is_kept(work):
     found = look(store)
     assert {i.path for i in found.items if i.kept} == kept
     assert {i.path for i in found.removable(DAY, LATER)} == unused
-    assert found.removable(DAY) == []  # made just now: a run may be at work
+    assert found.removable(DAY) == []  # used just now
     freed, busy = remove(found.removable(DAY, LATER))
     assert busy == [] and freed > 0
     assert {m.path for m in store.made()} == kept and not any(path.exists() for path in unused)
@@ -110,3 +113,62 @@ def test_leftovers_are_found_and_verdicts_never(work):
     assert found.verdicts == 8
     remove([i for i in found.items if not i.kept])
     assert not damaged.exists() and (store.verdicts / "judge.jsonl").read_text() == "paid for"
+
+
+def old_train(store):
+    """Inputs of the stage that no run refers to and that was made from `sft`, which a run refers to."""
+    sft = store.find("sft", {"lr": 1})
+    return {"sft": sft.content, "pairs": "q"}
+
+
+def test_what_a_run_at_work_uses_is_held(work):
+    """However long ago it was made; also where the run finds it after gc has looked, and before it deletes."""
+    store, run, _, unused = work
+    store.remember(run.path)
+    (path,) = [p for p in unused if p.parent.name == "train"]
+    before = look(store).removable(DAY, LATER)
+    running = Store(store.root)
+    found = running.stage("train", old_train(store), lambda out: pytest.fail("it is there"))
+    assert found.path == path
+    assert {i.path for i in look(store).removable(DAY, LATER)} == {p for p in unused if p.parent.name == "corpus"}
+    _, busy = remove([i for i in before if i.path == path])
+    assert busy == [path] and path.exists()
+    del running
+    _, busy = remove([i for i in before if i.path == path])
+    assert busy == [] and not path.exists()
+
+
+def test_a_killed_process_holds_nothing(work):
+    store, _, _, unused = work
+    (path,) = [p for p in unused if p.parent.name == "train"]
+    told, tell = os.pipe()
+    if (child := os.fork()) == 0:
+        running = Store(store.root)
+        running.stage("train", old_train(store), lambda out: None)
+        os.write(tell, b"!")
+        signal.pause()
+    os.read(told, 1)
+    assert path in held(store.cache)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert held(store.cache) == set()
+    assert path in {i.path for i in look(store).removable(DAY, LATER)}
+    running = Store(store.root)
+    running.stage("train", old_train(store), lambda out: None)
+    assert held(store.cache) == {path} and len(list((store.cache / FOLDER).glob("*.txt"))) == 1  # and left no litter
+
+
+def test_age_counts_from_use(work):
+    store, _, _, unused = work
+    (path,) = [p for p in unused if p.parent.name == "train"]
+
+    def is_removable(now):
+        return path in {i.path for i in look(store).removable(DAY, now)}
+
+    os.utime(path / MANIFEST, (0, 0))  # by a copy that kept no times, say
+    assert is_removable(LATER)
+    Store(store.root).stage("train", old_train(store), lambda out: None)
+    assert abs((path / MANIFEST).stat().st_mtime - datetime.now().timestamp()) < 60
+    soon = (LATER - timedelta(hours=23)).timestamp()
+    os.utime(path / MANIFEST, (soon, soon))
+    assert not is_removable(LATER) and is_removable(LATER + timedelta(hours=2))

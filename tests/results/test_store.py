@@ -194,3 +194,21 @@ def test_a_second_process_is_told_who_holds_the_run_and_a_dead_one_holds_nothing
     with run.held():
         run.open(record({}))  # the folder with the lock in it is not somebody else's
     assert run.exists
+
+
+def test_what_a_response_costs_is_kept_beside_it_and_moves_no_key(tmp_path):
+    """8 responses in 4 s with 80 tokens are 0.5 s and 10 tokens each; the times are no part of their content."""
+    store = Store(tmp_path)
+
+    def build(out, seconds):
+        (out / "generations.jsonl").write_text("{}\n")
+        (out / "inference.json").write_text(json.dumps({"responses": 8, "seconds": seconds, "generated_tokens": 80}))
+
+    one, other = (store.stage("generations", {"n": n}, lambda out, n=n: build(out, 4.0 + n)) for n in (0, 1))
+    assert one.content == other.content
+    run = Run(tmp_path / "run")
+    run.open({"run_id": "r", "contract": {}, "commands": [], "created": "", "methods": {}, "shared": {"SFT": {"s": 1}}})
+    cell = run.place("dpo", 0, [one])
+    assert cell.inference() == {"seconds": 0.5, "generated_tokens": 10.0} and cell.cost() == {}
+    run.open({"run_id": "r", "contract": {}, "commands": [], "created": "", "methods": {}, "shared": {"RM": {"s": 2}}})
+    assert run.record["shared"] == {"SFT": {"s": 1}, "RM": {"s": 2}}  # what an earlier command made stays

@@ -74,7 +74,8 @@ def test_the_probe_looks_four_times_and_measures_against_sft(tiny, full, tmp_pat
     assert second["implicit_margin"] == pytest.approx(difference, rel=1e-4, abs=1e-4)
     assert second["kl"] > 0.01
     assert probe(1.0) == {}
-    assert ledger.generated_tokens > 0 and ledger.scored_tokens > 0
+    assert ledger.looking_generated_tokens > 0 and ledger.looking_scored_tokens > 0 and ledger.looking_seconds > 0
+    assert ledger.generated_tokens == ledger.scored_tokens == 0  # a user who only trains does not look
 
 
 def test_the_probe_says_what_plain_transformers_say(tiny, full, tmp_path, plain):
@@ -142,7 +143,9 @@ def test_probes_of_one_start_share_it_and_go_through_no_text_twice(tiny, full, t
     with counted() as passes:
         probes = [Probe(task, policy, Ledger.of(policy.network, tmp_path), with_samples=True) for _ in range(3)]
         assert passes.scored == passing + TRIAL
-        assert [probe.ledger.scored_tokens for probe in probes] == [tokens] * 3  # what a cell costs depends on no other
+        assert [probe.ledger.looking_scored_tokens for probe in probes] == [
+            tokens
+        ] * 3  # what a cell costs depends on no other
         assert probes[0].reference.network.packs
         again = passes.again
         probes[0](1.0)

@@ -6,10 +6,17 @@ import re
 from pathlib import Path
 
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 from typer.testing import CliRunner
 
 from alignment_bench.benchmarks.cli.main import app
-from alignment_bench.benchmarks.judging.labels import against_people, among_people, published_labels, read_labels
+from alignment_bench.benchmarks.judging.labels import (
+    against_people,
+    among_people,
+    over_subsets,
+    published_labels,
+    read_labels,
+)
 from alignment_bench.errors import InputError
 from alignment_bench.evaluators.judge import open_asker
 
@@ -54,6 +61,34 @@ def test_figures_by_hand(tmp_path):
     # the judge says a, a where the majority says a, b: observed 1/2, expected 1 * 1/2, kappa 0
     assert found["kappa"] == pytest.approx(0.0)
     assert found["prefers_longer"]["mean"] == 0.5  # good is longer than bad
+
+
+def test_people_may_stand_in_a_column_label(tmp_path):
+    """`human` goes before where a row has both; a bad label names the column that it stands in."""
+    named = [{("label" if k == "human" else k): v for k, v in row.items()} for row in ROWS]
+    assert [r.human for r in read_labels(write(tmp_path, named))] == [tuple(row["human"]) for row in ROWS]
+    both = read_labels(write(tmp_path, [{**ROWS[0], "label": "b"}, {**named[1], "label": "a"}]))
+    assert [r.human for r in both] == [("a", "a", "b"), ("a",)]
+    with pytest.raises(InputError, match="row 1, label: the label 'left' is unknown"):
+        read_labels(write(tmp_path, [{**named[0], "label": "left"}]))
+
+
+def test_subsets_weigh_the_same_in_their_mean(tmp_path):
+    """x: right on 3 of 4 pairs; y: wrong on 1; their mean is 3/8, all pairs' 3/5. One without a verdict is left out."""
+    made = [row(i, f"q{i}", "a", "a", "x", "a" if i else "b") for i in range(4)]
+    made += [row(4, "q4", "a", "a", "y", "b"), row(5, "q5", "a", "a", "z", "error")]
+    rows = read_labels(write(tmp_path, made))
+    labels = published_labels(rows, "j")
+    assert against_people(rows, labels)["accuracy"]["mean"] == pytest.approx(3 / 5)
+    found = over_subsets(rows, labels)
+    # residuals / (pairs * subsets): x has one of -3/4 and three of 1/4, each over 4 * 2; y has none
+    variance = 5 / 4 * ((3 / 4) ** 2 + 3 * (1 / 4) ** 2) / 64
+    size = 3 / 8 * 5 / 8 / variance
+    assert (found["mean"], found["n"]) == (3 / 8, 5)
+    expected = proportion_confint(3 / 8 * min(size, 5), min(size, 5), method="wilson")
+    assert (found["low"], found["high"]) == pytest.approx(expected)
+    done = audit("--judge", "column:j", "--labels", tmp_path / "labels.jsonl")
+    assert re.search(r"mean over subsets +0\.375 \[", done.stdout), done.stdout
 
 
 @pytest.mark.parametrize(
@@ -139,6 +174,17 @@ def test_a_scripted_judge_its_bill_its_cache_and_the_key(tmp_path, endpoint):
     for text in (done.output, again.output, gone.output, str(gone.exception), written.decode()):
         assert CANARY not in text
     assert not any('"answer"' in path.read_text() for path in (tmp_path / "other").rglob("*.jsonl"))
+
+
+def test_settings_of_a_judge_are_passed_on(tmp_path, endpoint):
+    url, requests, _ = endpoint
+    command = ["--judge", "openai:m", "--judge-url", url, "--labels", write(tmp_path, ROWS), "--root", tmp_path]
+    settings = ["max_completion_tokens=900", "temperature=null", "extra_body={reasoning_effort: low}", "repeats=0"]
+    assert audit(*command, *(part for text in settings for part in ("--set", text))).exit_code == 0
+    [sent] = {json.dumps({k: v for k, v in body.items() if k != "messages"}) for *_, body in requests}
+    assert json.loads(sent) == {"model": "m", "max_completion_tokens": 900, "reasoning_effort": "low"}
+    wrong = audit(*command, "--set", "max_token=9")
+    assert "--set max_token=9: 'max_token' is no setting of a judge; did you mean 'max_tokens'?" in str(wrong.exception)
 
 
 @pytest.mark.parametrize("price", ["1", "a,b", "-1,2", "nan,1", "1,2,3"])

@@ -34,7 +34,7 @@ def test_list_says_what_is_needed_and_the_paper(bench, tmp_path):
     assert row("dpo")[1:3] == ["pairs, reference", "Rafailov et al. (2023, arXiv:2305.18290)"]
     assert row("ppo")[1:3] == ["critic, reference, reward", "Ouyang et al. (2022, arXiv:2203.02155)"]
     assert row("orpo")[1:3] == ["pairs", "Hong et al. (2024, arXiv:2403.07691)"]
-    assert row("trl-kto")[1:3] == ["pairs, reference", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
+    assert row("trl-kto")[1:3] == ["pairs", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
     assert {"judge", "quick", "hh"} <= {line.split()[0] for line in lines if line.strip()}
 
 
@@ -104,11 +104,11 @@ def test_compare(bench, runs):
 def test_cache(bench, tmp_path, make_run):
     run = make_run(tmp_path)
     store = Store(tmp_path / "results")
-    unused = store.stage("sft", {}, lambda out: (out / "model").write_text("x" * 3000))
+    unused = Store(tmp_path / "results").stage("sft", {}, lambda out: (out / "model").write_text("x" * 3000))
     listed = bench("cache", "ls", cwd=tmp_path).stdout
     assert re.search(r"all_scores\s+6 .*\s0\s+0 B", listed) and re.search(r"sft\s+1 .*\s1\s+3", listed)
     assert "1 runs were checked" in listed
-    assert "1 more are younger than 1 days" in bench("cache", "gc", "--yes", cwd=tmp_path).stdout
+    assert "1 more were used within 1 days" in bench("cache", "gc", "--yes", cwd=tmp_path).stdout
     dry = bench("cache", "gc", "--older-than", "0", cwd=tmp_path).stdout
     assert str(unused.path.relative_to(tmp_path)) in dry and "add --yes" in dry and unused.path.exists()
     done = bench("cache", "gc", "--older-than", "0", "--yes", cwd=tmp_path).stdout

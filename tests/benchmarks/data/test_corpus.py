@@ -123,6 +123,30 @@ def test_rows_that_are_no_pairs_are_counted_and_blocks_do_not_show(load, monkeyp
     assert cut.digest == whole.digest
 
 
+def test_splits_for_tuning_take_prompts_of_their_own_and_leave_a_benchmark_without_them_as_it_is(load):
+    """Six splits of 60 prompts by the rule, largest hashes last; without the two, key and data are what they were."""
+    rows = [row(i % 60, chosen=f"answer {i}") for i in range(90)]
+    plain = load(rows)
+    assert (len(plain.selection), len(plain.tuning)) == (0, 0) and set(plain.record["splits"]) == set(PARTS)
+    assert plain.digest == sha({part: rows_digest(list(getattr(plain, part))) for part in PARTS})  # as it always was
+    assert tuple(Splits().shares) == PARTS
+    shares = {"sft": 0.2, "training": 0.3, "evaluation": 0.1, "heldout": 0.1, "selection": 0.2, "tuning": 0.1}
+    corpus = load(rows, splits=Splits(**shares))
+    assert corpus.digest != plain.digest
+    ranked = sorted({sha([0, [{"role": "user", "content": r["prompt"]}]]): r["prompt"] for r in rows}.items())
+    start = 0
+    for part, share in shares.items():
+        mine = {text for _, text in ranked[start : start + round(60 * share)]}
+        pairs = getattr(corpus, part)
+        assert {p.prompt.messages[0]["content"] for p in pairs} == mine
+        assert corpus.record["splits"][part] == {"pairs": len(pairs), "prompts": len(mine)}
+        assert [p.prompt_id for p in corpus.labelled_of(part)] == [p.prompt.id for p in pairs]
+        start += len(mine)
+    assert start == 60
+    with pytest.raises(InputError, match="selection, tuning needs at least 10 prompts, .* has 6"):
+        load(rows[:6], splits=Splits(**shares))
+
+
 def test_the_prompts_of_a_split_are_each_there_once_in_the_order_of_ids(load):
     corpus = load([row(i % 12, chosen=f"{i}") for i in range(40)])
     of_pairs = {p.prompt.id: p.prompt for p in corpus.training}
@@ -140,7 +164,7 @@ def test_it_is_made_once_and_follows_content_not_place(load, tmp_path):
     assert first.record == again.record and first.record["stage"]
     (stage,) = (tmp_path / "results/cache/corpus").glob("[!.]*")
     assert sorted(p.name for p in stage.iterdir()) == sorted(
-        [*(f"{part}.arrow" for part in PARTS), "record.json", "manifest.json"]
+        [*(f"{part}.arrow" for part in corpus_module.PARTS), "record.json", "manifest.json"]
     )
     moved = tmp_path / "elsewhere"
     moved.mkdir()
@@ -207,6 +231,10 @@ def test_unpaired_replies_keep_away_from_the_prompts_of_the_evaluation(load, tmp
     assert found.digest != corpus.digest
     with pytest.raises(InputError, match="there is no file nowhere.jsonl"):
         load(rows, unpaired="nowhere.jsonl")
+    for tuned in ("selection", "tuning"):
+        more = load(rows, unpaired=str(tmp_path / "rated.jsonl"), splits=Splits(**{tuned: 0.5}))
+        kept = {p.prompt.id for p in getattr(more, tuned)}
+        assert kept and not kept & {r.prompt.id for r in more.unpaired}
     good = save(tmp_path / "good.jsonl", [r | {"label": True} for r in rated])
     with pytest.raises(InputError, match="are good and 0 are not"):
         load(rows, unpaired=str(good))
@@ -226,6 +254,7 @@ def test_memory_does_not_grow_with_the_rows(load, tiny, tmp_path, monkeypatch):
     text alone of a pair has 200, and its token ids, as Python holds them, 8 * 200.
     """
     monkeypatch.setattr("alignment_bench.results.lazy.CHUNK", 100)
+    monkeypatch.setattr("alignment_bench.preferences.files.BLOCK", 2**12)  # which 200 rows fill several times
 
     def peak(count):
         path = save(tmp_path / f"{count}.jsonl", (row(i, "a" * (70 + i % 50), "b" * 100) for i in range(count)))

@@ -16,7 +16,7 @@ def test_published_intervals_cover_93_to_97_percent():
     rows = PUBLISHED["intervals"]
     assert {(r["seeds"], r["prompts"]) for r in rows} == {(s, p) for s in (1, 3, 5) for p in (200, 300)}
     kept = [r[name] for r in rows for name in ("win_rate_even", "win_rate_high", "mean", "mean_bootstrap")]
-    kept += [r["length_controlled"] for r in PUBLISHED["length_control"]]
+    kept += [r["equal_length"] for r in PUBLISHED["equal_length"]]
     kept += [r["rating"] for r in PUBLISHED["ratings"]]
     assert len(kept) == 104
     assert min(kept) >= 0.93 and max(kept) <= 0.97 + NOISE / 3

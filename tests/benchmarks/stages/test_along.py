@@ -1,5 +1,6 @@
 """Checkpoints along training, and judges of a run (until decided, their bill, people's labels), on a whole tiny run."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alignment_bench.analysis.sequential import UNTIL_DECIDED
+from alignment_bench.analysis.sequential import UNTIL_DECIDED, asking_order
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.export import export
 from alignment_bench.benchmarks.harness import run as run_harness
@@ -40,17 +41,21 @@ def outcome(tmp_path_factory, make_tiny, write_tiny):
 
 
 def test_checkpoints_are_saved_and_scored(outcome):
-    """Four rounds or steps of 8 of 32 examples: checkpoints at 8, 16 and 24, then the final policy."""
+    """Marks at 1.7, 4.5 and 12 of 32 examples, rounds or steps of 8: checkpoints at 8 and 16, then the final policy."""
     cells = {cell.method: cell for cell in outcome.run.cells()}
     assert cells["sft"].along() is None
     for method in ("ppo", "dpo"):
         folders = sorted(p.name for p in (cells[method].path / "along").iterdir())
-        assert folders == ["000000008", "000000016", "000000024"]
+        assert folders == ["000000008", "000000016"]
         AutoModelForCausalLM.from_pretrained(cells[method].path / "along" / folders[0])
         table = cells[method].along()
-        assert sorted(table["examples"].unique()) == [0, 8, 16, 24, 32]
-        assert set(table["metric"]) == {"kl", "reward.training", "reward.reward_model", "reward.gold"}
-        assert (table.groupby(["examples", "metric"]).size() == 6).all()
+        assert sorted(table["examples"].unique()) == [0, 8, 16, 32]
+        facets = {f"reward.gold.{facet}" for facet in ("helpful", "honest", "harmless")}
+        whole = {"kl", "reward.training", "reward.reward_model", "reward.gold"}
+        assert whole < set(table["metric"]) <= whole | facets
+        sizes = table.groupby(["examples", "metric"]).size().unstack()
+        assert (sizes[sorted(whole)] == 6).all(axis=None)
+        assert (sizes[[m for m in sizes if m in facets]].sum(axis=1) == 6).all()  # each prompt has one facet
         assert (table.loc[(table["metric"] == "kl") & (table["examples"] == 0), "value"] == 0).all()
         # the last point is the policy of the table, by the same evaluators
         last = table[(table["examples"] == 32) & (table["metric"] == "reward.gold")].set_index("prompt_id")["value"]
@@ -62,8 +67,13 @@ def test_checkpoints_are_saved_and_scored(outcome):
 def test_the_summary_and_the_page_tell_of_it(outcome):
     found = outcome.summary["overoptimization"]
     assert list(found) == ["ppo", "dpo"]
-    assert [p["examples"] for p in found["dpo"]["points"]] == [8, 16, 24, 32]
-    assert set(found["dpo"]["fits"]) == {"reward.training", "reward.reward_model", "reward.gold"}
+    assert [p["examples"] for p in found["dpo"]["points"]] == [8, 16, 32]
+    for row in found.values():
+        fitted = set() if row["refused"] else {"reward.training", "reward.reward_model", "reward.gold"}
+        assert set(row["fits"]) == fitted and row["seeds"] == 1
+    hacked = outcome.summary["hacking"]  # dpo never sees the reward
+    assert hacked["optimized"] == list(hacked["rows"]) == ["ppo"] and hacked["rows"]["ppo"]["metric"] == "reward.gold"
+    assert outcome.summary["far"]["dpo"]["responses"] == 6 and set(outcome.summary["far"]) == {"ppo", "dpo"}
     page = (outcome.run.report_path / "index.html").read_text()
     assert "Reward along training" in page and "dpo" in found["dpo"]["text"]
 
@@ -179,6 +189,38 @@ def test_the_bill_of_a_run_is_that_of_all_its_calls(outcome, always):
     assert second.summary["judges"]["usage"]["none"] == {
         "verdicts": total, "tokens_in": 100 * total, "tokens_out": total, "dollars": pytest.approx(total * 102e-6)
     }  # fmt: skip
+
+
+def test_rows_are_compared_with_each_other_and_asked_about_once(outcome, always):
+    """The judge prefers the later row, on the 3 prompts that it may ask; the other way round is the same question."""
+    both = _request(outcome, {"judge": ENDPOINT | {"versus": 3}}, methods=("ppo", "dpo"))
+    found = run_harness(both)
+    texts = {cell.method: {g.prompt_id: g.response for g in cell.generations()} for cell in found.run.cells()}
+    prompts = asking_order(texts["dpo"])[:3]
+    expected = {p: 0.5 if texts["dpo"][p] == texts["ppo"][p] else 1.0 for p in prompts}
+    asked, scores = always["openai:none"][0].asked, _direct(found.run)
+    assert scores == {("dpo", "versus.judge:ppo"): expected} and 1.0 in expected.values()
+    differ = sum(value == 1.0 for value in expected.values())
+    alone = sum(texts[m][p] != texts["sft"][p] for m in ("ppo", "dpo") for p in texts["sft"])
+    assert asked == 2 * (alone + differ) == found.summary["judges"]["usage"]["none"]["verdicts"]
+    shown = json.dumps([found.summary[part] for part in ("methods", "changes", "ties")])
+    assert "judge.answered" in shown and "versus" not in shown
+    assert "versus" not in (found.run.report_path / "index.html").read_text()
+    turned = run_harness(dataclasses.replace(both, methods=("dpo", "ppo")))
+    assert _direct(turned.run) == {("ppo", "versus.judge:dpo"): {p: 1 - value for p, value in expected.items()}}
+    assert always["openai:none"][0].asked == asked
+    apart = run_harness(dataclasses.replace(both, methods=("ppo",)))
+    assert any("did not compare ppo and dpo directly" in line for line in apart.summary["warnings"])
+    none = run_harness(_request(outcome, {"judge": ENDPOINT | {"versus": 0}}, methods=("ppo", "dpo")))
+    assert _direct(none.run) == {} and not any("directly" in line for line in none.summary["warnings"])
+
+
+def _direct(run):
+    """By row and metric the values of direct comparisons by prompt."""
+    scores = run.scores()
+    kept = scores[scores["metric"].str.match(r"versus\.judge:")]
+    return {key: dict(zip(part["prompt_id"], part["value"], strict=True))
+            for key, part in kept.groupby(["method", "metric"])}  # fmt: skip
 
 
 def test_another_judge_never_shares_a_column(outcome, always):

@@ -9,10 +9,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignment_bench.benchmarks.context import Workshop
 from alignment_bench.benchmarks.definition.rows import method_settings
-from alignment_bench.benchmarks.definition.spec import Supervised, SupervisedFineTuning, load_spec
+from alignment_bench.benchmarks.definition.spec import RewardModels, Supervised, SupervisedFineTuning, load_spec
 from alignment_bench.benchmarks.selfcheck.passes import counted
+from alignment_bench.benchmarks.stages.gates import reward_model_gate
 from alignment_bench.benchmarks.stages.responses import generate
-from alignment_bench.benchmarks.stages.trained import pair_dataset, train_reward_model, train_sft
+from alignment_bench.benchmarks.stages.trained import pair_dataset, reference, train_cell, train_reward_model, train_sft
 from alignment_bench.evaluators.reward_model import RewardModelWinRate
 from alignment_bench.models.chat import encode_prompt, encode_response
 from alignment_bench.models.checkpoint import Checkpoint
@@ -21,7 +22,16 @@ from alignment_bench.models.reward_model import RewardModel
 from alignment_bench.models.sampler import to_generations
 from alignment_bench.models.sampling import Choice, sample
 from alignment_bench.results.records import Generation, Pair, Prompt
-from alignment_bench.results.store import GENERATIONS, METRICS, MODEL, Store, read_generations, read_jsonl
+from alignment_bench.results.store import (
+    GENERATIONS,
+    INFERENCE,
+    METRICS,
+    MODEL,
+    Store,
+    read_generations,
+    read_json,
+    read_jsonl,
+)
 from alignment_bench.training.task import PromptDataset
 
 PROMPT = Prompt("p", ({"role": "user", "content": "?"},), (0, 10, 11))
@@ -50,6 +60,35 @@ def test_chosen_replies_only(tmp_path, tiny, full):
     short, long = first_token_logps(tmp_path, tiny, full, "chosen")
     assert math.exp(short) > 0.95
     assert math.exp(long) < 0.02
+
+
+class Ledgered:
+    """A method whose training went on after an interruption, and says how long it took in all."""
+
+    def __init__(self, said):
+        self.said = said
+
+    def train(self, task):
+        task.made.path.mkdir()
+        (task.out / "cost.json").write_text(json.dumps(self.said))
+        return task.made
+
+
+@pytest.mark.parametrize(("said", "low", "high"), [({"seconds": 91.0}, 91.0, 91.0), ({"examples": 4}, 0.0, 60.0)])
+def test_a_cell_costs_what_its_ledger_says_and_else_the_time_that_passed(tmp_path, tiny, full, said, low, high):
+    shop = Workshop(Store(tmp_path), full, {})
+    given = {"base": tiny, "sft": tiny, "reward_model": tiny, "unpaired": (), "budget": 4, "seed": 0}
+    pairs, prompts = pair_dataset(shop, tiny, []), PromptDataset([], 8)
+    stage = train_cell(shop, "x", Ledgered(said), **given, pairs=pairs, prompts=prompts, reward=lambda: None)
+    assert low <= stage.cost["seconds"] <= high and said.items() <= stage.cost.items()
+
+
+def test_reference_log_probs_cost_a_pass_over_both_sides(tmp_path, tiny, full):
+    """3 tokens of the prompt with 2 of the short reply and with 32 of the long one: 40; 2 FLOPs a weight each."""
+    stage = reference(Workshop(Store(tmp_path), full, {}), tiny, [Pair("x", PROMPT, SHORT, LONG)])
+    weights = Policy.open(tiny, full, trainable=False).network.size
+    assert stage.cost["scored_tokens"] == 40 and stage.cost["flops"] == 80 * weights
+    assert stage.cost["trained_tokens"] == stage.cost["looking_flops"] == 0
 
 
 def test_reference_log_probs_in_chunks_are_those_of_each_pair(tmp_path, tiny, full, monkeypatch):
@@ -123,7 +162,32 @@ def test_a_reward_model_is_trained_as_plain_transformers_train_it(tmp_path, tiny
         assert float((one - expected).abs().mean()) < 1e-2 * float((expected - start).abs().max())
     with torch.no_grad():
         right = [0.5 if a == b else float(a > b) for a, b in (scores(found, pair) for pair in unseen)]
-    assert gate["accuracy"] == [(right[0] + right[2]) / 2, (right[1] + right[3]) / 2] and right[3] == 0.5
+    told = reward_model_gate(stage, "training", 0.5)  # over pairs, of which one prompt has two and the other two
+    assert told["value"] == sum(right) / 4 and right[3] == 0.5
+    assert [row[0] for row in gate["pairs"]] == ["p", "q", "p", "q"]
+    assert [row[3:] for row in gate["pairs"]] == [[2, 3], [3, 3], [4, 3], [2, 2]]
+
+
+def test_contrast_pairs_come_on_top_of_the_labelled_ones(tmp_path, tiny, full):
+    """Of 8 examples at a share of 0.5: 16 are drawn, from two labelled pairs and as many contrast pairs."""
+    pairs = [Pair(f"x{i}", Prompt(f"p{i}", (), (0, 10 + i)), (20 + i, 21, 1), (30, 31 + i, 1)) for i in range(2)]
+    settings = Supervised(examples=8, lr=1e-3, batch_size=4)
+    shop = Workshop(Store(tmp_path), full, {})
+    stages = [
+        train_reward_model(shop, tiny, settings, pairs, pairs, 1, contrast=share, longest=longest)
+        for share, longest in ((0.0, 6), (0.5, 6), (0.0, 7), (0.5, 7))
+    ]
+    assert [len(read_jsonl(stage.path / METRICS)) for stage in stages[:2]] == [2, 4]
+    assert len({stage.key for stage in stages}) == 3 and stages[0].key == stages[2].key
+    assert [json.loads((s.path / "gate.json").read_text())["pairs"][1][0] for s in stages[:2]] == ["p1", "p1"]
+
+
+def test_contrast_pairs_are_for_the_reward_model_that_evaluates():
+    settings = RewardModels(examples=60, lr=1e-3, contrast=0.4)
+    assert [settings.contrast_of(role) for role in ("training", "evaluation")] == [0.0, 0.4]
+    assert [settings.drawn(role) for role in ("training", "evaluation")] == [60, 100]
+    both = settings.model_copy(update={"contrast_in_training": True})
+    assert both.contrast_of("training") == 0.4
 
 
 def test_the_gate_of_sft_is_the_loss_a_token_before_and_after(tmp_path, tiny, full):
@@ -151,7 +215,10 @@ def test_the_best_of_three_is_the_answer(tmp_path, tiny, full):
 
     def answers(choice):
         stage = generate(shop, tiny, tiny, PromptDataset(prompts, 12), temperature=1.0, seed=3, choice=choice)
+        spent.append(read_json(stage.path / INFERENCE))
         return stage.key, read_generations(stage.path / GENERATIONS)
+
+    spent = []
 
     def letters(rows):
         return [float(sum(c.islower() for c in g.response)) for g in rows]
@@ -163,6 +230,14 @@ def test_the_best_of_three_is_the_answer(tmp_path, tiny, full):
     assert letters(found) == [max(letters(three[3 * i : 3 * i + 3])) for i in range(5)] != letters(three[::3])
     assert {g.kl for g in found} == {math.log(3) - 2 / 3}
     assert len({key, answers(Choice(2, lambda: letters, "letters"))[0], answers(None)[0]}) == 3
+    tokens, weights = sum(g.length for g in three), policy.network.size
+    of_three, of_two, of_one = ({k: v for k, v in row.items() if k != "seconds"} for row in spent)
+    # 15 responses are drawn, and read with their prompts of 3 tokens by the reward model; 2 FLOPs a weight and token
+    assert of_three == {
+        "responses": 5, "generated_tokens": tokens, "reward_queries": 15, "flops": 2 * weights * (2 * tokens + 15 * 3)
+    }  # fmt: skip
+    assert of_two["reward_queries"] == 10 and of_one["reward_queries"] == 0
+    assert of_one["flops"] == 2 * weights * of_one["generated_tokens"]
 
 
 def test_a_benchmarks_defaults_reach_every_method_that_has_the_field():

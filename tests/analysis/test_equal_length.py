@@ -1,11 +1,11 @@
-"""Length control: a judge that likes length, whose win rate without that liking is known."""
+"""Win rates at equal length: a judge that likes length, whose win rate without that liking is known."""
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from alignment_bench.analysis.length_control import length_controlled
+from alignment_bench.analysis.equal_length import at_equal_length, sentences
 
 
 def logistic(x):
@@ -28,7 +28,7 @@ def biased_judge(rng, *, theta, phi, longer, seeds=1, prompts=250, psi=0.0, seed
 def test_the_length_free_win_rate_is_found_where_the_raw_one_misleads():
     """Equal answers (true rate 50%), 20 tokens longer, to a judge with phi = 2: the raw rate is far above 50%."""
     wins, lengths, _ = biased_judge(np.random.default_rng(0), theta=0.0, phi=2.0, longer=20.0, prompts=100_000)
-    found = length_controlled(wins, lengths)
+    found = at_equal_length(wins, lengths)
     assert wins.mean() > 0.72
     assert found.win_rate.mean == pytest.approx(0.5, abs=0.01)
     assert found.length_effect.mean == pytest.approx(2.0, abs=0.06)
@@ -45,7 +45,7 @@ def test_coverage_of_the_length_free_win_rate(seeds, seed_sd):
     hits, raw = [], []
     for _ in range(300):
         wins, lengths, _ = biased_judge(rng, theta=0.5, phi=1.5, longer=10.0, seeds=seeds, seed_sd=seed_sd)
-        found = length_controlled(wins, lengths).win_rate
+        found = at_equal_length(wins, lengths).win_rate
         hits.append(found.low <= truth <= found.high)
         raw.append(wins.mean())
     assert np.mean(raw) > truth + 0.04
@@ -54,7 +54,7 @@ def test_coverage_of_the_length_free_win_rate(seeds, seed_sd):
 
 def test_without_a_length_bias_the_raw_win_rate_stays():
     wins, lengths, _ = biased_judge(np.random.default_rng(2), theta=0.8, phi=0.0, longer=30.0, prompts=20_000)
-    found = length_controlled(wins, lengths)
+    found = at_equal_length(wins, lengths)
     assert found.win_rate.mean == pytest.approx(wins.mean(), abs=0.02)
     assert found.length_effect.low < 0 < found.length_effect.high
 
@@ -65,7 +65,7 @@ def test_difficulty_from_the_other_methods_keeps_the_estimate():
     wins, lengths, others = biased_judge(
         np.random.default_rng(3), theta=0.5, phi=1.5, longer=15.0, psi=1.5, prompts=60_000
     )
-    assert length_controlled(wins, lengths, others).win_rate.mean == pytest.approx(truth, abs=0.015)
+    assert at_equal_length(wins, lengths, others).win_rate.mean == pytest.approx(truth, abs=0.015)
 
 
 @pytest.mark.parametrize(
@@ -77,5 +77,23 @@ def test_difficulty_from_the_other_methods_keeps_the_estimate():
     ],
 )
 def test_nothing_to_fit_is_no_number(wins, lengths):
-    found = length_controlled(wins, lengths)
+    found = at_equal_length(wins, lengths)
     assert np.isnan([found.win_rate.mean, found.win_rate.low, found.length_effect.mean]).all()
+
+
+def test_responses_about_as_long_as_sfts_are_counted():
+    """20 differ by 30 tokens and 5 not at all: s = 30 sqrt(20 / 25) = 26.8, a quarter 6.7; then 2 by 7 and -6."""
+    lengths = np.array([[30.0, -30.0] * 10 + [0.0] * 5])
+    wins = np.array([[1.0, 0.0, 0.0, 1.0] * 6 + [1.0]])
+    assert at_equal_length(wins, lengths).near == 5
+    lengths[0, :2] = 7.0, -6.0  # s = 25.6 now, a quarter 6.4
+    assert at_equal_length(wins, lengths).near == 6
+
+
+def test_few_of_them_are_told():
+    rows = {"ppo": {"near": 19, "n": 300}, "dpo": {"near": 20, "n": 300}, "old": {"n": 300}}
+    assert sentences({"equal_length": {"judge": rows, "gold": {"dpo": rows["dpo"]}}}) == [
+        "Win rates at equal length by the judge are extrapolated where few responses are about as long as SFT's: "
+        "ppo 19 of 300."
+    ]
+    assert sentences({}) == []

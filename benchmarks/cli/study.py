@@ -1,0 +1,122 @@
+"""`bench study` and `bench run --vary`: methods along an axis."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...errors import InputError, one_of
+from ...runtime import launch, processes
+from ...runtime.quiet import quiet
+from .live import watching
+from .terminal import console, duration, table
+
+if TYPE_CHECKING:
+    from ..request import Request
+    from ..studies.axes import Study
+
+
+def study(
+    file: Annotated[str, typer.Argument(metavar="STUDY.yaml", help="Name, methods, seeds and axes of the study.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
+    engine: Annotated[str, typer.Option(help="Train cells one after another (local) or side by side (ray).")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster whose machines see --root; by default one started here.")
+    ] = None,
+    cell_cpus: Annotated[int, typer.Option(help="CPU cores of a cell on Ray.", min=1)] = 1,
+    cell_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
+    ] = False,
+    root: Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")] = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan and what it may take.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print study.json (or the plan) alone on stdout.")] = False,
+) -> None:
+    """Compare methods along axes: label noise, data size, beta, budget, seeds of the reward model, model.
+
+    Example: bench study frontier.yaml
+    """
+    from ..request import ENGINES, GATES, Request
+    from ..studies.axes import read_study
+
+    device = launch.start(device)
+    checked_gate, checked_engine = one_of("--gate", gate, GATES), one_of("--engine", engine, ENGINES)
+    found = read_study(file)
+    quiet()
+    base = Request(
+        found.spec,
+        found.methods,
+        found.seeds,
+        root,
+        device=device,
+        gate=checked_gate,
+        engine=checked_engine,
+        ray_address=ray_address,
+        cell_cpus=cell_cpus,
+        cell_timeout=cell_timeout,
+        trust_remote_code=trust_remote_code,
+    )
+    carry_out(found, base, dry_run, as_json)
+
+
+def carry_out(found: "Study", base: "Request", dry_run: bool, as_json: bool) -> None:
+    """Print the plan of a study and, unless that is all, make it and print what it shows. Exit code 1 where a cell
+    failed."""
+    from ...results.integrity import read_record
+    from ...results.run_folder import STUDY
+    from ..studies import study as studies
+
+    if processes.size() > 1:
+        raise InputError("a study goes from run to run in one process; launch one, or give its runs one by one")
+    planned = studies.plan_study(found, base, keep=not dry_run)
+    if dry_run and as_json:
+        print(json.dumps(_as_json(found, planned), indent=2))
+        return
+    to = console(stderr=not dry_run)
+    heads = ("run", "rows", "seeds", "stages to do")
+    rows = [
+        (studies.told_of(run, found) or "all rows", ", ".join(run.labels), str(found.seeds), str(len(made.to_do)))
+        for run, made in planned.runs
+    ]
+    to.print(table(heads, rows, title=f"{found.name}: {len(rows)} runs", right=heads[2:]))
+    to.print(_cost(planned), soft_wrap=True)
+    if dry_run:
+        to.print("nothing was trained, asked or written; omit --dry-run to begin")
+        return
+    with watching() as watcher:
+        folder = studies.run_study(found, replace(base, say=watcher.say, watch=watcher.watch))
+    result = read_record(folder / STUDY)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        out = console()
+        for line in [*result["verdict"], *(f"warning: {said}" for said in result["warnings"])]:
+            out.print(line, soft_wrap=True)
+        out.print(f"\nreport: {folder / 'report' / 'index.html'}", soft_wrap=True)
+    if any(run["failures"] for run in result["runs"]):
+        raise typer.Exit(1)
+
+
+def _cost(planned: Any) -> str:
+    seconds, unknown, bound = planned.seconds
+    text = f"{len(planned.to_do)} different stages to do, {'at least' if bound else 'about'} {duration(seconds)}"
+    return f"{text}, and {unknown} of which nothing is known yet" if unknown else text
+
+
+def _as_json(found: "Study", planned: Any) -> dict[str, Any]:
+    from ..studies.study import told_of
+
+    seconds, unknown, _ = planned.seconds
+    runs = [{"told": told_of(run, found), "rows": list(run.labels), **made.as_json()} for run, made in planned.runs]
+    return {
+        "name": found.name,
+        "runs": runs,
+        "seconds": seconds,
+        "stages": len(planned.to_do),
+        "seconds_unknown": unknown,
+    }

@@ -1,0 +1,70 @@
+"""The summary of a run from what lies in its folder: scores, costs, checkpoints along training, people's labels."""
+
+from typing import Any
+
+from ..analysis.changes import differences_to_sft, ties
+from ..analysis.comparisons import MARGIN
+from ..analysis.costs import RESPONSE, shared_costs
+from ..analysis.judge_panel import settle
+from ..analysis.summary import plain, summarize
+from ..errors import InputError
+from ..preferences.run_pairs import read_people
+from ..reports.render import render
+from ..results.run_folder import Run
+
+
+def sum_up(run: Run, scores: Any, *, gates: list[dict[str, Any]], notes: list[str]) -> dict[str, Any]:
+    """The content of summary.json as far as the folder tells it; people's labels of other responses become a warning.
+
+    scores: the run's, as its judge was settled. gates: those of the run.
+    notes: what else is to be told among the warnings; kept in the summary as `notes`.
+    """
+    import pandas
+
+    costs: dict[str, list[dict[str, float]]] = {}
+    along = []
+    for cell in run.cells():
+        if (checkpoints := cell.along()) is not None:
+            along.append(checkpoints.assign(method=cell.method, seed=cell.seed))
+        spent = cell.cost() | {f"{RESPONSE}{name}": value for name, value in cell.inference().items()}
+        if spent:
+            costs.setdefault(cell.method, []).append(spent)
+    warnings = [*notes]
+    try:
+        people = read_people(run)
+    except InputError as refused:
+        people = None
+        warnings.append(f"people's labels are left out: {refused}")
+    summary = summarize(
+        run_id=run.record["run_id"],
+        run_dir=str(run.path.resolve()),
+        benchmark=run.record["benchmark"],
+        contract=run.record["contract"],
+        scores=pandas.concat([scores, people.scores], ignore_index=True) if people else scores,
+        costs=costs,
+        along=pandas.concat(along, ignore_index=True) if along else None,
+        gates=gates,
+        warnings=warnings,
+        owners={label: row["name"] for label, row in run.record["methods"].items()},
+        margin=run.record["contract"].get("margin", MARGIN),
+    )
+    return summary | {
+        "notes": notes,
+        "people": plain(people.about) if people else None,
+        "changes": differences_to_sft(scores),
+        "ties": ties(scores),
+        "shared": shared_costs(run.record),
+    }
+
+
+def take_in_labels(run: Run) -> dict[str, Any]:
+    """Write a finished run's summary and report anew with people's labels in them; trains and scores nothing."""
+    with run.held():
+        old = run.summary
+        members = (old.get("judges") or {}).get("panel", {}).get("members", {})
+        judged = settle(run.scores(), {name: row["weight"] for name, row in members.items()}, direct=False)
+        found = sum_up(run, judged.scores, gates=old["gates"], notes=old.get("notes", old["warnings"]))
+        found["warnings"] = list(dict.fromkeys(found["warnings"]))  # an older run's notes hold them all
+        summary = run.write_summary(old | found)
+        render([run])
+    return summary

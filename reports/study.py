@@ -1,0 +1,194 @@
+"""The page of a study, from study.json alone: curves over each axis, methods by values, frontiers, variance."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..analysis.axes import headline_of, series_name
+from ..analysis.frontier import TRUSTED, scorer_name
+from ..analysis.metric_names import title
+from ..analysis.quantities import measured, share
+from ..analysis.variance import CALLED
+from . import drawing
+from .drawing import Figure, Style, finish_chart, limits, literal, new_canvas
+from .wording import bracket, ordered, value
+
+MOST = 6  # charts of an axis: the scores that are trusted most, then KL and length
+
+
+def study_page(folder: Path, study: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of the templates."""
+    metric = headline_of(study)
+    looks = drawing.styles(_names(study))
+    return {
+        "study": study,
+        "facts": _facts(study),
+        "axes": [_axis(study, field, metric, looks) for field in study["axes"]],
+        "frontiers": [_frontier(study, part, looks) for part in study["frontiers"]],
+        "variance": [_variance(row) for row in study["variance"] if row["metric"] == metric],
+        "runs": [{**run, "link": _link(folder, run["run_dir"])} for run in study["runs"]],
+        "headline": title(metric) if metric else "",
+        "looks": looks,
+    }
+
+
+def _names(study: Mapping[str, Any]) -> list[str]:
+    """Everything that has a colour: the series of each axis, the methods of frontiers."""
+    names = [series_name(row, field, study) for field, axis in study["axes"].items() for row in axis["curves"]]
+    return list(dict.fromkeys([*names, *(name for part in study["frontiers"] for name in part["methods"])]))
+
+
+def _facts(study: Mapping[str, Any]) -> list[str]:
+    runs, seeds = len(study["runs"]), study["seeds"]
+    return [
+        ", ".join(study["methods"]),
+        f"{runs} run{'s' * (runs != 1)} on {study['benchmark']}",
+        f"{seeds} seed{'s' * (seeds != 1)}",
+        str(study["created"])[:16].replace("T", " "),
+        f"study {study['study_id']}",
+    ]
+
+
+def _link(folder: Path, run: str) -> str:
+    """The report of a run, from the page."""
+    import os
+
+    return Path(os.path.relpath(Path(run) / "report" / "index.html", folder / "report")).as_posix()
+
+
+def _axis(study: Mapping[str, Any], field: str, metric: str | None, looks: Mapping[str, Style]) -> dict[str, Any]:
+    """Chart and tables of one axis."""
+    axis = study["axes"][field]
+    rows = [row for row in axis["curves"] if row["metric"] == metric]
+    cells = {
+        series_name(row, field, study): {_text(point["value"]): _cell(point, metric) for point in row["points"]}
+        for row in rows
+    }
+    return {
+        "field": field,
+        "heads": [_text(v) for v in axis["values"]],
+        "cells": cells,
+        "figure": _curves(study, field, looks),
+        "changes": [
+            {**row, "name": series_name(row, field, study), "text": _signed(row, row["metric"])}
+            for row in axis["changes"]
+            if row["metric"] == metric
+        ],
+        "interactions": [
+            {**row, "name": f"{row['a']} less {row['b']}", "text": _signed(row, row["metric"])}
+            for row in axis["interactions"]
+            if row["metric"] == metric
+        ],
+    }
+
+
+def _text(given: Any) -> str:
+    return f"{given:g}" if isinstance(given, float) else str(given)
+
+
+def _cell(cell: Mapping[str, Any], metric: str | None) -> str:
+    return f"{value(cell['mean'], metric or '')} {bracket(cell, metric or '')}".strip()
+
+
+def _signed(row: Mapping[str, Any], metric: str) -> str:
+    ends = [value(row[end], metric, sign=True) for end in ("difference", "low", "high")]
+    return f"{ends[0]} [{ends[1]}, {ends[2]}]"
+
+
+def _curves(study: Mapping[str, Any], field: str, looks: Mapping[str, Style]) -> Figure:
+    """A chart a score: its mean over the axis with the band of its 95% interval."""
+    axis = study["axes"][field]
+    numbers = all(measured(v) for v in axis["values"])
+    shown = [m for m in ordered({row["metric"] for row in axis["curves"]}) if m.count(".") <= 1]
+    charts = []
+    for metric in shown[:MOST]:
+        canvas, plot = new_canvas(3.2)
+        spoken = []
+        for row in (row for row in axis["curves"] if row["metric"] == metric):
+            name = series_name(row, field, study)
+            look, points = looks[name], [p for p in row["points"] if measured(p["mean"])]
+            xs = [p["value"] if numbers else axis["values"].index(p["value"]) for p in points]
+            order = sorted(range(len(xs)), key=xs.__getitem__)
+            xs, points = [xs[i] for i in order], [points[i] for i in order]
+            low, high = zip(*(limits(p) for p in points), strict=True) if points else ((), ())
+            plot.fill_between(xs, low, high, color=look.colour, alpha=0.15, linewidth=0)
+            means = [p["mean"] for p in points]
+            plot.plot(xs, means, look.marker, linestyle="-", color=look.colour, linewidth=1.6, label=literal(name))
+            spoken.append(f"{name}: " + ", ".join(f"{_text(p['value'])} {value(p['mean'], metric)}" for p in points))
+        if metric.startswith("win_rate."):
+            plot.axhline(0.5, color=looks["sft"].colour, linewidth=1, linestyle=drawing.DASHED)
+        if not numbers:
+            plot.set_xticks(range(len(axis["values"])), [literal(_text(v)) for v in axis["values"]])
+        plot.set_xlabel(field)
+        charts.append(
+            finish_chart(canvas, f"axis-{field}-{metric}", title(metric), f"{title(metric)}. {'; '.join(spoken)}")
+        )
+    return Figure(
+        f"Along {field}",
+        "Mark: mean over prompts and seeds; band: its 95% interval at that value alone. Whether two curves change "
+        "alike is tested below, and not by whether their bands meet.",
+        charts,
+    )
+
+
+def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[str, Style]) -> dict[str, Any]:
+    """Charts of score over SFT's against sqrt(KL), and the difference at equal KL."""
+    metrics = {metric for row in part["methods"].values() for point in row["points"] for metric in point["scores"]}
+    charts = []
+    for metric in ordered(metrics):
+        canvas, plot = new_canvas(3.2)
+        plot.axhline(0, color=looks["sft"].colour, linewidth=1)
+        spoken = []
+        for name, row in part["methods"].items():
+            points = [(p["distance"], p["scores"][metric]) for p in row["points"] if metric in p["scores"]]
+            look, xs = looks[name], [d for d, _ in points]
+            for d, cell in points:
+                plot.plot([d, d], limits(cell), color=look.colour, linewidth=1.2, alpha=0.6)
+            means = [cell["mean"] for _, cell in points]
+            plot.plot(xs, means, look.marker, linestyle="-", color=look.colour, linewidth=1.6, label=literal(name))
+            spoken.append(f"{name}: " + ", ".join(f"{m:+.2f} at {d:.2f}" for d, m in zip(xs, means, strict=True)))
+        plot.set_xlabel("Square root of the KL to SFT (nats)")
+        name = f"{title(metric)} over SFT" if metric != "gap" else "Training reward less true reward (sd of SFT)"
+        places = "-".join(str(place) for place in part["at"].values())
+        charts.append(finish_chart(canvas, f"frontier-{metric}-{places}", name, f"{name}. {'; '.join(spoken)}"))
+    rows = [row for row in part["comparisons"] if row["kl"] and row["metric"] in (*TRUSTED, "gap")]
+    return {
+        "at": _at(study, part["at"]),
+        "figure": Figure(
+            "Scores against distance from SFT",
+            "A mark is a row of the method, its line the interpolation between rows that comparisons at equal KL use.",
+            charts,
+        ),
+        "rows": [
+            {
+                "name": f"{row['a']} less {row['b']}",
+                "metric": "training reward less true reward" if row["metric"] == "gap" else scorer_name(row["metric"]),
+                "kl": f"{row['kl'][0]:.2g} to {row['kl'][1]:.2g}",
+                "text": _signed(row, row["metric"]),
+                "area": _signed(row["area"], "reward"),
+                "p_adjusted": row["p_adjusted"],
+                "verdict": row["verdict"],
+            }
+            for row in rows
+        ],
+    }
+
+
+def _at(study: Mapping[str, Any], at: Mapping[str, int]) -> str:
+    return ", ".join(f"{field} {_text(study['axes'][field]['values'][place])}" for field, place in at.items())
+
+
+def _variance(row: Mapping[str, Any]) -> dict[str, Any]:
+    parts: Sequence[Mapping[str, Any]] = row["parts"]
+    return {
+        "name": row["method"],
+        "parts": [
+            {
+                "name": CALLED[part["source"]],
+                "sd": f"{100 * part['sd']:.1f}",
+                "share": share(part["share"]),
+                "saved": share(part["saved"]),
+            }
+            for part in parts
+        ],
+    }

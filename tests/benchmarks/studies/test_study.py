@@ -1,0 +1,126 @@
+"""A whole tiny study through the command line: what runs share, its page, that it resumes; and its plan."""
+
+import json
+
+import pytest
+import yaml
+
+from alignment_bench.benchmarks.studies.study import Planning
+from alignment_bench.results.integrity import CHECK, read_record
+from alignment_bench.results.run_folder import STUDY, Run
+from alignment_bench.runtime import processes
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, make_tiny):
+    folder = tmp_path_factory.mktemp("study")
+    make_tiny(folder / "model", std=0.05)
+    return folder
+
+
+def made_in(text):
+    return [line.partition(": made in")[0] for line in text.splitlines() if ": made in" in line]
+
+
+def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workdir, write_tiny):
+    write_tiny(workdir)
+    fields = {
+        "name": "noise", "benchmark": "tiny.yaml", "methods": ["dpo", "orpo"],
+        "settings": {"model": str(workdir / "model")}, "axes": {"labels.flip": [0, 0.5], "dpo.beta": [0.1, 0.5]},
+    }  # fmt: skip
+    path = workdir / "noise.yaml"
+    path.write_text(yaml.safe_dump(fields, sort_keys=False))
+
+    planned = bench("study", path, "--dry-run", "--json", cwd=workdir)
+    plan = json.loads(planned.stdout)
+    assert [run["told"] for run in plan["runs"]] == ["labels.flip 0", "labels.flip 0.5"]
+    assert plan["runs"][0]["rows"] == ["dpo:beta=0.1", "dpo:beta=0.5", "orpo"]
+    both = sum(step["state"] == "to do" for run in plan["runs"] for step in run["steps"])
+    assert plan["stages"] == both - 1  # SFT does not hang on labels, so it is made once
+    assert not (workdir / "results").exists()
+
+    done = bench("study", path, "--json", cwd=workdir)
+    made = made_in(done.stderr)
+    assert made.count("SFT") == 1 and made.count("evaluation reward model") == 1
+    assert made.count("training reward model") == made.count("reference log-probs") == 2
+    cells = [f"{row} seed 0, training" for row in ("dpo:beta=0.1", "dpo:beta=0.5", "orpo")]
+    assert sorted(name for name in made if name.endswith(", training")) == sorted(cells * 2)
+
+    study = json.loads(done.stdout)
+    folder = workdir / "results" / "studies" / "noise" / study["study_id"]
+    assert read_record(folder / STUDY) == study
+    flips = study["axes"]["labels.flip"]
+    (orpo,) = (c for c in flips["curves"] if (c["method"], c["metric"]) == ("orpo", "win_rate.gold"))
+    assert [p["value"] for p in orpo["points"]] == [0, 0.5] and orpo["at"] == [None]
+    for run, point in zip(study["runs"], orpo["points"], strict=True):  # the run's own figure
+        cell = Run(run["run_dir"]).summary["methods"]["orpo"]["metrics"]["win_rate.gold"]
+        assert point["mean"] == cell["mean"] and point["n"] == cell["n"] == 6
+    betas = [c for c in study["axes"]["dpo.beta"]["curves"] if c["metric"] == "kl"]
+    assert [(c["method"], c["at"]) for c in betas] == [("dpo", [0]), ("dpo", [1])]
+    assert [list(part["methods"]) for part in study["frontiers"]] == [["dpo", "orpo"]] * 2
+    assert [p["name"] for p in study["frontiers"][0]["methods"]["orpo"]["points"]] == ["orpo"]
+    labels = [Run(run["run_dir"]).record["contract"].get("labels") for run in study["runs"]]
+    assert labels[0] is None and labels[1]["flip"] == 0.5 and labels[1]["changed"] > 0
+    assert any("were changed on purpose (flip 0.5" in w for w in Run(study["runs"][1]["run_dir"]).summary["warnings"])
+
+    page = (folder / "report" / "index.html").read_text()
+    assert "Along labels.flip" in page and "dpo, labels.flip 0.5" in page and "dpo, dpo.beta 0.1" in page
+    assert all(sentence.split("<")[0][:40] in page for sentence in study["verdict"])
+    assert "| orpo |" in (folder / "report" / "report.md").read_text()
+
+    again = bench("study", path, "--json", cwd=workdir)
+    assert made_in(again.stderr) == []
+    changes = {"created": 0, CHECK: 0}
+    assert {**json.loads(again.stdout), **changes} == {**study, **changes}
+    text = bench("report", folder, cwd=workdir).stdout
+    assert str(folder / "report") in text
+
+
+def test_the_short_form_and_worlds_of_per_seed(bench, workdir, write_tiny):
+    spec = write_tiny(workdir)
+    common = ["-b", spec, "--model", workdir / "model", "-m", "orpo"]
+    done = bench("run", *common, "--vary", "budget=8,16", "--json", cwd=workdir)
+    study = json.loads(done.stdout)
+    assert study["name"] == "tiny-budget" and [run["at"]["budget"] for run in study["runs"]] == [0, 1]
+    (part,) = study["frontiers"]  # budgets of a method are one frontier
+    assert sorted(p["name"] for p in part["methods"]["orpo"]["points"]) == ["orpo:budget=16", "orpo:budget=8"]
+    refused = bench("run", *common, "--vary", "budget=8,16", "--out", workdir / "x", cwd=workdir, code=2)
+    assert "--out is the folder of one run" in refused.stderr
+
+    fields = {
+        "name": "worlds", "benchmark": "tiny.yaml", "methods": ["orpo"], "seeds": 2,
+        "per_seed": ["sft", "reward_model"], "settings": {"model": str(workdir / "model")},
+    }  # fmt: skip
+    path = workdir / "worlds.yaml"
+    path.write_text(yaml.safe_dump(fields, sort_keys=False))
+    done = bench("study", path, "--json", cwd=workdir)
+    made, study = made_in(done.stderr), json.loads(done.stdout)
+    # the world (0, 0) is known from above but for its second seed; (1, 1), (1, 0) and (0, 1) have one SFT more and
+    # three pairs of reward models
+    assert made.count("SFT") == 1 and made.count("training reward model") == 3
+    assert made.count("orpo seed 0, training") == 3 and made.count("orpo seed 1, training") == 4
+    rows = [row for row in study["variance"] if row["metric"] == "win_rate.gold"]
+    assert [row["method"] for row in rows] == ["orpo"] or not rows  # a tiny policy may score the same everywhere
+    assert any(
+        {p["source"] for p in row["parts"]} == {"seed", "prompts", "sft", "reward_model"} for row in study["variance"]
+    )
+
+
+def test_bad_input_is_told_before_anything_is_made(bench, workdir, write_tiny):
+    spec = write_tiny(workdir)
+    told = bench("run", "-b", spec, "--model", workdir / "model", "-m", "dpo", "--vary", "labels.flip=0,2",
+                 "--root", workdir / "none", cwd=workdir, code=2)  # fmt: skip
+    assert "--vary labels.flip=0,2: labels.flip: input should be less than or equal to 0.5, not 2" in told.stderr
+    assert not (workdir / "none").exists()
+
+
+def test_several_processes_are_refused(bench, workdir, write_tiny, monkeypatch):
+    spec = write_tiny(workdir)
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    told = bench("run", "-b", spec, "--model", workdir / "model", "-m", "dpo", "--vary", "budget=8,16",
+                 cwd=workdir, code=2)  # fmt: skip
+    assert "a study goes from run to run in one process" in told.stderr
+
+
+def test_nothing_planned_takes_no_time():
+    assert Planning([]).seconds == (0, 0, False)

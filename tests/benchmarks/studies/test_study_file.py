@@ -1,0 +1,130 @@
+"""A study's definition: what its axes are, which runs and rows it takes, and bad input in one sentence."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alignment_bench.benchmarks.definition.spec import load_spec
+from alignment_bench.benchmarks.studies.axes import Study, make_axis, read_study, varied
+from alignment_bench.errors import InputError
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "frontier.yaml"
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_from(**fields):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({"name": "noise", "methods": ["dpo", "ppo"], **fields}, sort_keys=False))
+        return read_study(str(path))
+
+    return read_from
+
+
+def test_fields_of_the_benchmark_are_runs_and_settings_of_a_method_are_rows(read):
+    found = read(axes={"labels.flip": [0, 0.25], "methods.dpo.beta": [0.1, 0.5]}, settings={"budget": 96}, seeds=2)
+    runs = found.runs()
+    assert [(run.at, run.spec.labels.flip, run.spec.budget) for run in runs] == [
+        ({"labels.flip": 0}, 0.0, 96),
+        ({"labels.flip": 1}, 0.25, 96),
+    ]
+    assert runs[0].labels == {
+        "dpo:beta=0.1": ("dpo", {"dpo.beta": 0}),
+        "dpo:beta=0.5": ("dpo", {"dpo.beta": 1}),
+        "ppo": ("ppo", {}),
+    }
+    assert runs[1].spec.model_dump(exclude={"labels"}) == runs[0].spec.model_dump(exclude={"labels"})
+
+
+def test_axes_are_crossed_and_the_short_form_is_the_same_study(read):
+    found = read(axes={"labels.flip": [0, 0.25], "budget": [48, 96, 192]})
+    assert [(r.spec.labels.flip, r.spec.budget) for r in found.runs()] == [
+        (f, b) for f in (0.0, 0.25) for b in (48, 96, 192)
+    ]
+    short = varied(load_spec("quick"), ["dpo", "ppo"], 1, ["labels.flip=0,0.25", "budget=48,96,192"])
+    assert [r.spec.model_dump() for r in short.runs()] == [r.spec.model_dump() for r in found.runs()]
+    assert short.name == "quick-labels.flip-budget" and short.id == found.id
+    assert found.id != read(axes={"labels.flip": [0, 0.3], "budget": [48, 96, 192]}).id
+
+
+def test_a_row_that_was_asked_for_with_settings_keeps_them(read):
+    labels = read(methods=["dpo:lr=0.001"], axes={"dpo.beta": [0.1, 1e-05]}).runs()[0].labels
+    assert list(labels) == ["dpo:lr=0.001:beta=0.1", "dpo:lr=0.001:beta=1e-05"]
+    assert {item for item, _ in labels.values()} == {"dpo:lr=0.001"}
+
+
+def test_worlds_of_per_seed(read):
+    one = read(per_seed=["sft"], seeds=3)
+    assert [run.world for run in one.runs()] == [{"sft": 0}, {"sft": 1}, {"sft": 2}]
+    assert [run.spec.sft.seed for run in one.runs()] == [0, 1, 2]
+    found = read(per_seed=["sft", "reward_model", "split"], seeds=2, settings={"split_seed": 7})
+    worlds = [(r.spec.sft.seed, r.spec.reward_model.seed, r.spec.split_seed) for r in found.runs()]
+    assert worlds == [(0, 0, 7), (1, 1, 8), (1, 0, 7), (0, 1, 7), (0, 0, 8)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"axes": {"labels.flop": [0, 1]}}, r"line 6: there is no field 'labels.flop'; .*flip"),
+        ({"axes": {"nothing": [0, 1]}}, r"line 6: there is no field 'nothing'"),
+        ({"axes": {"labels.flip": [0, 0.9]}}, r"line 6: labels.flip: .*less than or equal to 0.5, not 0.9$"),
+        ({"axes": {"dpo.beta": [0.1, -1]}}, r"line 6: beta: .*greater than 0, not -1"),
+        ({"axes": {"dpo.betta": [0.1, 1]}}, r"line 6: dpo has no parameter 'betta'; .*beta"),
+        ({"axes": {"labels.flip": [0.1]}}, r"line 6: labels.flip has fewer than two values; an axis needs two"),
+        ({"axes": {"labels.flip": []}}, r"line 6: labels.flip has fewer than two values; an axis needs two"),
+        ({"axes": {"labels.flip": [0.1, 0.2, 0.1]}}, r"line 6: labels.flip has a value twice"),
+        ({"axes": {"dpo.beta": [1, 2], "methods.dpo.beta": [1, 2]}}, r"line 9: dpo.beta is an axis already .*line 6"),
+        ({"axes": {"orpo.weight": [0.1, 1]}}, r"line 6: orpo.weight is a setting of orpo, which is not compared here"),
+        ({"axes": {}}, "study noise varies nothing"),
+        ({"per_seed": ["sft", "judge"], "seeds": 2}, r"line 5: per_seed.1: input should be 'sft', 'reward_model' or"),
+        ({"per_seed": ["sft"]}, "per_seed needs two seeds or more"),
+        ({"per_seed": ["sft", "sft"], "seeds": 2}, "names a stage twice"),
+        ({"per_seed": ["sft"], "seeds": 2, "axes": {"sft.seed": [0, 1]}}, "sft.seed is varied by per_seed as well"),
+        ({"methods": ["dpo:beta=1"], "axes": {"dpo.beta": [1, 2]}}, "dpo:beta=1 sets beta itself"),
+        ({"methods": []}, "methods: list should have at least 1 item"),
+        ({"methods": ["dpq"], "axes": {"budget": [16, 32]}}, "there is no method 'dpq'"),
+        ({"benchmark": "quik", "axes": {"budget": [16, 32]}}, "there is no benchmark 'quik'"),
+        ({"axes": {"budget": 16}}, r"line 6: axes.budget: input should be a valid list, not 16"),
+        ({"axis": {"budget": [16]}}, "there is no field 'axis'; .*axes"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_trains(read, fields, said):
+    with pytest.raises(InputError) as error:
+        read(**fields).runs()
+    assert re.search(said, str(error.value)), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("vary", "said"),
+    [
+        ("labels.flip", "--vary labels.flip has no field or no values"),
+        ("=1,2", "--vary =1,2 has no field or no values"),
+        ("labels.flip=0.1", "--vary labels.flip=0.1: labels.flip has fewer than two values"),
+        ("rows=0,10", "--vary rows=0,10: rows: input should be greater than 0, not 0"),
+        ("dpo.beta=1,x", "--vary dpo.beta=1,x: beta: input should be a valid number"),
+    ],
+)
+def test_bad_input_of_the_short_form(vary, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        varied(load_spec("quick"), ["dpo"], 1, [vary]).runs()
+
+
+def test_the_example_is_a_study():
+    runs = read_study(str(EXAMPLE)).runs()
+    assert [run.spec.labels.flip for run in runs] == [0, 0.1, 0.25] and len(runs[0].labels) == 6
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(InputError, match="there is no study file nowhere.yaml"):
+        read_study("nowhere.yaml")
+
+
+def test_an_axis_of_a_plugin_field_needs_the_method():
+    with pytest.raises(InputError, match="which is not compared here"):
+        make_axis("ppo.beta", [1, 2], "here", ["dpo"])
+    assert make_axis("dpo.beta", [1, 2], "here", ["dpo"]).method == "dpo"
+    assert make_axis("method_defaults.lr", [1, 2], "here", ["dpo"]).method is None
+    assert Study("x", load_spec("quick"), ("dpo",), 1, (make_axis("rows", [9, None], "here", ["dpo"]),)).runs()
