@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from .judge_panel import VERSUS
+from .grids import SFT, VERSUS
 from .statistics import compare
 
 if TYPE_CHECKING:
     import pandas
-
-SFT = "sft"
 
 
 def differences_to_sft(scores: pandas.DataFrame) -> dict[str, dict[str, dict[str, float | None]]]:

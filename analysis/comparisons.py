@@ -20,15 +20,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import isfinite, nan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .grids import SFT, WIN_RATE, Grids, aligned
-from .judge_panel import versus
+from .grids import SFT, WIN_RATE, Grids, aligned, versus
 from .ratings import all_pairs
 from .sequential import UNTIL_DECIDED, until_decided
 from .statistics import compare, holm
+
+if TYPE_CHECKING:
+    import pandas
 
 # the order in which the verdict trusts them
 PREFERRED = ("win_rate.gold", "win_rate.people", "win_rate.reward_model", "win_rate.judge", UNTIL_DECIDED)
@@ -92,7 +94,7 @@ def _pair(grids: Grids, metric: str, a: str, b: str) -> dict[str, Any]:
     """a against b on the seeds and prompts that both have."""
     wins = direct(grids, metric, a, b)
     if wins is not None:
-        values, basis, seeds = _test(wins), "direct", len(wins)
+        values, basis, seeds = _test(wins.to_numpy()), "direct", len(wins)
     else:
         both = aligned({name: grids[name, metric] for name in (a, b)})
         found = compare(both[a], both[b], bounds=(-1.0, 1.0))
@@ -101,16 +103,17 @@ def _pair(grids: Grids, metric: str, a: str, b: str) -> dict[str, Any]:
     return {"a": a, "b": b, "metric": metric, "basis": basis, "seeds": seeds, **values, **UNTESTED}
 
 
-def direct(grids: Grids, metric: str, a: str, b: str) -> np.ndarray | None:
-    """Wins of a's responses against b's [seeds, prompts]: by rewards, or as a judge was asked; None for neither."""
-    scorer = metric.removeprefix(WIN_RATE)
-    rewards = {name: grids[name, f"reward.{scorer}"] for name in (a, b) if (name, f"reward.{scorer}") in grids}
-    if len(rewards) == 2:
-        return all_pairs(aligned(rewards))[a, b]
+def direct(grids: Grids, metric: str, a: str, b: str) -> pandas.DataFrame | None:
+    """Wins of a's responses against b's: by rewards, or as a judge or people were asked of either; None for neither."""
+    reward = f"reward.{metric.removeprefix(WIN_RATE)}"
+    if (a, reward) in grids and (b, reward) in grids:
+        ours, theirs = grids[a, reward].align(grids[b, reward], join="inner")
+        wins = all_pairs({a: ours.to_numpy(float), b: theirs.to_numpy(float)})[a, b]
+        return ours.astype(float) * 0 + wins
     if (asked := grids.get((a, versus(metric, b)))) is not None:
-        return asked.to_numpy(float)
+        return asked.astype(float)
     if (asked := grids.get((b, versus(metric, a)))) is not None:
-        return 1 - asked.to_numpy(float)
+        return 1 - asked.astype(float)
     return None
 
 
@@ -122,7 +125,7 @@ def table(grids: Grids, row: Mapping[str, Any]) -> np.ndarray:
     if wins is None:
         both = aligned({name: grids[name, row["metric"]] for name in (row["a"], row["b"])})
         return both[row["a"]] - both[row["b"]]
-    return wins - 0.5
+    return wins.to_numpy() - 0.5
 
 
 def weights(rows: Sequence[Mapping[str, Any]], owners: Mapping[str, str]) -> list[float]:

@@ -11,7 +11,18 @@ if TYPE_CHECKING:
 
 SFT = "sft"
 WIN_RATE = "win_rate."
+VERSUS = "versus."  # the family of direct comparisons, `versus.judge:OTHER`
 Grids = Mapping[tuple[str, str], "pandas.DataFrame"]  # (method, metric) -> a row a seed, a column a prompt
+
+
+def versus(metric: str, other: str) -> str:
+    """The name of a scorer's metric where the other side is another row: of win_rate.judge it is versus.judge:OTHER."""
+    return f"{VERSUS}{metric.removeprefix(WIN_RATE)}:{other}"
+
+
+def is_versus(metric: str) -> bool:
+    """True for a metric of a direct comparison, which is no column of a table."""
+    return metric.startswith(VERSUS)
 
 
 def grids_of(scores: pandas.DataFrame) -> Grids:

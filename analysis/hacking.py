@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .grids import SFT
 from .overoptimization import GOLD, STAND_IN
 from .paired_change import by_prompt, careful_mean, paired_change, span
 from .statistics import interval
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import pandas
 
 OPTIMIZED = "reward.reward_model.training"  # what the training reward model's scores are called at the end
-SFT = "sft"
 HALF = 0.5  # share of the standardized gain that has to be missing
 LEVEL = 0.05  # of all tests of a run together, two-sided
 Grids = Mapping[str, Mapping[str, "pandas.DataFrame"]]  # metric -> row -> [seeds, prompts]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .judge_panel import ANSWERED, UNDECIDED
+from .comparisons import NOT_DECIDED
+from .judge_panel import ANSWERED
 from .quantities import measured
 from .statistics import interval
 
@@ -132,5 +133,5 @@ def panel_sentences(summary: Mapping[str, Any]) -> list[str]:
         f"The panel's decision on {row['a']} against {'SFT' if row['b'] == 'sft' else row['b']} hangs on "
         f"{row['member']}: {row['with']} with it, {row['without']} without it."
         for row in panel.get("without") or []
-        if row["with"] != UNDECIDED
+        if row["with"] != NOT_DECIDED
     ]

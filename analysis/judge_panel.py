@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .grids import SFT
+from .comparisons import LEVEL, NOT_DECIDED
+from .grids import SFT, VERSUS, versus
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm
 
@@ -24,11 +25,8 @@ if TYPE_CHECKING:
 
 WIN_RATE, ANSWERED = "win_rate.judge", "judge.answered"
 POOLED = (WIN_RATE, "reward.judge", "grade.judge")  # a panel's is the mean of its members'
-VERSUS = "versus."  # the family of direct comparisons, `versus.judge:OTHER`
 MINIMUM_ANSWERED = 0.9  # share of what was asked
 ALWAYS, FEWEST = 0.9, 10  # share of swaps that flip from which on a member leaves, of at least so many
-LEVEL = 0.05
-UNDECIDED = "not decided"
 KEY = ["method", "seed", "prompt_id"]
 
 
@@ -75,16 +73,6 @@ def of_member(metric: str, name: str) -> str:
     return f"{head}.{name}{colon}{other}"
 
 
-def versus(metric: str, other: str) -> str:
-    """The name of a judge's metric where the other side is another row: of win_rate.judge it is versus.judge:OTHER."""
-    return f"{VERSUS}{metric.removeprefix('win_rate.')}:{other}"
-
-
-def is_versus(metric: str) -> bool:
-    """True for a metric of a direct comparison, which is no column of a table."""
-    return metric.startswith(VERSUS)
-
-
 def repooled(scores: pandas.DataFrame, members: Mapping[str, float], weights: Mapping[str, float]) -> pandas.DataFrame:
     """The scores with the panel's own computed anew from those of its members that have a weight; none, from none."""
     import pandas
@@ -104,7 +92,7 @@ def repooled(scores: pandas.DataFrame, members: Mapping[str, float], weights: Ma
 
 
 def decisions(scores: pandas.DataFrame) -> dict[tuple[str, str], str]:
-    """The judge's decisions on rows against SFT and each other: who is better, or UNDECIDED; Holm's over all."""
+    """The judge's decisions on rows against SFT and each other: who is better, or NOT_DECIDED; Holm's over all."""
     pairs, ps, signs = [], [], []
     for a, b, grid in _grids(scores):
         found = compare(grid, np.full(grid.shape, 0.5), bounds=(-0.5, 0.5))
@@ -113,7 +101,7 @@ def decisions(scores: pandas.DataFrame) -> dict[tuple[str, str], str]:
             ps.append(found.p)
             signs.append(found.difference)
     return {
-        (a, b): UNDECIDED if p >= LEVEL else f"{a if sign > 0 else b} is better"
+        (a, b): NOT_DECIDED if p >= LEVEL else f"{a if sign > 0 else b} is better"
         for (a, b), p, sign in zip(pairs, holm(ps), signs, strict=True)
     }
 

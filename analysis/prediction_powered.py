@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .grids import SFT, Grids
+from .comparisons import direct
+from .grids import SFT, WIN_RATE, Grids
 from .quantities import measured
-from .ratings import all_pairs
 from .sequential import UNTIL_DECIDED
 from .statistics import Interval, analyse, interval
 from .verdict import judged_by
@@ -110,11 +110,11 @@ def prediction_powered(grids: Grids, methods: Sequence[str]) -> list[dict[str, A
     scorers = sorted({m.removeprefix("win_rate.") for _, m in grids if m.startswith("win_rate.") and m.count(".") == 1})
     trained = [m for m in methods if m != SFT]
     for a, b in [*((m, SFT) for m in trained), *combinations(trained, 2)]:
-        labels = _asked(grids, PEOPLE, a, b)
+        labels = _wins(grids, PEOPLE, a, b)
         for scorer in scorers:
             if labels is None or scorer == PEOPLE or f"win_rate.{scorer}" == UNTIL_DECIDED:
                 continue
-            outcomes = _outcomes(grids, scorer, a, b)
+            outcomes = _wins(grids, scorer, a, b)
             if outcomes is None:
                 continue
             aligned = labels.reindex(index=outcomes.index, columns=outcomes.columns)
@@ -190,19 +190,7 @@ def _limits(mean: float, influence: np.ndarray, prompts: int) -> tuple[float, fl
     return centre - reach, centre + reach
 
 
-def _asked(grids: Grids, scorer: str, a: str, b: str) -> pandas.DataFrame | None:
-    """What a scorer that is asked about pairs said of a against b."""
-    return grids.get((a, f"win_rate.{scorer}" if b == SFT else f"versus.{scorer}:{b}"))
-
-
-def _outcomes(grids: Grids, scorer: str, a: str, b: str) -> pandas.DataFrame | None:
-    """What a scorer says of a against b: as it was asked, or by its rewards; None for neither."""
-    asked = _asked(grids, scorer, a, b)
-    if asked is not None or b == SFT:
-        return asked
-    reward = f"reward.{scorer}"
-    if (a, reward) not in grids or (b, reward) not in grids:
-        return None
-    ours, theirs = grids[a, reward].align(grids[b, reward], join="inner")
-    wins = all_pairs({a: ours.to_numpy(float), b: theirs.to_numpy(float)})[a, b]
-    return ours * 0 + wins
+def _wins(grids: Grids, scorer: str, a: str, b: str) -> pandas.DataFrame | None:
+    """What a scorer says of a against b; None where it says nothing of the two."""
+    metric = f"{WIN_RATE}{scorer}"
+    return grids.get((a, metric)) if b == SFT else direct(grids, metric, a, b)

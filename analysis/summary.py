@@ -13,8 +13,7 @@ from .comparisons import table as behind
 from .costs import mean_costs
 from .findings import few_seeds
 from .frontier import frontier
-from .grids import SFT, Grids, grids_of
-from .judge_panel import is_versus
+from .grids import SFT, Grids, grids_of, is_versus
 from .metric_names import title
 from .overoptimization import overoptimization
 from .power import add_detectable

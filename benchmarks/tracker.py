@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from ..analysis.judge_panel import is_versus
+from ..analysis.grids import is_versus
 from ..errors import InputError
 from ..results.integrity import MANIFEST, digest, no_link, write_json
 from ..results.run_folder import TRACKED, Cell, Run

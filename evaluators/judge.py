@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from ..analysis.judge_panel import ANSWERED, versus
+from ..analysis.grids import versus
+from ..analysis.judge_panel import ANSWERED
 from ..analysis.sequential import asking_order
 from ..errors import InputError
 from ..models.model_files import check_model_files

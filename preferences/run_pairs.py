@@ -17,6 +17,7 @@ from itertools import combinations, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..analysis.grids import SFT, versus
 from ..analysis.people import labelling
 from ..errors import InputError, nearest
 from ..results.integrity import digest, no_link, write_json
@@ -28,8 +29,8 @@ from .labels import ITEMS, LABELS, Item, locked, read_labels, read_record, read_
 if TYPE_CHECKING:
     import pandas
 
+BY_PEOPLE = "win_rate.people"
 PEOPLE, RECORD, KEY = "people", "people.json", "key.jsonl"
-SFT = "sft"
 DEFAULT = 200  # pairs that are served where nobody says how many
 EMPTY = "(an empty response)"  # shown where a policy wrote nothing
 OUTCOME = {"a": 1.0, "b": 0.0, "tie": 0.5, "both_bad": 0.5}  # for a; a skipped pair has none
@@ -129,9 +130,9 @@ def read_people(run: Run) -> PeopleScores | None:
         value, (a, b) = sum(values) / len(values), (pairing.a, pairing.b)
         if order[a] > order[b]:
             value, (a, b) = 1 - value, (b, a)
-        metric = "win_rate.people" if b == SFT else f"versus.people:{b}"
+        metric = BY_PEOPLE if b == SFT else versus(BY_PEOPLE, b)
         rows.append((a, pairing.seed, metric, pairing.prompt_id, value))
-    half = {(SFT, seed, metric, prompt, 0.5) for _, seed, metric, prompt, _ in rows if metric == "win_rate.people"}
+    half = {(SFT, seed, metric, prompt, 0.5) for _, seed, metric, prompt, _ in rows if metric == BY_PEOPLE}
     import pandas
 
     frame = pandas.DataFrame([*sorted(half), *rows], columns=["method", "seed", "metric", "prompt_id", "value"])

@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas
 
+from ...analysis.grids import versus
 from ...analysis.judge_audit import audit_judges
-from ...analysis.judge_panel import WIN_RATE, Settled, settle, versus
+from ...analysis.judge_panel import WIN_RATE, Settled, settle
 from ...evaluators.judge import Judge
 from ...results.records import Generation
 from ...results.run_folder import Run

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas
 
-from ...analysis.hacking import OPTIMIZED, SFT, is_gap_shown, of_grids
+from ...analysis.grids import SFT
+from ...analysis.hacking import OPTIMIZED, is_gap_shown, of_grids
 from ...analysis.overoptimization import GOLD
 from .claims import rate_row
 

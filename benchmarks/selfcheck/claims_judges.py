@@ -14,8 +14,10 @@ import numpy as np
 import pandas
 
 from ...analysis.agreement import beside_another_person
+from ...analysis.comparisons import NOT_DECIDED
+from ...analysis.grids import versus
 from ...analysis.judge_audit import judges_below_people, panel_sentences
-from ...analysis.judge_panel import UNDECIDED, decisions, settle, versus
+from ...analysis.judge_panel import decisions, settle
 from .claims import rate_row
 
 PROMPTS, SEEDS = (23, 48, 300), (1, 2, 3, 5)
@@ -79,7 +81,7 @@ def _hangs(prompts: int, seeds: int, rng: np.random.Generator) -> bool:
                 parts.append(_frame(row, seed, f"{head}.{name}{colon}{other}", own))
             parts.append(_frame(row, seed, metric, values.mean(0)))
     scores = pandas.concat(parts, ignore_index=True)
-    if set(decisions(scores).values()) <= {UNDECIDED}:  # the sentence is about decisions of the whole panel
+    if set(decisions(scores).values()) <= {NOT_DECIDED}:  # the sentence is about decisions of the whole panel
         return False
     settled = settle(scores, MEMBERS)
     return any("hangs on" in said for said in panel_sentences({"judges": {"panel": settled.panel}}))

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pandas
 
+from ...analysis.comparisons import LEVEL
 from ...analysis.subsets import by_group
 from .claims import rate_row
 
 SENTENCE = "METHOD does not gain everywhere alike: it beats SFT on ...; no difference to SFT is shown on ..."
 PROMPTS, SEEDS, SEED_SD = (48, 300), (1, 2, 3, 5), 0.2
-LEVEL = 0.05
 
 
 def rates(runs: int, seed: int) -> list[dict[str, Any]]:

@@ -4,8 +4,10 @@ import numpy as np
 import pandas
 import pytest
 
+from alignment_bench.analysis.comparisons import NOT_DECIDED
+from alignment_bench.analysis.grids import versus
 from alignment_bench.analysis.judge_audit import panel_sentences
-from alignment_bench.analysis.judge_panel import UNDECIDED, of_member, settle, versus, weighted_mean
+from alignment_bench.analysis.judge_panel import of_member, settle, weighted_mean
 from alignment_bench.analysis.summary import summarize
 
 EVEN = {"x": 1.0, "y": 1.0}
@@ -126,9 +128,9 @@ def test_decisions_that_hang_on_one_member_are_named():
     members = {"x": (wins, [1.0] * 40), "y": (wins, [1.0] * 40), "z": (losses, [1.0] * 40)}
     found = settle(together(panel("dpo", members, weights)), weights).panel["without"]
     assert [(row["member"], row["with"], row["without"]) for row in found] == [
-        ("x", "dpo is better", UNDECIDED), ("y", "dpo is better", UNDECIDED)
+        ("x", "dpo is better", NOT_DECIDED), ("y", "dpo is better", NOT_DECIDED)
     ]  # fmt: skip
-    undecided = {"member": "x", "a": "dpo", "b": "ppo", "with": UNDECIDED, "without": "dpo is better"}
+    undecided = {"member": "x", "a": "dpo", "b": "ppo", "with": NOT_DECIDED, "without": "dpo is better"}
     said = panel_sentences({"judges": {"panel": {"members": {}, "without": [found[0], undecided]}}})
     assert said == [
         "The panel's decision on dpo against SFT hangs on x: dpo is better with it, not decided without it."

@@ -128,7 +128,10 @@ def test_rows_against_each_other_are_corrected_by_rewards_or_by_what_a_judge_sai
     assert (gold["a"], gold["b"], gold["scorer"], judge["scorer"]) == ("a", "b", "gold", "judge")
     assert gold["mean"] == correct(labels, outcomes).mean and gold["narrows"]
     assert judge["power"] == 0.0 and not judge["narrows"]
-    del grids["a", "versus.judge:b"], grids["b", "reward.gold"]
+    # a run keeps a judge's comparison on the later of two rows, from whose side it is the reverse
+    grids["b", "versus.judge:a"] = 1 - grids.pop(("a", "versus.judge:b"))
+    assert prediction_powered(grids, ["sft", "a", "b"])[1] == judge
+    del grids["b", "versus.judge:a"], grids["b", "reward.gold"]
     assert prediction_powered(grids, ["sft", "a", "b"]) == []
 
 
