@@ -29,6 +29,7 @@ from .power import power
 from .speed import speed
 from .study import carry_out, study
 from .terminal import streams
+from .training import AtOnce, CellCpus, CellTimeout, Device, Engine, Gate, RayAddress, Root, TrustRemoteCode, named
 from .tune import tune
 
 app = typer.Typer(
@@ -39,7 +40,6 @@ app = typer.Typer(
     epilog="Examples:  bench run --method ppo,dpo   |   bench run -m ppo,dpo,orpo --seeds 3 --json   |   bench list",
 )
 INTERRUPTED = 130
-Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")]
 
 
 @app.command()
@@ -103,22 +103,14 @@ def run(
     tracker: Annotated[
         str | None, typer.Option(help="Also send logs and scores to: tensorboard, wandb, trackio or mlflow.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
-    gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
-    engine: Annotated[str, typer.Option(help="Train cells one after another (local) or side by side (ray).")] = "local",
-    ray_address: Annotated[
-        str | None, typer.Option(help="Ray cluster whose machines see --root; by default one started here.")
-    ] = None,
-    cell_cpus: Annotated[int, typer.Option(help="CPU cores of a cell on Ray.", min=1)] = 1,
-    at_once: Annotated[
-        int | None, typer.Option(help="Cells trained side by side; by default two on a CPU with two cores.", min=1)
-    ] = None,
-    cell_timeout: Annotated[
-        float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
-    ] = False,
+    device: Device = "auto",
+    gate: Gate = "warn",
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    cell_cpus: CellCpus = 1,
+    at_once: AtOnce = None,
+    cell_timeout: CellTimeout = None,
+    trust_remote_code: TrustRemoteCode = False,
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
     root: Root = Path("results"),
     dry_run: Annotated[
@@ -135,9 +127,7 @@ def run(
     from ..request import ENGINES, GATES
 
     device = launch.start(device)
-    names = tuple(dict.fromkeys(name.strip() for name in method.split(",") if name.strip()))
-    if not names:
-        raise InputError("--method names no method; give for example --method ppo,dpo")
+    names = named(method)
     checked_gate, checked_engine = one_of("--gate", gate, GATES), one_of("--engine", engine, ENGINES)
     options = Options(
         model=model,
@@ -241,10 +231,8 @@ def export(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Longest response to --questions, in tokens; by default the benchmark's.", min=1)
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
-    ] = False,
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default RUN/export.")] = None,
 ) -> None:
     """Write the policies' responses as model-output files of AlpacaEval or Arena-Hard-Auto.

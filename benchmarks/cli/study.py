@@ -12,6 +12,7 @@ from ...runtime import launch, processes
 from ...runtime.quiet import quiet
 from .live import watching
 from .terminal import console, duration, table
+from .training import CellCpus, CellTimeout, Device, Engine, Gate, RayAddress, Root, TrustRemoteCode
 
 if TYPE_CHECKING:
     from ..request import Request
@@ -20,20 +21,14 @@ if TYPE_CHECKING:
 
 def study(
     file: Annotated[str, typer.Argument(metavar="STUDY.yaml", help="Name, methods, seeds and axes of the study.")],
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
-    gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
-    engine: Annotated[str, typer.Option(help="Train cells one after another (local) or side by side (ray).")] = "local",
-    ray_address: Annotated[
-        str | None, typer.Option(help="Ray cluster whose machines see --root; by default one started here.")
-    ] = None,
-    cell_cpus: Annotated[int, typer.Option(help="CPU cores of a cell on Ray.", min=1)] = 1,
-    cell_timeout: Annotated[
-        float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
-    ] = False,
-    root: Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")] = Path("results"),
+    device: Device = "auto",
+    gate: Gate = "warn",
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    cell_cpus: CellCpus = 1,
+    cell_timeout: CellTimeout = None,
+    trust_remote_code: TrustRemoteCode = False,
+    root: Root = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan and what it may take.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json (or the plan) alone on stdout.")] = False,
 ) -> None:

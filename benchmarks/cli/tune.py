@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import InputError, one_of
+from ...errors import one_of
 from .live import watching
 from .show import complete_benchmark, complete_methods, print_summary
 from .terminal import console, duration, table
+from .training import AtOnce, CellCpus, CellTimeout, Device, Engine, Gate, RayAddress, Root, TrustRemoteCode, named
 
 if TYPE_CHECKING:
     from ..studies.tune import Tuned, Tuning
@@ -59,24 +60,16 @@ def tune(
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the benchmark, dotted: select.at_most_kl=2."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
-    gate: Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")] = "warn",
-    engine: Annotated[str, typer.Option(help="Train cells here (local) or on a cluster (ray).")] = "local",
-    ray_address: Annotated[str | None, typer.Option(help="Ray cluster whose machines see --root.")] = None,
-    cell_cpus: Annotated[int, typer.Option(help="CPU cores of a cell on Ray.", min=1)] = 1,
-    at_once: Annotated[
-        int | None, typer.Option(help="Cells trained side by side; by default two on a CPU with two cores.", min=1)
-    ] = None,
-    cell_timeout: Annotated[
-        float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
-    ] = False,
+    device: Device = "auto",
+    gate: Gate = "warn",
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    cell_cpus: CellCpus = 1,
+    at_once: AtOnce = None,
+    cell_timeout: CellTimeout = None,
+    trust_remote_code: TrustRemoteCode = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the study; by default ROOT/studies/BENCHMARK/ID.")] = None,
-    root: Annotated[Path, typer.Option("--root", help="Folder of the cache, of studies and of new runs.")] = Path(
-        "results"
-    ),
+    root: Root = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan and what it may take.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print tune.json alone on stdout.")] = False,
 ) -> None:
@@ -91,9 +84,7 @@ def tune(
     from ..request import ENGINES, GATES
 
     device = launch.start(device)
-    names = tuple(dict.fromkeys(name.strip() for name in method.split(",") if name.strip()))
-    if not names:
-        raise InputError("--method names no method; give for example --method ppo,dpo")
+    names = named(method)
     checked_gate, checked_engine = one_of("--gate", gate, GATES), one_of("--engine", engine, ENGINES)
     options = Options(
         model=model,
