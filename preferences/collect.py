@@ -23,7 +23,8 @@ from ..results.records import Generation, Message, Prompt, Reward
 from ..results.store import write_jsonl
 from .files import open_source
 from .labels import CANDIDATES, COLLECTION, ITEMS, Item, append, locked, read_record, read_rows, repair
-from .read import Unusable, prompt_of
+from .messages import Unusable
+from .read import prompt_of
 
 Rule = Literal["all", "random", "most_different", "best_random"]
 CHUNK = 64  # prompts whose candidates are sampled together and written at once
