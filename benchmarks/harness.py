@@ -118,7 +118,7 @@ class Harness:
         use = SELECTION if request.trials else EVALUATION
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
         external = self.spec.external_pairs
-        self.external = reward_audit.read_external(external, self.corpus) if external else None
+        self.external = reward_audit.read_external(external, self.corpus, self.tokenizer) if external else None
         self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}

@@ -21,6 +21,7 @@ from ..models.sampling import sample
 from ..results.integrity import digest, write_json
 from ..results.records import Generation, Message, Prompt, Reward
 from ..results.store import write_jsonl
+from .columns import Columns
 from .files import open_source
 from .labels import CANDIDATES, COLLECTION, ITEMS, Item, append, locked, read_record, read_rows, repair
 from .messages import Unusable
@@ -58,11 +59,16 @@ class Sampling:
             raise InputError(f"--rule {self.rule} is not known; give {', '.join(get_args(Rule))}")
 
 
-def read_prompts(source: str, split: str = "train") -> tuple[list[tuple[tuple[Message, ...], str]], dict[str, int]]:
-    """The different prompts of a source, each with its `prompt_source` (else the source), and the dropped by reason."""
+def read_prompts(
+    source: str, split: str = "train", columns: Columns | None = None
+) -> tuple[list[tuple[tuple[Message, ...], str]], dict[str, int]]:
+    """The different prompts of a source, each with its `prompt_source` (else the source), and the dropped by reason.
+
+    columns: the source's own names, see columns.py.
+    """
     found: dict[str, tuple[tuple[Message, ...], str]] = {}
     dropped: Counter[str] = Counter()
-    for _, rows in open_source(source, split):
+    for _, rows in open_source(source, split, columns):
         for row in rows:
             try:
                 prompt = prompt_of(row)
@@ -162,7 +168,9 @@ def _likeness(a: str, b: str) -> float:
 def _score(groups: dict[str, list[dict[str, Any]]], reward: Reward) -> dict[str, list[float]]:
     rows = [row for group in groups.values() for row in group]
     values = iter(
-        reward([Generation(r["prompt_id"], tuple(r["prompt"]), r["response"], r["length"], True) for r in rows])
+        reward(
+            [Generation(r["prompt_id"], tuple(r["prompt"]), r["response"], r["length"], r["finished"]) for r in rows]
+        )
     )
     return {prompt: [next(values) for _ in group] for prompt, group in groups.items()}
 
@@ -180,6 +188,8 @@ def _item(a: dict[str, Any], b: dict[str, Any]) -> Item:
         b_version=b["model_version"],
         prompt_source=a["prompt_source"],
         decoding=decoding,
+        a_cut=not a["finished"],
+        b_cut=not b["finished"],
     )
 
 

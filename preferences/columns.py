@@ -37,9 +37,20 @@ SHAPES = (  # the first whose fields are all there
     ("pairs", set(REPLIES.values())),
     ("pairs", {"instruction", "output"}),
 )
-BESIDE = (*PROMPTS, *SYSTEM, "history", "tools", *(name for pair in SCORES for name in pair))
+CONTEXT = (*PROMPTS, *SYSTEM, "history", "tools")  # what makes a prompt
 KNOWN = (
-    *(*BESIDE, "chosen", "rejected", *REPLIES.values(), "chosen_cut", "rejected_cut", "tie", "subset", "labeler_id"),
+    *(
+        *CONTEXT,
+        *(name for pair in SCORES for name in pair),
+        "chosen",
+        "rejected",
+        *REPLIES.values(),
+        "chosen_cut",
+        "rejected_cut",
+        "tie",
+        "subset",
+        "labeler_id",
+    ),
     *("completion", "label", "response_a", "response_b", "human", "instruction", "output", "output_1", "output_2"),
     *("preference", "completions", "answers", "response_1", "response_2", "preference_strength", "margin", "split"),
     *("response", "helpfulness", "prompt_source"),
@@ -67,10 +78,15 @@ def check_names(columns: Columns) -> None:
 
 
 def renamed(rows: Iterable[Mapping[str, Any]], columns: Columns, where: str) -> Iterator[dict[str, Any]]:
-    """Rows with the named columns under our names. What would be read beside them by its own name (a system prompt,
-    scores) then counts only where it is named too. InputError at the end for a column that no row has."""
+    """Rows with the named columns under our names; InputError at the end for a column that no row has.
+
+    Where the prompt is named, other columns that would be part of it by their names count only if they are named too;
+    where a reply is, so do scores.
+    """
     check_names(columns)
-    aside = {*BESIDE, *columns.values()}
+    aside = {*columns.values(), *columns}
+    aside |= {*PROMPTS, *SYSTEM, "history"} if "prompt" in columns else set()
+    aside |= {name for pair in SCORES for name in pair} if {"chosen", "rejected"} & {*columns} else set()
     seen: set[str] = set()
     for row in rows:
         seen.update(row)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..results.records import Message
-from .columns import BESIDE, OPPOSITE, SCORES, shape_of
+from .columns import CONTEXT, OPPOSITE, SCORES, shape_of
 from .messages import TRANSCRIPT, TURN, Unusable
 from .read import is_true, no_preference, normalise, prompt_of
 
@@ -244,7 +244,7 @@ def _comparison(raw: Raw, tie: bool, more: dict[str, Any]) -> Comparison:
 
 def _context(row: Raw) -> dict[str, Any]:
     """The columns of a row that make its prompt, see columns.py."""
-    return {name: row[name] for name in BESIDE if name in row and not any(name in pair for pair in SCORES)}
+    return {name: row[name] for name in CONTEXT if name in row}
 
 
 def _more(row: Raw) -> dict[str, Any]:

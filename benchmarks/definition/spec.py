@@ -161,6 +161,8 @@ class BenchmarkSpec(Part):
     """Preference pairs: hub id, local file or folder, or builtin/NAME."""
     preferences_split: str = "train"
     """Split of a hub data set."""
+    columns: dict[str, str] = {}
+    """Columns of the preferences that have other names, by ours: prompt: question, chosen: answer_a."""
     unpaired: str | None = None
     """A file of replies rated on their own (prompt, completion, label), for methods that learn from such."""
     rows: int | None = Field(default=None, gt=0)
