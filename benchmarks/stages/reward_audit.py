@@ -19,7 +19,7 @@ from ...results.records import Generation, LabelledPair
 from ...results.store import Stage, read_jsonl, write_jsonl
 from ..context import SCORING_CODE, Workshop
 from ..data.corpus import Corpus, prompt_id
-from ..data.prompts import shown_to
+from ..data.prompts import show
 
 PAIRS = "pairs.jsonl"
 
@@ -96,7 +96,7 @@ def read_external(source: str, corpus: Corpus, tokenizer: Any) -> tuple[str, lis
     known = corpus.prompt_hashes("sft", "training", "evaluation", "heldout")
     kept, left_out = [], 0
     for row in read_preferences(source):
-        shown = shown_to(tokenizer, row.prompt)
+        (shown,) = show(tokenizer, [row.prompt])
         if isinstance(shown, str) or np.isin(np.uint64(shown.hash), known):
             left_out += 1
             continue
