@@ -33,6 +33,7 @@ def contract(
     Which of them are run, seeds and evaluators come on top of it. evaluated_by: hash of the user's reward model, which
     evaluates. more: fields of a tuning, left out where they are None.
     """
+    seen = {"without_thoughts": True} if spec.evaluation.without_thoughts else {}
     return {
         "benchmark": spec.name,
         "model": spec.model,
@@ -57,7 +58,7 @@ def contract(
         "budget": spec.budget,
         "methods": spec.methods,
         "method_defaults": spec.method_defaults,
-        "evaluation": spec.evaluation.model_dump(),
+        "evaluation": {**spec.evaluation.model_dump(exclude={"without_thoughts"}), **seen},
         "margin": spec.margin,
         "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
         "code": code_digest(*TRAINING_CODE, LOSSES),

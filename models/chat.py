@@ -165,10 +165,15 @@ def as_sampled(tokenizer: "PreTrainedTokenizerBase", prompt: str, reply: str, cu
     return reply if cut or f"</{tag}>" in reply else f"\n</{tag}>\n\n{reply}"
 
 
+def opens_thoughts(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """True where a prompt ends in a block of thinking that it opens, so that every response begins within it."""
+    return bool(OPENED.search(render(tokenizer, [{"role": "user", "content": "?"}])))
+
+
 def answer_of(text: str, opened: bool) -> str:
     """A response without its thoughts: what follows the last block of them, nothing where they do not end.
 
-    opened: true where the prompt opens the first block (`OPENED`).
+    opened: see `opens_thoughts`.
     """
     *before, last = re.split(rf"</(?:{_THINKING})>", text)
     unfinished = re.match(rf"\s*<(?:{_THINKING})>", text)

@@ -140,6 +140,9 @@ class Evaluation(Part):
     along: int = Field(default=0, ge=0, le=50)
     """Checkpoints along training that are scored as well, at shares of the budget that grow by one factor, to show
     over-optimization; saving them counts in a method's training time."""
+    without_thoughts: bool = False
+    """Scorers see responses without the thoughts before the answer (<think>...</think>), which is none where these never
+    end."""
 
 
 class Gates(Part):
