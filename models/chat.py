@@ -78,7 +78,7 @@ def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *,
             list(messages), chat_template=template, tokenize=False, add_generation_prompt=is_prompt
         )
     except (TemplateError, TypeError) as error:
-        words = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        words = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise Refused(f"the chat template refuses the prompt: {words}") from None
 
 

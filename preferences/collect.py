@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..models.chat import encode_prompt
+from ..models.chat import Refused, encode_prompt
 from ..models.policy import Policy
 from ..models.sampler import to_generations
 from ..models.sampling import sample
@@ -106,11 +106,17 @@ def collect(
     about = json.loads(json.dumps({**about, "model_version": model_version, **dataclasses.asdict(settings)}))
     with locked(out, "collect"):
         _open(out, about)
-        usable, overlong = _encode(policy, prompts, settings.max_new_tokens)
+        usable, overlong, refused = _encode(policy, prompts, settings.max_new_tokens)
         _sample_all(policy, model_version, usable, settings, out / CANDIDATES)
         candidates = [row for _, row in read_rows(out / CANDIDATES)]
         items, counts = pair_up(candidates, settings, reward() if reward and settings.rule == "best_random" else None)
-        counts = {"prompts": len(usable), "prompts over the context": overlong, **counts, "pairs": len(items)}
+        counts = {
+            "prompts": len(usable),
+            "prompts over the context": overlong,
+            **refused,
+            **counts,
+            "pairs": len(items),
+        }
         if not items:
             raise InputError(_nothing(model_version, counts))
         write_jsonl(out / ITEMS, items)
@@ -213,21 +219,28 @@ def _open(out: Path, about: dict[str, Any]) -> None:
 
 def _encode(
     policy: Policy, prompts: Sequence[tuple[Sequence[Message], str]], max_new_tokens: int
-) -> tuple[list[tuple[Prompt, str]], int]:
-    """The prompts that leave room for a response in the model's context, and how many do not."""
+) -> tuple[list[tuple[Prompt, str]], int, dict[str, int]]:
+    """The prompts that leave room for a response in the model's context, how many do not, and how many the template
+    refuses, by its words."""
     model: Any = policy.network.model
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    encoded = [
-        (Prompt(digest(list(m))[:16], tuple(m), tuple(encode_prompt(policy.tokenizer, m))), source)
-        for m, source in prompts
-    ]
+    encoded, refused = [], Counter[str]()
+    for messages, source in prompts:
+        try:
+            ids = tuple(encode_prompt(policy.tokenizer, messages))
+        except Refused as why:
+            refused[str(why)] += 1
+        else:
+            encoded.append((Prompt(digest(list(messages))[:16], tuple(messages), ids), source))
+    if refused and not encoded:
+        raise InputError(f"none of the {len(prompts)} prompts can be used: {next(iter(refused))}; give other prompts")
     fitting = [e for e in encoded if not window or len(e[0].ids) + max_new_tokens <= window]
     if not fitting:
         raise InputError(
             f"no prompt leaves room for {max_new_tokens} tokens in the model's context of {window}; lower "
             f"--max-new-tokens or give shorter prompts"
         )
-    return fitting, len(encoded) - len(fitting)
+    return fitting, len(encoded) - len(fitting), dict(refused)
 
 
 def _sample_all(

@@ -39,21 +39,12 @@ SHAPES = (  # the first whose fields are all there
 )
 CONTEXT = (*PROMPTS, *SYSTEM, "history", "tools")  # what makes a prompt
 KNOWN = (
-    *(
-        *CONTEXT,
-        *(name for pair in SCORES for name in pair),
-        "chosen",
-        "rejected",
-        *REPLIES.values(),
-        "chosen_cut",
-        "rejected_cut",
-        "tie",
-        "subset",
-        "labeler_id",
-    ),
-    *("completion", "label", "response_a", "response_b", "human", "instruction", "output", "output_1", "output_2"),
-    *("preference", "completions", "answers", "response_1", "response_2", "preference_strength", "margin", "split"),
-    *("response", "helpfulness", "prompt_source"),
+    *CONTEXT,
+    *(name for pair in SCORES for name in pair),
+    *("chosen", "rejected", *REPLIES.values(), "chosen_cut", "rejected_cut", "output", "tie", "margin"),
+    *("completion", "label", "response_a", "response_b", "human", "output_1", "output_2", "preference"),
+    *("completions", "answers", "response", "helpfulness", "response_1", "response_2", "preference_strength"),
+    *("subset", "labeler_id", "prompt_source", "split", "id"),
 )
 
 

@@ -153,7 +153,7 @@ def prompt_id(messages: Sequence[Message]) -> str:
 def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     """A file a split and one for unpaired replies, and what was left out."""
     usable = _read(spec)
-    keys, rows = array("Q"), array("Q")  # of the pairs that fit; with their names all that must be in memory of them
+    keys, contents = array("Q"), array("Q")  # of the pairs that fit; with their names all that is in memory of them
     misfits = Misfits(spec)
     with pyarrow.ipc.new_file(str(out / FITTING), PAIRS) as fitting:
         for chunk in chunks(usable, "preferences"):
@@ -166,7 +166,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
                 (chosen, chosen_ids), (rejected, rejected_ids) = sides
                 assert isinstance(shown, Shown)
                 keys.append(split_key(spec.split_seed, row.prompt))
-                rows.append(ids_hash(shown.ids, chosen_ids, rejected_ids, row.labeler_id))
+                contents.append(ids_hash(shown.ids, chosen_ids, rejected_ids, also=row.labeler_id or ""))
                 texts = {"chosen": chosen, "rejected": rejected, "subset": row.subset}
                 cut = dict(zip(("chosen_cut", "rejected_cut"), row.cut, strict=True))
                 ids = {"chosen_ids": chosen_ids, "rejected_ids": rejected_ids}
@@ -174,7 +174,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
             fitting.write_batch(RecordBatch.from_pylist(fits, PAIRS))
     if not keys:
         raise InputError(f"{spec.preferences}: no pair can be used ({misfits.told()})")
-    kept = _kept(ArrowFile(out / FITTING).column("id"), np.frombuffer(rows, np.uint64), spec.rows, misfits)
+    kept = _kept(ArrowFile(out / FITTING).column("id"), np.frombuffer(contents, np.uint64), spec.rows, misfits)
     left_over = len(keys) - misfits.count[SAME] - len(kept)
     hashes, names = (ArrowFile(out / FITTING).column(name)[kept] for name in ("prompt_hash", "prompt_id"))
     # prompts that are one to the model are one: all have the least of their texts' keys and ids
@@ -182,10 +182,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     shares = spec.splits.shares
     places = places_by_prompt(least(np.frombuffer(keys, np.uint64)[kept], hashes), shares, spec.preferences)
     places |= {name: np.empty(0, np.intp) for name in TO_TUNE if name not in shares}
-    parts_of = {out / f"{name}.arrow": (kept[rows], prompts[rows]) for name, rows in places.items()}
-    divide(
-        out / FITTING, {path: of for path, (of, _) in parts_of.items()}, {p: ids for p, (_, ids) in parts_of.items()}
-    )
+    divide(out / FITTING, {out / f"{name}.arrow": (kept[rows], prompts[rows]) for name, rows in places.items()})
     (out / FITTING).unlink()
     parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in places}
     record = {
@@ -209,14 +206,14 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     write_json(out / RECORD, {"record": record, "digests": digests})
 
 
-def _kept(names: np.ndarray, rows: np.ndarray, limit: int | None, misfits: Misfits) -> np.ndarray:
+def _kept(ids: np.ndarray, contents: np.ndarray, limit: int | None, misfits: Misfits) -> np.ndarray:
     """The places, rising, of at most so many rows, those of the smallest ids; of rows of the same tokens only one.
 
-    ids are hashes, so the smallest are a fixed random choice.
+    ids are hashes, so the smallest are a fixed random choice. contents: hashes of the rows' tokens.
     """
-    order = np.argsort(names)
-    first = np.sort(np.unique(rows[order], return_index=True)[1])  # in the order of ids
-    if again := len(names) - len(first):
+    order = np.argsort(ids)
+    first = np.sort(np.unique(contents[order], return_index=True)[1])  # in the order of ids
+    if again := len(ids) - len(first):
         misfits.count[SAME] = again
     return np.sort(order[first[:limit]])
 

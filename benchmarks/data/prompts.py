@@ -1,5 +1,6 @@
 """A prompt as the model sees it: rendered by the chat template, as token ids, under one hash."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ...models.chat import Refused, encode_rendered, render
-from ...results.integrity import digest
 from ...results.records import Message
 
 
@@ -36,9 +36,12 @@ def show(tokenizer: Any, prompts: Sequence[Sequence[Message]]) -> list[Shown | s
     return [Shown(text, next(encoded)) if isinstance(text, str) else str(text) for text in texts]
 
 
-def ids_hash(*values: Any) -> int:
-    """64 bits of the hash of token ids and what else tells rows apart."""
-    return int(digest(list(values))[:16], 16)
+def ids_hash(*sequences: Sequence[int], also: str = "") -> int:
+    """64 bits of the hash of sequences of token ids, and of what else tells rows apart."""
+    found = hashlib.blake2b(also.encode(), digest_size=8)
+    for ids in sequences:
+        found.update(len(ids).to_bytes(8, "little") + np.asarray(ids, "<i4").tobytes())
+    return int.from_bytes(found.digest(), "little")
 
 
 def least(values: np.ndarray, groups: np.ndarray) -> np.ndarray:

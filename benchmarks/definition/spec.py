@@ -141,8 +141,8 @@ class Evaluation(Part):
     """Checkpoints along training that are scored as well, at shares of the budget that grow by one factor, to show
     over-optimization; saving them counts in a method's training time."""
     without_thoughts: bool = False
-    """Scorers see responses without the thoughts before the answer (<think>...</think>), which is none where these never
-    end."""
+    """Scorers see responses without the thoughts before the answer (<think>...</think>); where these never end there is
+    no answer."""
 
 
 class Gates(Part):
