@@ -100,8 +100,9 @@ def read_external(source: str, corpus: Corpus, tokenizer: Any) -> tuple[str, lis
         if isinstance(shown, str) or np.isin(np.uint64(shown.hash), known):
             left_out += 1
             continue
-        texts = (as_sampled(tokenizer, shown.text, *of) for of in zip((row.chosen, row.rejected), row.cut, strict=True))
-        kept.append(LabelledPair(prompt_id(row.prompt), row.prompt, *texts, row.subset, row.cut))
+        chosen = as_sampled(tokenizer, shown.text, row.chosen, row.cut[0])
+        rejected = as_sampled(tokenizer, shown.text, row.rejected, row.cut[1])
+        kept.append(LabelledPair(prompt_id(row.prompt), row.prompt, chosen, rejected, row.subset, row.cut))
     if not kept:
         raise InputError(
             f"--external-pairs {source}: the benchmark has all of its {left_out} prompts itself, or the chat template "

@@ -12,8 +12,8 @@ from alignment_bench.errors import InputError
 from alignment_bench.models.chat import load_tokenizer
 
 WITHOUT_SYSTEM = (
-    "{% for m in messages if m['role'] != 'system' %}{% if 'bad' in m['content'] %}{{ raise_exception('no') }}{% endif %}"
-    "{{ m['content'] }}{% endfor %}"
+    "{% for m in messages if m['role'] != 'system' %}{{ m['content'] }}"
+    "{% if 'bad' in m['content'] %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
 )
 
 
