@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..models.chat import PLAIN_TEMPLATE
+from ..models.chat import PLAIN_TEMPLATE, TODAY, writes_date
 from ..models.checkpoint import Checkpoint
 from ..models.model_files import remote_code_allowed
 from ..results.integrity import code_digest, digest
@@ -33,12 +33,14 @@ def contract(
     Which of them are run, seeds and evaluators come on top of it. evaluated_by: hash of the user's reward model, which
     evaluates. more: fields of a tuning, left out where they are None.
     """
+    seen = {"without_thoughts": True} if spec.evaluation.without_thoughts else {}
     return {
         "benchmark": spec.name,
         "model": spec.model,
         "base": base.key,
         "tokenizer": digest(tokenizer.get_vocab()),
         "template": digest(tokenizer.chat_template),
+        **({"date": f"{TODAY:%Y-%m-%d}"} if writes_date(tokenizer) else {}),
         "data": corpus.digest,
         **({"labels": done} if (done := corpus.record.get("labels")) else {}),
         "splits": {**spec.splits.shares, "seed": spec.split_seed},
@@ -56,7 +58,7 @@ def contract(
         "budget": spec.budget,
         "methods": spec.methods,
         "method_defaults": spec.method_defaults,
-        "evaluation": spec.evaluation.model_dump(),
+        "evaluation": {**spec.evaluation.model_dump(exclude={"without_thoughts"}), **seen},
         "margin": spec.margin,
         "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
         "code": code_digest(*TRAINING_CODE, LOSSES),
@@ -80,6 +82,11 @@ def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: 
     said = []
     if tokenizer.chat_template == PLAIN_TEMPLATE:
         said.append(f"{spec.model} has no chat template; the plain template of alignment-bench was used")
+    if writes_date(tokenizer):
+        said.append(
+            f"the chat template writes the date; {TODAY:%d %B %Y} stands in every prompt, lest another day give other "
+            f"numbers"
+        )
     for label, method in methods.items():
         if (count := getattr(method, "responses_per_answer", 1)) > 1:
             said.append(f"{label} costs nothing to train but {count} responses and scores for every response in use")
@@ -88,6 +95,11 @@ def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: 
         if getattr(method, "data", "pairs") == "unpaired":
             said.append(f"{label} learns from other data than the rest: {spec.unpaired}")
     record = corpus.record
+    if same := record["same_prompts"]:
+        said.append(
+            f"the chat template leaves something out: {same} prompts differ from another in their text and not in what "
+            f"the model sees, and count as the same prompt"
+        )
     prompts = record["splits"]["heldout"]["prompts"]
     if prompts < spec.evaluation.prompts:
         said.append(f"only {prompts} held-out prompts are available, {spec.evaluation.prompts} were asked for")

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..analysis.data_account import account
 from ..analysis.equal_style import equal_style
 from ..analysis.hacking import hacking, optimized_rows
 from ..analysis.judge_panel import Settled
@@ -118,7 +119,7 @@ class Harness:
         use = SELECTION if request.trials else EVALUATION
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
         external = self.spec.external_pairs
-        self.external = reward_audit.read_external(external, self.corpus) if external else None
+        self.external = reward_audit.read_external(external, self.corpus, self.tokenizer) if external else None
         self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
@@ -395,6 +396,8 @@ class Harness:
 
     def _say_data(self) -> None:
         record = self.corpus.record
-        parts = ", ".join(f"{name} {s['pairs']} pairs" for name, s in record["splits"].items())
-        dropped = sum(record["dropped"].values())
-        self.say(f"{self.spec.name}: {record['used']} pairs from {record['source']} ({dropped} dropped): {parts}")
+        first, *rest = account(record)
+        self.say(f"{self.spec.name}: {first}")
+        for line in rest:
+            self.say(f"  {line}")
+        self.say("splits: " + ", ".join(f"{name} {s['pairs']} pairs" for name, s in record["splits"].items()))

@@ -31,6 +31,8 @@ class Planned:
 class Plan:
     """The stages of a run in their order, and what its judge can cost at most."""
 
+    data: dict[str, Any]
+    """The record of the pairs: rows read, used, dropped by reason, left over, splits."""
     steps: list[Planned]
     judging: str | None
     can_show: list[str]
@@ -56,6 +58,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         seconds, unknown = self.seconds
         return {
+            "data": self.data,
             "steps": [{"stage": s.step.label, "state": s.state, **dataclasses.asdict(s.estimate)} for s in self.steps],
             "seconds": seconds,
             "seconds_unknown": unknown,
@@ -75,7 +78,10 @@ def plan(request: Request) -> Plan:
     planner = _Planner(harness)
     found = [planner.look(step) for step in planner.steps]
     shows = plan_sentences(planner.prompts, request.seeds, len({r.name for r in harness.rows}), harness.spec.margin)
-    return Plan(found, judging, shows, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None)
+    data = harness.corpus.record
+    return Plan(
+        data, found, judging, shows, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None
+    )
 
 
 class _Planner:

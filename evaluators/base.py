@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from ..results.records import Generation, Message, Score
 
-Conversation = tuple[Sequence[Message], str]  # a prompt's messages and the response's text
+# A prompt's messages and the response's text; and true where that did not end by itself.
+Conversation = tuple[Sequence[Message], str] | tuple[Sequence[Message], str, bool]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..results.records import Generation, Ids
-from .chat import encode_prompt, encode_response, load_tokenizer
+from .chat import encode_prompt, encode_response, load_tokenizer, render
 from .checkpoint import open_network
 from .layout import Layout, Sequences
 from .model_files import remote_code_allowed
@@ -25,7 +25,7 @@ class RewardModel:
     """A sequence classifier with one output, read at the last real token of prompt and response.
 
     Callable as a `Reward`: generations in, scores out. It takes text, so policy and reward model may differ in their
-    tokenizers. A response is always shown with its EOS; that it did not end by itself is counted elsewhere.
+    tokenizers. A response that did not end by itself is shown without EOS.
     """
 
     def __init__(self, network: Network, tokenizer):
@@ -53,8 +53,9 @@ class RewardModel:
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", generation: Generation) -> tuple[Ids, Ids]:
-    """Ids of the prompt and of the response, with EOS."""
-    return tuple(encode_prompt(tokenizer, generation.prompt)), tuple(encode_response(tokenizer, generation.response))
+    """Ids of the prompt and of the response, with EOS if it ended by itself."""
+    response = encode_response(tokenizer, generation.response, not generation.finished)
+    return tuple(encode_prompt(tokenizer, generation.prompt)), tuple(response)
 
 
 class TextRewardModel:
@@ -99,7 +100,7 @@ class TextRewardModel:
     def encode(self, generation: Generation) -> dict[str, list[int]]:
         messages = [*generation.prompt, {"role": "assistant", "content": generation.response}]
         if self.tokenizer.chat_template is not None:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+            text = render(self.tokenizer, messages, is_prompt=False)
             return dict(self.tokenizer(text, add_special_tokens=False))
         prompt = "\n\n".join(message["content"] for message in generation.prompt)
         return dict(self.tokenizer(prompt, generation.response))

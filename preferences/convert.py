@@ -1,7 +1,9 @@
 """Preferences from one shape of rows to another, row by row, with a count of everything that does not fit.
 
 A file's shape is seen in its first row: `pairs` (prompt, chosen, rejected as TRL reads them, transcripts of HH-RLHF, or
-the labels of a collection), `unpaired`, `scored`, `alpacaeval` or `ties`. Between them stands a `Comparison`.
+the labels of a collection), `unpaired`, `scored`, `alpacaeval` or `ties`; and, only read, `ranked` (Nectar), `strength`
+(two responses and how much the second is better, HelpSteer 2 and 3) or `rated` (a response a row, HelpSteer). Between
+them stands a `Comparison`.
 """
 
 import itertools
@@ -13,13 +15,16 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..results.records import Message
-from .read import TRANSCRIPT, TURN, Unusable, no_preference, normalise, prompt_of
+from .columns import CONTEXT, OPPOSITE, SCORES, shape_of
+from .messages import TRANSCRIPT, TURN, Unusable
+from .read import is_true, no_preference, normalise, prompt_of
 
 Raw = Mapping[str, Any]
 Prompt = tuple[Message, ...]
 # What a row may say besides, kept under these names by every shape but scored (which groups rows).
 TEXTS = ("labeler_id", "timestamp", "reasoning", "model_version", "prompt_source", "subset", "item", "answer", "shown")
 NUMBERS = ("strength", "margin", "score_chosen", "score_rejected")
+CUTS = ("chosen_cut", "rejected_cut")  # a reply that did not end by itself
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Comparison:
     rejected: str
     tie: bool = False
     more: dict[str, Any] = field(default_factory=dict)
-    """Those of TEXTS and NUMBERS that the row has. `margin` is the difference of the two scores."""
+    """Those of TEXTS, NUMBERS and CUTS that the row has. `margin` is the difference of the two scores."""
 
 
 Read = Callable[[Iterable[Raw], Counter[str]], Iterator[Comparison]]
@@ -45,20 +50,6 @@ class Shape(NamedTuple):
     columns: dict[str, str]
 
 
-def shape_of(row: Raw) -> str | None:
-    """The shape of a row by its fields; None if it has those of none."""
-    fields = row.keys()
-    if {"output_1", "output_2", "preference"} <= fields:
-        return "alpacaeval"
-    if "completions" in fields:
-        return "scored"
-    if {"completion", "label"} <= fields:
-        return "unpaired"
-    if {"response_a", "response_b"} <= fields:
-        return "ties"
-    return "pairs" if {"chosen", "rejected"} <= fields else None
-
-
 def comparisons(rows: Iterable[Raw], where: str, dropped: Counter[str], read: Counter[str]) -> Iterator[Comparison]:
     """The comparisons of a table's rows, whatever their shape; adds to the counts of dropped and of read rows.
 
@@ -68,16 +59,16 @@ def comparisons(rows: Iterable[Raw], where: str, dropped: Counter[str], read: Co
     first = next(rows, None)
     if first is None:
         raise InputError(f"{where} holds no rows; there is nothing to convert")
-    shape = shape_of(first)
+    shape = shape_of(first.keys())
     if shape is None:
         raise InputError(
-            f"{where}: no known shape has the fields {', '.join(sorted(first))}; see `bench convert --help` for the "
-            f"fields of each shape"
+            f"{where}: no known shape has the fields {', '.join(sorted(first))}; see `bench convert "
+            f"--help` for those of each, and name yours with --columns prompt=COLUMN,chosen=COLUMN,rejected=COLUMN"
         )
 
     def alike() -> Iterator[Raw]:
         for number, row in enumerate(itertools.chain([first], rows), 1):
-            found = shape_of(row)
+            found = shape_of(row.keys())
             if found != shape:
                 raise InputError(
                     f"{where}, row {number}: its fields are those of {found or 'no known shape'}, but the rows before "
@@ -109,9 +100,10 @@ def _each(read_one: Callable[[Raw], Iterable[Comparison]]) -> Read:
 
 def _read_pair(row: Raw) -> Iterator[Comparison]:
     reason = no_preference(row)
-    if reason == "skipped by the labeller":
+    if reason in ("skipped by the labeller", OPPOSITE):
         raise Unusable(reason)
-    plain = {name: value for name, value in row.items() if name not in ("tie", "answer")}
+    scores = [name for pair in SCORES for name in pair]
+    plain = {name: value for name, value in row.items() if name not in ("tie", "answer", *scores)}
     yield _comparison(plain, bool(reason), _more(row))
 
 
@@ -132,7 +124,7 @@ def _read_alpacaeval(row: Raw) -> Iterator[Comparison]:
     if preference not in (0, 1, 1.5, 2):  # a weighted annotator: the share of weight on output 2, plus 1
         more["margin"] = abs(2 * preference - 3)
     replies = {"chosen": sides[0][0], "rejected": sides[1][0]}
-    yield _comparison({"prompt": row.get("instruction"), **replies}, preference in (0, 1.5), more)
+    yield _comparison({**_context(row), **replies}, preference in (0, 1.5), more)
 
 
 def _read_ties(row: Raw) -> Iterator[Comparison]:
@@ -144,27 +136,65 @@ def _read_ties(row: Raw) -> Iterator[Comparison]:
         a, b = row["response_a"], row["response_b"]
         replies = {"chosen": b, "rejected": a} if label == "b" else {"chosen": a, "rejected": b}
         more = _more(row) | ({"labeler_id": f"human {number}"} if len(labels) > 1 else {})
-        yield _comparison({"prompt": row.get("prompt"), **replies}, label == "tie", more)
+        yield _comparison({**_context(row), **replies}, label == "tie", more)
 
 
 def _read_scored(row: Raw) -> Iterator[Comparison]:
     """Every two responses of a list, the higher score chosen, `margin` the difference; equal scores are a tie."""
-    prompt = row.get("prompt", row.get("instruction"))
     completions = row["completions"]
     if not isinstance(completions, list | tuple) or len(completions) < 2:
         raise Unusable("fewer than two completions")
     scored = []
     for one in completions:
         score = one.get("overall_score", one.get("score")) if isinstance(one, Mapping) else None
-        if isinstance(score, bool) or not isinstance(score, int | float) or score != score:
-            raise Unusable("a completion has no score")
-        scored.append((one.get("response", one.get("text")), float(score), one.get("model")))
+        scored.append((one.get("response", one.get("text")), _number(score, "a completion"), one.get("model")))
     for pair in itertools.combinations(scored, 2):
         (chosen, high, better), (rejected, low, worse) = sorted(pair, key=lambda one: -one[1])
         versions = dict.fromkeys(str(name) for name in (better, worse) if name)
         more = _more(row) | {"margin": high - low, "score_chosen": high, "score_rejected": low}
         more |= {"model_version": " | ".join(versions)} if versions else {}
-        yield _comparison({"prompt": prompt, "chosen": chosen, "rejected": rejected}, high == low, more)
+        yield _comparison({**_context(row), "chosen": chosen, "rejected": rejected}, high == low, more)
+
+
+def _number(value: Any, owner: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise Unusable(f"{owner} has no score")
+    return float(value)
+
+
+def _read_ranked(row: Raw) -> Iterator[Comparison]:
+    """Every two answers of a list, the lower rank chosen; equal ranks are a tie."""
+    answers = row["answers"]
+    if not isinstance(answers, list | tuple) or not all(isinstance(one, Mapping) for one in answers):
+        raise Unusable("answers is no list of answers with ranks")
+    ranks = [one | {"rank": _number(one.get("rank"), "an answer")} for one in answers]
+    for pair in itertools.combinations(ranks, 2):
+        better, worse = sorted(pair, key=lambda one: one["rank"])
+        versions = dict.fromkeys(str(one["model"]) for one in (better, worse) if one.get("model"))
+        more = _more(row) | ({"model_version": " | ".join(versions)} if versions else {})
+        replies = {"chosen": better.get("answer"), "rejected": worse.get("answer")}
+        yield _comparison({**_context(row), **replies}, better["rank"] == worse["rank"], more)
+
+
+def _read_strength(row: Raw) -> Iterator[Comparison]:
+    """Two responses and a number: below 0 the first is better, above 0 the second, 0 is a tie; `strength` its size."""
+    strength = _number(row.get("preference_strength", row.get("overall_preference")), "the pair")
+    one, other = (row.get(f"response_{i}", row.get(f"response{i}")) for i in (1, 2))
+    prompt = row.get("prompt", row.get("context"))
+    chosen, rejected = (other, one) if strength > 0 else (one, other)
+    more = _more(row) | ({"strength": abs(strength)} if strength else {})
+    yield _comparison({**_context(row), "prompt": prompt, "chosen": chosen, "rejected": rejected}, not strength, more)
+
+
+def _read_rated(rows: Iterable[Raw], dropped: Counter[str]) -> Iterator[Comparison]:
+    """Neighbouring rows of one prompt as a list of responses with their helpfulness as scores."""
+    for _, group in itertools.groupby(rows, key=_context):
+        alike = list(group)
+        completions = [{"response": row["response"], "score": row["helpfulness"]} for row in alike]
+        try:
+            yield from list(_read_scored({**alike[0], "completions": completions}))
+        except Unusable as reason:
+            dropped[str(reason)] += len(alike)
 
 
 def _read_unpaired(rows: Iterable[Raw], dropped: Counter[str]) -> Iterator[Comparison]:
@@ -200,6 +230,9 @@ READERS: dict[str, Read] = {
     "alpacaeval": _each(_read_alpacaeval),
     "ties": _each(_read_ties),
     "scored": _each(_read_scored),
+    "ranked": _each(_read_ranked),
+    "strength": _each(_read_strength),
+    "rated": _read_rated,
     "unpaired": _read_unpaired,
 }
 
@@ -207,6 +240,11 @@ READERS: dict[str, Read] = {
 def _comparison(raw: Raw, tie: bool, more: dict[str, Any]) -> Comparison:
     row = normalise(raw)
     return Comparison(row.prompt, row.chosen, row.rejected, tie, more)
+
+
+def _context(row: Raw) -> dict[str, Any]:
+    """The columns of a row that make its prompt, see columns.py."""
+    return {name: row[name] for name in CONTEXT if name in row}
 
 
 def _more(row: Raw) -> dict[str, Any]:
@@ -219,7 +257,7 @@ def _more(row: Raw) -> dict[str, Any]:
                 found[name] = float(said[name])
             except (TypeError, ValueError):
                 raise Unusable(f"{name} is not a number") from None
-    return found
+    return found | {name: True for name in CUTS if is_true(row.get(name))}
 
 
 # Writing
@@ -237,8 +275,9 @@ def _write_each(write_one: Callable[[Comparison], list[dict[str, Any]]]) -> Writ
 
 
 def _write_pair(one: Comparison) -> list[dict[str, Any]]:
+    _refuse_tie(one)
     replies = {"chosen": _reply(one.chosen), "rejected": _reply(one.rejected)}
-    return [{"prompt": list(one.prompt), **replies, "tie": one.tie, **one.more}]
+    return [{"prompt": list(one.prompt), **replies, **one.more}]
 
 
 def _write_implicit(one: Comparison) -> list[dict[str, Any]]:
@@ -247,10 +286,11 @@ def _write_implicit(one: Comparison) -> list[dict[str, Any]]:
 
 
 def _write_text(one: Comparison) -> list[dict[str, Any]]:
+    _refuse_tie(one)
     replies = {"chosen": one.chosen, "rejected": one.rejected}
     for text in replies.values():
         _refuse_transcript(text)
-    return [{"prompt": flat(one.prompt), **replies, "tie": one.tie, **one.more}]
+    return [{"prompt": flat(one.prompt), **replies, **one.more}]
 
 
 def _write_hh(one: Comparison) -> list[dict[str, Any]]:
@@ -301,6 +341,9 @@ def _write_scored(rows: Iterable[Comparison], dropped: Counter[str]) -> Iterator
             if None in given:
                 dropped["no scores to write"] += 1
                 continue
+            if any(name in one.more for name in CUTS):
+                dropped["cut reply: the shape has no room for it"] += 1
+                continue
             names = [*str(one.more.get("model_version", "")).split(" | ")]
             texts = (one.chosen, one.rejected)
             if any(
@@ -342,7 +385,7 @@ def transcript(prompt: Prompt, reply: str) -> str:
 
 def _refuse_tie(one: Comparison) -> None:
     if one.tie:
-        raise Unusable("tie: the shape has no room for it")
+        raise Unusable("tie: the shape has no room for it, --to ties has")
 
 
 def _refuse_transcript(text: str) -> None:
@@ -353,9 +396,9 @@ def _refuse_transcript(text: str) -> None:
 
 _MESSAGES, _TEXT, _TRUTH = "messages", "text", "truth"  # kinds of columns, see export.py
 SHAPES = {
-    "pairs": Shape(_write_each(_write_pair), dict(prompt=_MESSAGES, chosen=_MESSAGES, rejected=_MESSAGES, tie=_TRUTH)),
+    "pairs": Shape(_write_each(_write_pair), dict(prompt=_MESSAGES, chosen=_MESSAGES, rejected=_MESSAGES)),
     "implicit": Shape(_write_each(_write_implicit), dict(chosen=_MESSAGES, rejected=_MESSAGES)),
-    "text": Shape(_write_each(_write_text), dict(prompt=_TEXT, chosen=_TEXT, rejected=_TEXT, tie=_TRUTH)),
+    "text": Shape(_write_each(_write_text), dict(prompt=_TEXT, chosen=_TEXT, rejected=_TEXT)),
     "hh": Shape(_write_each(_write_hh), dict(chosen=_TEXT, rejected=_TEXT)),
     "unpaired": Shape(_write_each(_write_unpaired), dict(prompt=_MESSAGES, completion=_MESSAGES, label=_TRUTH)),
     "ties": Shape(_write_each(_write_ties), dict(prompt=_TEXT, response_a=_TEXT, response_b=_TEXT, label=_TEXT)),

@@ -11,7 +11,8 @@ from ..errors import InputError
 from ..results.integrity import digest
 from ..results.records import Message
 from .files import path_of, read_file
-from .read import Reading, Unusable, check_prompt, messages_of
+from .messages import Unusable, messages_of
+from .read import Reading, check_prompt, is_true
 
 LABELS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}  # 1 is True to Python
 
@@ -24,6 +25,8 @@ class RatedRow:
     prompt: tuple[Message, ...]
     reply: str
     good: bool
+    cut: bool = False
+    """True for a reply that did not end by itself (`chosen_cut` of a good one, `rejected_cut` of a bad one)."""
 
 
 def read_unpaired(source: str) -> Reading[RatedRow]:
@@ -45,4 +48,7 @@ def _row(fields: Mapping[str, Any]) -> RatedRow:
     if not isinstance(label, str | bool | int) or label not in LABELS:
         raise Unusable("label is neither true nor false")
     text = reply[0]["content"]
-    return RatedRow(digest([prompt, text, LABELS[label]])[:16], tuple(prompt), text, LABELS[label])
+    good = LABELS[label]
+    cut = is_true(fields.get("chosen_cut" if good else "rejected_cut"))
+    name = digest([prompt, text, good, *([cut] if cut else [])])[:16]
+    return RatedRow(name, tuple(prompt), text, good, cut)

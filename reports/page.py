@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..analysis import pathology
+from ..analysis.data_account import account
 from ..analysis.findings import Findings, findings
 from ..analysis.metric_names import title
 from ..analysis.tuning import untuned
@@ -60,6 +61,7 @@ def page(
         "people_shares": list(PEOPLE_SHARES.items()),
         "people_kappas": list(PEOPLE_KAPPAS.items()),
         "data": record.get("data") or {},
+        "account": account(record.get("data") or {}),
         "contract": flat(record.get("contract") or {}),
         "packages": environment.pop("packages", None) or {},
         "environment": flat(environment),

@@ -29,7 +29,19 @@ from .power import power
 from .speed import speed
 from .study import carry_out, study
 from .terminal import streams
-from .training import AtOnce, CellCpus, CellTimeout, Device, Engine, Gate, RayAddress, Root, TrustRemoteCode, named
+from .training import (
+    AtOnce,
+    CellCpus,
+    CellTimeout,
+    Columns,
+    Device,
+    Engine,
+    Gate,
+    RayAddress,
+    Root,
+    TrustRemoteCode,
+    named,
+)
 from .tune import tune
 
 app = typer.Typer(
@@ -67,6 +79,7 @@ def run(
     preferences: Annotated[
         str | None, typer.Option(help="Preference pairs: hub id, local folder or file (JSONL, JSON, Parquet, CSV).")
     ] = None,
+    columns: Columns = None,
     reward_model: Annotated[
         str | None, typer.Option(help="Evaluate with this reward model: a sequence classifier, hub id or folder.")
     ] = None,
@@ -122,6 +135,7 @@ def run(
 
     Example: bench run --method ppo,dpo,orpo --seeds 3
     """
+    from ...preferences.columns import parse_columns
     from ..definition.options import Options, chosen_spec
     from ..definition.plugins import check_methods
     from ..request import ENGINES, GATES
@@ -132,6 +146,7 @@ def run(
     options = Options(
         model=model,
         preferences=preferences,
+        columns=parse_columns(columns),
         external_pairs=external_pairs,
         reward_model=reward_model,
         judge=judge or (),

@@ -4,6 +4,7 @@ import json
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ...analysis.data_account import account
 from .terminal import console, count, duration, size, table
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ def print_plan(request: "Request", as_json: bool) -> None:
         print(json.dumps(found.as_json(), indent=2))
         return
     to = console()
+    first, *rest = account(found.data)
+    to.print(f"{request.spec.name}: {first}", soft_wrap=True)
+    for line in rest:
+        to.print(f"  {line}", soft_wrap=True)
     heads = ("stage", "state", "time", "memory", "tokens", "basis")
     to.print(table(heads, _rows(found), title=f"{request.spec.name}: the plan", right=heads[2:5]))
     for line in _totals(found):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from ...errors import InputError, nearest
+from .training import Columns
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +26,7 @@ def collect(
     prompts: Annotated[
         str | None, typer.Option(help="Rows with a field `prompt`: file, folder or hub id; by default the benchmark's.")
     ] = None,
+    columns: Columns = None,
     benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="Where model or prompts come from.")] = "quick",
     k: Annotated[int, typer.Option("-k", help="Candidates per prompt, 2 or more.")] = 4,
     temperature: Annotated[str, typer.Option(help="Temperatures, separated by commas, used in turn.")] = "1.0",
@@ -59,6 +61,7 @@ def collect(
     from ...models.tuning import Tuning
     from ...preferences.collect import Sampling, read_prompts
     from ...preferences.collect import collect as run
+    from ...preferences.columns import parse_columns
     from ...results.integrity import digest
     from .. import harness
     from ..definition.spec import load_spec
@@ -75,7 +78,7 @@ def collect(
         raise InputError("--rule best_random needs a reward model; give its folder with --reward-model")
     scorer = find_model(reward_model, "--reward-model") if reward_model else None
     checkpoint = find_model(model, "--model") if model else None
-    rows, dropped = read_prompts(prompts) if prompts else ([], {})
+    rows, dropped = read_prompts(prompts, columns=parse_columns(columns)) if prompts else ([], {})
     name, source = model, prompts
     if not (model and prompts):
         spec = load_spec(benchmark)
@@ -222,19 +225,22 @@ def convert(
     to: Annotated[str | None, typer.Option("--to", help="Shape of the rows; by default pairs, for a CSV text.")] = None,
     split: Annotated[str, typer.Option(help="Split of a hub data set or folder, read and pushed.")] = "train",
     public: Annotated[bool, typer.Option("--public", help="Make a pushed data set public.")] = False,
+    columns: Columns = None,
 ) -> None:
     """Convert preferences to another shape and format; what does not fit is counted.
 
     Shapes: pairs (prompt, chosen, rejected as messages); implicit (chosen and rejected with the prompt in them); text
     (prompt, chosen, rejected as text); hh (transcripts); unpaired (prompt, completion, label: true or false);
     ties (prompt, response_a, response_b, label: a, b or tie); alpacaeval (instruction, output_1, output_2,
-    preference); scored (prompt, completions with response and overall_score). The source's shape is seen in its rows.
+    preference); scored (prompt, completions with response and overall_score). The source's shape is seen in its rows;
+    Nectar's, HelpSteer's, ShareGPT's and LLaMA-Factory's are read too. A tie is no pair, and is counted.
 
     Example: bench convert collected/labels pairs.parquet
     """
+    from ...preferences.columns import parse_columns
     from ...preferences.export import convert as run
 
-    done = run(source, out, to, split=split, private=not public)
+    done = run(source, out, to, split=split, private=not public, columns=parse_columns(columns))
     print(f"{done.read} rows read, {done.comparisons} comparisons in them, {done.written} rows written to {out}")
     for reason, number in done.dropped.items():
         print(f"dropped: {number} ({reason})")

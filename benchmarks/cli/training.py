@@ -21,6 +21,10 @@ CellTimeout = Annotated[float | None, typer.Option(help="Seconds that the traini
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
 ]
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Columns of the preferences that have other names: prompt=question,chosen=answer_a,..."),
+]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")]
 
 

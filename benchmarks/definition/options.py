@@ -1,6 +1,6 @@
 """The options of a run beside its methods: a benchmark's fields, its reward model and its judges."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ class Options:
     """Base model: hub id or local folder."""
     preferences: str | None = None
     """Preference pairs: hub id, local folder or file."""
+    columns: Mapping[str, str] | None = None
+    """Names of the preferences' columns by ours, {"prompt": "question"}."""
     external_pairs: str | None = None
     """Labelled pairs on which the reward models are tested as well."""
     reward_model: str | None = None
@@ -52,6 +54,7 @@ def chosen_spec(benchmark: str, methods: Sequence[str], options: Options) -> Ben
     if options.judge_url and not any(name.startswith("openai:") for name in options.judge):
         raise InputError("--judge-url goes with --judge openai:MODEL")
     top = {name: getattr(options, name) for name in ("model", "preferences", "external_pairs", "tracker")}
+    top["columns"] = dict(options.columns) if options.columns else None
     spec = load_spec(benchmark, top, options.settings)
     if options.reward_model:
         spec = _evaluator(spec, REWARD_MODEL, model=options.reward_model)

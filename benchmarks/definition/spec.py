@@ -140,6 +140,9 @@ class Evaluation(Part):
     along: int = Field(default=0, ge=0, le=50)
     """Checkpoints along training that are scored as well, at shares of the budget that grow by one factor, to show
     over-optimization; saving them counts in a method's training time."""
+    without_thoughts: bool = False
+    """Scorers see responses without the thoughts before the answer (<think>...</think>); where these never end there is
+    no answer."""
 
 
 class Gates(Part):
@@ -161,6 +164,8 @@ class BenchmarkSpec(Part):
     """Preference pairs: hub id, local file or folder, or builtin/NAME."""
     preferences_split: str = "train"
     """Split of a hub data set."""
+    columns: dict[str, str] = {}
+    """Columns of the preferences that have other names, by ours: prompt: question, chosen: answer_a."""
     unpaired: str | None = None
     """A file of replies rated on their own (prompt, completion, label), for methods that learn from such."""
     rows: int | None = Field(default=None, gt=0)

@@ -70,8 +70,8 @@ class PolicyInMemory:
     def _encode(self, conversations: Sequence[Conversation]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         tokenizer = self.policy.tokenizer
         return [
-            (tuple(encode_prompt(tokenizer, prompt)), tuple(encode_response(tokenizer, response)))
-            for prompt, response in conversations
+            (tuple(encode_prompt(tokenizer, prompt)), tuple(encode_response(tokenizer, response, any(cut))))
+            for prompt, response, *cut in conversations
         ]
 
 

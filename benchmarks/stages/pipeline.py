@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...models.chat import opens_thoughts
 from ...models.checkpoint import Checkpoint
 from ...models.sampling import Choice
 from ...results.store import MODEL, Looking, Stage
@@ -16,7 +17,7 @@ from . import trained
 from .along import score_along
 from .gates import check_reward_models_apart
 from .open_policy import Limits
-from .responses import generate, read_responses
+from .responses import Responses, generate, read_answers, read_responses
 from .scorers import Scorers, ScorerSettings
 from .scores import join_scores, score, score_versus
 
@@ -144,11 +145,20 @@ class Pipeline:
         made, needs = self.scorers.evaluators[evaluator]
         spec = self.spec
         limits = Limits(spec.max_prompt_tokens, spec.max_response_tokens, spec.evaluation.temperature)
-        return score(self.shop, evaluator, made, needs, responses, baseline, sft=self.sft, policy=policy, limits=limits)
+        return score(
+            self.shop, evaluator, made, needs, responses, baseline, sft=self.sft, policy=policy, limits=limits,
+            read=self._seen,
+        )  # fmt: skip
+
+    def _seen(self, responses: Stage) -> Responses:
+        """Responses as scorers see them."""
+        if not self.spec.evaluation.without_thoughts:
+            return read_responses(responses)
+        return read_answers(responses, opens_thoughts(self.base.tokenizer()))
 
     def versus(self, responses: Stage, others: Mapping[str, Stage]) -> Stage:
         """The judge's direct comparisons of a row's responses with those of other rows, by their labels."""
-        return score_versus(self.shop, self.scorers.judge, responses, others)
+        return score_versus(self.shop, self.scorers.judge, responses, others, self._seen)
 
     def join(self, scores: Mapping[str, Stage]) -> Stage:
         """The scores of a policy by all evaluators in one table."""
@@ -160,7 +170,7 @@ class Pipeline:
             self.shop,
             self.scorers.along,
             cell,
-            lambda policy: read_responses(self.generate(policy, seed)),
-            read_responses(responses),
-            read_responses(baseline),
+            lambda policy: self._seen(self.generate(policy, seed)),
+            self._seen(responses),
+            self._seen(baseline),
         )

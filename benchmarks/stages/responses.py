@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...models.chat import answer_of
 from ...models.checkpoint import Checkpoint
 from ...models.policy import Policy
 from ...models.sampling import Choice, respond
-from ...results.integrity import digest_each
+from ...results.integrity import digest, digest_each
 from ...results.records import Generation
 from ...results.store import GENERATIONS, INFERENCE, Stage, read_generations, write_jsonl
 from ...training.task import PromptDataset
@@ -80,3 +81,12 @@ def generate(
 def read_responses(stage: Stage) -> Responses:
     """The responses of a stage, not read yet."""
     return Responses(stage.content, lambda: read_generations(stage.path / GENERATIONS))
+
+
+def read_answers(stage: Stage, opened: bool) -> Responses:
+    """The same without the thoughts before each answer; opened: see `answer_of` in models/chat.py."""
+    whole = read_responses(stage)
+    return Responses(
+        digest([whole.key, "without thoughts", opened]),
+        lambda: [replace(one, response=answer_of(one.response, opened)) for one in whole.read()],
+    )

@@ -11,7 +11,7 @@ from ...analysis.best_of import best_of, mean_of_subsets
 from ...analysis.reward_audit import ScoredPair, audit_reward_model, compare_reward_models
 from ...errors import InputError
 from ...evaluators.reward_model import RewardModelWinRate
-from ...models.chat import encode_response
+from ...models.chat import as_sampled, encode_response
 from ...preferences.read import read_preferences
 from ...results.integrity import code_digest, digest, digest_each
 from ...results.lazy import LazySequence
@@ -19,6 +19,7 @@ from ...results.records import Generation, LabelledPair
 from ...results.store import Stage, read_jsonl, write_jsonl
 from ..context import SCORING_CODE, Workshop
 from ..data.corpus import Corpus, prompt_id
+from ..data.prompts import show
 
 PAIRS = "pairs.jsonl"
 
@@ -41,7 +42,8 @@ def score_pairs(
 
         def scored(place: int, pair: LabelledPair) -> ScoredPair:
             chosen, rejected = found[2 * place : 2 * place + 2]
-            ours, theirs = (len(encode_response(tokenizer, text)) for text in (pair.chosen, pair.rejected))
+            texts = zip((pair.chosen, pair.rejected), pair.cut, strict=True)
+            ours, theirs = (len(encode_response(tokenizer, text, cut)) for text, cut in texts)
             return ScoredPair(pair.prompt_id, pair.subset, chosen, rejected, ours, theirs)
 
         write_jsonl(out / PAIRS, (scored(place, pair) for place, pair in enumerate(pairs)))
@@ -85,23 +87,31 @@ def audit(
     return found
 
 
-def read_external(source: str, corpus: Corpus) -> tuple[str, list[LabelledPair], int]:
-    """Labelled pairs from elsewhere; those whose prompt the benchmark's own pairs have are left out and counted.
+def read_external(source: str, corpus: Corpus, tokenizer: Any) -> tuple[str, list[LabelledPair], int]:
+    """Labelled pairs from elsewhere; those that the template refuses, or whose prompt the model saw in the benchmark's
+    own pairs, are left out and counted.
 
     InputError where none is left.
     """
-    rows = read_preferences(source)
-    pairs = [LabelledPair(prompt_id(r.prompt), r.prompt, r.chosen, r.rejected, r.subset) for r in rows]
-    names = np.array([int(pair.prompt_id, 16) for pair in pairs], np.uint64)
-    seen = np.isin(names, corpus.prompt_ids("sft", "training", "evaluation", "heldout"))
-    kept = [pair for pair, known in zip(pairs, seen, strict=True) if not known]
+    known = corpus.prompt_hashes("sft", "training", "evaluation", "heldout")
+    kept, left_out = [], 0
+    for row in read_preferences(source):
+        (shown,) = show(tokenizer, [row.prompt])
+        if isinstance(shown, str) or np.isin(np.uint64(shown.hash), known):
+            left_out += 1
+            continue
+        chosen = as_sampled(tokenizer, shown.text, row.chosen, row.cut[0])
+        rejected = as_sampled(tokenizer, shown.text, row.rejected, row.cut[1])
+        kept.append(LabelledPair(prompt_id(row.prompt), row.prompt, chosen, rejected, row.subset, row.cut))
     if not kept:
         raise InputError(
-            f"--external-pairs {source}: the benchmark has all of its {len(pairs)} prompts itself; "
-            f"give pairs on other prompts"
+            f"--external-pairs {source}: the benchmark has all of its {left_out} prompts itself, or the chat template "
+            f"refuses them; give pairs on other prompts"
         )
-    return source, kept, len(pairs) - len(kept)
+    return source, kept, left_out
 
 
 def _generation(pair: LabelledPair, side: int) -> Generation:
-    return Generation(pair.prompt_id, pair.prompt, (pair.chosen, pair.rejected)[side], length=0, finished=True)
+    return Generation(
+        pair.prompt_id, pair.prompt, (pair.chosen, pair.rejected)[side], length=0, finished=not pair.cut[side]
+    )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ def score(
     sft: Checkpoint,
     policy: Checkpoint | None,
     limits: Limits,
+    read: Callable[[Stage], Responses] = read_responses,
 ) -> Stage:
     """One evaluator's scores of a policy's responses against the baseline's; the stage holds scores.parquet.
 
-    needs: keys of the models that the evaluator uses. ours, baseline: the stages of the responses. policy: None for
-    the SFT checkpoint.
+    needs: keys of the models that the evaluator uses. ours, baseline: the stages of the responses, which `read` reads.
+    policy: None for the SFT checkpoint.
     """
-    responses, theirs = read_responses(ours), read_responses(baseline)
+    responses, theirs = read(ours), read(baseline)
     traits = traits_of(evaluator)
     if traits.keeps_answers:
         scores = list(evaluator.score(responses.read(), theirs.read()))
@@ -61,13 +62,19 @@ def score(
     return shop.store.stage("scores", inputs, build)
 
 
-def score_versus(shop: Workshop, judge: Any, ours: Stage, others: Mapping[str, Stage]) -> Stage:
+def score_versus(
+    shop: Workshop,
+    judge: Any,
+    ours: Stage,
+    others: Mapping[str, Stage],
+    read: Callable[[Stage], Responses] = read_responses,
+) -> Stage:
     """A judge's scores of a row's responses against those of other rows, by label; the stage holds scores.parquet."""
-    responses = read_responses(ours)
+    responses = read(ours)
     scores = [
         score
         for label, other in others.items()
-        for score in judge.score_versus(responses.read(), read_responses(other).read(), label)
+        for score in judge.score_versus(responses.read(), read(other).read(), label)
     ]
     inputs = {"versus": sorted(others), "scores": digest([dataclasses.astuple(s) for s in scores])}
     return shop.store.stage("scores", inputs, lambda out: write_scores(out / SCORES, scores))

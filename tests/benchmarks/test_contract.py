@@ -1,8 +1,10 @@
-"""A contract names how many processes trained, and what they divided among them."""
+"""A contract names how many processes trained, and what they divided among them; notes name what a template does."""
+
+from types import SimpleNamespace
 
 import pytest
 
-from alignment_bench.benchmarks.contract import arrangement
+from alignment_bench.benchmarks.contract import arrangement, notes
 from alignment_bench.runtime import processes, zero
 
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
@@ -24,3 +26,19 @@ def test_processes_and_what_they_divide(monkeypatch, variables, divided):
     monkeypatch.setattr(processes, "_SIZE", 3)
     monkeypatch.setattr(zero, "find_spec", lambda name: True)
     assert arrangement() == {"count": 3, "divided": divided}
+
+
+@pytest.mark.parametrize(
+    ("template", "same", "said"),
+    [
+        ("{{ strftime_now('%d') }}", 0, "01 January 2026 stands in every prompt"),
+        ("x", 7, "7 prompts differ from another in their text and not in what the model sees"),
+        ("x", 0, None),
+    ],
+)
+def test_notes_on_what_the_template_does(template, same, said):
+    splits = {"heldout": {"prompts": 9, "pairs": 9}}
+    corpus = SimpleNamespace(record={"splits": splits, "same_prompts": same, "dropped": {}, "read": 9})
+    spec = SimpleNamespace(model="m", evaluation=SimpleNamespace(prompts=9))
+    found = notes(spec, SimpleNamespace(chat_template=template), {}, corpus)
+    assert [said in note for note in found] == ([True] if said else [])

@@ -161,3 +161,12 @@ def test_models_that_give_no_reward_are_refused(tiny, tmp_path):
     model = TextRewardModel(str(save_encoder(tmp_path / "short")), "cpu")
     with pytest.raises(InputError, match="reads at most 32 tokens, but a prompt and response have 43"):
         model([generation("p", "yes " * 39)])
+
+
+def test_a_response_that_was_cut_is_read_without_an_end_that_it_never_had(tiny):
+    tokenizer = tiny.tokenizer()
+    ended, cut = (
+        Generation("p", ({"role": "user", "content": "q"},), "yes", 3, finished) for finished in (True, False)
+    )
+    assert encode(tokenizer, ended)[1] == (*encode(tokenizer, cut)[1], tokenizer.eos_token_id)
+    assert tokenizer.decode(list(encode(tokenizer, cut)[1])) == "yes"
