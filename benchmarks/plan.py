@@ -12,6 +12,7 @@ from .definition.rows import Row
 from .estimate import AT_LEAST, Earlier, Estimate, Rough
 from .harness import Harness
 from .request import Request
+from .stages.gates import no_sft_gate
 from .stages.scorers import cost_of_judging
 from .stages.steps import Key, Step, steps
 
@@ -35,6 +36,8 @@ class Plan:
     judging: str | None
     can_show: list[str]
     """The differences that a run of this size can show, and what the margin would need."""
+    notes: list[str]
+    """What was brought and left out, and what else a reader of the run's numbers will need."""
     rate: float | None
     """FLOPs a second of a matrix product on this machine, where an estimate needed it."""
 
@@ -61,6 +64,7 @@ class Plan:
             "seconds_unknown": unknown,
             "judging": self.judging,
             "can_show": self.can_show,
+            "notes": self.notes,
             "flops_per_second": self.rate,
         }
 
@@ -75,7 +79,10 @@ def plan(request: Request) -> Plan:
     planner = _Planner(harness)
     found = [planner.look(step) for step in planner.steps]
     shows = plan_sentences(planner.prompts, request.seeds, len({r.name for r in harness.rows}), harness.spec.margin)
-    return Plan(found, judging, shows, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None)
+    notes = harness.notes if harness.spec.sft else [no_sft_gate(harness.spec.model)["text"], *harness.notes]
+    return Plan(
+        found, judging, shows, notes, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None
+    )
 
 
 class _Planner:

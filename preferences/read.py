@@ -341,7 +341,7 @@ def encodable(text: str) -> bool:
 def check_columns(columns: Iterable[str], read: int, where: str | Path, fields: Iterable[str] = PAIRED) -> None:
     """InputError if there are no rows, or none has one of the fields."""
     if not read:
-        raise InputError(f"{where} holds no rows; give a file with rows of prompt, {', '.join(fields)}")
+        raise InputError(f"{where} holds no rows; give a file with rows of {', '.join(('prompt', *fields))}")
     columns = set(columns)
     for field in fields:
         if field not in columns:

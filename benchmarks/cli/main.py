@@ -29,7 +29,19 @@ from .power import power
 from .speed import speed
 from .study import carry_out, study
 from .terminal import streams
-from .training import AtOnce, CellCpus, CellTimeout, Device, Engine, Gate, RayAddress, Root, TrustRemoteCode, named
+from .training import (
+    AtOnce,
+    CellCpus,
+    CellTimeout,
+    Device,
+    Engine,
+    Gate,
+    NoSFT,
+    RayAddress,
+    Root,
+    TrustRemoteCode,
+    named,
+)
 from .tune import tune
 
 app = typer.Typer(
@@ -67,6 +79,7 @@ def run(
     preferences: Annotated[
         str | None, typer.Option(help="Preference pairs: hub id, local folder or file (JSONL, JSON, Parquet, CSV).")
     ] = None,
+    no_sft: NoSFT = False,
     reward_model: Annotated[
         str | None, typer.Option(help="Evaluate with this reward model: a sequence classifier, hub id or folder.")
     ] = None,
@@ -132,6 +145,7 @@ def run(
     options = Options(
         model=model,
         preferences=preferences,
+        no_sft=no_sft,
         external_pairs=external_pairs,
         reward_model=reward_model,
         judge=judge or (),

@@ -11,7 +11,19 @@ from ...errors import one_of
 from .live import watching
 from .show import complete_benchmark, complete_methods, print_summary
 from .terminal import console, duration, table
-from .training import AtOnce, CellCpus, CellTimeout, Device, Engine, Gate, RayAddress, Root, TrustRemoteCode, named
+from .training import (
+    AtOnce,
+    CellCpus,
+    CellTimeout,
+    Device,
+    Engine,
+    Gate,
+    NoSFT,
+    RayAddress,
+    Root,
+    TrustRemoteCode,
+    named,
+)
 
 if TYPE_CHECKING:
     from ..studies.tune import Tuned, Tuning
@@ -49,6 +61,7 @@ def tune(
     ] = False,
     model: Annotated[str | None, typer.Option(help="Base model: hub id or local folder.")] = None,
     preferences: Annotated[str | None, typer.Option(help="Preference pairs: hub id, local folder or file.")] = None,
+    no_sft: NoSFT = False,
     reward_model: Annotated[
         str | None, typer.Option(help="Evaluate the winners with this reward model; no trial sees it.")
     ] = None,
@@ -89,6 +102,7 @@ def tune(
     options = Options(
         model=model,
         preferences=preferences,
+        no_sft=no_sft,
         reward_model=reward_model,
         judge=judge or (),
         judge_url=judge_url,

@@ -18,6 +18,7 @@ from ...errors import InputError, nearest
 from ...models.chat import encode_prompts, encode_responses
 from ...models.checkpoint import Checkpoint
 from ...models.find import BUILTIN
+from ...preferences.demonstrations import PromptRow
 from ...preferences.files import source_digest
 from ...preferences.read import PreferenceRow, Reading, from_rows, places_by_prompt, read_preferences, split_key
 from ...preferences.unpaired import RatedRow, read_unpaired
@@ -45,10 +46,10 @@ FITTING, UNPAIRED, RECORD = ".fitting.arrow", "unpaired.arrow", "record.json"
 _MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
 _IDS = pyarrow.list_(pyarrow.int32())
 # An id is 16 hexadecimal digits, so it is kept as the number that they are.
-_PROMPT = [("id", pyarrow.uint64()), ("prompt_id", pyarrow.uint64()), ("prompt", _MESSAGES), ("prompt_ids", _IDS)]
+PROMPT = [("id", pyarrow.uint64()), ("prompt_id", pyarrow.uint64()), ("prompt", _MESSAGES), ("prompt_ids", _IDS)]
 _REPLIES = [("chosen", pyarrow.string()), ("rejected", pyarrow.string()), ("chosen_ids", _IDS), ("rejected_ids", _IDS)]
-PAIRS = pyarrow.schema([*_PROMPT, *_REPLIES, ("subset", pyarrow.string())])
-REPLIES = pyarrow.schema([*_PROMPT, ("ids", _IDS), ("good", pyarrow.bool_())])
+PAIRS = pyarrow.schema([*PROMPT, *_REPLIES, ("subset", pyarrow.string())])
+REPLIES = pyarrow.schema([*PROMPT, ("ids", _IDS), ("good", pyarrow.bool_())])
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ class Corpus:
     tuning: ArrowRows[Pair]
     unpaired: Sequence[RatedReply]
     """Replies rated on their own, none of them to a prompt of another use than `sft` and `training`."""
+    demonstrations: Sequence[RatedReply]
+    """What SFT imitates in place of the pairs of `sft`; empty where it does not."""
+    practice: ArrowRows[Any]
+    """Rows whose prompts methods sample from: `training`, unless the benchmark brings others."""
+    questions: ArrowRows[Any]
+    """Rows whose prompts policies are judged on: `heldout`, unless the benchmark brings others."""
     record: dict[str, Any]
     """For run.json: source, rows read, dropped by reason, used and left over, pairs and prompts of each split."""
     digest: str
@@ -78,10 +85,15 @@ class Corpus:
         """The pairs of a split as text, in the same order."""
         return getattr(self, part).read_as(_labelled)
 
-    def prompts(self, pairs: ArrowRows[Pair], max_new_tokens: int, limit: int | None = None) -> PromptDataset:
-        """The prompts of some pairs, each once, the first `limit` in the order of their ids (which are hashes)."""
-        places = np.unique(pairs.column("prompt_id"), return_index=True)[1][:limit]
-        prompts = pairs.read_as(_prompt)
+    @property
+    def subsets(self) -> dict[str, str | None]:
+        """The subset of each prompt that policies are judged on, by its id."""
+        return dict(self.questions.read_as(_subset))
+
+    def prompts(self, rows: ArrowRows[Any], max_new_tokens: int, limit: int | None = None) -> PromptDataset:
+        """The prompts of some rows, each once, the first `limit` in the order of their ids (which are hashes)."""
+        places = np.unique(rows.column("prompt_id"), return_index=True)[1][:limit]
+        prompts = rows.read_as(prompt_of)
         return PromptDataset(LazySequence(len(places), lambda i: prompts[places[i]]), max_new_tokens)
 
     def prompt_ids(self, *parts: str) -> np.ndarray:
@@ -104,7 +116,7 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
         "source": spec.preferences if builtin else source_digest(spec.preferences, spec.preferences_split),
         "unpaired": source_digest(spec.unpaired) if spec.unpaired else None,
         "rows": spec.rows,
-        "splits": [*spec.splits.shares.items(), spec.split_seed],
+        "splits": [*spec.shares.items(), spec.split_seed],
         "lengths": [spec.max_prompt_tokens, spec.max_response_tokens],
     }
 
@@ -154,8 +166,8 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
         for chunk in chunks(usable, "preferences"):
             fits = []
             chosen, rejected = (encode_responses(tokenizer, [getattr(r, side) for r in chunk]) for side in SIDES)
-            for row, columns, *replies in zip(chunk, _prompts(tokenizer, chunk), chosen, rejected, strict=True):
-                reason = _too_long(spec, columns["prompt_ids"], *replies)
+            for row, columns, *replies in zip(chunk, prompt_columns(tokenizer, chunk), chosen, rejected, strict=True):
+                reason = too_long(spec, columns["prompt_ids"], *replies)
                 if reason is None and replies[0] == replies[1]:
                     reason = "chosen and rejected have the same tokens"
                 if reason:
@@ -174,9 +186,9 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
         )
     # ids are hashes, so the smallest are a fixed random choice
     kept = np.sort(np.argsort(np.frombuffer(names, np.uint64))[: spec.rows])
-    shares = spec.splits.shares
+    shares = spec.shares
     places = places_by_prompt(np.frombuffer(keys, np.uint64)[kept], shares, spec.preferences)
-    places |= {name: np.empty(0, np.intp) for name in TO_TUNE if name not in shares}
+    places |= {name: np.empty(0, np.intp) for name in PARTS if name not in shares}
     divide(out / FITTING, {out / f"{name}.arrow": kept[rows] for name, rows in places.items()})
     (out / FITTING).unlink()
     parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in places}
@@ -195,7 +207,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     if spec.unpaired:
         apart = _prompt_ids(part for name, part in parts.items() if name not in TO_TRAIN)
         record["unpaired"] = _write_unpaired(spec, spec.unpaired, tokenizer, apart, out)
-        digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), _reply))
+        digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), reply_of))
     write_json(out / RECORD, {"record": record, "digests": digests})
 
 
@@ -211,9 +223,9 @@ def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.
         for chunk in chunks(usable, "unpaired replies"):
             fits = []
             replies = encode_responses(tokenizer, [row.reply for row in chunk])
-            for row, columns, ids in zip(chunk, _prompts(tokenizer, chunk), replies, strict=True):
+            for row, columns, ids in zip(chunk, prompt_columns(tokenizer, chunk), replies, strict=True):
                 place = np.searchsorted(apart, np.uint64(columns["prompt_id"]))
-                reason = _too_long(spec, columns["prompt_ids"], ids)
+                reason = too_long(spec, columns["prompt_ids"], ids)
                 if place < len(apart) and apart[place] == columns["prompt_id"]:
                     reason = "prompt is among those kept for evaluation"
                 if reason:
@@ -241,7 +253,7 @@ def _read(spec: BenchmarkSpec) -> Reading[PreferenceRow]:
     return from_rows(rows, spec.preferences)
 
 
-def _prompts(tokenizer: Any, rows: Sequence[PreferenceRow | RatedRow]) -> list[dict[str, Any]]:
+def prompt_columns(tokenizer: Any, rows: Sequence[PreferenceRow | RatedRow | PromptRow]) -> list[dict[str, Any]]:
     """The columns of each row's name and prompt; a prompt that several rows of a chunk have is tokenized once."""
     names = [prompt_id(row.prompt) for row in rows]
     unique = {name: row.prompt for name, row in zip(names, rows, strict=True)}
@@ -252,11 +264,11 @@ def _prompts(tokenizer: Any, rows: Sequence[PreferenceRow | RatedRow]) -> list[d
     ]
 
 
-def _too_long(spec: BenchmarkSpec, prompt: Sequence[int], *replies: Sequence[int]) -> str | None:
+def too_long(spec: BenchmarkSpec, prompt: Sequence[int], *replies: Sequence[int]) -> str | None:
     """The reason why a row is too long for the benchmark; None where it is not. Nothing is truncated."""
     if len(prompt) > spec.max_prompt_tokens:
         return f"prompt longer than {spec.max_prompt_tokens} tokens"
-    if max(map(len, replies)) > spec.max_response_tokens:
+    if max(map(len, replies), default=0) > spec.max_response_tokens:
         return f"reply longer than {spec.max_response_tokens} tokens"
     return None
 
@@ -274,11 +286,19 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
         digests = {**digests, "training": parts["training"].digest}
     unpaired: Sequence[RatedReply] = ()
     if spec.unpaired:
-        unpaired = ArrowRows(ArrowFile(folder / UNPAIRED), _reply, digests["unpaired"])
+        unpaired = ArrowRows(ArrowFile(folder / UNPAIRED), reply_of, digests["unpaired"])
         record["unpaired"] = {"source": spec.unpaired, **record["unpaired"]}
     record = {"source": spec.preferences, **record, **more}
     used = {name: of for name, of in digests.items() if name in record["splits"] or name == "unpaired"}
-    return Corpus(**parts, unpaired=unpaired, record=record, digest=digest(used))
+    return Corpus(
+        **parts,
+        unpaired=unpaired,
+        demonstrations=(),
+        practice=parts["training"],
+        questions=parts["heldout"],
+        record=record,
+        digest=digest(used),
+    )
 
 
 def _relabelled(rows: ArrowRows[Pair], labels: Labels) -> tuple[ArrowRows[Pair], dict[str, Any]]:
@@ -300,19 +320,23 @@ def _id(batch: RecordBatch, column: str, place: int) -> str:
     return f"{batch.column(column)[place].as_py():016x}"
 
 
-def _prompt(batch: RecordBatch, place: int) -> Prompt:
+def prompt_of(batch: RecordBatch, place: int) -> Prompt:
     messages = tuple(batch.column("prompt")[place].as_py())
     return Prompt(_id(batch, "prompt_id", place), messages, token_ids(batch, "prompt_ids", place))
 
 
+def _subset(batch: RecordBatch, place: int) -> tuple[str, str | None]:
+    return _id(batch, "prompt_id", place), batch.column("subset")[place].as_py()
+
+
 def _pair(batch: RecordBatch, place: int) -> Pair:
     chosen, rejected = (token_ids(batch, column, place) for column in ("chosen_ids", "rejected_ids"))
-    return Pair(_id(batch, "id", place), _prompt(batch, place), chosen, rejected)
+    return Pair(_id(batch, "id", place), prompt_of(batch, place), chosen, rejected)
 
 
-def _reply(batch: RecordBatch, place: int) -> RatedReply:
+def reply_of(batch: RecordBatch, place: int) -> RatedReply:
     ids, good = token_ids(batch, "ids", place), batch.column("good")[place].as_py()
-    return RatedReply(_id(batch, "id", place), _prompt(batch, place), ids, good)
+    return RatedReply(_id(batch, "id", place), prompt_of(batch, place), ids, good)
 
 
 def _labelled(batch: RecordBatch, place: int) -> LabelledPair:

@@ -25,6 +25,8 @@ class Options:
     """Base model: hub id or local folder."""
     preferences: str | None = None
     """Preference pairs: hub id, local folder or file."""
+    no_sft: bool = False
+    """Train no SFT: every method starts from the model as it is."""
     external_pairs: str | None = None
     """Labelled pairs on which the reward models are tested as well."""
     reward_model: str | None = None
@@ -53,6 +55,8 @@ def chosen_spec(benchmark: str, methods: Sequence[str], options: Options) -> Ben
         raise InputError("--judge-url goes with --judge openai:MODEL")
     top = {name: getattr(options, name) for name in ("model", "preferences", "external_pairs", "tracker")}
     spec = load_spec(benchmark, top, options.settings)
+    if options.no_sft:
+        spec = spec.with_fields({"sft": None}, "--no-sft")
     if options.reward_model:
         spec = _evaluator(spec, REWARD_MODEL, model=options.reward_model)
     if options.judge:
