@@ -51,7 +51,7 @@ def check_start(spec: BenchmarkSpec, methods: Mapping[str, Any]) -> None:
             f"`demonstrations: FILE`, or train none with --no-sft"
         )
     for label, method in methods.items():
-        if spec.training_reward and getattr(method, "critic_start", None) == "reward_model":
+        if spec.training_reward and getattr(method, "needs_reward_model", False):
             raise InputError(
                 f"{label} with critic_start: reward_model starts from a reward model that is trained here, and "
                 f"training_reward takes its place; set critic_start to sft"

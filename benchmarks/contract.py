@@ -140,7 +140,10 @@ def notes(
     """Notes on the data and the model that a reader of the numbers needs."""
     said = told_of_brought(corpus)
     if spec.sft is None:
-        said.append(f"no SFT was trained: sft stands for {spec.model} as it is, from which every method starts")
+        said.append(
+            f"no SFT was trained: sft stands for {spec.model} as it is, from which every method starts, and its gate "
+            f"compares nothing"
+        )
     if training and (asking := [label for label, method in methods.items() if getattr(method, "needs_reward", False)]):
         kind = "a function" if training.model is None else "a reward model from elsewhere"
         said.append(

@@ -12,7 +12,6 @@ from .definition.rows import Row
 from .estimate import AT_LEAST, Earlier, Estimate, Rough
 from .harness import Harness
 from .request import Request
-from .stages.gates import no_sft_gate
 from .stages.scorers import cost_of_judging
 from .stages.steps import Key, Step, steps
 
@@ -79,10 +78,8 @@ def plan(request: Request) -> Plan:
     planner = _Planner(harness)
     found = [planner.look(step) for step in planner.steps]
     shows = plan_sentences(planner.prompts, request.seeds, len({r.name for r in harness.rows}), harness.spec.margin)
-    notes = harness.notes if harness.spec.sft else [no_sft_gate(harness.spec.model)["text"], *harness.notes]
-    return Plan(
-        found, judging, shows, notes, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None
-    )
+    rate = planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None
+    return Plan(found, judging, shows, harness.notes, rate)
 
 
 class _Planner:

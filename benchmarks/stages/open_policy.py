@@ -84,7 +84,7 @@ class ReferenceInMemory(PolicyInMemory):
 
     shop: Workshop
     sft: Checkpoint
-    has_gate: bool
+    has_gate: bool = True
     """It was trained here."""
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
@@ -100,7 +100,7 @@ class ReferenceInMemory(PolicyInMemory):
 
 @contextmanager
 def opened(
-    shop: Workshop, sft: Checkpoint, policy: Checkpoint | None, limits: Limits, has_gate: bool
+    shop: Workshop, sft: Checkpoint, policy: Checkpoint | None, limits: Limits, has_gate: bool = True
 ) -> Iterator[tuple[PolicyInMemory, PolicyInMemory]]:
     """A policy (None: the SFT checkpoint itself) and the SFT checkpoint in memory; has_gate: SFT was trained here."""
     reference = ReferenceInMemory(Policy.open(sft, shop.tuning, trainable=False), limits, shop, sft, has_gate)
