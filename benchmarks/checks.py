@@ -43,7 +43,7 @@ def check_start(spec: BenchmarkSpec, methods: Mapping[str, Any]) -> None:
         )
     if spec.demonstrations and spec.sft and spec.sft.replies == "both":
         raise InputError(
-            f"{field}: demonstrations have one reply each, so sft.replies: both says nothing; leave it out"
+            f"{field}: demonstrations have one reply each, and sft.replies says both; set it to chosen"
         )
     if spec.sft and not spec.demonstrations and not spec.splits.sft:
         raise InputError(

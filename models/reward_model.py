@@ -128,14 +128,14 @@ def _open_classifier(name: str, **how: Any) -> tuple[Any, Any]:
             f"reward model {name} cannot be loaded as a sequence classifier with its tokenizer ({first}); "
             f"give a hub id or a folder in Hugging Face layout"
         ) from None
-    if model.config.num_labels != 1:
-        raise InputError(
-            f"reward model {name} has {model.config.num_labels} outputs, but a reward is one number; "
-            f"give a classifier with num_labels 1"
-        )
     if loaded["missing_keys"]:
         raise InputError(
             f"reward model {name} holds no weights for {sorted(loaded['missing_keys'])[0]}, so its scores would be "
             f"random; give a model that was trained as a sequence classifier"
+        )
+    if model.config.num_labels != 1:
+        raise InputError(
+            f"reward model {name} has {model.config.num_labels} outputs, but a reward is one number; "
+            f"give a classifier with num_labels 1"
         )
     return tokenizer, model
