@@ -125,8 +125,8 @@ def length_sentences(summary: Mapping[str, Any]) -> list[str]:
         if beyond["low"] <= 0 or (measured(r) and r > LONG):
             opening = "is not shown to know more than length" if beyond["low"] <= 0 else "goes with length"
             said.append(
-                f"The {role} reward model {opening}: it orders {share(row['accuracy']['mean'])} of held-out pairs as "
-                f"people did ({length_text(row)})."
+                f"The {_called(summary, role)} {opening}: it orders {share(row['accuracy']['mean'])} of held-out pairs "
+                f"as people did ({length_text(row)})."
             )
     return said
 
@@ -170,9 +170,14 @@ def _shared_mistakes(summary: Mapping[str, Any]) -> list[str]:
     rows = (summary.get("hacking") or {}).get("optimized") or []
     if not rows:
         return []
-    own = isinstance(summary["contract"], Mapping) and summary["contract"].get("evaluated_by")
-    made = "a reward model of your own" if own else "another that learnt from the same labellers"
-    said = f"{', '.join(rows)} optimized a reward model and are compared by {made}"
+    contract = summary["contract"] if isinstance(summary["contract"], Mapping) else {}
+    brought = (contract.get("training_reward") or {}).get("name")
+    made = "another that learnt from the same labellers"
+    if contract.get("evaluated_by"):
+        made = "a reward model of your own"
+    elif brought:
+        made = "a reward model that learnt from the pairs"
+    said = f"{', '.join(rows)} optimized {brought or 'a reward model'} and are compared by {made}"
     phi = _audit(summary).get("phi") or {}
     if not measured(phi.get("low")):
         return [f"{said}; how far the two make the same mistakes was not measured."]
@@ -182,6 +187,13 @@ def _shared_mistakes(summary: Mapping[str, Any]) -> list[str]:
             f"{said}: on held-out pairs the two make the same mistakes ({number}), so gains may be shared mistakes."
         ]
     return [f"{said}: on held-out pairs the two are not shown to make the same mistakes ({number})."]
+
+
+def _called(summary: Mapping[str, Any], role: str) -> str:
+    """What the reward of a role is called: one that methods are trained on may be brought, and no model."""
+    contract = summary["contract"] if isinstance(summary["contract"], Mapping) else {}
+    is_brought = role == "training" and contract.get("training_reward")
+    return "training reward" if is_brought else f"{role} reward model"
 
 
 def _accuracy(summary: Mapping[str, Any]) -> list[str]:

@@ -34,6 +34,28 @@ def check_processes(request: Request, methods: Mapping[str, Any]) -> None:
             )
 
 
+def check_start(spec: BenchmarkSpec, methods: Mapping[str, Any]) -> None:
+    """What SFT imitates, and from where a critic starts, must be there."""
+    field = spec.place("demonstrations")
+    if spec.demonstrations and spec.sft is None:
+        raise InputError(
+            f"{field}: demonstrations are for SFT, and none is trained (sft: null); leave one of the two out"
+        )
+    if spec.demonstrations and spec.sft and spec.sft.replies == "both":
+        raise InputError(f"{field}: demonstrations have one reply each, and sft.replies says both; set it to chosen")
+    if spec.sft and not spec.demonstrations and not spec.splits.sft:
+        raise InputError(
+            f"{spec.place('splits', 'sft')}: SFT has no pairs to imitate (splits.sft: 0); give it a share, "
+            f"`demonstrations: FILE`, or train none with --no-sft"
+        )
+    for label, method in methods.items():
+        if spec.training_reward and getattr(method, "needs_reward_model", False):
+            raise InputError(
+                f"{label} with critic_start: reward_model starts from a reward model that is trained here, and "
+                f"training_reward takes its place; set critic_start to sft"
+            )
+
+
 def check_sampler(spec: BenchmarkSpec, tuning: Tuning, methods: Mapping[str, Any]) -> None:
     """vLLM samples at some temperatures only."""
     if tuning.sampler == "vllm":

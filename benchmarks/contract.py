@@ -2,19 +2,33 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from ..analysis.data_account import account
+from ..analysis.verdict import listed
 from ..models.chat import PLAIN_TEMPLATE, TODAY, writes_date
 from ..models.checkpoint import Checkpoint
 from ..models.model_files import remote_code_allowed
 from ..results.integrity import code_digest, digest
 from ..runtime import processes, zero
-from .context import LOSSES, TRAINING_CODE, Workshop
+from .context import LOSSES, TRAINING_CODE, Workshop, settings_of
+from .data.brought import DEMONSTRATIONS, PRACTICE, QUESTIONS
 from .data.corpus import Corpus
+from .definition.rows import Row
 from .definition.spec import BenchmarkSpec
+from .stages.scorers import ScorerSettings
+from .stages.steps import needed
+from .stages.training_reward import TrainingReward
+
+BROUGHT = {
+    DEMONSTRATIONS: "demonstrations that SFT imitates",
+    PRACTICE: "prompts that methods sample from",
+    QUESTIONS: "questions that policies are judged on",
+}
 
 
 def contract(
@@ -25,13 +39,13 @@ def contract(
     shop: Workshop,
     sft: Checkpoint,
     reward_models: dict[str, Checkpoint],
-    evaluated_by: str | None,
+    scored_by: ScorerSettings,
     **more: Any,
 ) -> dict[str, Any]:
     """All that rows of one table must share, the benchmark's settings of its methods included.
 
-    Which of them are run, seeds and evaluators come on top of it. evaluated_by: hash of the user's reward model, which
-    evaluates. more: fields of a tuning, left out where they are None.
+    Which of them are run, seeds and evaluators come on top of it. more: fields of a tuning, left out where they are
+    None.
     """
     seen = {"without_thoughts": True} if spec.evaluation.without_thoughts else {}
     return {
@@ -43,22 +57,28 @@ def contract(
         **({"date": f"{TODAY:%Y-%m-%d}"} if writes_date(tokenizer) else {}),
         "data": corpus.digest,
         **({"labels": done} if (done := corpus.record.get("labels")) else {}),
-        "splits": {**spec.splits.shares, "seed": spec.split_seed},
+        **{name: _without_source(found) for name in BROUGHT if (found := corpus.record.get(name))},
+        "splits": {**spec.shares, "seed": spec.split_seed},
         "lengths": {"prompt": spec.max_prompt_tokens, "response": spec.max_response_tokens},
         **({"trust_remote_code": True} if remote_code_allowed() else {}),
         "tuning": shop.tuning.identity(),
         # stages have one key however many processes made them, for results differ by rounding alone; this names it
         **({"processes": arrangement()} if processes.size() > 1 else {}),
-        "sft": {**spec.sft.model_dump(), "content": sft.key},
+        "sft": {**(spec.sft.model_dump() if spec.sft else {"trained": False}), "content": sft.key},
         "reward_model": {
             **spec.reward_model.model_dump(),
             **{role: checkpoint.key for role, checkpoint in reward_models.items()},
         },
-        **({"evaluated_by": evaluated_by} if evaluated_by else {}),
+        **(
+            {"training_reward": {"name": brought.name, "content": brought.key}}
+            if (brought := scored_by.training)
+            else {}
+        ),
+        **({"evaluated_by": scored_by.evaluated_by} if scored_by.evaluated_by else {}),
         "budget": spec.budget,
         "methods": spec.methods,
         "method_defaults": spec.method_defaults,
-        "evaluation": {**spec.evaluation.model_dump(exclude={"without_thoughts"}), **seen},
+        "evaluation": {**spec.evaluation.model_dump(exclude={"questions", "without_thoughts"}), **seen},
         "margin": spec.margin,
         "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
         "code": code_digest(*TRAINING_CODE, LOSSES),
@@ -77,9 +97,65 @@ def arrangement() -> dict[str, Any]:
     return {"count": processes.size(), "divided": divided}
 
 
-def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: Corpus) -> list[str]:
-    """Notes on the data and the model that a reader of the numbers needs."""
+def described(row: Row, spec: BenchmarkSpec) -> dict[str, Any]:
+    """A row for run.json: its method, settings, and what it needs."""
+    return {
+        "name": row.name,
+        "params": settings_of(row.method),
+        "description": (type(row.method).__doc__ or "").partition("\n")[0],
+        "needs": needed(row.method, spec),
+        "optimizes_reward": bool(getattr(row.method, "needs_reward", False)),
+    }
+
+
+def _without_source(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a file that a benchmark brings, but where it lay."""
+    return {name: value for name, value in found.items() if name != "source"}
+
+
+def told_of_data(spec: BenchmarkSpec, corpus: Corpus) -> list[str]:
+    """What the data are, said before anything is trained on them."""
+    first, *rest = account(corpus.record)
+    splits = ", ".join(f"{name} {s['pairs']} pairs" for name, s in corpus.record["splits"].items())
+    return [f"{spec.name}: {first}", *(f"  {line}" for line in rest), f"splits: {splits}", *told_of_brought(corpus)]
+
+
+def told_of_brought(corpus: Corpus) -> list[str]:
+    """What the benchmark brings beside its pairs, how much of it is used, and what was left out of it."""
     said = []
+    for name, words in BROUGHT.items():
+        if found := corpus.record.get(name):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in found["dropped"].items())
+            left = f"; left out: {reasons}" if reasons else ""
+            said.append(f"{words}: {found['used']} of {found['read']} rows of {found['source']}{left}")
+    return said
+
+
+def notes(
+    spec: BenchmarkSpec,
+    tokenizer: Any,
+    methods: dict[str, Any],
+    corpus: Corpus,
+    training: TrainingReward | None,
+) -> list[str]:
+    """Notes on the data and the model that a reader of the numbers needs."""
+    said = told_of_brought(corpus)
+    if spec.sft is None:
+        said.append(
+            f"no SFT was trained: sft stands for {spec.model} as it is, from which every method starts, and its gate "
+            f"compares nothing"
+        )
+    if training and (asking := [label for label, method in methods.items() if getattr(method, "needs_reward", False)]):
+        kind = "a function" if training.model is None else "a reward model from elsewhere"
+        said.append(
+            f"{listed(asking)} optimized {training.name}, {kind}; no training reward model was trained, and what the "
+            f"reward itself computes is in no cost"
+        )
+        if training.is_true:
+            said.append(
+                f"{listed(asking)} optimized the true reward itself, which no team has: what a perfect reward model "
+                f"would give, beside which learnt rewards are read"
+            )
     if tokenizer.chat_template == PLAIN_TEMPLATE:
         said.append(f"{spec.model} has no chat template; the plain template of alignment-bench was used")
     if writes_date(tokenizer):
@@ -90,7 +166,7 @@ def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: 
     for label, method in methods.items():
         if (count := getattr(method, "responses_per_answer", 1)) > 1:
             said.append(f"{label} costs nothing to train but {count} responses and scores for every response in use")
-        if getattr(method, "start", "sft") != "sft":
+        if spec.sft and getattr(method, "start", "sft") != "sft":
             said.append(f"{label} is tuned from the {method.start} model, so it saw the preference data only")
         if getattr(method, "data", "pairs") == "unpaired":
             said.append(f"{label} learns from other data than the rest: {spec.unpaired}")
@@ -100,9 +176,9 @@ def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: 
             f"the chat template leaves something out: {same} prompts differ from another in their text and not in what "
             f"the model sees, and count as the same prompt"
         )
-    prompts = record["splits"]["heldout"]["prompts"]
-    if prompts < spec.evaluation.prompts:
-        said.append(f"only {prompts} held-out prompts are available, {spec.evaluation.prompts} were asked for")
+    asked, kind = len(corpus.prompts(corpus.questions, 0)), "questions" if QUESTIONS in record else "held-out prompts"
+    if asked < spec.evaluation.prompts:
+        said.append(f"only {asked} {kind} are available, {spec.evaluation.prompts} were asked for")
     if done := record.get("labels"):
         said.append(
             f"the labels of {done['changed']} of {record['splits']['training']['pairs']} training pairs were changed "

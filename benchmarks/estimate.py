@@ -38,7 +38,7 @@ class Earlier:
     def __init__(self, store: Store, base: Checkpoint, tuning: Tuning):
         same = [m for m in store.made() if _ran_alike(m.manifest["inputs"], tuning)]
         ours = [m for m in same if m.manifest["stage"] == "sft" and m.manifest["inputs"]["base"] == base.key]
-        sft = {m.stage.content for m in ours}
+        sft = {m.stage.content for m in ours} | {base.key}  # the model as it is, where no SFT is trained
         self.found: dict[str, list[Made]] = {}
         answered: set[str] = set()
         for made in same:

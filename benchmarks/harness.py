@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from ..analysis.data_account import account
 from ..analysis.equal_style import equal_style
 from ..analysis.hacking import hacking, optimized_rows
 from ..analysis.judge_panel import Settled
@@ -32,8 +31,9 @@ from ..results.store import NotMade, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import keep_freed
 from . import contract, tracker
-from .checks import check_context, check_processes, check_sampler, is_ours
-from .context import Workshop, settings_of
+from .checks import check_context, check_processes, check_sampler, check_start, is_ours
+from .context import Workshop
+from .data.brought import with_brought
 from .data.corpus import Corpus, load_corpus
 from .definition.plugins import available
 from .definition.rows import SFT, method_row
@@ -42,9 +42,10 @@ from .judging import people
 from .judging.findings import judge_findings, settled
 from .request import AT_ONCE, DONE, FAILED, WAITING, Cell, Request
 from .stages import reward_audit
+from .stages.gates import no_sft_gate
 from .stages.pipeline import EVALUATION, SELECTION, Pipeline
 from .stages.scorers import check_settings, cost_of_judging, identities
-from .stages.steps import RESPONSES, SCORES, TRAINING, Key, Step, needed, steps
+from .stages.steps import RESPONSES, SCORES, SUPERVISED, TRAINING, Key, Step, steps
 from .summing_up import sum_up
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
@@ -97,6 +98,7 @@ class Harness:
         self.methods = {row.label: row.method for row in self.rows}
         check_names(self.methods)
         check_processes(request, self.methods)
+        check_start(spec, self.methods)
         self.runs = runs_folder(request.root, spec.name, trials=request.trials)
         for name in [name for name in spec.methods if name not in available("methods")]:
             near = nearest(name, available("methods"))
@@ -115,12 +117,14 @@ class Harness:
         self.tokenizer = self.base.tokenizer()
         check_context(spec, self.base)
         tracker.check(spec.tracker)
-        self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
+        self.corpus: Corpus = with_brought(spec, self.base, self.shop, load_corpus(spec, self.base, self.shop))
+        if training := self.scored_by.training:
+            training.try_on(self.corpus.labelled[0])
         use = SELECTION if request.trials else EVALUATION
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus, self.tokenizer) if external else None
-        self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
+        self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus, self.scored_by.training)
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
         self.seeds = range(request.first_seed, request.first_seed + request.seeds)
@@ -150,7 +154,8 @@ class Harness:
     @contextlib.contextmanager
     def _begun(self) -> Iterator[Run]:
         """The run's folder, held and open, when all that its cells share is there."""
-        self._say_data()
+        for line in contract.told_of_data(self.spec, self.corpus):
+            self.say(line)
         rows, seeds = len(self.methods), self.request.seeds
         if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, rows, seeds):
             self.say(f"judge: {said}; verdicts on disk are not paid for again")
@@ -166,7 +171,7 @@ class Harness:
             self.shop,
             self.pipeline.sft,
             self.pipeline.scorers.reward_models,
-            self.scored_by.evaluated_by,
+            self.scored_by,
             answers={self.pipeline.use.prompts: self._identities()} if self.request.trials else None,
             tuned=self.request.tuned,
         )
@@ -227,13 +232,17 @@ class Harness:
 
     def make_shared(self) -> None:
         """SFT, the reward models and what else all cells share."""
+        if self.spec.sft is None:
+            self._gate(no_sft_gate(self.spec.model))
         for step in self.steps:
             if step.cell is None:
                 self._make(step)
 
     def make_sft(self) -> Checkpoint:
-        """The SFT checkpoint of this benchmark, trained or found on disk."""
-        self._make(self.steps[0])
+        """The SFT checkpoint of this benchmark, trained or found on disk; the model as it is where none is trained."""
+        for step in self.steps:
+            if step.name == SUPERVISED:
+                self._make(step)
         return self.pipeline.sft
 
     def make(self, cell: Cell) -> None:
@@ -335,16 +344,7 @@ class Harness:
                 "contract": agreed,
                 "environment": contract.environment(self.shop),
                 "data": {**self.corpus.record, "notes": self.notes},
-                "methods": {
-                    row.label: {
-                        "name": row.name,
-                        "params": settings_of(row.method),
-                        "description": (type(row.method).__doc__ or "").partition("\n")[0],
-                        "needs": needed(row.method),
-                        "optimizes_reward": bool(getattr(row.method, "needs_reward", False)),
-                    }
-                    for row in self.rows
-                },
+                "methods": {row.label: contract.described(row, self.spec) for row in self.rows},
                 "shared": {
                     step.name: stage.cost for step in self.steps if not step.cell and (stage := self.made[step.key])
                 },
@@ -383,21 +383,13 @@ class Harness:
     def _groups(self) -> dict[str, dict[str, str]]:
         """The groups that a report tells apart, of the prompts that every policy answers."""
         asked = {prompt.id: len(prompt.ids) for prompt in self.pipeline.asked.prompts}
-        named = {pair.prompt_id: pair.subset for pair in self.corpus.labelled if pair.prompt_id in asked}
-        return groups_of(named, asked)
+        return groups_of({name: subset for name, subset in self.corpus.subsets.items() if name in asked}, asked)
 
     def _gate(self, gate: dict[str, Any]) -> None:
         if self.request.gate == "ignore":
             return
         self.gates.append(gate)
-        self.say(f"  gate {'passed' if gate['passed'] else 'NOT passed'}: {gate['text']}")
+        outcome = "" if gate["value"] is None else " passed" if gate["passed"] else " NOT passed"
+        self.say(f"  gate{outcome}: {gate['text']}")
         if not gate["passed"] and self.request.gate == "fail":
             raise GateError(f"gate {gate['name']} not passed: {gate['text']}; --gate warn goes on all the same")
-
-    def _say_data(self) -> None:
-        record = self.corpus.record
-        first, *rest = account(record)
-        self.say(f"{self.spec.name}: {first}")
-        for line in rest:
-            self.say(f"  {line}")
-        self.say("splits: " + ", ".join(f"{name} {s['pairs']} pairs" for name, s in record["splits"].items()))

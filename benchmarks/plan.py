@@ -37,6 +37,8 @@ class Plan:
     judging: str | None
     can_show: list[str]
     """The differences that a run of this size can show, and what the margin would need."""
+    notes: list[str]
+    """What was brought and left out, and what else a reader of the run's numbers will need."""
     rate: float | None
     """FLOPs a second of a matrix product on this machine, where an estimate needed it."""
 
@@ -64,6 +66,7 @@ class Plan:
             "seconds_unknown": unknown,
             "judging": self.judging,
             "can_show": self.can_show,
+            "notes": self.notes,
             "flops_per_second": self.rate,
         }
 
@@ -78,10 +81,8 @@ def plan(request: Request) -> Plan:
     planner = _Planner(harness)
     found = [planner.look(step) for step in planner.steps]
     shows = plan_sentences(planner.prompts, request.seeds, len({r.name for r in harness.rows}), harness.spec.margin)
-    data = harness.corpus.record
-    return Plan(
-        data, found, judging, shows, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None
-    )
+    rate = planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None
+    return Plan(harness.corpus.record, found, judging, shows, harness.notes, rate)
 
 
 class _Planner:

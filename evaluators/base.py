@@ -53,6 +53,8 @@ class Traits:
     scores_along: tuple[str, ...] = ()
     """The metrics, if any, that are also measured at the checkpoints along training, with their facets (`reward.gold`
     stands for `reward.gold.helpful` too); not together with `needs_policy` or `keeps_answers`."""
+    calls: tuple[str, ...] = ()
+    """The functions that its scores come from, as package.module:function: their code counts in the scores' key."""
     determined_by: tuple[str, ...] | None = None
     """The settings that its scores depend on, beside the models it asks; none says all of them. Scores of evaluators
     that differ in them never share a column of a table."""

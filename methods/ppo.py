@@ -100,6 +100,11 @@ class PPO(OnlineMethod):
         if self.critic_start == "policy":  # no network beside the policy's
             object.__setattr__(self, "needs_critic", False)
 
+    @property
+    def needs_reward_model(self) -> bool:
+        """The reward must be a network of the policy's family, from which the critic starts."""
+        return self.critic_start == "reward_model"
+
     def train(self, task: TrainingTask) -> Checkpoint:
         with contextlib.ExitStack() as open_meanwhile:
             policy = open_meanwhile.enter_context(trained_policy(task))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -68,33 +68,8 @@ class TextRewardModel:
     """
 
     def __init__(self, name: str, device: str = "auto"):
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
         self.name, self.tuning = name, Tuning(device=device).resolve()
-        if (Path(name) / "adapter_config.json").exists():  # its base's config decides what is read, often wrongly
-            raise InputError(f"reward model {name} is an adapter; merge it into its base and give the whole model")
-        trust = remote_code_allowed()
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust
-            )
-        except (OSError, ValueError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise InputError(
-                f"reward model {name} cannot be loaded as a sequence classifier with its tokenizer ({first}); "
-                f"give a hub id or a folder in Hugging Face layout"
-            ) from None
-        if model.config.num_labels != 1:
-            raise InputError(
-                f"reward model {name} has {model.config.num_labels} outputs, but a reward is one number; "
-                f"give a classifier with num_labels 1"
-            )
-        if loaded["missing_keys"]:
-            raise InputError(
-                f"reward model {name} holds no weights for {sorted(loaded['missing_keys'])[0]}, so its scores would be "
-                f"random; give a model that was trained as a sequence classifier"
-            )
+        self.tokenizer, model = _open_classifier(name)
         self.model = model.to(self.tuning.device).eval()
 
     def encode(self, generation: Generation) -> dict[str, list[int]]:
@@ -129,3 +104,39 @@ class TextRewardModel:
             for i, value in zip(group, logits.tolist(), strict=True):
                 scores[i] = value
         return scores
+
+
+def check_classifier(name: str) -> None:
+    """InputError for what `TextRewardModel` cannot read, found without its weights in memory."""
+    _open_classifier(name, device_map="meta")
+
+
+def _open_classifier(name: str, **how: Any) -> tuple[Any, Any]:
+    """The tokenizer and the model of a sequence classifier that has one output, trained; InputError for any other."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    if (Path(name) / "adapter_config.json").exists():  # its base's config decides what is read, often wrongly
+        raise InputError(f"reward model {name} is an adapter; merge it into its base and give the whole model")
+    trust = remote_code_allowed()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust, **how
+        )
+    except (OSError, ValueError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"reward model {name} cannot be loaded as a sequence classifier with its tokenizer ({first}); "
+            f"give a hub id or a folder in Hugging Face layout"
+        ) from None
+    if loaded["missing_keys"]:
+        raise InputError(
+            f"reward model {name} holds no weights for {sorted(loaded['missing_keys'])[0]}, so its scores would be "
+            f"random; give a model that was trained as a sequence classifier"
+        )
+    if model.config.num_labels != 1:
+        raise InputError(
+            f"reward model {name} has {model.config.num_labels} outputs, but a reward is one number; "
+            f"give a classifier with num_labels 1"
+        )
+    return tokenizer, model

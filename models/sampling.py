@@ -70,7 +70,9 @@ class Choice:
     responses: int
     reward: Callable[[], Reward]
     key: str
-    """Of the reward model."""
+    """Of the reward."""
+    is_network: bool = True
+    """The reward is a network of the policy's size, whose passes count."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def respond(
     )
     generated, read = sum(len(s.ids) for s in samples), 0
     if choice:
-        read = count_tokens((s.prompt.ids, s.ids) for s in samples)
+        read = count_tokens((s.prompt.ids, s.ids) for s in samples) if choice.is_network else 0
         rewards = torch.tensor(choice.reward()(to_generations(policy, samples))).view(-1, n)
         samples = [samples[i * n + j] for i, j in enumerate(rewards.argmax(1).tolist())]
     seconds = time.monotonic() - began

@@ -309,7 +309,7 @@ def _label(value: Any) -> str | None:
 def check_columns(columns: Iterable[str], read: int, where: str | Path, fields: Iterable[str] = PAIRED) -> None:
     """InputError if there are no rows, or none has one of the fields; it says how the file can be read."""
     if not read:
-        raise InputError(f"{where} holds no rows; give a file with rows of prompt, {', '.join(fields)}")
+        raise InputError(f"{where} holds no rows; give a file with rows of {', '.join(('prompt', *fields))}")
     columns = set(columns)
     missing = [field for field in fields if field not in columns and REPLIES.get(field) not in columns]
     shape = shape_of(columns)

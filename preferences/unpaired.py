@@ -19,7 +19,7 @@ LABELS = {True: True, False: False, "true": True, "false": False, "1": True, "0"
 
 @dataclass(frozen=True)
 class RatedRow:
-    """One reply to one prompt, and whether it was found good."""
+    """One reply to one prompt, and whether it was found good; a demonstration is."""
 
     id: str
     prompt: tuple[Message, ...]
@@ -37,17 +37,22 @@ def read_unpaired(source: str) -> Reading[RatedRow]:
     return Reading(read_file(path), source, _row, ("completion", "label"), "prompt, completion, label")
 
 
-def _row(fields: Mapping[str, Any]) -> RatedRow:
+def completion_of(fields: Mapping[str, Any]) -> tuple[list[Message], str]:
+    """The prompt of a row, and the text of its completion; Unusable where they are none."""
     prompt = messages_of(fields.get("prompt"), "prompt", "user")
     reply = messages_of(fields.get("completion"), "completion", "assistant")
     check_prompt(prompt)
     if len(reply) != 1 or reply[0]["role"] != "assistant":
         raise Unusable("completion is not one reply")
+    return prompt, reply[0]["content"]
+
+
+def _row(fields: Mapping[str, Any]) -> RatedRow:
+    prompt, text = completion_of(fields)
     label = fields.get("label")
     label = label.strip().lower() if isinstance(label, str) else label
     if not isinstance(label, str | bool | int) or label not in LABELS:
         raise Unusable("label is neither true nor false")
-    text = reply[0]["content"]
     good = LABELS[label]
     cut = is_true(fields.get("chosen_cut" if good else "rejected_cut"))
     name = digest([prompt, text, good, *([cut] if cut else [])])[:16]

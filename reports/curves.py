@@ -13,7 +13,7 @@ MAIN = {
     "loss": "Loss",
     "accuracy": "Preference accuracy",
     "margin": "Margin, chosen over rejected",
-    "reward": "Reward (training reward model)",
+    "reward": "Training reward",
     "kl": "KL to SFT (nats)",
     "entropy": "Entropy (nats per token)",
     "chosen_logps": "Log-probability, chosen",

@@ -37,6 +37,7 @@ from .training import (
     Device,
     Engine,
     Gate,
+    NoSFT,
     RayAddress,
     Root,
     TrustRemoteCode,
@@ -80,6 +81,7 @@ def run(
         str | None, typer.Option(help="Preference pairs: hub id, local folder or file (JSONL, JSON, Parquet, CSV).")
     ] = None,
     columns: Columns = None,
+    no_sft: NoSFT = False,
     reward_model: Annotated[
         str | None, typer.Option(help="Evaluate with this reward model: a sequence classifier, hub id or folder.")
     ] = None,
@@ -147,6 +149,7 @@ def run(
         model=model,
         preferences=preferences,
         columns=parse_columns(columns),
+        no_sft=no_sft,
         external_pairs=external_pairs,
         reward_model=reward_model,
         judge=judge or (),

@@ -72,5 +72,5 @@ def _totals(found: "Plan") -> list[str]:
         )
     if found.judging:
         lines.append(f"judge: {found.judging}; verdicts on disk are not paid for again")
-    lines += found.can_show
+    lines += [*found.can_show, *(f"note: {note}" for note in found.notes)]
     return [*lines, "nothing was trained, asked or written; omit --dry-run to begin"]

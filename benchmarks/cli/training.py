@@ -7,6 +7,7 @@ import typer
 
 from ...errors import InputError
 
+NoSFT = Annotated[bool, typer.Option("--no-sft", help="Train no SFT: every method starts from the model as it is.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")]
 Gate = Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")]
 Engine = Annotated[str, typer.Option(help="Train cells one after another (local) or side by side (ray).")]

@@ -19,6 +19,7 @@ from .training import (
     Device,
     Engine,
     Gate,
+    NoSFT,
     RayAddress,
     Root,
     TrustRemoteCode,
@@ -62,6 +63,7 @@ def tune(
     model: Annotated[str | None, typer.Option(help="Base model: hub id or local folder.")] = None,
     preferences: Annotated[str | None, typer.Option(help="Preference pairs: hub id, local folder or file.")] = None,
     columns: Columns = None,
+    no_sft: NoSFT = False,
     reward_model: Annotated[
         str | None, typer.Option(help="Evaluate the winners with this reward model; no trial sees it.")
     ] = None,
@@ -104,6 +106,7 @@ def tune(
         model=model,
         preferences=preferences,
         columns=parse_columns(columns),
+        no_sft=no_sft,
         reward_model=reward_model,
         judge=judge or (),
         judge_url=judge_url,

@@ -18,6 +18,7 @@ from ...errors import InputError, nearest
 from ...models.chat import as_sampled, encode_responses
 from ...models.checkpoint import Checkpoint
 from ...models.find import BUILTIN
+from ...preferences.demonstrations import PromptRow
 from ...preferences.files import source_digest
 from ...preferences.read import PreferenceRow, Reading, from_rows, places_by_prompt, read_preferences, split_key
 from ...preferences.unpaired import RatedRow, read_unpaired
@@ -47,11 +48,11 @@ _MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content"
 _IDS = pyarrow.list_(pyarrow.int32())
 # An id is 16 hexadecimal digits, so it is kept as the number that they are.
 _NAMES = [(name, pyarrow.uint64()) for name in ("id", "prompt_id", "prompt_hash")]
-_PROMPT = [*_NAMES, ("prompt", _MESSAGES), ("prompt_ids", _IDS)]
+PROMPT = [*_NAMES, ("prompt", _MESSAGES), ("prompt_ids", _IDS)]
 _REPLIES = [("chosen", pyarrow.string()), ("rejected", pyarrow.string()), ("chosen_ids", _IDS), ("rejected_ids", _IDS)]
 _CUT = [("chosen_cut", pyarrow.bool_()), ("rejected_cut", pyarrow.bool_())]
-PAIRS = pyarrow.schema([*_PROMPT, *_REPLIES, *_CUT, ("subset", pyarrow.string())])
-REPLIES = pyarrow.schema([*_PROMPT, ("ids", _IDS), ("good", pyarrow.bool_())])
+PAIRS = pyarrow.schema([*PROMPT, *_REPLIES, *_CUT, ("subset", pyarrow.string())])
+REPLIES = pyarrow.schema([*PROMPT, ("ids", _IDS), ("good", pyarrow.bool_())])
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,12 @@ class Corpus:
     tuning: ArrowRows[Pair]
     unpaired: Sequence[RatedReply]
     """Replies rated on their own, none of them to a prompt of another use than `sft` and `training`."""
+    demonstrations: Sequence[RatedReply]
+    """What SFT imitates in place of the pairs of `sft`; empty where it does not."""
+    practice: ArrowRows[Any]
+    """Rows whose prompts methods sample from: `training`, unless the benchmark brings others."""
+    questions: ArrowRows[Any]
+    """Rows whose prompts policies are judged on: `heldout`, unless the benchmark brings others."""
     record: dict[str, Any]
     """For run.json: source, rows read, dropped by reason, used and left over, pairs and prompts of each split.
 
@@ -83,10 +90,15 @@ class Corpus:
         """The pairs of a split as text, in the same order."""
         return getattr(self, part).read_as(_labelled)
 
-    def prompts(self, pairs: ArrowRows[Pair], max_new_tokens: int, limit: int | None = None) -> PromptDataset:
-        """The prompts of some pairs, each once, the first `limit` in the order of their ids (which are hashes)."""
-        places = np.unique(pairs.column("prompt_id"), return_index=True)[1][:limit]
-        prompts = pairs.read_as(_prompt)
+    @property
+    def subsets(self) -> dict[str, str | None]:
+        """The subset of each prompt that policies are judged on, by its id."""
+        return dict(self.questions.read_as(_subset))
+
+    def prompts(self, rows: ArrowRows[Any], max_new_tokens: int, limit: int | None = None) -> PromptDataset:
+        """The prompts of some rows, each once, the first `limit` in the order of their ids (which are hashes)."""
+        places = np.unique(rows.column("prompt_id"), return_index=True)[1][:limit]
+        prompts = rows.read_as(prompt_of)
         return PromptDataset(LazySequence(len(places), lambda i: prompts[places[i]]), max_new_tokens)
 
     def prompt_ids(self, *parts: str) -> np.ndarray:
@@ -113,7 +125,7 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
         "source": spec.preferences if builtin else source_digest(spec.preferences, spec.preferences_split),
         "unpaired": source_digest(spec.unpaired) if spec.unpaired else None,
         "rows": spec.rows,
-        "splits": [*spec.splits.shares.items(), spec.split_seed],
+        "splits": [*spec.shares.items(), spec.split_seed],
         "lengths": [spec.max_prompt_tokens, spec.max_response_tokens],
         **({"columns": spec.columns} if spec.columns else {}),
     }
@@ -158,7 +170,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     with pyarrow.ipc.new_file(str(out / FITTING), PAIRS) as fitting:
         for chunk in chunks(usable, "preferences"):
             fits = []
-            for row, shown, sides in _encoded(
+            for row, shown, sides in encoded(
                 tokenizer, chunk, lambda r: zip((r.chosen, r.rejected), r.cut, strict=True)
             ):
                 if misfits.has(shown, *(ids for _, ids in sides)):
@@ -170,7 +182,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
                 texts = {"chosen": chosen, "rejected": rejected, "subset": row.subset}
                 cut = dict(zip(("chosen_cut", "rejected_cut"), row.cut, strict=True))
                 ids = {"chosen_ids": chosen_ids, "rejected_ids": rejected_ids}
-                fits.append({**_columns(row, shown), **texts, **cut, **ids})
+                fits.append({**prompt_columns(row, shown), **texts, **cut, **ids})
             fitting.write_batch(RecordBatch.from_pylist(fits, PAIRS))
     if not keys:
         raise InputError(f"{spec.preferences}: no pair can be used ({misfits.told()})")
@@ -179,9 +191,9 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     hashes, names = (ArrowFile(out / FITTING).column(name)[kept] for name in ("prompt_hash", "prompt_id"))
     # prompts that are one to the model are one: all have the least of their texts' keys and ids
     prompts = least(names, hashes)
-    shares = spec.splits.shares
+    shares = spec.shares
     places = places_by_prompt(least(np.frombuffer(keys, np.uint64)[kept], hashes), shares, spec.preferences)
-    places |= {name: np.empty(0, np.intp) for name in TO_TUNE if name not in shares}
+    places |= {name: np.empty(0, np.intp) for name in PARTS if name not in shares}
     divide(out / FITTING, {out / f"{name}.arrow": (kept[rows], prompts[rows]) for name, rows in places.items()})
     (out / FITTING).unlink()
     parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in places}
@@ -202,7 +214,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     if spec.unpaired:
         apart = np.unique(np.concatenate([hashes[rows] for name, rows in places.items() if name not in TO_TRAIN]))
         record["unpaired"] = _write_unpaired(spec, spec.unpaired, tokenizer, apart, out)
-        digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), _reply))
+        digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), reply_of))
     write_json(out / RECORD, {"record": record, "digests": digests})
 
 
@@ -229,13 +241,13 @@ def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.
     with pyarrow.ipc.new_file(str(out / UNPAIRED), REPLIES) as file:
         for chunk in chunks(usable, "unpaired replies"):
             fits = []
-            for row, shown, ((_, ids),) in _encoded(tokenizer, chunk, lambda r: [(r.reply, r.cut)]):
+            for row, shown, ((_, ids),) in encoded(tokenizer, chunk, lambda r: [(r.reply, r.cut)]):
                 if isinstance(shown, Shown) and np.isin(np.uint64(shown.hash), apart):
                     misfits.count["prompt is among those kept for evaluation"] += 1
                 elif not misfits.has(shown, ids):
                     assert isinstance(shown, Shown)
                     kinds[row.good] += 1
-                    fits.append({**_columns(row, shown), "ids": ids, "good": row.good})
+                    fits.append({**prompt_columns(row, shown), "ids": ids, "good": row.good})
             file.write_batch(RecordBatch.from_pylist(fits, REPLIES))
     dropped = {**usable.dropped, **misfits.count}
     if not all(kinds.values()):
@@ -256,7 +268,7 @@ def _read(spec: BenchmarkSpec) -> Reading[PreferenceRow]:
     return from_rows(rows, spec.preferences)
 
 
-def _encoded(tokenizer: Any, rows: Sequence[Any], replies_of: Callable[[Any], Iterable[tuple[str, bool]]]) -> Iterator:
+def encoded(tokenizer: Any, rows: Sequence[Any], replies_of: Callable[[Any], Iterable[tuple[str, bool]]]) -> Iterator:
     """Each row with its prompt as the model sees it (or why the template refuses it), and its replies as text and ids.
 
     replies_of: a row's replies, each with whether it was cut. A prompt that several rows have is tokenized once.
@@ -276,7 +288,7 @@ def _encoded(tokenizer: Any, rows: Sequence[Any], replies_of: Callable[[Any], It
         yield row, prompt, [(text, next(ids)) for text in of]
 
 
-def _columns(row: PreferenceRow | RatedRow, shown: Shown) -> dict[str, Any]:
+def prompt_columns(row: PreferenceRow | RatedRow | PromptRow, shown: Shown) -> dict[str, Any]:
     """The columns of a row's name and prompt."""
     names = {"id": int(row.id, 16), "prompt_id": int(prompt_id(row.prompt), 16), "prompt_hash": shown.hash}
     return {**names, "prompt": row.prompt, "prompt_ids": shown.ids}
@@ -295,11 +307,19 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
         digests = {**digests, "training": parts["training"].digest}
     unpaired: Sequence[RatedReply] = ()
     if spec.unpaired:
-        unpaired = ArrowRows(ArrowFile(folder / UNPAIRED), _reply, digests["unpaired"])
+        unpaired = ArrowRows(ArrowFile(folder / UNPAIRED), reply_of, digests["unpaired"])
         record["unpaired"] = {"source": spec.unpaired, **record["unpaired"]}
     record = {"source": spec.preferences, **record, **more}
     used = {name: of for name, of in digests.items() if name in record["splits"] or name == "unpaired"}
-    return Corpus(**parts, unpaired=unpaired, record=record, digest=digest(used))
+    return Corpus(
+        **parts,
+        unpaired=unpaired,
+        demonstrations=(),
+        practice=parts["training"],
+        questions=parts["heldout"],
+        record=record,
+        digest=digest(used),
+    )
 
 
 def _relabelled(rows: ArrowRows[Pair], labels: Labels) -> tuple[ArrowRows[Pair], dict[str, Any]]:
@@ -321,19 +341,23 @@ def _id(batch: RecordBatch, column: str, place: int) -> str:
     return f"{batch.column(column)[place].as_py():016x}"
 
 
-def _prompt(batch: RecordBatch, place: int) -> Prompt:
+def prompt_of(batch: RecordBatch, place: int) -> Prompt:
     messages = tuple(batch.column("prompt")[place].as_py())
     return Prompt(_id(batch, "prompt_id", place), messages, token_ids(batch, "prompt_ids", place))
 
 
+def _subset(batch: RecordBatch, place: int) -> tuple[str, str | None]:
+    return _id(batch, "prompt_id", place), batch.column("subset")[place].as_py()
+
+
 def _pair(batch: RecordBatch, place: int) -> Pair:
     chosen, rejected = (token_ids(batch, column, place) for column in ("chosen_ids", "rejected_ids"))
-    return Pair(_id(batch, "id", place), _prompt(batch, place), chosen, rejected)
+    return Pair(_id(batch, "id", place), prompt_of(batch, place), chosen, rejected)
 
 
-def _reply(batch: RecordBatch, place: int) -> RatedReply:
+def reply_of(batch: RecordBatch, place: int) -> RatedReply:
     ids, good = token_ids(batch, "ids", place), batch.column("good")[place].as_py()
-    return RatedReply(_id(batch, "id", place), _prompt(batch, place), ids, good)
+    return RatedReply(_id(batch, "id", place), prompt_of(batch, place), ids, good)
 
 
 def _labelled(batch: RecordBatch, place: int) -> LabelledPair:

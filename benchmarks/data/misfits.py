@@ -35,7 +35,7 @@ class Misfits:
         return reason is not None
 
     def _too_long(self, prompt: Sequence[int], *replies: Sequence[int]) -> str | None:
-        lengths = {"prompt": len(prompt), "reply": max(map(len, replies))}
+        lengths = {"prompt": len(prompt), "reply": max(map(len, replies), default=0)}
         self.longest = {what: max(length, self.longest[what]) for what, length in lengths.items()}
         long = [what for what, length in lengths.items() if length > self._limits[what][1]]
         return self._reason(long[0]) if long else None

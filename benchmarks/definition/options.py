@@ -27,6 +27,8 @@ class Options:
     """Preference pairs: hub id, local folder or file."""
     columns: Mapping[str, str] | None = None
     """Names of the preferences' columns by ours, {"prompt": "question"}."""
+    no_sft: bool = False
+    """Train no SFT: every method starts from the model as it is."""
     external_pairs: str | None = None
     """Labelled pairs on which the reward models are tested as well."""
     reward_model: str | None = None
@@ -56,6 +58,8 @@ def chosen_spec(benchmark: str, methods: Sequence[str], options: Options) -> Ben
     top = {name: getattr(options, name) for name in ("model", "preferences", "external_pairs", "tracker")}
     top["columns"] = dict(options.columns) if options.columns else None
     spec = load_spec(benchmark, top, options.settings)
+    if options.no_sft:
+        spec = spec.with_fields({"sft": None}, "--no-sft")
     if options.reward_model:
         spec = _evaluator(spec, REWARD_MODEL, model=options.reward_model)
     if options.judge:

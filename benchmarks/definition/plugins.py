@@ -11,7 +11,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ...errors import InputError, nearest
 
@@ -157,9 +157,10 @@ def _names_at(cls: Any, location: list[str]) -> list[str]:
     """Names of the fields of the nested model at a location of an error."""
     for part in location:
         annotation = cls.model_fields[part].annotation if part in getattr(cls, "model_fields", {}) else None
-        if not hasattr(annotation, "model_fields"):
+        models = [each for each in (annotation, *get_args(annotation)) if hasattr(each, "model_fields")]  # or X | None
+        if not models:
             return []
-        cls = annotation
+        cls = models[0]
     return list(cls.model_fields)
 
 

@@ -23,8 +23,8 @@ class Part(BaseModel):
 class Splits(Part):
     """Shares of the prompts, scaled to sum to 1. All pairs of a prompt stay on one side."""
 
-    sft: float = Field(default=0.25, gt=0)
-    """Pairs whose replies SFT imitates."""
+    sft: float = Field(default=0.25, ge=0)
+    """Pairs whose replies SFT imitates; left out, and shared out among the others, where SFT imitates no pairs."""
     training: float = Field(default=0.40, gt=0)
     """Pairs of the training reward model and of every method."""
     evaluation: float = Field(default=0.20, gt=0)
@@ -137,6 +137,9 @@ class Evaluation(Part):
     """Held-out prompts that every policy answers."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; the KL is that of the policy itself at 1.0."""
+    questions: str | None = None
+    """A file of prompts that every policy answers, in place of the held-out pairs'; those that anything is trained or
+    tuned on are left out and counted."""
     along: int = Field(default=0, ge=0, le=50)
     """Checkpoints along training that are scored as well, at shares of the budget that grow by one factor, to show
     over-optimization; saving them counts in a method's training time."""
@@ -168,6 +171,12 @@ class BenchmarkSpec(Part):
     """Columns of the preferences that have other names, by ours: prompt: question, chosen: answer_a."""
     unpaired: str | None = None
     """A file of replies rated on their own (prompt, completion, label), for methods that learn from such."""
+    demonstrations: str | None = None
+    """A file of replies that SFT imitates in place of the pairs' (prompt and completion, or messages); those to prompts
+    kept for evaluation or tuning are left out and counted."""
+    prompts: str | None = None
+    """A file of prompts that methods sample from in place of the training pairs'; those that are kept for evaluation or
+    tuning are left out and counted."""
     rows: int | None = Field(default=None, gt=0)
     """At most this many usable pairs are taken, chosen by hash; null takes all."""
     splits: Splits = Splits()
@@ -177,8 +186,12 @@ class BenchmarkSpec(Part):
     max_response_tokens: int = Field(gt=1)
     """Pairs with a longer reply (EOS included) are dropped and counted; sampling stops there."""
     tuning: TuningSpec = TuningSpec()
-    sft: SupervisedFineTuning
+    sft: SupervisedFineTuning | None
+    """null trains none: every method starts from the model as it is."""
     reward_model: RewardModels
+    training_reward: str | None = None
+    """The reward that methods are trained on, in place of a reward model trained here: a sequence classifier (hub id or
+    local folder), or a function, package.module:function, of the form that the evaluator `gold` takes."""
     labels: Labels = Labels()
     budget: int = Field(gt=0)
     """Examples a method may draw: pairs (offline) or sampled responses (online), repeats counted."""
@@ -200,6 +213,12 @@ class BenchmarkSpec(Part):
     tracker: Literal[*TRACKERS] | None = None  # type: ignore[valid-type]  # the names stand in one place
     """Tracker that logs, scores and the summary are sent to as well."""
     _written: Written | None = PrivateAttr(None)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The shares of the splits that there are; none for SFT where it imitates no pairs."""
+        without = () if self.sft and not self.demonstrations else ("sft",)
+        return {name: share for name, share in self.splits.shares.items() if name not in without}
 
     def with_fields(self, values: Mapping[str, Any], place: str) -> "BenchmarkSpec":
         """The same with some fields set, each dotted; InputError that names `place` for what a field refuses."""

@@ -1,7 +1,7 @@
 """The gates between stages: what SFT and the reward models must reach, with its interval."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...analysis.reward_audit import ScoredPair, audit_reward_model, length_text, share_text
@@ -9,6 +9,7 @@ from ...analysis.statistics import interval
 from ...errors import InputError
 from ...results.integrity import MANIFEST
 from ...results.store import GATE, Stage
+from .reward_audit import read_scored
 
 
 def sft_gate(stage: Stage) -> dict[str, Any]:
@@ -23,17 +24,33 @@ def sft_gate(stage: Stage) -> dict[str, Any]:
     return _gate("sft_loss_drop", base - sft, low, high, 0.0, base - sft > 0, text)
 
 
+def no_sft_gate(model: str) -> dict[str, Any]:
+    """The gate where no SFT is trained: there is nothing to compare."""
+    text = f"no SFT was trained: every method starts from {model} as it is, which is compared with nothing"
+    return {"name": "sft", "value": None, "low": None, "high": None, "threshold": None, "passed": True, "text": text}
+
+
 def reward_model_gate(stage: Stage, role: str, threshold: float) -> dict[str, Any]:
     """A reward model should order held-out pairs as people did, at least as often as the threshold says.
 
     Its accuracy is the audit's: of the same pairs, by the same code.
     """
     rows = json.loads((stage.path / GATE).read_text())["pairs"]
-    audit = audit_reward_model([ScoredPair(prompt, None, *numbers) for prompt, *numbers in rows])
+    pairs = [ScoredPair(prompt, None, *numbers) for prompt, *numbers in rows]
+    return _accuracy_gate(f"reward_model.{role}", f"{role} reward model", pairs, threshold)
+
+
+def training_reward_gate(stage: Stage, name: str, threshold: float) -> dict[str, Any]:
+    """The same of a reward that the benchmark brings."""
+    return _accuracy_gate("training_reward", f"training reward {name}", read_scored(stage), threshold)
+
+
+def _accuracy_gate(gate: str, title: str, pairs: Sequence[ScoredPair], threshold: float) -> dict[str, Any]:
+    audit = audit_reward_model(pairs)
     mean, low, high = (audit["accuracy"][part] for part in ("mean", "low", "high"))
-    text = f"{role} reward model: held-out accuracy {share_text(audit['accuracy'])}, wanted {threshold:.2f}"
+    text = f"{title}: held-out accuracy {share_text(audit['accuracy'])}, wanted {threshold:.2f}"
     text += f"; {length_text(audit)}"
-    return _gate(f"reward_model.{role}", mean, low, high, threshold, mean >= threshold, text)
+    return _gate(gate, mean, low, high, threshold, mean >= threshold, text)
 
 
 def check_reward_models_apart(trained: Mapping[str, Stage]) -> None:

@@ -84,10 +84,12 @@ class ReferenceInMemory(PolicyInMemory):
 
     shop: Workshop
     sft: Checkpoint
+    has_gate: bool = True
+    """It was trained here."""
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
         def build(out: Path) -> None:
-            known, found = read_kept(self.sft.path), []
+            known, found = read_kept(self.sft.path) if self.has_gate else {}, []
             for chunk in chunks(conversations):
                 found += filled(self._encode(chunk), known, lambda rows: self.policy.total_logps(rows).tolist())
             write_json(out / LOGPS, found)
@@ -98,10 +100,10 @@ class ReferenceInMemory(PolicyInMemory):
 
 @contextmanager
 def opened(
-    shop: Workshop, sft: Checkpoint, policy: Checkpoint | None, limits: Limits
+    shop: Workshop, sft: Checkpoint, policy: Checkpoint | None, limits: Limits, has_gate: bool = True
 ) -> Iterator[tuple[PolicyInMemory, PolicyInMemory]]:
-    """A policy (None: the SFT checkpoint itself) and the SFT checkpoint in memory."""
-    reference = ReferenceInMemory(Policy.open(sft, shop.tuning, trainable=False), limits, shop, sft)
+    """A policy (None: the SFT checkpoint itself) and the SFT checkpoint in memory; has_gate: SFT was trained here."""
+    reference = ReferenceInMemory(Policy.open(sft, shop.tuning, trainable=False), limits, shop, sft, has_gate)
     if policy is None:
         yield reference, reference
         return

@@ -18,6 +18,7 @@ from .along import score_along
 from .gates import check_reward_models_apart
 from .open_policy import Limits
 from .responses import Responses, generate, read_answers, read_responses
+from .reward_audit import score_pairs
 from .scorers import Scorers, ScorerSettings
 from .scores import join_scores, score, score_versus
 
@@ -29,7 +30,9 @@ class Use:
     """The splits that policies are looked at with."""
 
     prompts: str
-    """Its prompts are answered."""
+    """What the corpus calls the rows whose prompts are answered."""
+    pairs: str
+    """Its pairs test policies and the reward model that scores."""
     scorer: str
     """Its pairs teach the reward model that scores."""
 
@@ -39,7 +42,7 @@ class Use:
         return "training", self.scorer
 
 
-EVALUATION, SELECTION = Use("heldout", "evaluation"), Use("tuning", "selection")
+EVALUATION, SELECTION = Use("questions", "heldout", "evaluation"), Use("tuning", "tuning", "selection")
 
 
 class Pipeline:
@@ -64,10 +67,13 @@ class Pipeline:
         self.spec, self.base, self.shop, self.corpus, self.scored_by = spec, base, shop, corpus, scored_by
         self.use = use
         self.reward_models: dict[str, Stage] = {}  # by role
-        self.prompts = corpus.prompts(corpus.training, spec.max_response_tokens)
+        self.brought = scored_by.training
+        self.prompts = corpus.prompts(corpus.practice, spec.max_response_tokens)
         self.asked = corpus.prompts(  # the prompts that every policy answers
             getattr(corpus, use.prompts), spec.max_response_tokens, limit=spec.evaluation.prompts
         )
+        if spec.sft is None:
+            self._start_from(base)
 
     def looking(self) -> "Pipeline":
         """The same with a store that makes nothing: it raises NotMade for what is not on disk."""
@@ -77,17 +83,33 @@ class Pipeline:
 
     def train_sft(self) -> Stage:
         """The SFT checkpoint, from which all goes on."""
-        made = trained.train_sft(self.shop, self.base, self.spec.sft, self.corpus.sft, self.corpus.heldout)
-        self.sft = Checkpoint(made.path / MODEL, made.content)
-        self.pairs = trained.pair_dataset(self.shop, self.sft, self.corpus.training)
+        assert self.spec.sft  # else there is no such step
+        made = trained.train_sft(
+            self.shop, self.base, self.spec.sft, self.corpus.sft, self.corpus.heldout, self.corpus.demonstrations
+        )
+        self._start_from(Checkpoint(made.path / MODEL, made.content))
         return made
+
+    def _start_from(self, sft: Checkpoint) -> None:
+        self.sft, self.pairs = sft, trained.pair_dataset(self.shop, sft, self.corpus.training)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The reward models that are trained here: none for training where the benchmark brings a reward."""
+        return self.use.roles[1:] if self.brought else self.use.roles
+
+    def read_training_reward(self) -> Stage:
+        """What the reward that the benchmark brings says of the held-out pairs."""
+        assert self.brought  # else there is no such step
+        evaluator, tokenizer = self.brought.evaluator(self.shop.tuning.device), self.base.tokenizer()
+        return score_pairs(self.shop, evaluator, self.brought.key, tokenizer, self.corpus.labelled)
 
     def train_reward_model(self, role: str) -> Stage:
         """A reward model; with the last of them the scorers are there. InputError where they have seed or pairs in
         common."""
         settings = self.spec.reward_model
         pairs, seed = getattr(self.corpus, role), SEEDS[role] + len(SEEDS) * settings.seed
-        heldout = self.corpus.tuning if role == SELECTION.scorer else self.corpus.heldout
+        heldout = self.corpus.heldout if role == "training" else getattr(self.corpus, self.use.pairs)
         if role == "training" and settings.pairs:
             pairs = pairs.some(settings.pairs)
         contrast, longest = settings.contrast_of(role), self.spec.max_response_tokens
@@ -95,10 +117,11 @@ class Pipeline:
             self.shop, self.sft, settings, pairs, heldout, seed, contrast=contrast, longest=longest
         )
         self.reward_models = {**self.reward_models, role: made}
-        if len(self.reward_models) == len(self.use.roles):
-            check_reward_models_apart(self.reward_models)
+        if len(self.reward_models) == len(self.roles):
+            if not self.brought:
+                check_reward_models_apart(self.reward_models)
             models = {r: Checkpoint(stage.path / MODEL, stage.content) for r, stage in self.reward_models.items()}
-            self.scorers = Scorers(self.spec, self.scored_by, self.shop, self.corpus, models, self.use.prompts)
+            self.scorers = Scorers(self.spec, self.scored_by, self.shop, self.corpus, models, self.use.pairs)
         return made
 
     def reference(self) -> Stage:
@@ -106,6 +129,8 @@ class Pipeline:
         return trained.reference(self.shop, self.sft, self.corpus.training)
 
     def train(self, name: str, method: Any, seed: int) -> Stage:
+        """A policy; a reward that the benchmark brings is there for methods that ask it alone."""
+        is_asked = not self.brought or getattr(method, "needs_reward", False)
         return trained.train_cell(
             self.shop,
             name,
@@ -115,11 +140,12 @@ class Pipeline:
             pairs=self.pairs,
             unpaired=self.corpus.unpaired,
             prompts=self.prompts,
-            reward=lambda: self.scorers.training_reward,
-            reward_model=self.scorers.reward_models["training"],
+            reward=lambda: self.scorers.training_reward if is_asked else None,
+            reward_model=self.scorers.reward_models.get("training"),
             budget=self.spec.budget,
             seed=seed,
             along=self.spec.evaluation.along,
+            reward_key=self.brought.key if self.brought and is_asked else None,
         )
 
     def generate(self, policy: Checkpoint | None, seed: int, method: Any = None) -> Stage:
@@ -136,9 +162,10 @@ class Pipeline:
 
     def _choice(self, method: Any) -> Choice | None:
         """The choice of a method that gives the best of several responses; None for one that gives the one it draws."""
-        count = getattr(method, "responses_per_answer", 1)
-        key = self.scorers.reward_models["training"].key
-        return Choice(count, lambda: self.scorers.training_reward, key) if count > 1 else None
+        if (count := getattr(method, "responses_per_answer", 1)) == 1:
+            return None
+        key = self.brought.key if self.brought else self.scorers.reward_models["training"].key
+        return Choice(count, lambda: self.scorers.training_reward, key, is_network=not self.brought)
 
     def score(self, evaluator: str, responses: Stage, baseline: Stage, policy: Checkpoint | None) -> Stage:
         """One evaluator's scores of a policy (None: SFT)."""
@@ -146,9 +173,18 @@ class Pipeline:
         spec = self.spec
         limits = Limits(spec.max_prompt_tokens, spec.max_response_tokens, spec.evaluation.temperature)
         return score(
-            self.shop, evaluator, made, needs, responses, baseline, sft=self.sft, policy=policy, limits=limits,
+            self.shop,
+            evaluator,
+            made,
+            needs,
+            responses,
+            baseline,
+            sft=self.sft,
+            policy=policy,
+            limits=limits,
+            has_gate=spec.sft is not None,
             read=self._seen,
-        )  # fmt: skip
+        )
 
     def _seen(self, responses: Stage) -> Responses:
         """Responses as scorers see them."""

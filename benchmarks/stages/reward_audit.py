@@ -1,7 +1,7 @@
 """The reward models under audit: their scores of held-out and external pairs, in a stage of its own."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from ...analysis.best_of import best_of, mean_of_subsets
 from ...analysis.reward_audit import ScoredPair, audit_reward_model, compare_reward_models
 from ...errors import InputError
+from ...evaluators.reward_function import RewardFunction
 from ...evaluators.reward_model import RewardModelWinRate
 from ...models.chat import as_sampled, encode_response
 from ...preferences.read import read_preferences
@@ -26,12 +27,12 @@ PAIRS = "pairs.jsonl"
 
 def score_pairs(
     shop: Workshop,
-    model: RewardModelWinRate,
+    model: RewardModelWinRate | RewardFunction,
     key: str,
     tokenizer: Any,
     pairs: Sequence[LabelledPair],
-) -> list[ScoredPair]:
-    """A reward model's scores of both replies of each pair; key: hash of the model's files.
+) -> Stage:
+    """The stage of a reward's scores of both replies of each pair; key: hash of the model's files, or the function's.
 
     Lengths are in tokens of the benchmark's tokenizer, the same for every reward model.
     """
@@ -51,19 +52,23 @@ def score_pairs(
     inputs = {
         "code": code_digest(*SCORING_CODE),
         "model": key,
-        "own": model.tuning is None,
+        "own": not isinstance(model, RewardModelWinRate) or model.tuning is None,
         "tuning": shop.tuning.identity(),
         "packages": shop.packages,
         "tokenizer": digest(tokenizer.get_vocab()),
         "pairs": digest_each(dataclasses.asdict(pair) for pair in pairs),
     }
-    stage: Stage = shop.store.stage("reward_audit", inputs, build)
+    return shop.store.stage("reward_audit", inputs, build)
+
+
+def read_scored(stage: Stage) -> list[ScoredPair]:
+    """The pairs of a stage of `score_pairs`."""
     return [ScoredPair(**row) for row in read_jsonl(stage.path / PAIRS)]
 
 
 def audit(
     shop: Workshop,
-    models: dict[str, tuple[RewardModelWinRate, str]],
+    models: Mapping[str, tuple[RewardModelWinRate | RewardFunction, str]],
     tokenizer: Any,
     heldout: Sequence[LabelledPair],
     external: tuple[str, Sequence[LabelledPair], int] | None,
@@ -75,7 +80,9 @@ def audit(
     sets = {"heldout": heldout} | ({"external": external[1]} if external else {})
     found: dict[str, Any] = {}
     for name, pairs in sets.items():
-        scored = {role: score_pairs(shop, model, key, tokenizer, pairs) for role, (model, key) in models.items()}
+        scored = {
+            role: read_scored(score_pairs(shop, model, key, tokenizer, pairs)) for role, (model, key) in models.items()
+        }
         found[name] = {"models": {role: audit_reward_model(rows) for role, rows in scored.items()}}
         if len(scored) == 2:
             found[name] |= compare_reward_models(*scored.values())

@@ -11,7 +11,7 @@ from ...models.checkpoint import Checkpoint
 from ...results.integrity import code_digest, digest
 from ...results.records import Generation, Score
 from ...results.store import SCORES, Stage
-from ..context import SCORING_CODE, Workshop, class_code, settings_of
+from ..context import SCORING_CODE, Workshop, class_code, function_code, settings_of
 from .open_policy import Limits, opened
 from .responses import Responses, read_responses
 
@@ -30,11 +30,12 @@ def score(
     policy: Checkpoint | None,
     limits: Limits,
     read: Callable[[Stage], Responses] = read_responses,
+    has_gate: bool = True,
 ) -> Stage:
     """One evaluator's scores of a policy's responses against the baseline's; the stage holds scores.parquet.
 
     needs: keys of the models that the evaluator uses. ours, baseline: the stages of the responses, which `read` reads.
-    policy: None for the SFT checkpoint.
+    policy: None for the SFT checkpoint. has_gate: that was trained here.
     """
     responses, theirs = read(ours), read(baseline)
     traits = traits_of(evaluator)
@@ -46,7 +47,7 @@ def score(
         return score_responses(shop, name, evaluator, needs, responses, theirs)
 
     def build(out: Path) -> None:
-        with opened(shop, sft, policy, limits) as (model, reference):
+        with opened(shop, sft, policy, limits, has_gate) as (model, reference):
             found = evaluator.score(responses.read(), theirs.read(), policy=model, reference=reference)
             write_scores(out / SCORES, list(found))
 
@@ -123,6 +124,7 @@ def _identity(name: str, evaluator: Any, needs: dict[str, str]) -> dict[str, Any
     return {
         "evaluator": name,
         "source": class_code(type(evaluator)),
+        **({"calls": [function_code(name) for name in calls]} if (calls := traits_of(evaluator).calls) else {}),
         "settings": {k: v for k, v in settings_of(evaluator).items() if k not in needs},
         "needs": needs,
     }

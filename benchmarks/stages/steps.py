@@ -12,12 +12,14 @@ from typing import Any
 from ...models.checkpoint import Checkpoint
 from ...results.store import ALONG, POLICY, Stage
 from ..definition.rows import SFT, Row
+from ..definition.spec import BenchmarkSpec
 from ..request import CELL, Cell
 from . import gates
 from .pipeline import Pipeline
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
 SUPERVISED, SCORER, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
+BROUGHT = "training reward on held-out pairs"  # where the benchmark brings it
 VERSUS = "judge on pairs of rows"
 Key = tuple[str, int | None, str]  # a row's label and a seed (empty and None for what all share), and the step's name
 Made = Mapping[Key, Stage | None]
@@ -92,22 +94,28 @@ def _stage(made: Made, key: Key) -> Stage:
 
 
 def _shared(pipeline: Pipeline, rows: Sequence[Row]) -> Iterator[Step]:
-    sft = Step(SUPERVISED, "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True)
-    needs = [sft.key]
-    yield sft
-    for role in pipeline.use.roles:
-        yield (step := _reward_model(pipeline, role, (sft.key,)))
+    needs: list[Key] = []
+    threshold = pipeline.spec.gates.reward_model_accuracy
+    if brought := pipeline.brought:  # first, for what cannot be read is to be told before anything trains
+        gate = partial(gates.training_reward_gate, name=brought.name, threshold=threshold)
+        yield Step(BROUGHT, "reward_audit", lambda made: pipeline.read_training_reward(), gate=gate)
+    if pipeline.spec.sft:
+        yield (sft := Step(SUPERVISED, "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True))
+        needs.append(sft.key)
+    start = tuple(needs)
+    for role in pipeline.roles:
+        yield (step := _reward_model(pipeline, role, start))
         needs.append(step.key)
-    if any(REFERENCE in needed(row.method) for row in rows):
+    if any(REFERENCE in needed(row.method, pipeline.spec) for row in rows):
         yield Step(REFERENCE, "reference", lambda made: pipeline.reference(), tuple(needs))
 
 
-def needed(method: Any) -> list[str]:
+def needed(method: Any, spec: BenchmarkSpec) -> list[str]:
     """Names of the shared stages without which a method cannot be trained or, for a choice of responses, used."""
     reference = getattr(method, "needs_reference", False) and getattr(method, "needs_pairs", False)
     found = {
-        SUPERVISED: True,
-        SCORER.format("training"): getattr(method, "needs_reward", False),
+        SUPERVISED: spec.sft is not None,
+        SCORER.format("training"): getattr(method, "needs_reward", False) and spec.training_reward is None,
         REFERENCE: reference,
     }
     return [name for name, is_needed in found.items() if is_needed]

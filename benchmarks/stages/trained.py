@@ -28,7 +28,7 @@ from ...training.contrast import with_contrast
 from ...training.ledger import Ledger
 from ...training.loop import Recipe
 from ...training.reward_model import fit_reward_model
-from ...training.sft import examples, fine_tune
+from ...training.sft import demonstrated, examples, fine_tune
 from ...training.task import Budget, PairDataset, PromptDataset, TrainingTask, reference_logps
 from ..context import Workshop, library_version, method_code, settings_of
 from ..data.corpus import rows_digest
@@ -38,13 +38,26 @@ REFERENCE = "reference.safetensors"
 
 
 def train_sft(
-    shop: Workshop, base: Checkpoint, settings: SupervisedFineTuning, train: Sequence[Pair], heldout: Sequence[Pair]
+    shop: Workshop,
+    base: Checkpoint,
+    settings: SupervisedFineTuning,
+    train: Sequence[Pair],
+    heldout: Sequence[Pair],
+    demonstrations: Sequence[RatedReply] = (),
 ) -> Stage:
-    """The stage in which the base is fine-tuned on the replies of some pairs; see training/sft.py."""
+    """The stage in which the base is fine-tuned on the replies of some pairs; see training/sft.py.
+
+    demonstrations: imitated in place of the pairs' replies, if there are some.
+    """
     seen, unseen = (examples(pairs, both=settings.replies == "both") for pairs in (train, heldout))
+    if demonstrations:
+        seen = demonstrated(demonstrations)
     recipe = _recipe(settings, shop, seed=settings.seed, label="SFT")
     inputs = shop.inputs(
-        base=base.key, settings=settings.model_dump(), train=rows_digest(train), heldout=rows_digest(heldout)
+        base=base.key,
+        settings=settings.model_dump(),
+        train=rows_digest(demonstrations or train),
+        heldout=rows_digest(heldout),
     )
     return shop.store.stage(
         "sft", inputs, lambda out: fine_tune(base, shop.tuning, recipe, seen, unseen, out), together=True
@@ -119,13 +132,18 @@ def train_cell(
     pairs: PairDataset,
     unpaired: Sequence[RatedReply],
     prompts: PromptDataset,
-    reward: Callable[[], Reward],
-    reward_model: Checkpoint,
+    reward: Callable[[], Reward | None],
+    reward_model: Checkpoint | None,
     budget: int,
     seed: int,
     along: int = 0,
+    reward_key: str | None = None,
 ) -> Stage:
-    """Train one method with one seed; the stage holds policy/, metrics.jsonl and cost.json, and along/ if asked for."""
+    """Train one method with one seed; the stage holds policy/, metrics.jsonl and cost.json, and along/ if asked for.
+
+    reward_model: the one behind the reward, where it was trained here; else reward_key has the reward's key, None for
+    a method that does not ask it.
+    """
 
     def build(out: Path) -> None:
         torch.manual_seed(seed)
@@ -169,7 +187,7 @@ def train_cell(
         unpaired=rows_digest(unpaired),
         prompts=digest_each(p.id for p in prompts.prompts),
         max_new_tokens=prompts.max_new_tokens,
-        reward=reward_model.key,
+        reward=reward_model.key if reward_model else reward_key,
         budget=budget,
         seed=seed,
         along=along,

@@ -101,6 +101,8 @@ class Study:
             if axis.field in [SEED_FIELDS[source] for source in self.per_seed]:
                 raise InputError(f"{axis.place}: {axis.field} is varied by per_seed as well; leave one of the two out")
             seen[axis.field] = axis
+        if "sft" in self.per_seed and self.spec.sft is None:
+            raise InputError(f"study {self.name}: per_seed names sft, and no SFT is trained (sft: null); leave it out")
         if len(set(self.per_seed)) < len(self.per_seed):
             raise InputError(f"study {self.name}: per_seed names a stage twice; name each once")
 

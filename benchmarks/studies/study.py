@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 KEPT = ("kl", "length")  # measures that a study shows beside scores
 # Fields that a shared stage hangs on: of stages to do that agree in them only one is counted.
 DATA = ("model", "preferences", "preferences_split", "rows", "splits", "split_seed", "max_prompt_tokens",
-        "max_response_tokens", "tuning", "sft")  # fmt: skip
+        "max_response_tokens", "tuning", "sft", "demonstrations")  # fmt: skip
 FEEDS = {"sft": DATA, "reward_model": (*DATA, "labels", "reward_model"), "reference": (*DATA, "labels")}
 
 
@@ -72,7 +72,7 @@ def plan_study(study: Study, base: Request, *, keep: bool) -> Planning:
     """
     runs = study.runs()
     if keep:
-        sources = {*DATA, "unpaired"}
+        sources = {*DATA, "unpaired", "prompts", "evaluation"}
         for run in {digest(run.spec.model_dump(mode="json", include=sources)): run for run in runs}.values():
             harness.Harness(dataclasses.replace(_request(study, run, base), say=lambda line: None))
     return Planning([(run, plan(_request(study, run, base))) for run in runs])

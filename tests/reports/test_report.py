@@ -142,7 +142,7 @@ def test_gold_against_proxy_goes_through_every_checkpoint():
     points = [{"reward": {"reward.training": cell(n), "reward.gold": cell(n * (3 - n))}} for n in (1, 2, 3)]
     along = figures.gold_against_proxy({"overoptimization": {"x": {"points": points}}}, looks)
     (chart,) = along.charts
-    assert chart.text == "x ends at the training reward model +3.00, the true reward +0.00"
+    assert chart.text == "x ends at the training reward +3.00, the true reward +0.00"
     assert "Small marks: checkpoints" in along.caption
     drawn = chart.drawing.axes[0].lines
     assert list(drawn[1].get_xdata()) == [0, 1, 2, 3] and list(drawn[1].get_ydata()) == [0, 2, 2, 0]

@@ -21,7 +21,7 @@ from alignment_bench.models.policy import Policy
 from alignment_bench.models.reward_model import RewardModel
 from alignment_bench.models.sampler import to_generations
 from alignment_bench.models.sampling import Choice, sample
-from alignment_bench.results.records import Generation, Pair, Prompt
+from alignment_bench.results.records import Generation, Pair, Prompt, RatedReply
 from alignment_bench.results.store import (
     GENERATIONS,
     INFERENCE,
@@ -38,11 +38,11 @@ PROMPT = Prompt("p", ({"role": "user", "content": "?"},), (0, 10, 11))
 SHORT, LONG = (20, 1), (30, *range(40, 70), 1)  # ids; 1 is EOS
 
 
-def first_token_logps(tmp_path, tiny, full, replies: str) -> tuple[float, float]:
+def first_token_logps(tmp_path, tiny, full, replies: str, demonstrations=()) -> tuple[float, float]:
     """Train on one pair with SFT; log-probs of the first token of the chosen (short) and the rejected (long) reply."""
     pairs = [Pair("x", PROMPT, chosen=SHORT, rejected=LONG)]
     settings = SupervisedFineTuning(examples=480, lr=3e-3, batch_size=4, replies=replies)
-    stage = train_sft(Workshop(Store(tmp_path), full, {}), tiny, settings, pairs, pairs)
+    stage = train_sft(Workshop(Store(tmp_path), full, {}), tiny, settings, pairs, pairs, demonstrations)
     policy = Policy.open(Checkpoint(stage.path / MODEL, ""), full, trainable=False)
     short, long = policy.total_logps([(PROMPT.ids, SHORT[:1]), (PROMPT.ids, LONG[:1])])
     return float(short), float(long)
@@ -54,6 +54,12 @@ def test_both_replies_weigh_the_same_whatever_their_length(tmp_path, tiny, full)
     short, long = first_token_logps(tmp_path, tiny, full, "both")
     assert abs(math.exp(short) - 0.5) < 0.1
     assert abs(math.exp(long) - 0.5) < 0.1
+
+
+def test_demonstrations_take_the_place_of_the_pairs_replies(tmp_path, tiny, full):
+    shown = RatedReply("d", PROMPT, LONG, good=True)
+    short, long = first_token_logps(tmp_path, tiny, full, "chosen", [shown])
+    assert math.exp(long) > 0.9 and math.exp(short) < 0.02
 
 
 def test_chosen_replies_only(tmp_path, tiny, full):
