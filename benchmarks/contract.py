@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -9,12 +10,17 @@ import torch
 
 from ..models.chat import PLAIN_TEMPLATE
 from ..models.checkpoint import Checkpoint
+from ..models.elsewhere import Elsewhere
 from ..models.model_files import remote_code_allowed
 from ..results.integrity import code_digest, digest
 from ..runtime import processes, zero
-from .context import LOSSES, TRAINING_CODE, Workshop
+from .context import LOSSES, TRAINING_CODE, Workshop, settings_of
 from .data.corpus import Corpus
+from .definition.rows import Row
 from .definition.spec import BenchmarkSpec
+from .stages.steps import needed
+
+NOT_TRAINED_HERE = "A policy that was not trained here: it is generated from, scored and compared as it is."
 
 
 def contract(
@@ -31,7 +37,7 @@ def contract(
     """All that rows of one table must share, the benchmark's settings of its methods included.
 
     Which of them are run, seeds and evaluators come on top of it. evaluated_by: hash of the user's reward model, which
-    evaluates. more: fields of a tuning, left out where they are None.
+    evaluates. more: fields of a tuning, and policies that were trained elsewhere; left out where they are None.
     """
     return {
         "benchmark": spec.name,
@@ -65,6 +71,25 @@ def contract(
     }
 
 
+def elsewhere(policy: Elsewhere) -> dict[str, Any]:
+    """A policy that was trained elsewhere, as the contract names it: by its contents, an adapter's base among them."""
+    return {"policy": policy.named, "content": policy.key, "trained_here": False}
+
+
+def described(row: Row) -> dict[str, Any]:
+    """A row for run.json: its method with settings and what that needs, or where its policy came from."""
+    if row.policy:
+        about = {"description": NOT_TRAINED_HERE, "needs": [], "trained_here": False}
+        return {"name": row.name, "params": elsewhere(row.policy), **about, "optimizes_reward": False}
+    return {
+        "name": row.name,
+        "params": settings_of(row.method),
+        "description": (type(row.method).__doc__ or "").partition("\n")[0],
+        "needs": needed(row.method),
+        "optimizes_reward": bool(getattr(row.method, "needs_reward", False)),
+    }
+
+
 def arrangement() -> dict[str, Any]:
     """The number of processes, and what they divide among them while they train beside the rows of a step."""
     divided = "nothing"
@@ -75,11 +100,16 @@ def arrangement() -> dict[str, Any]:
     return {"count": processes.size(), "divided": divided}
 
 
-def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: Corpus) -> list[str]:
+def notes(
+    spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], elsewhere: Mapping[str, Elsewhere], corpus: Corpus
+) -> list[str]:
     """Notes on the data and the model that a reader of the numbers needs."""
     said = []
     if tokenizer.chat_template == PLAIN_TEMPLATE:
         said.append(f"{spec.model} has no chat template; the plain template of alignment-bench was used")
+    for name, policy in elsewhere.items():
+        if policy.tokenizer().chat_template == PLAIN_TEMPLATE:
+            said.append(f"{name} has no chat template; the plain template of alignment-bench was used for it")
     for label, method in methods.items():
         if (count := getattr(method, "responses_per_answer", 1)) > 1:
             said.append(f"{label} costs nothing to train but {count} responses and scores for every response in use")

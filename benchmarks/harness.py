@@ -32,10 +32,10 @@ from ..runtime import processes
 from ..runtime.memory import keep_freed
 from . import contract, tracker
 from .checks import check_context, check_processes, check_sampler, is_ours
-from .context import Workshop, settings_of
+from .context import Workshop
 from .data.corpus import Corpus, load_corpus
 from .definition.plugins import available
-from .definition.rows import SFT, method_row
+from .definition.rows import SFT, method_row, policy_row
 from .engine import reason, train_apart, train_on_ray, train_side_by_side
 from .judging import people
 from .judging.findings import judge_findings, settled
@@ -43,7 +43,7 @@ from .request import AT_ONCE, DONE, FAILED, WAITING, Cell, Request
 from .stages import reward_audit
 from .stages.pipeline import EVALUATION, SELECTION, Pipeline
 from .stages.scorers import check_settings, cost_of_judging, identities
-from .stages.steps import RESPONSES, SCORES, TRAINING, Key, Step, needed, steps
+from .stages.steps import RESPONSES, SCORES, TRAINING, Key, Step, steps
 from .summing_up import sum_up
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
@@ -94,7 +94,10 @@ class Harness:
             raise InputError("sft is the baseline of every run and needs no --method; leave it out")
         self.rows = list({row.label: row for row in (method_row(spec, item) for item in request.methods)}.values())
         self.methods = {row.label: row.method for row in self.rows}
-        check_names(self.methods)
+        # a tuning's trials look for settings of methods, and what was trained elsewhere has none to look for
+        self.rows += [] if request.trials else [policy_row(spec, name) for name in spec.policies]
+        self.elsewhere = {row.label: row.policy for row in self.rows if row.policy}
+        check_names([row.label for row in self.rows])
         check_processes(request, self.methods)
         self.runs = runs_folder(request.root, spec.name, trials=request.trials)
         for name in [name for name in spec.methods if name not in available("methods")]:
@@ -119,7 +122,7 @@ class Harness:
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus) if external else None
-        self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
+        self.notes = contract.notes(spec, self.tokenizer, self.methods, self.elsewhere, self.corpus)
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
         self.seeds = range(request.first_seed, request.first_seed + request.seeds)
@@ -150,12 +153,14 @@ class Harness:
     def _begun(self) -> Iterator[Run]:
         """The run's folder, held and open, when all that its cells share is there."""
         self._say_data()
-        rows, seeds = len(self.methods), self.request.seeds
+        rows, seeds = len(self.rows), self.request.seeds
         if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, rows, seeds):
             self.say(f"judge: {said}; verdicts on disk are not paid for again")
         watch = self.request.watch
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
             watch(label, WAITING)
+        for name, policy in self.elsewhere.items():
+            self.pipeline.try_elsewhere(name, policy)
         self.make_shared()
         agreed = contract.contract(
             self.spec,
@@ -168,6 +173,7 @@ class Harness:
             self.scored_by.evaluated_by,
             answers={self.pipeline.use.prompts: self._identities()} if self.request.trials else None,
             tuned=self.request.tuned,
+            policies={name: contract.elsewhere(policy) for name, policy in self.elsewhere.items()} or None,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
         with run.held():
@@ -334,16 +340,7 @@ class Harness:
                 "contract": agreed,
                 "environment": contract.environment(self.shop),
                 "data": {**self.corpus.record, "notes": self.notes},
-                "methods": {
-                    row.label: {
-                        "name": row.name,
-                        "params": settings_of(row.method),
-                        "description": (type(row.method).__doc__ or "").partition("\n")[0],
-                        "needs": needed(row.method),
-                        "optimizes_reward": bool(getattr(row.method, "needs_reward", False)),
-                    }
-                    for row in self.rows
-                },
+                "methods": {row.label: contract.described(row) for row in self.rows},
                 "shared": {
                     step.name: stage.cost for step in self.steps if not step.cell and (stage := self.made[step.key])
                 },

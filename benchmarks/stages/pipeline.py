@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...models.checkpoint import Checkpoint
+from ...models.elsewhere import Elsewhere
 from ...models.sampling import Choice
 from ...results.store import MODEL, Looking, Stage
 from ...training.task import PairDataset
@@ -16,7 +17,7 @@ from . import trained
 from .along import score_along
 from .gates import check_reward_models_apart
 from .open_policy import Limits
-from .responses import generate, read_responses
+from .responses import generate, read_responses, try_elsewhere
 from .scorers import Scorers, ScorerSettings
 from .scores import join_scores, score, score_versus
 
@@ -120,6 +121,10 @@ class Pipeline:
             seed=seed,
             along=self.spec.evaluation.along,
         )
+
+    def try_elsewhere(self, name: str, policy: Elsewhere) -> Stage:
+        """Open a policy that was trained elsewhere and see that it can answer, before anything trains."""
+        return try_elsewhere(self.shop, name, policy, self.asked)
 
     def generate(self, policy: Checkpoint | None, seed: int, method: Any = None) -> Stage:
         """Responses to the evaluation's prompts; policy None: of the SFT checkpoint."""
