@@ -29,15 +29,16 @@ def marked(name: str, methods: Mapping[str, Mapping[str, Any]]) -> str:
 
 def sentences(methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What a reader must know of the rows that were not trained here, and the measures that are left out for them."""
-    said = []
-    for name in elsewhere(methods):
-        said.append(
-            f"{name}: {MARK}; what it learnt from, whether it saw the held-out prompts and what it cost are not known, "
-            "and it is one policy, however many seeds it was sampled with, not a method"
-        )
-        known = (methods.get(SFT) or {}).get("metrics") or {}
+    if not (names := elsewhere(methods)):
+        return []
+    said = [
+        f"{', '.join(names)}: {MARK}; what was learnt from, whether the held-out prompts were seen and what it cost is "
+        "not known, and each is one policy, however many seeds it was sampled with, not a method"
+    ]
+    known = (methods.get(SFT) or {}).get("metrics") or {}
+    for name in names:
         if lost := [title(metric) for metric in known if metric not in methods[name]["metrics"]]:
-            said.append(f"{name}: left out, for its tokens or its template are not SFT's; {', '.join(lost)}")
+            said.append(f"{name}: {', '.join(lost)} left out; its tokens or its template are not those of SFT")
     return said
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from .comparisons import MARGIN, MINIMUM_PROMPTS, comparisons, trainings
 from .comparisons import table as behind
 from .costs import mean_costs
-from .elsewhere import TRAINED_HERE, marked, sentences
+from .elsewhere import TRAINED_HERE, is_elsewhere, marked, sentences
 from .findings import few_seeds
 from .frontier import frontier
 from .grids import SFT, Grids, grids_of, is_versus
@@ -105,7 +105,7 @@ def table(summary: Mapping[str, Any]) -> pandas.DataFrame:
     costs = list(dict.fromkeys(key for row in methods.values() for key in row["cost"]))
     cells = {
         marked(name, methods): [_estimate(row["metrics"].get(metric)) for metric in metrics]
-        + [_number(row["cost"].get(key)) for key in costs]
+        + ["unknown" if is_elsewhere(row) else _number(row["cost"].get(key)) for key in costs]
         for name, row in methods.items()
     }
     return pandas.DataFrame.from_dict(cells, orient="index", columns=[*metrics, *costs])

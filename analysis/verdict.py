@@ -64,7 +64,7 @@ def recommendation(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
     away = elsewhere(summary["methods"])
     single = [name for name, seeds in runs.items() if seeds < 2 and name not in away]
     apart = f"; {listed(single)}, with one seed, {_is(single)} left out" if single else ""
-    apart += "".join(_beside(choose(rows), name) for name in runs if name in away)
+    apart += _beside(choose(rows), [name for name in runs if name in away])
     return f"{_of_methods(found, by, margin, summary)}{apart}."
 
 
@@ -110,14 +110,18 @@ def _of_methods(found: Choice, by: str, margin: float, summary: Mapping[str, Any
     return f"No single method is recommended: {shown}{_over(found, found.first)}{unsettled}"
 
 
-def _beside(found: Choice, name: str) -> str:
-    """What is shown of a policy that was not trained here, beside a choice between methods."""
-    said = ["to beat SFT"] if name in found.beat_sft else []
-    said += [f"to be better than {listed(found.over[name])}"] if found.over[name] else []
-    better_ones = [other for other, beaten in found.over.items() if name in beaten]
-    shown = [f"it is shown {' and '.join(said)}"] if said else []
-    shown += [f"{listed(better_ones)} {_is(better_ones)} shown to be better"] if better_ones else []
-    return f"; this {name} policy, {MARK}, stands for no method: {', and '.join(shown) or 'nothing is shown of it'}"
+def _beside(found: Choice, away: Sequence[str]) -> str:
+    """What is shown of policies that were not trained here, beside a choice between methods."""
+    told: dict[str, list[str]] = {}
+    for name in away:
+        said = ["to beat SFT"] if name in found.beat_sft else []
+        said += [f"to be better than {listed(found.over[name])}"] if found.over[name] else []
+        ahead = [other for other, beaten in found.over.items() if name in beaten]
+        shown = [f"shown {' and '.join(said)}"] if said else []
+        shown += [f"than which {listed(ahead)} {_is(ahead)} shown to be better"] if ahead else []
+        told.setdefault(", ".join(shown) or "of which nothing is shown", []).append(name)
+    said = [f"{_these(names)}, {shown}" for shown, names in told.items()]
+    return f"; {MARK}, and no method: {'; '.join(said)}" if said else ""
 
 
 def _of_policies(found: Choice, by: str, summary: Mapping[str, Any]) -> str:
@@ -131,7 +135,7 @@ def _of_policies(found: Choice, by: str, summary: Mapping[str, Any]) -> str:
     shown = ", and ".join(said) if said else f"no policy is shown to beat SFT {by}"
     times = [summary["methods"][name]["cost"].get("seconds") for name in found.rows]
     total = sum(t for t in times if measured(t))
-    of = "all" if len(here) == len(found.rows) else listed(here)
+    of = listed(here) if 0 < len(here) < len(found.rows) else "all"
     price = f"; a second seed of {of} would train for about {seconds(total)}, a third as long" if total and here else ""
     why = "each was trained once" if here else "none was trained here"
     return f"No method is recommended, for {why}: {shown}{price}."

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..analysis.elsewhere import TRAINED_HERE
 from ..models.chat import PLAIN_TEMPLATE
 from ..models.checkpoint import Checkpoint
 from ..models.elsewhere import Elsewhere
@@ -73,14 +74,15 @@ def contract(
 
 def elsewhere(policy: Elsewhere) -> dict[str, Any]:
     """A policy that was trained elsewhere, as the contract names it: by its contents, an adapter's base among them."""
-    return {"policy": policy.named, "content": policy.key, "trained_here": False}
+    return {"policy": policy.named, "content": policy.key, TRAINED_HERE: False}
 
 
 def described(row: Row) -> dict[str, Any]:
     """A row for run.json: its method with settings and what that needs, or where its policy came from."""
     if row.policy:
-        about = {"description": NOT_TRAINED_HERE, "needs": [], "trained_here": False}
-        return {"name": row.name, "params": elsewhere(row.policy), **about, "optimizes_reward": False}
+        came = {"policy": row.policy.named, "content": row.policy.key}
+        about = {"description": NOT_TRAINED_HERE, "needs": [], "optimizes_reward": False, TRAINED_HERE: False}
+        return {"name": row.name, "params": came, **about}
     return {
         "name": row.name,
         "params": settings_of(row.method),

@@ -108,7 +108,7 @@ def opened(
     sft: Checkpoint,
     policy: Checkpoint | None,
     limits: Limits,
-    prompts: Sequence[Sequence[Message]],
+    prompts: Sequence[Sequence[Message]] = (),
 ) -> Iterator[tuple[PolicyInMemory, PolicyInMemory]]:
     """A policy (None: the SFT checkpoint itself) and the SFT checkpoint in memory; prompts: those it answered."""
     reference = ReferenceInMemory(Policy.open(sft, shop.tuning, trainable=False), limits, shop=shop, sft=sft)
