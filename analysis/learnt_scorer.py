@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from scipy.stats import kendalltau, norm
 
 from .comparisons import LEVEL
+from .elsewhere import elsewhere
 from .grids import SFT
 from .metric_names import evaluator
 from .quantities import measured, share
@@ -209,11 +210,13 @@ def _accuracy(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _distance(summary: Mapping[str, Any]) -> list[str]:
+    unknown = [name for name in elsewhere(summary["methods"]) if name not in (summary.get("far") or {})]
+    said = [f"How far {name} went from SFT, and so how far reward models err on it, is not known." for name in unknown]
     far = {row: shares for row, shares in (summary.get("far") or {}).items() if shares["far"] > 0}
     if not far:
-        return []
+        return said
     listed = "; ".join(_far_text(row, shares) for row, shares in far.items())
-    return [f"Responses more than {FAR:g} nats from SFT, where reward models err most: {listed}."]
+    return [f"Responses more than {FAR:g} nats from SFT, where reward models err most: {listed}.", *said]
 
 
 def _far_text(row: str, shares: Mapping[str, float]) -> str:

@@ -95,7 +95,8 @@ def spreads(rows: Sequence[Mapping[str, Any]], grids: Grids) -> dict[str, tuple[
             continue
         varied = [(spread, seeds - 1) for spread, seeds in parts if seeds > 1]
         freedom = {name: row["seeds"] - 1 for row in of_basis for name in (row["a"], row["b"]) if row["seeds"] > 1}
-        freedom.pop("sft", None)
+        for name in ("sft", *(row["a"] for row in rows if row["b"] == "sft" and row["seeds"] == 1)):
+            freedom.pop(name, None)
         total = sum(weight for _, weight in varied)
         seed = sum(spread.seed * weight for spread, weight in varied) / total if total else nan
         prompt, rest = (float(np.mean([getattr(spread, kind) for spread, _ in parts])) for kind in ("prompt", "rest"))

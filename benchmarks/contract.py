@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from ..analysis.data_account import account
+from ..analysis.elsewhere import TRAINED_HERE
 from ..analysis.verdict import listed
 from ..models.chat import PLAIN_TEMPLATE, TODAY, writes_date
 from ..models.checkpoint import Checkpoint
+from ..models.elsewhere import Elsewhere
 from ..models.model_files import remote_code_allowed
 from ..results.integrity import code_digest, digest
 from ..runtime import processes, zero
@@ -30,6 +32,8 @@ BROUGHT = {
     QUESTIONS: "questions that policies are judged on",
 }
 
+NOT_TRAINED_HERE = "A policy that was not trained here: it is generated from, scored and compared as it is."
+
 
 def contract(
     spec: BenchmarkSpec,
@@ -44,8 +48,7 @@ def contract(
 ) -> dict[str, Any]:
     """All that rows of one table must share, the benchmark's settings of its methods included.
 
-    Which of them are run, seeds and evaluators come on top of it. more: fields of a tuning, left out where they are
-    None.
+    Which of them are run, seeds and evaluators come on top of it. more: fields of a tuning, and policies that were trained elsewhere; left out where they are None.
     """
     seen = {"without_thoughts": True} if spec.evaluation.without_thoughts else {}
     return {
@@ -87,6 +90,26 @@ def contract(
     }
 
 
+def elsewhere(policy: Elsewhere) -> dict[str, Any]:
+    """A policy that was trained elsewhere, as the contract names it: by its contents, an adapter's base among them."""
+    return {"policy": policy.named, "content": policy.key, TRAINED_HERE: False}
+
+
+def described(row: Row, spec: BenchmarkSpec) -> dict[str, Any]:
+    """A row for run.json: its method with settings and what that needs, or where its policy came from."""
+    if row.policy:
+        came = {"policy": row.policy.named, "content": row.policy.key}
+        about = {"description": NOT_TRAINED_HERE, "needs": [], "optimizes_reward": False, TRAINED_HERE: False}
+        return {"name": row.name, "params": came, **about}
+    return {
+        "name": row.name,
+        "params": settings_of(row.method),
+        "description": (type(row.method).__doc__ or "").partition("\n")[0],
+        "needs": needed(row.method, spec),
+        "optimizes_reward": bool(getattr(row.method, "needs_reward", False)),
+    }
+
+
 def arrangement() -> dict[str, Any]:
     """The number of processes, and what they divide among them while they train beside the rows of a step."""
     divided = "nothing"
@@ -95,17 +118,6 @@ def arrangement() -> dict[str, Any]:
     elif processes.is_dividing_moments():
         divided = "gradients, moments" if zero.check().stage == 2 else "moments"
     return {"count": processes.size(), "divided": divided}
-
-
-def described(row: Row, spec: BenchmarkSpec) -> dict[str, Any]:
-    """A row for run.json: its method, settings, and what it needs."""
-    return {
-        "name": row.name,
-        "params": settings_of(row.method),
-        "description": (type(row.method).__doc__ or "").partition("\n")[0],
-        "needs": needed(row.method, spec),
-        "optimizes_reward": bool(getattr(row.method, "needs_reward", False)),
-    }
 
 
 def _without_source(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,6 +147,7 @@ def notes(
     spec: BenchmarkSpec,
     tokenizer: Any,
     methods: dict[str, Any],
+    elsewhere: Mapping[str, Elsewhere],
     corpus: Corpus,
     training: TrainingReward | None,
 ) -> list[str]:
@@ -163,6 +176,9 @@ def notes(
             f"the chat template writes the date; {TODAY:%d %B %Y} stands in every prompt, lest another day give other "
             f"numbers"
         )
+    for name, policy in elsewhere.items():
+        if policy.tokenizer().chat_template == PLAIN_TEMPLATE:
+            said.append(f"{name} has no chat template; the plain template of alignment-bench was used for it")
     for label, method in methods.items():
         if (count := getattr(method, "responses_per_answer", 1)) > 1:
             said.append(f"{label} costs nothing to train but {count} responses and scores for every response in use")

@@ -36,7 +36,7 @@ from .context import Workshop
 from .data.brought import with_brought
 from .data.corpus import Corpus, load_corpus
 from .definition.plugins import available
-from .definition.rows import SFT, method_row
+from .definition.rows import SFT, method_row, policy_row
 from .engine import reason, train_apart, train_on_ray, train_side_by_side
 from .judging import people
 from .judging.findings import judge_findings, settled
@@ -96,7 +96,10 @@ class Harness:
             raise InputError("sft is the baseline of every run and needs no --method; leave it out")
         self.rows = list({row.label: row for row in (method_row(spec, item) for item in request.methods)}.values())
         self.methods = {row.label: row.method for row in self.rows}
-        check_names(self.methods)
+        # a tuning's trials look for settings of methods, and what was trained elsewhere has none to look for
+        self.rows += [] if request.trials else [policy_row(spec, name) for name in spec.policies]
+        self.elsewhere = {row.label: row.policy for row in self.rows if row.policy}
+        check_names([row.label for row in self.rows])
         check_processes(request, self.methods)
         check_start(spec, self.methods)
         self.runs = runs_folder(request.root, spec.name, trials=request.trials)
@@ -124,7 +127,9 @@ class Harness:
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus, self.tokenizer) if external else None
-        self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus, self.scored_by.training)
+        self.notes = contract.notes(
+            spec, self.tokenizer, self.methods, self.elsewhere, self.corpus, self.scored_by.training
+        )
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
         self.seeds = range(request.first_seed, request.first_seed + request.seeds)
@@ -156,12 +161,14 @@ class Harness:
         """The run's folder, held and open, when all that its cells share is there."""
         for line in contract.told_of_data(self.spec, self.corpus):
             self.say(line)
-        rows, seeds = len(self.methods), self.request.seeds
+        rows, seeds = len(self.rows), self.request.seeds
         if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, rows, seeds):
             self.say(f"judge: {said}; verdicts on disk are not paid for again")
         watch = self.request.watch
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
             watch(label, WAITING)
+        for name, policy in self.elsewhere.items():
+            self.pipeline.try_elsewhere(name, policy)
         self.make_shared()
         agreed = contract.contract(
             self.spec,
@@ -174,6 +181,7 @@ class Harness:
             self.scored_by,
             answers={self.pipeline.use.prompts: self._identities()} if self.request.trials else None,
             tuned=self.request.tuned,
+            policies={name: contract.elsewhere(policy) for name, policy in self.elsewhere.items()} or None,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
         with run.held():

@@ -77,7 +77,7 @@ def plan(request: Request) -> Plan:
     A stage whose key depends on one that is not made yet counts as to do, though it may turn out to be on disk.
     """
     harness = Harness(dataclasses.replace(request, say=lambda line: None), Looking(request.root))
-    judging = cost_of_judging(harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods), request.seeds)
+    judging = cost_of_judging(harness.spec, harness.scored_by, harness.tokenizer, len(harness.rows), request.seeds)
     planner = _Planner(harness)
     found = [planner.look(step) for step in planner.steps]
     shows = plan_sentences(planner.prompts, request.seeds, len({r.name for r in harness.rows}), harness.spec.margin)

@@ -5,6 +5,7 @@ from typing import Any
 from ..analysis.changes import differences_to_sft, ties
 from ..analysis.comparisons import MARGIN
 from ..analysis.costs import RESPONSE, shared_costs
+from ..analysis.elsewhere import elsewhere
 from ..analysis.judge_panel import settle
 from ..analysis.summary import plain, summarize
 from ..errors import InputError
@@ -47,6 +48,7 @@ def sum_up(run: Run, scores: Any, *, gates: list[dict[str, Any]], notes: list[st
         warnings=warnings,
         owners={label: row["name"] for label, row in run.record["methods"].items()},
         margin=run.record["contract"].get("margin", MARGIN),
+        elsewhere=elsewhere(run.record["methods"]),
     )
     return summary | {
         "notes": notes,

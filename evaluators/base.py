@@ -66,6 +66,10 @@ def traits_of(evaluator: Any) -> Traits:
     return Traits(**said)
 
 
+class OtherTokens(Exception):
+    """Asked for what compares a policy with SFT token by token, of one whose tokens or template are others."""
+
+
 class Evaluator(Protocol):
     """Scores one policy's responses; its constructor's arguments are its YAML settings.
 
@@ -94,7 +98,11 @@ class RewardEvaluator(Evaluator, Protocol):
 
 
 class OpenPolicy(Protocol):
-    """A policy in memory; it reads text, so that an evaluator need not know its tokenizer."""
+    """A policy in memory; it reads text, so that an evaluator need not know its tokenizer.
+
+    One that was trained elsewhere may have a tokenizer or template of its own: `logps` and `entropies`, which are
+    compared with SFT's, then raise `OtherTokens`, and an evaluator that lets it pass is left out for that policy.
+    """
 
     def sample(self, prompts: Sequence[Sequence[Message]], seed: int) -> list[Generation]:
         """One response a prompt, in their order, as in the benchmark's evaluation (temperature, longest response)."""

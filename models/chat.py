@@ -120,7 +120,7 @@ def encode_responses(
 
     cut: true for a reply that did not end by itself; it gets no EOS.
     """
-    encoded = tokenizer([without_end(tokenizer, text) for text in texts], add_special_tokens=False)["input_ids"]
+    encoded = encode_rendered(tokenizer, [without_end(tokenizer, text) for text in texts])
     return [
         ids if is_cut and ids else [*ids, tokenizer.eos_token_id]
         for ids, is_cut in zip(encoded, repeat(False) if cut is None else cut, strict=cut is not None)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..results.adapters import base_of, is_adapter
 from .chat import load_tokenizer
 from .lora import Host, round_products
 from .model_files import remote_code_allowed
@@ -44,10 +45,8 @@ def open_network(
     head_std: standard deviation of a new scalar head; 0 starts every score at 0; None keeps the head on disk.
     """
     folder = Path(folder)
-    if (folder / "adapter_config.json").exists():
-        from peft import LoraConfig
-
-        host = _host(Path(LoraConfig.from_pretrained(str(folder)).base_model_name_or_path), tuning)
+    if is_adapter(folder):
+        host = _host(Path(base_of(folder)), tuning)
         network = Network(host.model, kind, tuning, host, host.add(tuning, folder))
         if network.score is not None:
             host.load_score(folder, network.score)

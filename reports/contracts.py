@@ -23,6 +23,7 @@ MEANING = {
     "reward_model": "the reward models differ, so rewards are on other scales and win rates have other judges",
     "evaluated_by": "another reward model evaluates",
     "budget": "the budgets differ",
+    "policies": "other policies that were trained elsewhere stand beside the methods",
     "methods": "the benchmark sets its methods differently",
     "method_defaults": "the benchmark sets its methods differently",
     "evaluation": "the evaluation draws other prompts, responses or checkpoints",

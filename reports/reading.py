@@ -7,6 +7,7 @@ from typing import Any
 
 from ..results.records import Generation
 from ..results.run_folder import Cell, Run
+from .policies import policies
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Material:
     summary: dict[str, Any]
     cells: list[Trained]
     missing: list[str] = field(default_factory=list)
+    policies: list[dict[str, Any]] = field(default_factory=list)
+    """Where they lie; see policies.py."""
 
     @property
     def methods(self) -> dict[str, Any]:
@@ -63,8 +66,11 @@ def read(run: Run) -> Material:
     missing: list[str] = []
     record = run.record
     summary = _attempt(lambda: run.summary, missing, "summary.json: the run has not been summarized", {})
-    cells = [_read_cell(cell, missing) for cell in (run.cells() if record.get("methods") else ())]
-    return Material(record, summary, cells, missing)
+    found = [*run.cells()] if record.get("methods") else []
+    cells = [_read_cell(cell, missing) for cell in found]
+    return Material(
+        record, summary, cells, missing, _attempt(lambda: policies(found, run.path), missing, "policies", [])
+    )
 
 
 def _read_cell(cell: Cell, missing: list[str]) -> Trained:

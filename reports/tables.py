@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.costs import LOOKING, RESPONSE
+from ..analysis.elsewhere import TRAINED_HERE, elsewhere, marked
 from ..analysis.metric_names import evaluator
 from ..analysis.quantities import p_value
 from ..results.integrity import own_folder, replacing
@@ -43,6 +44,9 @@ def frames(material: Material) -> "dict[str, pandas.DataFrame]":
         for metric, found in (summary.get("changes") or {}).items()
         for method, row in found.items()
     ]
+    if away := elsewhere(material.methods):
+        for found in (row for name in rows for row in rows[name] if "method" in row):
+            found[TRAINED_HERE] = found["method"] not in away
     return {name: pandas.DataFrame(found) for name, found in rows.items() if found}
 
 
@@ -75,7 +79,10 @@ def latex(material: Material) -> str:
     for group in groups(summary):
         heads = ["Method", *(column.head or group.title for column in group.columns)]
         rows = [
-            [method, *(_joined(cell(summary, method, column.key)) for column in group.columns)]
+            [
+                marked(method, material.methods),
+                *(_joined(cell(summary, method, column.key)) for column in group.columns),
+            ]
             for method in material.methods
         ]
         for start in range(1, len(heads), WIDEST):
@@ -84,7 +91,7 @@ def latex(material: Material) -> str:
             caption = f"{group.title}. Means with 95\\% intervals." if "ost" not in group.title else f"{group.title}."
             parts.append(_table(frame, caption))
     rows = [
-        [evaluator(row["metric"].removeprefix("win_rate.")), row["a"], row["b"]]
+        [evaluator(row["metric"].removeprefix("win_rate.")), *(marked(row[side], material.methods) for side in "ab")]
         + [f"{value(row['mean'], 'win_rate')} {bracket(row, 'win_rate')}".strip(), p_value(row["p_adjusted"])]
         for row in meetings(summary)
     ]

@@ -5,8 +5,6 @@ import json
 import os
 import platform
 import re
-import shutil
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,15 +19,12 @@ from .integrity import (
     DamageError,
     MissingError,
     check_file,
-    file_digest,
-    file_names,
-    own_folder,
     read_record,
-    seal,
     write_json,
     write_record,
     writing,
 )
+from .placing import place, restore_all
 from .records import Generation
 from .store import (
     ALONG_SCORES,
@@ -54,7 +49,7 @@ STUDIES, TRIALS = "studies", "trials"  # folders of what several runs answer, an
 TUNE = "tune.json"  # the record of a tuning, in its study's folder
 TRACKED = "tracked.json"  # in a run's folder: what was sent to trackers
 LOCK, HOLDER = ".lock", ".holder.json"  # in a run's folder: held by the process that writes it, and who that is
-REPLACED = ".replaced"  # end of the name of a cell while another takes its place
+BASE = "sft/model"  # in a run's folder: the SFT checkpoint on which the cells' adapters stand
 
 
 @dataclass(frozen=True)
@@ -252,23 +247,9 @@ class Run:
         """
         cell = self.path / method / f"seed-{seed}"
         with writing(cell):
-            own_folder(cell.parent)
-            _restore(cell)
-            partial = Path(tempfile.mkdtemp(prefix=f".{cell.name}.", suffix=".partial", dir=cell.parent))
-            try:
-                for stage in stages:
-                    for name in file_names(stage.path):
-                        _link(stage.path / name, partial / name)
-                made_of = {s.path.parent.name: s.key for s in stages}
-                seal(partial, {"method": method, "seed": seed, "stages": made_of, "evaluators": dict(evaluators or {})})
-                if not _is_same(cell, partial):
-                    if cell.exists():
-                        shutil.rmtree(_aside(cell), ignore_errors=True)
-                        cell.rename(_aside(cell))
-                    partial.rename(cell)
-                    shutil.rmtree(_aside(cell), ignore_errors=True)  # links: the files themselves stay in the cache
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            place(
+                cell, self.path / BASE, stages, {"method": method, "seed": seed, "evaluators": dict(evaluators or {})}
+            )
         return Cell(method, seed, cell)
 
     def scores(self) -> "pandas.DataFrame":
@@ -283,8 +264,7 @@ class Run:
         order = ["sft", *(name for name in self.record["methods"] if name != "sft")]
         check_names(order)
         for method in order:
-            for aside in (self.path / method).glob(_aside(Path("seed-*")).name):
-                _restore(aside.with_name(aside.name.removeprefix(".").removesuffix(REPLACED)))
+            restore_all(self.path / method)
             found = [(int(p.name.removeprefix("seed-")), p) for p in (self.path / method).glob("seed-*")]
             for seed, path in sorted(found):
                 yield Cell(method, seed, path)
@@ -348,17 +328,6 @@ def _is_foreign(path: Path) -> bool:
     return path.name not in (f".{RUN}.partial", LOCK, HOLDER)
 
 
-def _aside(cell: Path) -> Path:
-    """The place of a cell while another takes its own."""
-    return cell.with_name(f".{cell.name}{REPLACED}")
-
-
-def _restore(cell: Path) -> None:
-    """Bring back a cell that was moved away by a process which then died; a new one that is there already stays."""
-    if _aside(cell).exists() and not cell.exists():
-        _aside(cell).rename(cell)
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         return read_record(path)
@@ -367,29 +336,6 @@ def _read(path: Path) -> dict[str, Any]:
             f"{damage}; give the bench run command again with --out and an empty folder, which makes the run anew from "
             f"the cache"
         ) from None
-
-
-def _is_same(cell: Path, other: Path) -> bool:
-    """True if a cell has the stages, evaluators and files of another that is whole, and is whole itself."""
-    try:
-        old, new = (read_record(folder / MANIFEST) for folder in (cell, other))
-        same = all(old.get(part) == new[part] for part in ("stages", "evaluators", "files"))
-        return same and all(_is_same_file(cell / name, other / name) for name in new["files"])
-    except (OSError, DamageError):
-        return False
-
-
-def _is_same_file(a: Path, b: Path) -> bool:
-    return os.path.samefile(a, b) or file_digest(a) == file_digest(b)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -7,11 +7,12 @@
     <root>/runs/<benchmark>/<run-id>/run.json  summary.json  report/  tracked.json
     <root>/runs/<benchmark>/<run-id>/<method>/seed-<n>/  manifest.json  cost.json  metrics.jsonl  generations.jsonl
                                                          inference.json  scores.parquet  policy/  along/  along.parquet
+    <root>/runs/<benchmark>/<run-id>/sft/model/  the base of the cells' adapters, where policies are adapters
 
 A stage's key is the hash of its settings and of its inputs' keys. Its files are made in a temporary sibling, flushed
 and renamed; a stage without a valid manifest does not exist; a damaged one is named, kept aside and made again (see
 integrity.py). A cell of a run (method, seed) holds hard links to the files of its stages (copies where the file system
-has no links), so it can be copied away and costs no space.
+has no links), so a run can be copied away and costs no space.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from filelock import FileLock, Timeout
 
 from ..runtime import processes
 from ..runtime.memory import give_back
+from .adapters import ADAPTER, name_bases_within
 from .hold import Hold
 from .integrity import (
     MANIFEST,
@@ -60,7 +62,6 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
 INFERENCE = "inference.json"  # what the responses took
 MODEL = "model"  # folder of a trained model within its stage
 GATE = "gate.json"  # what a gate looks at, within the stage
-ADAPTER = "adapter_config.json"
 STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
 EVERY = 120.0  # seconds between them
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
@@ -113,7 +114,7 @@ class Stage:
         """Hash of what the stage made.
 
         Left out are its log and costs, which hold times, and an adapter's configuration, which names the folder where
-        its base lies and otherwise says what is in the stage's settings: a cache may be moved.
+        its base lies (one outside the cache by its whole path) and otherwise says what is in the stage's settings.
         """
         files = read_record(self.path / MANIFEST)["files"]
         return digest(
@@ -260,6 +261,7 @@ class Store:
                     build(partial)
                     seconds = round(time.monotonic() - started, 3)
                     shutil.rmtree(partial / STEPS, ignore_errors=True)
+                    name_bases_within(self.cache, partial)
                     seal(partial, {"stage": name, "key": key, "inputs": inputs, "seconds": seconds})
                     partial.rename(folder)
                 except BaseException:

@@ -30,7 +30,7 @@ BENCHMARKS = [  # the same within benchmarks: folders and modules at its top
     {"api"},
     {"cli"},
     {"studies", "selfcheck"},
-    {"plan", "worker", "export"},
+    {"plan", "worker", "export", "export_policy"},
     {"harness", "estimate"},
     {"contract", "engine", "checks", "summing_up"},
     {"stages"},

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ...errors import GateError, InputError, Stopped, one_of
-from ...results.integrity import DISK, own_folder
+from ...results.integrity import DISK
 from ...runtime import launch
 from ...runtime.quiet import hearing, quiet
 from . import preferences as cli_preferences
@@ -23,6 +23,7 @@ from .audit_judge import audit_judge, read_price
 from .audit_reward import audit_reward
 from .cache import cache
 from .doctor import doctor
+from .export import export
 from .live import watching
 from .plan import print_plan
 from .power import power
@@ -41,6 +42,7 @@ from .training import (
     RayAddress,
     Root,
     TrustRemoteCode,
+    given_policies,
     named,
 )
 from .tune import tune
@@ -58,14 +60,20 @@ INTERRUPTED = 130
 @app.command()
 def run(
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--method",
             "-m",
             help="Methods by comma, each NAME or NAME:FIELD=VALUE:...; see `bench list`.",
             autocompletion=cli_show.complete_methods,
         ),
-    ],
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL", help="A policy trained elsewhere as a further row: hub id or folder; may be repeated."
+        ),
+    ] = None,
     benchmark: Annotated[
         str,
         typer.Option(
@@ -143,7 +151,7 @@ def run(
     from ..request import ENGINES, GATES
 
     device = launch.start(device)
-    names = named(method)
+    names = named(method) if method is not None else ()
     checked_gate, checked_engine = one_of("--gate", gate, GATES), one_of("--engine", engine, ENGINES)
     options = Options(
         model=model,
@@ -158,6 +166,7 @@ def run(
         judge_limit=judge_limit,
         judge_pairs=judge_pairs,
         judge_price=read_price(judge_price),
+        policies=given_policies(policy or ()),
         tracker=tracker,
         settings=settings or (),
     )
@@ -204,6 +213,7 @@ def run(
 
 
 app.command()(tune)
+app.command()(export)
 app.command("audit-judge")(audit_judge)
 app.command("audit-reward")(audit_reward)
 
@@ -236,42 +246,6 @@ def report(
     for tuning in tunings:
         written += render_tuning(tuning, out / tuning.name if out and (found or len(tunings) > 1) else out, chosen)
     for path in dict.fromkeys(p.parent if p.parent.name in ("figures", "tables") else p for p in written):
-        print(path)
-
-
-@app.command()
-def export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    format: Annotated[str, typer.Option("--format", help="alpaca_eval or arena.")],
-    questions: Annotated[
-        Path | None, typer.Option(help="The tool's own questions (or outputs) for the policies to answer.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest response to --questions, in tokens; by default the benchmark's.", min=1)
-    ] = None,
-    device: Device = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default RUN/export.")] = None,
-) -> None:
-    """Write the policies' responses as model-output files of AlpacaEval or Arena-Hard-Auto.
-
-    Example: bench export RUN --format alpaca_eval --questions alpaca_eval.json
-    """
-    from ...results.outputs import FORMATS
-    from ...results.run_folder import find_run
-
-    form = one_of("--format", format, FORMATS)
-    if max_new_tokens and not questions:
-        raise InputError("--max-new-tokens goes with --questions; the run's own responses are there already")
-    found = find_run(run_folder)
-    quiet()
-
-    from ...models.model_files import allow_remote_code
-    from ..export import export as write
-
-    allow_remote_code(trust_remote_code)
-    folder = out or own_folder(found.path / "export")
-    for path in write(found, form, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
         print(path)
 
 

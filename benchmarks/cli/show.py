@@ -99,7 +99,24 @@ def print_summary(run: Any, summary: Mapping[str, Any]) -> None:
     said = verdict(summary)
     for line in [*said, *(f"warning: {w}" for w in summary["warnings"] if w not in said)]:
         to.print(line, soft_wrap=True)
+    for line in policies(run):
+        to.print(line, soft_wrap=True)
     to.print(f"\nreport: {run.report_path / 'index.html'}", soft_wrap=True)
+
+
+def policies(run: Any) -> list[str]:
+    """Where each row's policies lie, and how one is taken away."""
+    from ...results.store import POLICY
+
+    found: dict[str, list[int]] = {}
+    for cell in run.cells():
+        if (cell.path / POLICY).is_dir():
+            found.setdefault(cell.method, []).append(cell.seed)
+    lines = []
+    for name, seeds in found.items():
+        which = str(seeds[0]) if len(seeds) == 1 else f"{{{','.join(map(str, seeds))}}}"
+        lines.append(f"{name}'s {'policy' if len(seeds) == 1 else 'policies'}: {run.path}/{name}/seed-{which}/{POLICY}")
+    return [*lines, f"take one away: bench export {run.path} --policy {next(iter(found))} --to FOLDER"] if lines else []
 
 
 def compare(

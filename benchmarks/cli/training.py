@@ -1,5 +1,6 @@
 """Options that the commands which train have in common, and what they take from them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,18 @@ Columns = Annotated[
     typer.Option(help="Columns of the preferences that have other names: prompt=question,chosen=answer_a,..."),
 ]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")]
+
+
+def given_policies(items: Iterable[str]) -> dict[str, str]:
+    """The policies of --policy by name; InputError for one without a name or a place, or a name that is given twice."""
+    found: dict[str, str] = {}
+    for item in items:
+        name, _, place = item.partition("=")
+        if not name or not place:
+            raise InputError(f"--policy {item} is not NAME=MODEL; give for example --policy theirs=./their-model")
+        if found.setdefault(name, place) != place:
+            raise InputError(f"--policy {name} is given twice, as {found[name]} and {place}; give each another name")
+    return found
 
 
 def named(method: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The options of a run beside its methods: a benchmark's fields, its reward model and its judges."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import InputError
@@ -45,6 +45,8 @@ class Options:
     """Prompts on which a judge compares every two rows directly; 0 compares with SFT alone."""
     judge_price: tuple[float, float] | None = None
     """Dollars per million tokens in and out."""
+    policies: Mapping[str, str] = field(default_factory=dict)
+    """Policies that were trained elsewhere, as further rows: by name a hub id or local folder."""
     tracker: str | None = None
     """tensorboard, wandb, trackio or mlflow."""
     settings: Sequence[str] = ()
@@ -60,6 +62,12 @@ def chosen_spec(benchmark: str, methods: Sequence[str], options: Options) -> Ben
     spec = load_spec(benchmark, top, options.settings)
     if options.no_sft:
         spec = spec.with_fields({"sft": None}, "--no-sft")
+    if options.policies:
+        spec = spec.with_fields({"policies": dict(options.policies)}, "--policy")
+    if not methods and not spec.policies:
+        raise InputError(
+            "nothing to compare: give methods with --method ppo,dpo, or policies with --policy NAME=FOLDER"
+        )
     if options.reward_model:
         spec = _evaluator(spec, REWARD_MODEL, model=options.reward_model)
     if options.judge:
@@ -76,7 +84,7 @@ def chosen_spec(benchmark: str, methods: Sequence[str], options: Options) -> Ben
         if JUDGE not in spec.evaluators:
             raise InputError(f"--judge-until-decided needs a judge, and {spec.name} has none; give one with --judge")
         # the level of the strictest comparison after correction for as many methods, so that "decided" is a verdict
-        spec = _evaluator(spec, JUDGE, until_decided=LEVEL / len(methods))
+        spec = _evaluator(spec, JUDGE, until_decided=LEVEL / (len(methods) + len(spec.policies)))
     return spec
 
 

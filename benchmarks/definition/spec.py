@@ -203,6 +203,8 @@ class BenchmarkSpec(Part):
     """Hyperparameters by method."""
     method_defaults: dict[str, Any] = {}
     """Hyperparameters for every method that has fields of these names; `methods` goes over them."""
+    policies: dict[str, str] = {}
+    """Policies that were trained elsewhere, as further rows: by name a hub id or local folder, adapters too."""
     space: dict[str, dict[str, Range]] = {}
     """Search spaces of `bench tune` by method and field, over those that methods declare."""
     select: Selection = Selection()

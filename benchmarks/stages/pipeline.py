@@ -7,6 +7,7 @@ from typing import Any
 
 from ...models.chat import opens_thoughts
 from ...models.checkpoint import Checkpoint
+from ...models.elsewhere import Elsewhere
 from ...models.sampling import Choice
 from ...results.store import MODEL, Looking, Stage
 from ...training.task import PairDataset
@@ -17,7 +18,7 @@ from . import trained
 from .along import score_along
 from .gates import check_reward_models_apart
 from .open_policy import Limits
-from .responses import Responses, generate, read_answers, read_responses
+from .responses import Responses, generate, read_answers, read_responses, try_elsewhere
 from .reward_audit import score_pairs
 from .scorers import Scorers, ScorerSettings
 from .scores import join_scores, score, score_versus
@@ -147,6 +148,10 @@ class Pipeline:
             along=self.spec.evaluation.along,
             reward_key=self.brought.key if self.brought and is_asked else None,
         )
+
+    def try_elsewhere(self, name: str, policy: Elsewhere) -> Stage:
+        """Open a policy that was trained elsewhere and see that it can answer, before anything trains."""
+        return try_elsewhere(self.shop, name, policy, self.asked)
 
     def generate(self, policy: Checkpoint | None, seed: int, method: Any = None) -> Stage:
         """Responses to the evaluation's prompts; policy None: of the SFT checkpoint."""

@@ -4,16 +4,21 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ...models.chat import answer_of
+from ...errors import InputError
+from ...models.chat import answer_of, encode_prompts
 from ...models.checkpoint import Checkpoint
+from ...models.elsewhere import Elsewhere, open_copy, respond_elsewhere
 from ...models.policy import Policy
 from ...models.sampling import Choice, respond
-from ...results.integrity import digest, digest_each
+from ...results.integrity import digest, digest_each, write_json
 from ...results.records import Generation
 from ...results.store import GENERATIONS, INFERENCE, Stage, read_generations, write_jsonl
 from ...training.task import PromptDataset
 from ..context import MODEL_CODE, Workshop
+
+ELSEWHERE = "elsewhere.json"
 
 
 @dataclass(frozen=True)
@@ -41,18 +46,13 @@ def generate(
 
     def build(out: Path) -> None:
         reference = Policy.open(sft, shop.tuning, trainable=False)
-        # a policy that is a whole model is opened as a copy of its own, so that the shared SFT model stays in memory
-        model = Policy.open(policy, shop.tuning, trainable=True) if policy else reference
+        model = open_copy(policy, shop.tuning) if policy else reference
+        given: dict[str, Any] = {"max_new_tokens": prompts.max_new_tokens, "temperature": temperature, "seed": seed}
         try:
-            answers = respond(
-                model,
-                reference if policy else None,
-                prompts.prompts,
-                max_new_tokens=prompts.max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                choice=choice,
-            )
+            if isinstance(policy, Elsewhere):
+                answers = respond_elsewhere(model, reference, prompts.prompts, **given)
+            else:
+                answers = respond(model, reference if policy else None, prompts.prompts, choice=choice, **given)
         finally:
             model.network.close()
         write_jsonl(out / GENERATIONS, answers.generations)
@@ -76,6 +76,29 @@ def generate(
         choice=[choice.responses, choice.key] if choice else None,
     )
     return shop.store.stage("generations", inputs, build)
+
+
+def try_elsewhere(shop: Workshop, name: str, policy: Elsewhere, prompts: PromptDataset) -> Stage:
+    """The stage in which a policy that was trained elsewhere is opened once; elsewhere.json says how large it is.
+
+    InputError for one that cannot be opened, or that has no room for a prompt and a response.
+    """
+
+    def build(out: Path) -> None:
+        model = policy.open(shop.tuning)
+        longest = max(map(len, encode_prompts(model.tokenizer, [p.messages for p in prompts.prompts])))
+        window = getattr(model.network.model.config.get_text_config(), "max_position_embeddings", None)
+        if window and longest + prompts.max_new_tokens > window:
+            raise InputError(
+                f"policy {name} reads at most {window} tokens, and its longest prompt with a response has "
+                f"{longest + prompts.max_new_tokens}; lower max_prompt_tokens or max_response_tokens, or leave it out"
+            )
+        model.total_logps([((0, 1), (1,))])
+        write_json(out / ELSEWHERE, {"parameters": model.network.size})
+
+    asked = digest_each([p.id, p.ids] for p in prompts.prompts)
+    inputs = shop.inputs(MODEL_CODE, policy=policy.key, prompts=asked, max_new_tokens=prompts.max_new_tokens)
+    return shop.store.stage("elsewhere", inputs, build)
 
 
 def read_responses(stage: Stage) -> Responses:

@@ -3,10 +3,11 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...evaluators.base import traits_of
+from ...evaluators.base import OtherTokens, traits_of
 from ...models.checkpoint import Checkpoint
 from ...results.integrity import code_digest, digest
 from ...results.records import Generation, Score
@@ -47,9 +48,13 @@ def score(
         return score_responses(shop, name, evaluator, needs, responses, theirs)
 
     def build(out: Path) -> None:
-        with opened(shop, sft, policy, limits, has_gate) as (model, reference):
-            found = evaluator.score(responses.read(), theirs.read(), policy=model, reference=reference)
-            write_scores(out / SCORES, list(found))
+        answers, scores = responses.read(), list[Score]()
+        with (
+            opened(shop, sft, policy, limits, [r.prompt for r in answers], has_gate) as (model, reference),
+            suppress(OtherTokens),
+        ):
+            scores = list(evaluator.score(answers, theirs.read(), policy=model, reference=reference))
+        write_scores(out / SCORES, scores)
 
     inputs = shop.inputs(
         SCORING_CODE,

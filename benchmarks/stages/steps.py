@@ -128,13 +128,19 @@ def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...]) -> Step
 
 
 def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], before: Sequence[str]) -> Iterator[Step]:
-    """The steps of a row with one seed; SFT's has no training. before: the rows that come before it, but for SFT."""
+    """The steps of a row with one seed; SFT and what was trained elsewhere have no training.
+
+    before: the rows that come before it, but for SFT.
+    """
     step = partial(Step, row=row, seed=seed)
     trained, responses = (row.label, seed, TRAINING), (row.label, seed, RESPONSES)
     baseline = (SFT.label, seed, RESPONSES)
     both = tuple(dict.fromkeys((responses, baseline)))
+    is_trained = row is not SFT and row.policy is None
 
     def policy(made: Made) -> Checkpoint | None:
+        if row.policy:
+            return row.policy
         stage = made.get(trained)
         return Checkpoint(stage.path / POLICY, stage.content) if stage else None
 
@@ -143,7 +149,7 @@ def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], befo
             return None
         return pipeline.along(_stage(made, trained), seed, _stage(made, responses), _stage(made, baseline))
 
-    if row is not SFT:
+    if is_trained:
         yield step(
             TRAINING,
             "train",
@@ -156,11 +162,11 @@ def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], befo
         RESPONSES,
         "generations",
         lambda made: pipeline.generate(policy(made), seed, row.method),
-        shared if row is SFT else (trained,),
+        (trained,) if is_trained else shared,
         state=RESPONSES,
         is_placed=True,
     )
-    if row is not SFT and pipeline.spec.evaluation.along:
+    if is_trained and pipeline.spec.evaluation.along:
         yield step(ALONG_TRAINING, "along", along, (trained, *both), state=ALONG_TRAINING, is_placed=True)
     for name, asks in pipeline.scored_by.names.items():
 

@@ -92,6 +92,11 @@ class Study:
             raise InputError(f"study {self.name} varies nothing; give it axes, for example labels.flip: [0, 0.25]")
         if self.per_seed and self.seeds < 2:
             raise InputError(f"study {self.name}: per_seed needs two seeds or more to tell variation from; set seeds")
+        if self.spec.policies:
+            place = self.spec.place("policies")
+            raise InputError(
+                f"{place}: policies that were trained elsewhere vary along no axis; leave them out of a study"
+            )
         seen: dict[str, Axis] = {}
         for axis in self.axes:
             if axis.field in seen:

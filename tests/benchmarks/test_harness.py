@@ -6,11 +6,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from alignment_bench.benchmarks.data.corpus import WORLD_SEED
 from alignment_bench.benchmarks.world import preference_rows
 from alignment_bench.models import tuning
+from alignment_bench.results.adapters import base_of
 from alignment_bench.results.run_folder import Run
 from alignment_bench.results.store import folder_digest
 
@@ -154,13 +156,14 @@ def test_lora_run(bench, workdir, write_tiny):
     spec = write_tiny(workdir, tuning={"lora_rank": 4})
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "ppo,dpo,orpo", "--json", cwd=workdir)
     summary = json.loads(done.stdout)
-    policy = Path(summary["run_dir"]) / "ppo" / "seed-0" / "policy"
+    moved = Path(summary["run_dir"]).rename(workdir / "moved")
+    policy = moved / "ppo" / "seed-0" / "policy"
     assert (policy / "adapter_config.json").exists()
-    AutoModelForCausalLM.from_pretrained(policy)
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(moved / "sft" / "model"), policy)
 
 
 def test_keys_do_not_depend_on_where_the_folders_lie(bench, workdir, write_tiny):
-    """A root that was moved has all that the same run needs, though its adapters name the folder where SFT lay."""
+    """A root that was moved has all that the same run needs, the base of its adapters as well."""
     spec = write_tiny(workdir, tuning={"lora_rank": 4}, evaluators={"gold": None, "divergence": None})
     arguments = ["run", "-b", spec, "--model", workdir / "model", "-m", "dpo", "--root"]
     first, moved = workdir / "one place", workdir / "another"
@@ -170,7 +173,8 @@ def test_keys_do_not_depend_on_where_the_folders_lie(bench, workdir, write_tiny)
     assert "made in" not in bench(*arguments, moved, cwd=workdir).stderr
     assert {p.parent.name for p in moved.glob("cache/*/*/manifest.json")} == stages
     (config,) = moved.glob("cache/train/*/policy/adapter_config.json")
-    assert str(first) in config.read_text()
+    assert str(first) not in config.read_text()
+    assert Path(base_of(config.parent)).is_relative_to(moved / "cache" / "sft")
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(bench, workdir, write_tiny):

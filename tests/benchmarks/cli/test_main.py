@@ -41,7 +41,7 @@ def test_help_has_an_example_of_the_command(path):
     [
         (["sho"], "No such command 'sho'. Did you mean 'show'?; see bench --help"),
         (["run", "--metod", "dpo"], "--method"),
-        (["run"], "Missing option '--method' / '-m'; see bench run --help"),
+        (["run"], "nothing to compare: give methods with --method ppo,dpo, or policies with --policy NAME=FOLDER"),
         (["run", "-m", "dpo", "--seeds", "0"], "Invalid value for '--seeds'"),
         (["cache", "lss"], "Did you mean 'ls'"),
         (["run", "-m", ","], "--method names no method"),
