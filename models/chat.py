@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..results.records import Message
 from .model_files import remote_code_allowed
+from .turn_end import turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,9 +53,9 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", conversations: Sequence
 
 
 def encode_responses(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of replies, EOS included; tokenized alone, so no token spans the boundary to the prompt."""
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return [[*ids, tokenizer.eos_token_id] for ids in encoded]
+    """Token ids of replies with the token that ends each; tokenized alone, so none spans the boundary to the prompt."""
+    encoded, end = tokenizer(list(texts), add_special_tokens=False)["input_ids"], turn_end(tokenizer)
+    return [[*ids, end] for ids in encoded]
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:

@@ -131,6 +131,12 @@ class Host:
         score.load_state_dict({"weight": weights["base_model.model.score.weight"]})
 
 
+def backbone_of(model: "PreTrainedModel") -> nn.Module:
+    """The layers before the head; an architecture without a name for them is its own."""
+    names = (model.base_model_prefix, "model")
+    return next((part for name in names if (part := getattr(model, name, None)) is not None), model)
+
+
 def added_weight(layer: "LoraLayer", name: str) -> Tensor:
     """The matrix that an adapter adds to the weight of its layer."""
     return layer.get_delta_weight(name)  # type: ignore[attr-defined]  # all kinds of it have it, their base does not
@@ -157,5 +163,4 @@ def _linear_names(model: "PreTrainedModel") -> list[str]:
     """Last name parts of the linear layers of the backbone; heads are left out."""
     from transformers.pytorch_utils import Conv1D
 
-    backbone = getattr(model, model.base_model_prefix)
-    return sorted({n.rpartition(".")[2] for n, m in backbone.named_modules() if isinstance(m, (nn.Linear, Conv1D))})
+    return sorted({n.rpartition(".")[2] for n, m in backbone_of(model).named_modules() if isinstance(m, (nn.Linear, Conv1D))})

@@ -4,7 +4,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from alignment_bench.models.tuning import Tuning, kind_of
+from alignment_bench.models.tuning import Tuning
+from alignment_bench.runtime.device import kind_of
 
 TUNING = Tuning(lora_rank=4, precision="fp32", device="cuda:1", micro_tokens=1000)
 
