@@ -1,5 +1,6 @@
 """Messages as token ids: the one place where a chat template is applied."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ PLAIN_TEMPLATE = (
     "{{ '### ' + message['role'] + ':\\n' + message['content'] + '\\n\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '### assistant:\\n' }}{% endif %}"
 )
+
+_THINKING = "think|thinking|thought|reasoning|seed:think"
+OPENED = re.compile(rf"<({_THINKING})>\s*\Z")  # a block of thinking that a prompt leaves open at its end
 
 
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
@@ -43,13 +47,19 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
+def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> str:
+    """A conversation as its template writes it, up to where the assistant's reply begins."""
+    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+
+
+def encode_rendered(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of what `render` wrote; BOS comes from the template alone."""
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+
+
 def encode_prompts(tokenizer: "PreTrainedTokenizerBase", conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
-    """Token ids of conversations up to where the assistant's reply begins; BOS comes from the template alone."""
-    texts = [
-        tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        for messages in conversations
-    ]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    """Token ids of conversations up to where the assistant's reply begins."""
+    return encode_rendered(tokenizer, [render(tokenizer, messages) for messages in conversations])
 
 
 def encode_responses(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:

@@ -7,7 +7,7 @@ from typing import Protocol
 from ..results.records import Generation, Ids, Prompt
 from .chat import decode_response
 from .policy import Policy
-from .turn_end import without_end
+from .turn_end import without_stop
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def to_generations(policy: Policy, samples: Sequence[Sample], kls: Sequence[floa
         Generation(
             prompt_id=s.prompt.id,
             prompt=s.prompt.messages,
-            response=decode_response(policy.tokenizer, without_end(s.ids, stops)),
+            response=decode_response(policy.tokenizer, without_stop(s.ids, stops)),
             length=len(s.ids),
             finished=s.finished,
             kl=kls[i] if kls else None,

@@ -37,6 +37,6 @@ def stop_ids(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel") -> 
     return frozenset({turn_end(tokenizer), tokenizer.eos_token_id, *(named or [])})
 
 
-def without_end(ids: "Ids", stops: frozenset[int]) -> "Ids":
+def without_stop(ids: "Ids", stops: frozenset[int]) -> "Ids":
     """A response's ids without the token that ended it, if one did."""
     return ids[:-1] if ids and ids[-1] in stops else ids
