@@ -29,7 +29,7 @@ class Host:
         self.folder = folder
         self.model = model.requires_grad_(False)
         self.size = sum(p.numel() for p in model.parameters())
-        self._targets = _linear_names(self.model)
+        self._targets, self._stacked = _linear_names(self.model), stacked_names(self.model)
         self._names = (f"adapter{i}" for i in count())
         self._configs: dict[str, LoraConfig] = {}
         self._parameters: dict[str, list[nn.Parameter]] = {}
@@ -48,6 +48,7 @@ class Host:
                 lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]  # peft says int and divides it by the rank
                 lora_dropout=0.0,
                 target_modules=self._targets,
+                target_parameters=self._stacked or None,
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # several adapters on one model are what we want
@@ -102,7 +103,7 @@ class Host:
         with torch.no_grad():
             for path, layer in self.model.named_modules():
                 if isinstance(layer, LoraLayer):
-                    weight = whole.get_submodule(path).weight
+                    weight = whole.get_parameter(adapted_name(path, layer))
                     weight += added_weight(layer, name).to(weight.device)
         return whole
 
@@ -137,6 +138,16 @@ def backbone_of(model: "PreTrainedModel") -> nn.Module:
     return next((part for name in names if (part := getattr(model, name, None)) is not None), model)
 
 
+def adapted_name(path: str, layer: "LoraLayer") -> str:
+    """The name, in the plain model, of the weight that an adapter's layer adds to; path: where that layer stands."""
+    return f"{plain_name(path)}.{getattr(layer, 'parameter_name', 'weight')}"
+
+
+def plain_name(name: str) -> str:
+    """The name that a module or weight has in the model without adapters."""
+    return name.replace(".base_layer", "")
+
+
 def added_weight(layer: "LoraLayer", name: str) -> Tensor:
     """The matrix that an adapter adds to the weight of its layer."""
     return layer.get_delta_weight(name)  # type: ignore[attr-defined]  # all kinds of it have it, their base does not
@@ -164,3 +175,16 @@ def _linear_names(model: "PreTrainedModel") -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     return sorted({n.rpartition(".")[2] for n, m in backbone_of(model).named_modules() if isinstance(m, (nn.Linear, Conv1D))})
+
+
+def stacked_names(model: "PreTrainedModel") -> list[str]:
+    """Last two name parts of the weights [experts, ..., ...] in which transformers stacks the experts of a mixture."""
+    known = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)
+    found = {
+        ".".join([path.rpartition(".")[2], name])
+        for path, module in backbone_of(model).named_modules()
+        if not isinstance(module, known)
+        for name, weight in module.named_parameters(recurse=False)
+        if weight.ndim == 3 and min(weight.shape) > 1
+    }
+    return sorted(found)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..results.records import Prompt
 from .limits import context_window
-from .lora import added_weight
+from .lora import adapted_name, added_weight, plain_name
 from .network import Network
 from .policy import Policy
 from .sampler import Sample
@@ -98,14 +98,14 @@ def plain_weights(network: Network) -> Iterator[tuple[str, Tensor]]:
 
     model = network.activate()
     adapted = {
-        f"{path}.weight": layer
+        adapted_name(path, layer): layer
         for path, layer in model.named_modules()
         if isinstance(layer, LoraLayer) and not layer.disable_adapters
     }
     for name, tensor in model.state_dict().items():
         if ".lora_" in name:
             continue
-        name = name.replace(".base_layer.", ".")
+        name = plain_name(name)
         if name in adapted:
             layer = adapted[name]
             tensor = tensor + sum(added_weight(layer, adapter) for adapter in layer.active_adapters)

@@ -10,6 +10,7 @@ import torch
 from ..errors import InputError
 from ..results.records import Prompt
 from .checkpoint import Checkpoint
+from .lora import stacked_names
 from .micro_batches import OutOfMemory
 from .policy import Policy
 from .sampler_torch import sample_rows
@@ -28,7 +29,12 @@ def try_model(checkpoint: Checkpoint, tuning: Tuning, where: str, *, trainable: 
     policy = Policy.open(checkpoint, tuning, trainable=trainable)
     try:
         name = f"{where}: {type(policy.network.model).__name__}"
-        apart = 0.0 if tuning.sampler == "vllm" else _distance(policy, name)
+        by_vllm = tuning.sampler == "vllm"
+        if by_vllm and stacked_names(policy.network.model):
+            raise InputError(
+                f"{name} holds its experts in stacks, by names that vLLM does not know; use the sampler torch"
+            )
+        apart = 0.0 if by_vllm else _distance(policy, name)
     finally:
         policy.network.close()
     if not apart <= APART[tuning.precision]:
