@@ -51,11 +51,8 @@ def check_sampler(spec: BenchmarkSpec, tuning: Tuning, methods: Mapping[str, Any
         check_temperatures({field: spec.evaluation.temperature, **own})
 
 
-def check_model(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> None:
-    """The model must be a whole one in full precision, read what the benchmark may give it, and sample as it says.
-
-    The last is tried once, as a stage; a store that only looks leaves it out.
-    """
+def check_model(spec: BenchmarkSpec, base: Checkpoint) -> Any:
+    """The model must be a whole one in full precision, and read what the benchmark may give it; its tokenizer."""
     from transformers import AutoConfig
 
     where = f"--model {spec.model}"
@@ -67,11 +64,20 @@ def check_model(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> None:
             f"benchmark {spec.name}: max_prompt_tokens + max_response_tokens is {longest}, but "
             f"{spec.model} reads at most {window} tokens{_why(config, window)}; lower them"
         )
-    check_vocabulary(base.tokenizer(), config, where)
-    if processes.rank():  # the first tries it, and tells the others of an error
+    tokenizer = base.tokenizer()
+    check_vocabulary(tokenizer, config, where)
+    return tokenizer
+
+
+def check_sampling(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> None:
+    """The model must sample by the log-probs that it is trained by: tried once, as a stage.
+
+    A store that only looks leaves it out. The first of several processes tries it, and tells the others of an error.
+    """
+    if processes.rank():
         return
+    where, inputs = f"--model {spec.model}", shop.inputs(MODEL_CODE, base=base.key)
     with contextlib.suppress(NotMade):
-        inputs = shop.inputs(MODEL_CODE, base=base.key)
         shop.store.stage("trial", inputs, lambda out: write_json(out / TRIAL, try_model(base, shop.tuning, where)))
 
 

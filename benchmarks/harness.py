@@ -31,7 +31,7 @@ from ..results.store import NotMade, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import keep_freed
 from . import contract, tracker
-from .checks import check_model, check_processes, check_sampler, is_ours
+from .checks import check_model, check_processes, check_sampler, check_sampling, is_ours
 from .context import Workshop, settings_of
 from .data.corpus import Corpus, load_corpus
 from .definition.plugins import available
@@ -112,9 +112,9 @@ class Harness:
         packages = {name: version(name) for name in (*PACKAGES, *sampler)}
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
         tracker.check(spec.tracker)
-        check_model(spec, self.base, self.shop)
-        self.tokenizer = self.base.tokenizer()
+        self.tokenizer = check_model(spec, self.base)
         self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
+        check_sampling(spec, self.base, self.shop)
         use = SELECTION if request.trials else EVALUATION
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
         external = self.spec.external_pairs

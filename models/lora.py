@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .tuning import Tuning
 
 ADAPTER = "adapter_model.safetensors"
+# Where experts are stacked, peft takes a layer of these names for an expert of old, and leaves out dense and shared ones.
+EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+# Here code reads the weights of out_proj and dt_proj and would pass adapters by; peft refuses the former.
+MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 
 
 class Host:
@@ -29,7 +33,7 @@ class Host:
         self.folder = folder
         self.model = model.requires_grad_(False)
         self.size = sum(p.numel() for p in model.parameters())
-        self._targets, self._stacked = _linear_names(self.model), stacked_names(self.model)
+        self._targets = lora_targets(self.model)
         self._names = (f"adapter{i}" for i in count())
         self._configs: dict[str, LoraConfig] = {}
         self._parameters: dict[str, list[nn.Parameter]] = {}
@@ -47,8 +51,7 @@ class Host:
                 r=tuning.lora_rank,
                 lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]  # peft says int and divides it by the rank
                 lora_dropout=0.0,
-                target_modules=self._targets,
-                target_parameters=self._stacked or None,
+                **self._targets,
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # several adapters on one model are what we want
@@ -170,11 +173,30 @@ def round_products(model: nn.Module) -> None:
                     parameter.data = parameter.data.to(torch.bfloat16)
 
 
+def lora_targets(model: "PreTrainedModel") -> dict[str, list[str]]:
+    """peft's target_modules and target_parameters: the linear layers of the backbone and its stacked experts, no head."""
+    names, stacked = _linear_names(model), stacked_names(model)
+    if not stacked:
+        return {"target_modules": names}
+    taken = [name for name in names if name in EXPERTS]
+    return {
+        "target_modules": [name for name in names if name not in EXPERTS],
+        "target_parameters": [*stacked, *(f"{name}.weight" for name in taken)],
+    }
+
+
 def _linear_names(model: "PreTrainedModel") -> list[str]:
-    """Last name parts of the linear layers of the backbone; heads are left out."""
+    """Last name parts of the linear layers of the backbone."""
     from transformers.pytorch_utils import Conv1D
 
-    return sorted({n.rpartition(".")[2] for n, m in backbone_of(model).named_modules() if isinstance(m, (nn.Linear, Conv1D))})
+    linear = [n for n, m in backbone_of(model).named_modules() if isinstance(m, (nn.Linear, Conv1D)) and not _routes(m)]
+    names = {name.rpartition(".")[2] for name in linear}
+    return sorted(names - {"out_proj", "dt_proj"} if model.config.model_type in MAMBA else names)
+
+
+def _routes(module: nn.Module) -> bool:
+    """True for a linear layer that chooses experts, and may return more than a product."""
+    return "Router" in type(module).__name__
 
 
 def stacked_names(model: "PreTrainedModel") -> list[str]:

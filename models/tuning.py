@@ -17,7 +17,7 @@ class Tuning:
     """Trained weights and their precision: the same for every method of a run."""
 
     lora_rank: Annotated[int, Ge(0)] = 0
-    """Rank of the LoRA adapters on all linear layers; 0 trains every weight."""
+    """Rank of the LoRA adapters on all linear layers and a mixture's experts; 0 trains every weight."""
     lora_alpha: Annotated[float, Gt(0)] = 32.0
     """LoRA's scale: the update is multiplied by alpha / rank."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
