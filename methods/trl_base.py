@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from ..errors import TrainingError
 from ..models.checkpoint import Checkpoint
-from ..models.lora import lora_targets, stacked_names
+from ..models.lora import lora_targets
 from ..models.model_files import remote_code_allowed
 from ..models.policy import Policy
 from ..training.ledger import Ledger
@@ -67,7 +67,7 @@ class Training:
         lora = LoraConfig(
             r=tuning.lora_rank,
             lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]  # peft says int and divides it by the rank
-            **(lora_targets(model) if stacked_names(model) else {"target_modules": "all-linear"}),
+            **lora_targets(model),
             task_type="CAUSAL_LM",
         )
         return {"model": model, "peft_config": lora}

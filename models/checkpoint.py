@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from ..errors import InputError
@@ -22,6 +23,9 @@ from .tuning import Tuning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+SCORE = "score.weight"  # of a scorer
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,14 @@ def merge_adapter(network: Network) -> "PreTrainedModel":
 
 def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False) -> "PreTrainedModel":
     """Load a model with dropout off and weights in fp32; frozen: see `round_products`, which changes no number."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     given = {"dtype": torch.float32, "trust_remote_code": remote_code_allowed()}
     try:
         if kind == "lm":
             model = AutoModelForCausalLM.from_pretrained(str(folder), **given)
         else:
-            config = AutoConfig.from_pretrained(str(folder), trust_remote_code=remote_code_allowed())
-            model = _classifier(type(config)).from_pretrained(str(folder), num_labels=1, **given)
+            model = _load_scorer(folder, given)
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(
@@ -100,21 +103,37 @@ def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False
     return model.to(tuning.device).eval()
 
 
-def _classifier(config: type) -> Any:
-    """The class of a scorer: transformers' sequence classifier, or one made of its parts where it has none."""
+def _load_scorer(folder: Path, given: dict[str, Any]) -> "PreTrainedModel":
+    """transformers' sequence classifier with one output; where it has none, one made of its parts.
+
+    That takes the layers of the language model: from_pretrained would leave some architectures' buffers without values.
+    """
     from transformers import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
         AutoModelForSequenceClassification,
     )
     from transformers.modeling_layers import GenericForSequenceClassification
 
-    if config in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or config not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return AutoModelForSequenceClassification
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[config]
-    base = next(each for each in model.__mro__ if each.__name__.endswith("PreTrainedModel"))
-    name = model.__name__.replace("ForCausalLM", "") + "ForSequenceClassification"
-    return type(name, (GenericForSequenceClassification, base), {"base_model_prefix": model.base_model_prefix})
+    kind = type(AutoConfig.from_pretrained(str(folder), trust_remote_code=remote_code_allowed()))
+    if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=1, **given)
+    lm = AutoModelForCausalLM.from_pretrained(str(folder), num_labels=1, **given)
+    base = next(each for each in type(lm).__mro__ if each.__name__.endswith("PreTrainedModel"))
+    name = type(lm).__name__.replace("ForCausalLM", "") + "ForSequenceClassification"
+    like = {"base_model_prefix": lm.base_model_prefix, "__module__": type(lm).__module__}
+    made = type(name, (GenericForSequenceClassification, base), like)
+    with torch.device("meta"):
+        model = made(lm.config)
+    setattr(model, lm.base_model_prefix, backbone_of(lm))
+    model.score = nn.Linear(lm.config.get_text_config().hidden_size, 1, bias=False)
+    for file in folder.glob("*.safetensors"):
+        with safe_open(str(file), "pt") as weights:
+            if SCORE in weights.keys():  # noqa: SIM118  (it is no mapping)
+                model.score.load_state_dict({"weight": weights.get_tensor(SCORE)})
+    return model
 
 
 @torch.no_grad()

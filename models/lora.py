@@ -19,10 +19,18 @@ if TYPE_CHECKING:
     from .tuning import Tuning
 
 ADAPTER = "adapter_model.safetensors"
-# Where experts are stacked, peft takes a layer of these names for an expert of old, and leaves out dense and shared ones.
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")  # names in the configurations of mixtures
+# In a mixture peft takes a layer of these names for an expert of old, and leaves out dense and shared ones.
 EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
-# Here code reads the weights of out_proj and dt_proj and would pass adapters by; peft refuses the former.
-MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+# By architecture: layers whose weights its code, or a fused kernel, reads itself and so passes adapters by.
+BYPASSED = {
+    "falcon_h1": ("out_proj",),
+    "falcon_mamba": ("dt_proj", "out_proj"),
+    "jamba": ("dt_proj",),
+    "mamba": ("dt_proj", "out_proj"),
+    "mamba2": ("out_proj",),
+    "nemotron_h": ("out_proj",),
+}
 
 
 class Host:
@@ -175,13 +183,13 @@ def round_products(model: nn.Module) -> None:
 
 def lora_targets(model: "PreTrainedModel") -> dict[str, list[str]]:
     """peft's target_modules and target_parameters: the linear layers of the backbone and its stacked experts, no head."""
-    names, stacked = _linear_names(model), stacked_names(model)
-    if not stacked:
+    names, stacked, config = _linear_names(model), stacked_names(model), model.config.get_text_config()
+    if not any(getattr(config, name, None) for name in EXPERT_COUNTS):
         return {"target_modules": names}
     taken = [name for name in names if name in EXPERTS]
     return {
         "target_modules": [name for name in names if name not in EXPERTS],
-        "target_parameters": [*stacked, *(f"{name}.weight" for name in taken)],
+        "target_parameters": [*stacked, *(f"{name}.weight" for name in taken)],  # each layer of its own, by its weight
     }
 
 
@@ -191,7 +199,7 @@ def _linear_names(model: "PreTrainedModel") -> list[str]:
 
     linear = [n for n, m in backbone_of(model).named_modules() if isinstance(m, (nn.Linear, Conv1D)) and not _routes(m)]
     names = {name.rpartition(".")[2] for name in linear}
-    return sorted(names - {"out_proj", "dt_proj"} if model.config.model_type in MAMBA else names)
+    return sorted(names.difference(BYPASSED.get(model.config.model_type, ())))
 
 
 def _routes(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ import torch
 from ..errors import InputError
 from ..results.records import Prompt
 from .checkpoint import Checkpoint
-from .lora import stacked_names
+from .lora import plain_name, stacked_names
 from .micro_batches import OutOfMemory
 from .policy import Policy
 from .sampler_torch import sample_rows
@@ -23,8 +23,8 @@ APART = {"fp32": 0.01, "bf16": 0.2}  # nats a token, on average, that rounding m
 def try_model(checkpoint: Checkpoint, tuning: Tuning, where: str, *, trainable: bool = True) -> dict[str, Any]:
     """The mean distance in nats between a sampled token's log-prob and the one of a pass over the whole sequence.
 
-    where: how the user named the model. trainable: see `open_network`. InputError, with its architecture, for a model that cannot be sampled, or whose
-    distance is beyond rounding.
+    where: how the user named the model. trainable: see `open_network`. InputError, with its architecture, for a model
+    that cannot be sampled, whose distance is beyond rounding, or whose code passes adapters by.
     """
     policy = Policy.open(checkpoint, tuning, trainable=trainable)
     try:
@@ -35,6 +35,8 @@ def try_model(checkpoint: Checkpoint, tuning: Tuning, where: str, *, trainable: 
                 f"{name} holds its experts in stacks, by names that vLLM does not know; use the sampler torch"
             )
         apart = 0.0 if by_vllm else _distance(policy, name)
+        if policy.network.is_adapter and trainable:
+            _check_adapters(policy, name)
     finally:
         policy.network.close()
     if not apart <= APART[tuning.precision]:
@@ -64,3 +66,20 @@ def _distance(policy: Policy, name: str) -> float:
         ) from None
     gaps = [abs(a - b) for s, row in zip(drawn, whole, strict=True) for a, b in zip(s.logps, row, strict=True)]
     return sum(gaps) / len(gaps)
+
+
+def _check_adapters(policy: Policy, name: str) -> None:
+    """InputError where no adapter on layers of one name gets a gradient; of a mixture's experts some may rest."""
+    policy.logps([((5, 6, 7), (8, 9, 10, 11))]).sum().sum().backward()
+    learns: dict[str, bool] = {}
+    for path, parameter in policy.network.model.named_parameters():
+        layer, is_second, _ = path.partition(".lora_B.")  # the first is at its start multiplied by 0
+        if is_second:
+            kind = plain_name(layer).rpartition(".")[2]
+            gradient, parameter.grad = parameter.grad, None
+            learns[kind] = learns.get(kind, False) or gradient is not None and bool(gradient.any())
+    if idle := sorted(kind for kind, learned in learns.items() if not learned):
+        raise InputError(
+            f"{name} does not use LoRA adapters on {', '.join(idle)}; train every weight (tuning.lora_rank 0), or use a "
+            f"model of another architecture"
+        )

@@ -41,7 +41,12 @@ TOLERANCE = 1e-5  # nats, scores, or shares of the largest gradient
 FULL = Tuning(precision="fp32", device="cpu")
 LORA = Tuning(lora_rank=4, lora_alpha=8.0, precision="fp32", device="cpu")
 LONG, SHORT = tuple(range(40, 52)), (60, 61, 62)
-SEQUENCES = [(LONG, (70, 71, 72, 73)), (SHORT, (80, 81)), (LONG, (74, 75)), ((90, 91, 92, 93, 94), (82, 83, 84, 85, 86))]
+SEQUENCES = [
+    (LONG, (70, 71, 72, 73)),
+    (SHORT, (80, 81)),
+    (LONG, (74, 75)),
+    ((90, 91, 92, 93, 94), (82, 83, 84, 85, 86)),
+]
 QUESTIONS = ["Which one, A or B?", "Which one of these two answers is better, A or B?", "A?"]
 TEMPLATE = "{% for m in messages %}<s>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}</s>{% endif %}"
 
@@ -131,7 +136,8 @@ def lora(tried: Tried) -> Found:
         assert apart(tried.plain, SEQUENCES, ours.rows()) > 100 * TOLERANCE
         whole = merge_adapter(policy.network)
         layers = backbone_of(whole)
-        weights = {n: p for n, p in layers.named_parameters() if p.ndim > 1 and p is not whole.get_input_embeddings().weight}
+        embedded = {id(m.weight) for m in layers.modules() if isinstance(m, torch.nn.Embedding)}
+        weights = {name: p for name, p in layers.named_parameters() if p.ndim > 1 and id(p) not in embedded}
         moved = sum(p.numel() for n, p in weights.items() if not p.equal(backbone_of(tried.plain).get_parameter(n)))
         share = moved / sum(p.numel() for p in weights.values())
         return {"difference": apart(whole, SEQUENCES, ours.rows()), "adapted": share}
@@ -234,7 +240,14 @@ def page(found: Found) -> str:
     ]
     for name, row in sorted(rows.items()):
         lines.append(f"| {name} | {row['class']} | {' | '.join(map(_cell, row['uses'].values()))} |")
-    lines += ["", "A pass that is not packed has padded rows. What is refused:", ""]
+    lines += [
+        "",
+        "A pass that is not packed has padded rows. Adapted: the share of the layers' weights beside which LoRA",
+        "adapters stand, where it is not all of them (routers of a mixture, and what an architecture's code passes by).",
+        "",
+        "What is refused:",
+        "",
+    ]
     uses = chain.from_iterable(row["uses"].values() for _, row in sorted(rows.items()))
     lines += [f"- {sentence}" for sentence in dict.fromkeys(use["refused"] for use in uses if "refused" in use)]
     return "\n".join(lines) + "\n"
@@ -243,8 +256,10 @@ def page(found: Found) -> str:
 def _cell(use: Found) -> str:
     if "refused" in use:
         return "refused"
-    said = f"{use['difference']:.0e}"
-    return said if use.get("packed", True) else f"{said} (padded)"
+    said, share = f"{use['difference']:.0e}", use.get("adapted", 1.0)
+    if not use.get("packed", True):
+        return f"{said} (padded)"
+    return said if share == 1 else f"{said} ({share:.1%} adapted)"
 
 
 def main() -> None:
@@ -255,10 +270,7 @@ def main() -> None:
     quiet()
     found: Found = read_json(args.out) if args.out.exists() else {"architectures": {}}
     for name in args.only.split(",") if args.only else ARCHITECTURES:
-        try:
-            found["architectures"][name] = row = measure(name)
-        except Exception as e:
-            import traceback; print(name, "FAILED", type(e).__name__, str(e)[:200], traceback.format_exc().splitlines()[-4:-1]); continue
+        found["architectures"][name] = row = measure(name)
         print(name, f"{row['looks_back']:.3f}", *map(_cell, row["uses"].values()), flush=True)
     found["architectures"] = {name: row for name in ARCHITECTURES if (row := found["architectures"].get(name))}
     found["packages"] = {name: version(name) for name in ("torch", "transformers", "peft")}
