@@ -18,7 +18,6 @@ from .context import MODEL_CODE, Workshop
 from .definition.spec import BenchmarkSpec
 from .request import Request
 
-
 TRIAL = "trial.json"
 
 

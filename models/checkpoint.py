@@ -144,7 +144,7 @@ def _check_head(model: "PreTrainedModel", folder: Path) -> None:
     ours, theirs = LogitRule.of(model.config)(model.get_output_embeddings()(states)), model(input_ids=ids).logits
     if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
         raise InputError(
-            f"{folder}: {type(model).__name__} changes its logits after the output layer in a way that is not supported; "
+            f"{folder}: {type(model).__name__} changes its logits after the output layer in a way that is not known; "
             f"use a model of another architecture"
         )
 

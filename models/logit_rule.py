@@ -23,7 +23,9 @@ class LogitRule:
         """By a model's configuration; that it says all is checked when the model is loaded."""
         text = config.get_text_config()
         found = {name: getattr(text, name, None) for name in (*FACTORS, *DIVISORS, *CAPS)}
-        factors = [value if name in FACTORS else 1 / value for name, value in found.items() if value and name not in CAPS]
+        factors = [
+            value if name in FACTORS else 1 / value for name, value in found.items() if value and name not in CAPS
+        ]
         return cls(factors[0] if factors else 1.0, next((found[name] for name in CAPS if found[name]), None))
 
     def __call__(self, logits: Tensor) -> Tensor:

@@ -181,8 +181,8 @@ def round_products(model: nn.Module) -> None:
                     parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def lora_targets(model: "PreTrainedModel") -> dict[str, list[str]]:
-    """peft's target_modules and target_parameters: the linear layers of the backbone and its stacked experts, no head."""
+def lora_targets(model: "PreTrainedModel") -> dict[str, Any]:
+    """peft's target_modules and target_parameters: the linear layers and stacked experts of the backbone, no head."""
     names, stacked, config = _linear_names(model), stacked_names(model), model.config.get_text_config()
     if not any(getattr(config, name, None) for name in EXPERT_COUNTS):
         return {"target_modules": names}

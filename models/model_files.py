@@ -58,7 +58,6 @@ def check_model_files(folder: Path, where: str) -> None:
             )
 
 
-
 def check_whole(folder: Path, where: str) -> None:
     """InputError for a model that cannot be trained from: an adapter, or quantized weights."""
     if (folder / ADAPTER_CONFIG).exists():
@@ -78,7 +77,9 @@ def _check_adapter(folder: Path, where: str) -> None:
     settings = _read(folder / ADAPTER_CONFIG, where)
     kind = settings.get("peft_type", "LORA")
     if kind != "LORA" or settings.get("use_dora"):
-        raise InputError(f"{where} is an adapter of the kind {'DoRA' if kind == 'LORA' else kind}, not plain LoRA; {MERGE}")
+        raise InputError(
+            f"{where} is an adapter of the kind {'DoRA' if kind == 'LORA' else kind}, not plain LoRA; {MERGE}"
+        )
     if more := [name for name in settings.get("modules_to_save") or () if name != "score"]:
         raise InputError(
             f"{where} is an adapter that replaces whole layers as well (modules_to_save: {', '.join(more)}), which is "

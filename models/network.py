@@ -50,7 +50,7 @@ class Network:
     def _hold(self, model: "PreTrainedModel") -> None:
         """Make passes through this model."""
         self.model = model
-        self.backbone: Callable[..., Any] = backbone_of(model)
+        self.backbone: Any = backbone_of(model)
         if self.kind == "lm":
             self._head, self._rule = model.get_output_embeddings(), LogitRule.of(model.config)
         else:

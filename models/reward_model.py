@@ -112,8 +112,8 @@ class TextRewardModel:
         longest = max((len(row["input_ids"]) for row in rows), default=0)
         if self.window and longest > self.window:
             raise InputError(
-                f"reward model {self.name} reads at most {self.window} tokens, but a prompt and response have {longest}; "
-                f"lower the benchmark's max_prompt_tokens or max_response_tokens, or give another model"
+                f"reward model {self.name} reads at most {self.window} tokens, but a prompt and response have "
+                f"{longest}; lower the benchmark's max_prompt_tokens or max_response_tokens, or give another model"
             )
         batch = 16 if self.model.config.pad_token_id is not None else 1  # transformers wants one row without a pad id
         places: dict[int, list[int]] = {}

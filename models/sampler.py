@@ -27,8 +27,8 @@ class Sampler(Protocol):
     """The sampler that `tuning.sampler` names: it draws a response to each prompt from the policy as it is now.
 
     The responses come in the order of rows, which are indices of prompts; they end with the first of the policy's
-    `stops` or after max_new_tokens. A row's response depends on the policy, its prompt, the seed and its index alone (but for the
-    rounding of sums).
+    `stops` or after max_new_tokens. A row's response depends on the policy, its prompt, the seed and its index alone
+    (but for the rounding of sums).
     """
 
     def __call__(

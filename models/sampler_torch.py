@@ -95,10 +95,13 @@ def _sample_batch(
     responses: list[list[tuple[int, float, float | None]]] = [[] for _ in prompts]  # token, its log-prob, its value
     alive = list(range(len(prompts)))  # row of the batch -> index of the prompt
     for step in range(max_new_tokens):
-        mask: Tensor | None = real[:, : longest + step]
+        seen = real[:, : longest + step]
+        mask: Tensor | None = seen
         if step and policy.network.packs:  # its attention is one that takes a mask made already
-            mask = mask[:, None, None]
-        elif step and name == "cache_params":  # the state knows its padding, and the mask would be taken for the token's
+            mask = seen[:, None, None]
+        elif (
+            step and name == "cache_params"
+        ):  # the state knows its padding, and the mask would be taken for the token's
             mask = None
         with policy.network.autocast():
             states = policy.network.backbone(
@@ -170,7 +173,8 @@ def reserved_cache(config: Any, length: int) -> Any:
             return self.keys, self.values
 
         def reorder_cache(self, beam_idx: Tensor) -> None:
-            end = self.get_seq_length()
+            if not (end := self.get_seq_length()):
+                raise ValueError("it keeps no keys and values in the cache that it is given")
             self.room = [room[beam_idx] for room in self.room]
             self.keys, self.values = (room[:, :, :end] for room in self.room)
 

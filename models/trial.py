@@ -17,7 +17,7 @@ from .sampler_torch import sample_rows
 from .tuning import Tuning
 
 LENGTHS, COPIES, NEW_TOKENS = (2, 5, 11), 2, 8  # of the prompts: padded on the left, and some asked twice
-APART = {"fp32": 0.01, "bf16": 0.2}  # nats a token, on average, that rounding may explain
+APART = {"fp32": 1e-3, "bf16": 0.2}  # nats a token, on average, that rounding may explain
 
 
 def try_model(checkpoint: Checkpoint, tuning: Tuning, where: str, *, trainable: bool = True) -> dict[str, Any]:
@@ -80,6 +80,6 @@ def _check_adapters(policy: Policy, name: str) -> None:
             learns[kind] = learns.get(kind, False) or gradient is not None and bool(gradient.any())
     if idle := sorted(kind for kind, learned in learns.items() if not learned):
         raise InputError(
-            f"{name} does not use LoRA adapters on {', '.join(idle)}; train every weight (tuning.lora_rank 0), or use a "
-            f"model of another architecture"
+            f"{name} does not use LoRA adapters on {', '.join(idle)}; train every weight (tuning.lora_rank 0), or use "
+            f"a model of another architecture"
         )

@@ -29,7 +29,7 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int:
 def stop_ids(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel") -> frozenset[int]:
     """Ids at which a response ends: the trained end, the tokenizer's EOS, and those of generation_config.
 
-    A single id there that the tokenizer knows as an ordinary word is a default of the model's class, which nobody chose.
+    A single id there that is an ordinary word to the tokenizer is a default of the model's class, which nobody chose.
     """
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     if isinstance(named, int):

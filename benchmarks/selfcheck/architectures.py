@@ -114,7 +114,7 @@ def full(tried: Tried) -> Found:
         ours = policy.logps(SEQUENCES)
         (ours.values * torch.arange(1, ours.values.shape[1] + 1)).sum().backward()
         rows = [plain_logps(tried.plain, *sequence) for sequence in SEQUENCES]
-        sum((row * torch.arange(1, len(row) + 1)).sum() for row in rows).backward()
+        torch.stack([(row * torch.arange(1, len(row) + 1)).sum() for row in rows]).sum().backward()
         theirs = {name: p.grad for name, p in tried.plain.named_parameters() if p.grad is not None}
         gradients = {name: p.grad for name, p in policy.network.model.named_parameters() if p.grad is not None}
         assert theirs.keys() == gradients.keys()
@@ -156,9 +156,10 @@ def scored(tried: Tried) -> Found:
     """A reward model's scores, beside its head on the last hidden state of transformers' own forward."""
     network = open_network(tried.folder, "score", FULL, trainable=True, head_std=0.5)
     ours = RewardModel(network, tried.checkpoint.tokenizer()).scores(SEQUENCES).tolist()
-    layers = backbone_of(tried.plain)
+    layers, head = backbone_of(tried.plain), network.score
+    assert head is not None
     states = [layers(input_ids=torch.tensor([[*p, *r]])).last_hidden_state[0, -1] for p, r in SEQUENCES]
-    theirs = [float(state @ network.score.weight[0]) for state in states]
+    theirs = [float(state @ head.weight[0]) for state in states]
     assert max(theirs) - min(theirs) > 100 * TOLERANCE
     return {"difference": max(abs(a - b) for a, b in zip(ours, theirs, strict=True))}
 
@@ -219,8 +220,9 @@ def statement(found: Found) -> str:
     rows = found["architectures"].values()
     same = sum(all(map(agrees, row["uses"].values())) for row in rows)
     refused = sum(any("refused" in use for use in row["uses"].values()) for row in rows)
-    text = f"{same} of {len(rows)} architectures of transformers {found['packages']['transformers']}, tiny and random"
-    return f"{text}, give the numbers of transformers' own forward to {TOLERANCE:g} in every use; {refused} are refused by name"
+    of = f"{len(rows)} architectures of transformers {found['packages']['transformers']}, tiny and random"
+    same_in = f"give the numbers of transformers' own forward to {TOLERANCE:g} in every use"
+    return f"{same} of {of}, {same_in}; {refused} are refused by name"
 
 
 def page(found: Found) -> str:
@@ -229,9 +231,9 @@ def page(found: Found) -> str:
     lines = [
         "# Architectures",
         "",
-        "Made from architectures.json by `python -m alignment_bench.benchmarks.selfcheck.architectures`. Tiny random models:",
-        "the largest difference to transformers' own forward over single rows, in nats (judge: of log p(A) - log p(B);",
-        "score: of the score; train full: of gradients too, as a share of the largest one).",
+        "Made from architectures.json by `python -m alignment_bench.benchmarks.selfcheck.architectures`. Tiny random",
+        "models: the largest difference to transformers' own forward over single rows, in nats (judge: of log p(A) -",
+        "log p(B); score: of the score; train full: of gradients too, as a share of the largest one).",
         "",
         f"{statement(found)}.",
         "",
@@ -243,7 +245,7 @@ def page(found: Found) -> str:
     lines += [
         "",
         "A pass that is not packed has padded rows. Adapted: the share of the layers' weights beside which LoRA",
-        "adapters stand, where it is not all of them (routers of a mixture, and what an architecture's code passes by).",
+        "adapters stand, where it is not all (left out are a mixture's routers, and what code would pass by).",
         "",
         "What is refused:",
         "",

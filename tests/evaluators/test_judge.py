@@ -306,7 +306,7 @@ def test_the_local_judge_end_to_end(local):
 
 
 def sentencepiece(folder, template: str):
-    """A judge whose tokenizer puts a dummy prefix before a text: "A" alone is another token than behind a line break."""
+    """A judge whose tokenizer puts a dummy prefix before a text: "A" alone is another token than in its place."""
     from tokenizers import Tokenizer, decoders, models, normalizers
     from transformers import PreTrainedTokenizerFast
 

@@ -36,7 +36,11 @@ def test_what_is_not_within_the_tolerance_does_not_agree():
 
 def test_the_statement_counts_by_hand():
     same, refused = {"difference": 1e-6}, {"refused": "--model x: X cannot"}
-    rows = {"a": {"uses": {"pack": same}}, "b": {"uses": {"pack": same, "score": refused}}, "c": {"uses": {"pack": same}}}
+    rows = {
+        "a": {"uses": {"pack": same}},
+        "b": {"uses": {"pack": same, "score": refused}},
+        "c": {"uses": {"pack": same}},
+    }
     said = statement({"architectures": rows, "packages": {"transformers": "9"}})
     assert said.startswith("2 of 3 architectures of transformers 9,") and said.endswith("; 1 are refused by name")
 
