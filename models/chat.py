@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..results.records import Message
 from .model_files import remote_code_allowed
+from .turn_end import turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,13 +117,13 @@ def encode_prompts(tokenizer: "PreTrainedTokenizerBase", conversations: Sequence
 def encode_responses(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], cut: Sequence[bool] | None = None
 ) -> list[list[int]]:
-    """Token ids of replies with one EOS at the end; tokenized alone, so no token spans the boundary to the prompt.
+    """Token ids of replies with the token that ends each; tokenized alone, so none spans the boundary to the prompt.
 
-    cut: true for a reply that did not end by itself; it gets no EOS.
+    cut: true for a reply that did not end by itself; it gets no such token.
     """
-    encoded = encode_rendered(tokenizer, [without_end(tokenizer, text) for text in texts])
+    encoded, end = encode_rendered(tokenizer, [without_end(tokenizer, text) for text in texts]), turn_end(tokenizer)
     return [
-        ids if is_cut and ids else [*ids, tokenizer.eos_token_id]
+        ids if is_cut and ids else [*ids, end]
         for ids, is_cut in zip(encoded, repeat(False) if cut is None else cut, strict=cut is not None)
     ]
 

@@ -18,7 +18,7 @@ from .network import Network
 from .tuning import Tuning
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class RewardModel:
@@ -71,6 +71,7 @@ class TextRewardModel:
         self.name, self.tuning = name, Tuning(device=device).resolve()
         self.tokenizer, model = _open_classifier(name)
         self.model = model.to(self.tuning.device).eval()
+        self.window = _window(model)
 
     def encode(self, generation: Generation) -> dict[str, list[int]]:
         messages = [*generation.prompt, {"role": "assistant", "content": generation.response}]
@@ -84,12 +85,11 @@ class TextRewardModel:
     def __call__(self, generations: Sequence[Generation]) -> list[float]:
         """Scores; InputError where a text is longer than the model reads."""
         rows = [self.encode(g) for g in generations]
-        window = getattr(self.model.config, "max_position_embeddings", None)
         longest = max((len(row["input_ids"]) for row in rows), default=0)
-        if window and longest > window:
+        if self.window and longest > self.window:
             raise InputError(
-                f"reward model {self.name} reads at most {window} tokens, but a prompt and response have {longest}; "
-                f"lower the benchmark's max_prompt_tokens or max_response_tokens, or give another model"
+                f"reward model {self.name} reads at most {self.window} tokens, but a prompt and response have "
+                f"{longest}; lower the benchmark's max_prompt_tokens or max_response_tokens, or give another model"
             )
         batch = 16 if self.model.config.pad_token_id is not None else 1  # transformers wants one row without a pad id
         places: dict[int, list[int]] = {}
@@ -123,7 +123,7 @@ def _open_classifier(name: str, **how: Any) -> tuple[Any, Any]:
         model, loaded = AutoModelForSequenceClassification.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust, **how
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
             f"reward model {name} cannot be loaded as a sequence classifier with its tokenizer ({first}); "
@@ -140,3 +140,15 @@ def _open_classifier(name: str, **how: Any) -> tuple[Any, Any]:
             f"give a classifier with num_labels 1"
         )
     return tokenizer, model
+
+
+def _window(model: "PreTrainedModel") -> int | None:
+    """Most tokens of a text; fewer than the configuration says where positions are counted on from the padding's id.
+
+    So do RoBERTa and its kin: of 514 learnt positions the first two are never a token's.
+    """
+    windows = [getattr(model.config, "max_position_embeddings", None)]
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            windows.append(module.num_embeddings - module.padding_idx - 1)
+    return min(filter(None, windows), default=None)

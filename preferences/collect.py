@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..models.chat import Refused, encode_prompt
+from ..models.limits import context_window
 from ..models.policy import Policy
 from ..models.sampler import to_generations
 from ..models.sampling import sample
@@ -223,7 +224,7 @@ def _encode(
     """The prompts that leave room for a response in the model's context, how many do not, and how many the template
     refuses, by its words."""
     model: Any = policy.network.model
-    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    window = context_window(model.config)
     encoded, refused = [], Counter[str]()
     for messages, source in prompts:
         try:

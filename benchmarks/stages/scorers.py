@@ -23,6 +23,7 @@ from ...models.tuning import Tuning, kind_of
 from ...results.integrity import digest, digest_each
 from ...results.records import LabelledPair, Reward
 from ...results.store import Store, folder_digest
+from ...runtime.device import kind_of
 from ..context import Workshop, function_code
 from ..data.corpus import Corpus
 from ..definition.options import option_of
