@@ -1,10 +1,11 @@
 """What a run cannot be, told before anything trains."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import InputError
 from ..models.checkpoint import Checkpoint
+from ..models.find import find_model
 from ..models.model_files import remote_code_allowed
 from ..models.sampler_vllm import check_temperatures
 from ..models.tuning import Tuning
@@ -44,16 +45,42 @@ def check_sampler(spec: BenchmarkSpec, tuning: Tuning, methods: Mapping[str, Any
 
 def check_context(spec: BenchmarkSpec, base: Checkpoint) -> None:
     """A prompt and its response must fit into what the model reads."""
+    _check_window(spec, spec.model, base)
+
+
+def _check_window(spec: BenchmarkSpec, name: str, model: Checkpoint) -> None:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(base.path), trust_remote_code=remote_code_allowed()).get_text_config()
+    config = AutoConfig.from_pretrained(str(model.path), trust_remote_code=remote_code_allowed()).get_text_config()
     window = getattr(config, "max_position_embeddings", None)
     longest = spec.max_prompt_tokens + spec.max_response_tokens
     if window and longest > window:
         raise InputError(
             f"benchmark {spec.name}: max_prompt_tokens + max_response_tokens is {longest}, but "
-            f"{spec.model} reads at most {window} tokens; lower them"
+            f"{name} reads at most {window} tokens; lower them"
         )
+
+
+def reward_model_starts(spec: BenchmarkSpec, tokenizer: Any, roles: Iterable[str]) -> dict[str, Checkpoint]:
+    """The models that reward models start from, by role, where that is not the SFT checkpoint.
+
+    tokenizer: the benchmark's. InputError for a model of another vocabulary, and for one that reads too little.
+    """
+    found = {}
+    for role in roles:
+        settings = spec.reward_model
+        if (name := settings.model_of(role)) is None:
+            continue
+        field = "training_model" if role == "training" and settings.training_model else "model"
+        place = f"{spec.place('reward_model', field)}, reward_model.{field}"
+        found[role] = find_model(name, place)
+        if found[role].tokenizer().get_vocab() != tokenizer.get_vocab():
+            raise InputError(
+                f"{place}: {name} has another vocabulary than {spec.model}, whose token ids reward models learn from; "
+                f"give a model of the same family, or evaluate with a reward model of your own by --reward-model"
+            )
+        _check_window(spec, name, found[role])
+    return found
 
 
 def is_ours(method: Any) -> bool:

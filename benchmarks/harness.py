@@ -31,7 +31,7 @@ from ..results.store import NotMade, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import keep_freed
 from . import contract, tracker
-from .checks import check_context, check_processes, check_sampler, is_ours
+from .checks import check_context, check_processes, check_sampler, is_ours, reward_model_starts
 from .context import Workshop, settings_of
 from .data.corpus import Corpus, load_corpus
 from .definition.plugins import available
@@ -114,9 +114,10 @@ class Harness:
         self.tokenizer = self.base.tokenizer()
         check_context(spec, self.base)
         tracker.check(spec.tracker)
-        self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
         use = SELECTION if request.trials else EVALUATION
-        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
+        starts = reward_model_starts(spec, self.tokenizer, use.roles)
+        self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
+        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use, starts)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus) if external else None
         self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)

@@ -97,14 +97,29 @@ class RewardModels(Supervised):
 
     seed: int = Field(default=0, ge=0)
     """Another number trains them anew: their seeds are 3 seed + 1 (training), + 2 (evaluation), + 3 (selection)."""
+    model: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Model that they start from: hub id, local folder, or builtin/NAME, of the benchmark's vocabulary and any size;
+    the benchmark's own model is that before SFT, null is the SFT checkpoint."""
+    training_model: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The same for the training reward model alone, in place of `model`."""
     pairs: int | None = Field(default=None, gt=0)
     """At most this many pairs for the training reward model, chosen by hash; null takes all of its split."""
+    comparing_pairs: int | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+    """The same for the comparing reward models (evaluation, selection)."""
     contrast: float = Field(default=0.0, ge=0, lt=1)
     """Share of contrast pairs in what the comparing reward models (evaluation, selection) learn from: a reply over
     another prompt's, or over the same reply cut, repeated or scrambled. They need no labels and come on top of
     `examples`."""
     contrast_in_training: bool = False
     """Contrast pairs for the training reward model too, which is what methods then optimize."""
+
+    def model_of(self, role: str) -> str | None:
+        """The model that a reward model starts from; None for the SFT checkpoint."""
+        return (self.training_model if role == "training" else None) or self.model
+
+    def pairs_of(self, role: str) -> int | None:
+        """The most pairs of a reward model; None for all of its split."""
+        return self.pairs if role == "training" else self.comparing_pairs
 
     def contrast_of(self, role: str) -> float:
         """The share of contrast pairs of a reward model: training, evaluation or selection."""

@@ -59,9 +59,11 @@ class Pipeline:
         corpus: Corpus,
         scored_by: ScorerSettings,
         use: Use = EVALUATION,
+        starts: Mapping[str, Checkpoint] | None = None,
     ):
+        """starts: models that reward models start from, by role, where that is not the SFT checkpoint."""
         self.spec, self.base, self.shop, self.corpus, self.scored_by = spec, base, shop, corpus, scored_by
-        self.use = use
+        self.use, self.starts = use, starts or {}
         self.reward_models: dict[str, Stage] = {}  # by role
         self.prompts = corpus.prompts(corpus.training, spec.max_response_tokens)
         self.asked = corpus.prompts(  # the prompts that every policy answers
@@ -87,11 +89,19 @@ class Pipeline:
         settings = self.spec.reward_model
         pairs, seed = getattr(self.corpus, role), SEEDS[role] + len(SEEDS) * settings.seed
         heldout = self.corpus.tuning if role == SELECTION.scorer else self.corpus.heldout
-        if role == "training" and settings.pairs:
-            pairs = pairs.some(settings.pairs)
+        if most := settings.pairs_of(role):
+            pairs = pairs.some(most)
         contrast, longest = settings.contrast_of(role), self.spec.max_response_tokens
         made = trained.train_reward_model(
-            self.shop, self.sft, settings, pairs, heldout, seed, contrast=contrast, longest=longest
+            self.shop,
+            self.sft,
+            settings,
+            pairs,
+            heldout,
+            seed,
+            contrast=contrast,
+            longest=longest,
+            start=self.starts.get(role),
         )
         self.reward_models = {**self.reward_models, role: made}
         if len(self.reward_models) == len(self.use.roles):

@@ -66,6 +66,11 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
     page = (folder / "report" / "index.html").read_text()
     assert "Along labels.flip" in page and "dpo, labels.flip 0.5" in page and "dpo, dpo.beta 0.1" in page
     assert all(sentence.split("<")[0][:40] in page for sentence in study["verdict"])
+    for run in study["runs"]:
+        audit = Run(run["run_dir"]).summary["reward_models"]["heldout"]["models"]
+        assert run["reward_models"]["accuracy"] == {role: row["accuracy"] for role, row in audit.items()}
+        assert run["reward_models"]["missed"] <= run["reward_models"]["ruined"] <= 3
+    assert "Reward models under audit" in page
     assert "| orpo |" in (folder / "report" / "report.md").read_text()
 
     again = bench("study", path, "--json", cwd=workdir)
