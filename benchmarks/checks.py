@@ -10,8 +10,9 @@ from ..models.model_files import remote_code_allowed
 from ..models.sampler_vllm import check_temperatures
 from ..models.tuning import Tuning
 from ..runtime import processes
-from .definition.spec import BenchmarkSpec
+from .definition.spec import BY_REWARD_MODEL, LAST, BenchmarkSpec
 from .request import Request
+from .stages.pipeline import SELECTION
 
 
 def check_processes(request: Request, methods: Mapping[str, Any]) -> None:
@@ -81,6 +82,24 @@ def reward_model_starts(spec: BenchmarkSpec, tokenizer: Any, roles: Iterable[str
             )
         _check_window(spec, name, found[role])
     return found
+
+
+def check_checkpoints(spec: BenchmarkSpec) -> None:
+    """A rule that picks among checkpoints needs such, and prompts (and a reward model) that no evaluation sees."""
+    rule, place = spec.evaluation.checkpoint, spec.place("evaluation", "checkpoint")
+    if rule.by == LAST:
+        return
+    if not spec.evaluation.along:
+        raise InputError(
+            f"{place}: evaluation.checkpoint goes by {rule.by}, and no checkpoints are saved along training; give for "
+            f"example --set evaluation.along=6"
+        )
+    needed = (*([SELECTION.scorer] if rule.by == BY_REWARD_MODEL else []), SELECTION.prompts)
+    if missing := [name for name in needed if name not in spec.splits.shares]:
+        raise InputError(
+            f"{place}: evaluation.checkpoint goes by {rule.by}, and the splits give {' and '.join(missing)} no share; "
+            f"give for example --set splits.selection=0.2 --set splits.tuning=0.1"
+        )
 
 
 def is_ours(method: Any) -> bool:

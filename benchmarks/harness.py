@@ -31,7 +31,14 @@ from ..results.store import NotMade, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import keep_freed
 from . import contract, tracker
-from .checks import check_context, check_processes, check_sampler, is_ours, reward_model_starts
+from .checks import (
+    check_checkpoints,
+    check_context,
+    check_processes,
+    check_sampler,
+    is_ours,
+    reward_model_starts,
+)
 from .context import Workshop, settings_of
 from .data.corpus import Corpus, load_corpus
 from .definition.plugins import available
@@ -41,7 +48,7 @@ from .judging import people
 from .judging.findings import judge_findings, settled
 from .request import AT_ONCE, DONE, FAILED, WAITING, Cell, Request
 from .stages import reward_audit
-from .stages.pipeline import EVALUATION, SELECTION, Pipeline
+from .stages.pipeline import EVALUATION, SELECTION, Pipeline, roles_of
 from .stages.scorers import check_settings, cost_of_judging, identities
 from .stages.steps import RESPONSES, SCORES, TRAINING, Key, Step, needed, steps
 from .summing_up import sum_up
@@ -113,9 +120,10 @@ class Harness:
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
         self.tokenizer = self.base.tokenizer()
         check_context(spec, self.base)
+        check_checkpoints(spec)
         tracker.check(spec.tracker)
         use = SELECTION if request.trials else EVALUATION
-        starts = reward_model_starts(spec, self.tokenizer, use.roles)
+        starts = reward_model_starts(spec, self.tokenizer, roles_of(spec, use))
         self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use, starts)
         external = self.spec.external_pairs
@@ -165,7 +173,7 @@ class Harness:
             self.corpus,
             self.shop,
             self.pipeline.sft,
-            self.pipeline.scorers.reward_models,
+            self.pipeline.models,
             self.scored_by.evaluated_by,
             answers={self.pipeline.use.prompts: self._identities()} if self.request.trials else None,
             tuned=self.request.tuned,

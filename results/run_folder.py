@@ -37,6 +37,7 @@ from .store import (
     GENERATIONS,
     INFERENCE,
     METRICS,
+    PICKED,
     RUN,
     SCORES,
     Stage,
@@ -112,6 +113,10 @@ class Cell:
 
         path = self._file(ALONG_SCORES)
         return pandas.read_parquet(path) if path else None
+
+    def picked(self) -> dict[str, Any] | None:
+        """The checkpoint of its training that is evaluated, see `stages/picked.py`; None where no rule picked it."""
+        return read_json(path) if (path := self._file(PICKED)) else None
 
     def _file(self, name: str) -> Path | None:
         """A file of the cell, or None if it never had one; InputError where it is not what was written."""
@@ -258,7 +263,7 @@ class Run:
             try:
                 for stage in stages:
                     for name in file_names(stage.path):
-                        _link(stage.path / name, partial / name)
+                        link(stage.path / name, partial / name)
                 made_of = {s.path.parent.name: s.key for s in stages}
                 seal(partial, {"method": method, "seed": seed, "stages": made_of, "evaluators": dict(evaluators or {})})
                 if not _is_same(cell, partial):
@@ -383,7 +388,8 @@ def _is_same_file(a: Path, b: Path) -> bool:
     return os.path.samefile(a, b) or file_digest(a) == file_digest(b)
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
+    """The same file at another place: a hard link, or a copy where the file system has none."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

@@ -7,6 +7,7 @@
     <root>/runs/<benchmark>/<run-id>/run.json  summary.json  report/  tracked.json
     <root>/runs/<benchmark>/<run-id>/<method>/seed-<n>/  manifest.json  cost.json  metrics.jsonl  generations.jsonl
                                                          inference.json  scores.parquet  policy/  along/  along.parquet
+                                                         picked.json
 
 A stage's key is the hash of its settings and of its inputs' keys. Its files are made in a temporary sibling, flushed
 and renamed; a stage without a valid manifest does not exist; a damaged one is named, kept aside and made again (see
@@ -63,6 +64,7 @@ GATE = "gate.json"  # what a gate looks at, within the stage
 ADAPTER = "adapter_config.json"
 STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
 EVERY = 120.0  # seconds between them
+PICKED = "picked.json"  # which checkpoint of a cell is evaluated, where a rule picked it
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
 
 

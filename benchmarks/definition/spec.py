@@ -13,6 +13,7 @@ from ..tracker import TRACKERS
 from .plugins import checked
 from .yaml_file import Written, read_benchmark
 
+LAST, BY_REWARD_MODEL, BY_KL = "last", "selection_reward_model", "kl"  # what `evaluation.checkpoint.by` may be
 SUITES = Path(__file__).parent.parent / "suites"
 
 
@@ -145,6 +146,17 @@ class TuningSpec(Part):
     """The sampler, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
 
 
+class CheckpointRule(Part):
+    """The rule by which the checkpoint of a training is picked that is evaluated, the same for all methods."""
+
+    by: Literal[LAST, BY_REWARD_MODEL, BY_KL] = LAST  # type: ignore[valid-type]  # the names stand in one place
+    """The final policy (last); the highest win rate against SFT on the tuning prompts by the reward model of the split
+    `selection`, among checkpoints within `kl` (selection_reward_model); or the first that reaches `kl`, else the last
+    (kl). The latter two pick among the checkpoints of `along`, on the tuning prompts."""
+    kl: float = Field(default=1.0, gt=0)
+    """Mean KL to SFT in nats, above 0."""
+
+
 class Evaluation(Part):
     """Sampling settings for scoring."""
 
@@ -155,6 +167,7 @@ class Evaluation(Part):
     along: int = Field(default=0, ge=0, le=50)
     """Checkpoints along training that are scored as well, at shares of the budget that grow by one factor, to show
     over-optimization; saving them counts in a method's training time."""
+    checkpoint: CheckpointRule = Field(default=CheckpointRule(), exclude_if=lambda rule: rule.by == LAST)
 
 
 class Gates(Part):

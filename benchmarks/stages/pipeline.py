@@ -8,15 +8,16 @@ from typing import Any
 from ...models.checkpoint import Checkpoint
 from ...models.sampling import Choice
 from ...results.store import MODEL, Looking, Stage
-from ...training.task import PairDataset
+from ...training.task import PairDataset, PromptDataset
 from ..context import Workshop
 from ..data.corpus import Corpus
-from ..definition.spec import BenchmarkSpec
+from ..definition.spec import BY_REWARD_MODEL, BenchmarkSpec
 from . import trained
 from .along import score_along
 from .gates import check_reward_models_apart
 from .open_policy import Limits
-from .responses import generate, read_responses
+from .picked import pick_checkpoint
+from .responses import Responses, generate, read_responses
 from .scorers import Scorers, ScorerSettings
 from .scores import join_scores, score, score_versus
 
@@ -39,6 +40,12 @@ class Use:
 
 
 EVALUATION, SELECTION = Use("heldout", "evaluation"), Use("tuning", "selection")
+
+
+def roles_of(spec: BenchmarkSpec, use: Use) -> tuple[str, ...]:
+    """The reward models of a run: those of its use, and the one for selection where checkpoints are picked by it."""
+    picks = spec.evaluation.checkpoint.by == BY_REWARD_MODEL
+    return tuple(dict.fromkeys([*use.roles, *([SELECTION.scorer] if picks else [])]))
 
 
 class Pipeline:
@@ -104,11 +111,16 @@ class Pipeline:
             start=self.starts.get(role),
         )
         self.reward_models = {**self.reward_models, role: made}
-        if len(self.reward_models) == len(self.use.roles):
+        if len(self.reward_models) == len(roles_of(self.spec, self.use)):
             check_reward_models_apart(self.reward_models)
-            models = {r: Checkpoint(stage.path / MODEL, stage.content) for r, stage in self.reward_models.items()}
+            models = {role: self.models[role] for role in self.use.roles}
             self.scorers = Scorers(self.spec, self.scored_by, self.shop, self.corpus, models, self.use.prompts)
         return made
+
+    @property
+    def models(self) -> dict[str, Checkpoint]:
+        """The reward models, by role."""
+        return {role: Checkpoint(made.path / MODEL, made.content) for role, made in self.reward_models.items()}
 
     def reference(self) -> Stage:
         """Log-probs of the training pairs under the SFT checkpoint."""
@@ -133,15 +145,13 @@ class Pipeline:
 
     def generate(self, policy: Checkpoint | None, seed: int, method: Any = None) -> Stage:
         """Responses to the evaluation's prompts; policy None: of the SFT checkpoint."""
-        return generate(
-            self.shop,
-            self.sft,
-            policy,
-            self.asked,
-            temperature=self.spec.evaluation.temperature,
-            seed=seed,
-            choice=self._choice(method),
-        )
+        return self._answers(policy, seed, self.asked, self._choice(method))
+
+    def _answers(
+        self, policy: Checkpoint | None, seed: int, prompts: PromptDataset, choice: Choice | None = None
+    ) -> Stage:
+        temperature = self.spec.evaluation.temperature
+        return generate(self.shop, self.sft, policy, prompts, temperature=temperature, seed=seed, choice=choice)
 
     def _choice(self, method: Any) -> Choice | None:
         """The choice of a method that gives the best of several responses; None for one that gives the one it draws."""
@@ -164,13 +174,22 @@ class Pipeline:
         """The scores of a policy by all evaluators in one table."""
         return join_scores(self.shop, list(scores.values()))
 
-    def along(self, cell: Stage, seed: int, responses: Stage, baseline: Stage) -> Stage:
+    def pick(self, cell: Stage, seed: int) -> Stage:
+        """The checkpoint of a training that is evaluated, by the benchmark's rule."""
+        asked = self.corpus.prompts(self.corpus.tuning, self.spec.max_response_tokens, self.spec.evaluation.prompts)
+
+        def answered(policy: Checkpoint | None) -> Responses:
+            return read_responses(self._answers(policy, seed, asked))
+
+        rule, model = self.spec.evaluation.checkpoint, self.reward_models.get(SELECTION.scorer)
+        return pick_checkpoint(self.shop, rule, cell, answered, model if rule.by == BY_REWARD_MODEL else None)
+
+    def along(self, cell: Stage, seed: int, baseline: Stage) -> Stage:
         """The scores of the checkpoints that a method saved along training."""
         return score_along(
             self.shop,
             self.scorers.along,
             cell,
             lambda policy: read_responses(self.generate(policy, seed)),
-            read_responses(responses),
             read_responses(baseline),
         )
