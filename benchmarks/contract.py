@@ -96,6 +96,9 @@ def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: 
             f"the labels of {done['changed']} of {record['splits']['training']['pairs']} training pairs were changed "
             f"on purpose (flip {done['flip']:g}, length bias {done['length_bias']:g}); no other pair was"
         )
+    if more := record.get("more_pairs"):
+        out, sources = sum(more["dropped"].values()), ", ".join(more["sources"])
+        said.append(f"{more['used']} of the training pairs are further ones ({sources}); {out} of these were left out")
     dropped = sum(record["dropped"].values())
     if 2 * dropped > record["read"]:
         said.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not represent the whole")

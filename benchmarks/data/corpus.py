@@ -31,6 +31,7 @@ from ..context import Workshop
 from ..definition.spec import BenchmarkSpec, Labels
 from .arrow_rows import ArrowFile, ArrowRows, divide, token_ids
 from .labels import changed
+from .more_pairs import Rows, append_pairs
 
 WORLDS = {"world": "alignment_bench.benchmarks.world:preference_rows"}
 WORLD_ROWS, WORLD_SEED = 6000, 20260
@@ -106,6 +107,7 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
         "rows": spec.rows,
         "splits": [*spec.splits.shares.items(), spec.split_seed],
         "lengths": [spec.max_prompt_tokens, spec.max_response_tokens],
+        **({"more_pairs": [source_digest(source) for source in spec.more_pairs]} if spec.more_pairs else {}),
     }
 
     def build(out: Path) -> None:
@@ -151,21 +153,10 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     names, keys = array("Q"), array("Q")  # of the pairs that fit: 16 bytes each, all that must be in memory of them
     misfits: Counter[str] = Counter()
     with pyarrow.ipc.new_file(str(out / FITTING), PAIRS) as fitting:
-        for chunk in chunks(usable, "preferences"):
-            fits = []
-            chosen, rejected = (encode_responses(tokenizer, [getattr(r, side) for r in chunk]) for side in SIDES)
-            for row, columns, *replies in zip(chunk, _prompts(tokenizer, chunk), chosen, rejected, strict=True):
-                reason = _too_long(spec, columns["prompt_ids"], *replies)
-                if reason is None and replies[0] == replies[1]:
-                    reason = "chosen and rejected have the same tokens"
-                if reason:
-                    misfits[reason] += 1
-                    continue
-                names.append(columns["id"])
-                keys.append(split_key(spec.split_seed, row.prompt))
-                texts = {"chosen": row.chosen, "rejected": row.rejected, "subset": row.subset}
-                fits.append({**columns, **texts, "chosen_ids": replies[0], "rejected_ids": replies[1]})
-            fitting.write_batch(RecordBatch.from_pylist(fits, PAIRS))
+        for fits in _fitting(spec, tokenizer, usable, misfits):
+            names.extend(columns["id"] for _, columns in fits)
+            keys.extend(split_key(spec.split_seed, row.prompt) for row, _ in fits)
+            fitting.write_batch(RecordBatch.from_pylist([columns for _, columns in fits], PAIRS))
     if not names:
         reasons = ", ".join(f"{count} {reason}" for reason, count in misfits.items())
         raise InputError(
@@ -179,6 +170,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     places |= {name: np.empty(0, np.intp) for name in TO_TUNE if name not in shares}
     divide(out / FITTING, {out / f"{name}.arrow": kept[rows] for name, rows in places.items()})
     (out / FITTING).unlink()
+    more = _append_more(spec, tokenizer, out) if spec.more_pairs else {}
     parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in places}
     record = {
         "read": usable.read,
@@ -190,6 +182,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
             for name, part in parts.items()
             if name in shares
         },
+        **more,
     }
     digests = {name: rows_digest(part) for name, part in parts.items()}
     if spec.unpaired:
@@ -197,6 +190,34 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
         record["unpaired"] = _write_unpaired(spec, spec.unpaired, tokenizer, apart, out)
         digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), _reply))
     write_json(out / RECORD, {"record": record, "digests": digests})
+
+
+def _fitting(spec: BenchmarkSpec, tokenizer: Any, rows: Iterable[PreferenceRow], misfits: Counter[str]) -> Rows:
+    """Chunks of the rows within the benchmark's lengths, each with its columns; the others are counted by reason."""
+    for chunk in chunks(rows, "preferences"):
+        fits = []
+        chosen, rejected = (encode_responses(tokenizer, [getattr(r, side) for r in chunk]) for side in SIDES)
+        for row, columns, *replies in zip(chunk, _prompts(tokenizer, chunk), chosen, rejected, strict=True):
+            reason = _too_long(spec, columns["prompt_ids"], *replies)
+            if reason is None and replies[0] == replies[1]:
+                reason = "chosen and rejected have the same tokens"
+            if reason:
+                misfits[reason] += 1
+                continue
+            texts = {"chosen": row.chosen, "rejected": row.rejected, "subset": row.subset}
+            fits.append((row, {**columns, **texts, "chosen_ids": replies[0], "rejected_ids": replies[1]}))
+        yield fits
+
+
+def _append_more(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> dict[str, Any]:
+    """For the record: how many further pairs were written behind the training pairs, and what was left out."""
+    others = (out / f"{name}.arrow" for name in PARTS if name not in TO_TRAIN)
+    apart = _prompt_ids(ArrowRows(ArrowFile(path), _pair) for path in others)
+    read, misfits = [read_preferences(source) for source in spec.more_pairs], Counter[str]()
+    sources = [_fitting(spec, tokenizer, rows, misfits) for rows in read]
+    found = append_pairs(out / "training.arrow", sources, apart, PAIRS)
+    dropped = sum((Counter(rows.dropped) for rows in read), misfits + Counter(found["dropped"]))
+    return {"more_pairs": {"used": found["used"], "dropped": dict(dropped)}}
 
 
 def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.ndarray, out: Path) -> dict[str, Any]:
@@ -276,6 +297,8 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
     if spec.unpaired:
         unpaired = ArrowRows(ArrowFile(folder / UNPAIRED), _reply, digests["unpaired"])
         record["unpaired"] = {"source": spec.unpaired, **record["unpaired"]}
+    if spec.more_pairs:
+        record["more_pairs"] = {"sources": list(spec.more_pairs), **record["more_pairs"]}
     record = {"source": spec.preferences, **record, **more}
     used = {name: of for name, of in digests.items() if name in record["splits"] or name == "unpaired"}
     return Corpus(**parts, unpaired=unpaired, record=record, digest=digest(used))

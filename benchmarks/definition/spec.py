@@ -191,6 +191,9 @@ class BenchmarkSpec(Part):
     """Split of a hub data set."""
     unpaired: str | None = None
     """A file of replies rated on their own (prompt, completion, label), for methods that learn from such."""
+    more_pairs: tuple[str, ...] = Field(default=(), exclude_if=lambda sources: not sources)
+    """Labelled pairs (hub ids, files or folders) that methods and the training reward model learn from beside those of
+    their split, such as labels of a policy's own responses; pairs on prompts of other splits are left out."""
     rows: int | None = Field(default=None, gt=0)
     """At most this many usable pairs are taken, chosen by hash; null takes all."""
     splits: Splits = Splits()

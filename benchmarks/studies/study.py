@@ -38,7 +38,8 @@ ALIKE = ("base", "data", "splits", "lengths", "tuning", "sft", "reward_model", "
 # Fields that a shared stage hangs on: of stages to do that agree in them only one is counted.
 DATA = ("model", "preferences", "preferences_split", "rows", "splits", "split_seed", "max_prompt_tokens",
         "max_response_tokens", "tuning", "sft")  # fmt: skip
-FEEDS = {"sft": DATA, "reward_model": (*DATA, "labels", "reward_model"), "reference": (*DATA, "labels")}
+TRAINED_ON = (*DATA, "labels", "more_pairs")
+FEEDS = {"sft": DATA, "reward_model": (*TRAINED_ON, "reward_model"), "reference": TRAINED_ON}
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def plan_study(study: Study, base: Request, *, keep: bool) -> Planning:
     """
     runs = study.runs()
     if keep:
-        sources = {*DATA, "unpaired"}
+        sources = {*DATA, "unpaired", "more_pairs"}
         for run in {digest(run.spec.model_dump(mode="json", include=sources)): run for run in runs}.values():
             harness.Harness(dataclasses.replace(_request(study, run, base), say=lambda line: None))
     return Planning([(run, plan(_request(study, run, base))) for run in runs])
