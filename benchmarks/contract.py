@@ -75,8 +75,8 @@ def arrangement() -> dict[str, Any]:
     return {"count": processes.size(), "divided": divided}
 
 
-def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: Corpus) -> list[str]:
-    """Notes on the data and the model that a reader of the numbers needs."""
+def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: Corpus, round: Any = None) -> list[str]:
+    """Notes on the data and the model that a reader of the numbers needs; round: of a run that continues another."""
     said = []
     if tokenizer.chat_template == PLAIN_TEMPLATE:
         said.append(f"{spec.model} has no chat template; the plain template of alignment-bench was used")
@@ -99,6 +99,13 @@ def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: 
     if more := record.get("more_pairs"):
         out, sources = sum(more["dropped"].values()), ", ".join(more["sources"])
         said.append(f"{more['used']} of the training pairs are further ones ({sources}); {out} of these were left out")
+    if round:
+        said.append(
+            f"round {round['number']} continues run {round['parent']}: sampling from its policies, and the labels "
+            f"({round['labelled_by']}), are not among the costs"
+        )
+        if round["labelled_by"] == "judge":
+            said.append("the judge labelled pairs of this round, so its win rates are what was trained for")
     dropped = sum(record["dropped"].values())
     if 2 * dropped > record["read"]:
         said.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not represent the whole")

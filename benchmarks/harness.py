@@ -128,7 +128,7 @@ class Harness:
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use, starts)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus) if external else None
-        self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
+        self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus, request.round)
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
         self.seeds = range(request.first_seed, request.first_seed + request.seeds)
@@ -177,6 +177,7 @@ class Harness:
             self.scored_by.evaluated_by,
             answers={self.pipeline.use.prompts: self._identities()} if self.request.trials else None,
             tuned=self.request.tuned,
+            round={k: v for k, v in (self.request.round or {}).items() if k != "folder"} or None,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
         with run.held():
@@ -343,6 +344,7 @@ class Harness:
                 "contract": agreed,
                 "environment": contract.environment(self.shop),
                 "data": {**self.corpus.record, "notes": self.notes},
+                **({"parent": self.request.round["folder"]} if self.request.round else {}),
                 "methods": {
                     row.label: {
                         "name": row.name,

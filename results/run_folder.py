@@ -157,7 +157,8 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods",
-        "shared"}; the last has the cost of each stage that is made once for all cells."""
+        "shared"}; the last has the cost of each stage that is made once for all cells. A run that continues another has
+        the "parent", its folder, too."""
         return _read(self.path / RUN)
 
     @property

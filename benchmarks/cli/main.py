@@ -26,10 +26,25 @@ from .doctor import doctor
 from .live import watching
 from .plan import print_plan
 from .power import power
+from .rounds import carry_on
 from .speed import speed
 from .study import carry_out, study
 from .terminal import streams
-from .training import AtOnce, CellCpus, CellTimeout, Device, Engine, Gate, RayAddress, Root, TrustRemoteCode, named
+from .training import (
+    AtOnce,
+    CellCpus,
+    CellTimeout,
+    ContinueFrom,
+    Device,
+    Engine,
+    Gate,
+    LabelledBy,
+    NewPairs,
+    RayAddress,
+    Root,
+    TrustRemoteCode,
+    named,
+)
 from .tune import tune
 
 app = typer.Typer(
@@ -100,6 +115,9 @@ def run(
             metavar="FIELD=V1,V2,...", help="A study along a field: dpo.beta, labels.flip, budget; repeat to cross."
         ),
     ] = None,
+    continue_from: ContinueFrom = None,
+    labeller: LabelledBy = "simulated",
+    new_pairs: NewPairs = None,
     tracker: Annotated[
         str | None, typer.Option(help="Also send logs and scores to: tensorboard, wandb, trackio or mlflow.")
     ] = None,
@@ -169,8 +187,15 @@ def run(
 
         if out:
             raise InputError("--out is the folder of one run, and --vary makes several; leave it out")
+        if continue_from:
+            raise InputError("--vary makes runs that begin, and --continue-from goes on with one; give one of the two")
         carry_out(varied(spec, names, seeds, vary), request, dry_run, as_json)
         return
+    if continue_from:
+        carry_on(request, continue_from, labeller, new_pairs, dry_run, as_json)
+        return
+    if new_pairs:
+        raise InputError("--new-pairs goes with --continue-from RUN")
     if dry_run:
         print_plan(request, as_json)
         return

@@ -21,6 +21,17 @@ CellTimeout = Annotated[float | None, typer.Option(help="Seconds that the traini
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
 ]
+ContinueFrom = Annotated[
+    Path | None,
+    typer.Option("--continue-from", metavar="RUN", help="Next round: its policies answer, labels, all trained anew."),
+]
+LabelledBy = Annotated[
+    str, typer.Option("--labeller", help="With --continue-from: simulated (true reward), judge or people.")
+]
+NewPairs = Annotated[
+    int | None,
+    typer.Option("--new-pairs", help="With --continue-from: pairs to label; by default one a training prompt.", min=1),
+]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")]
 
 

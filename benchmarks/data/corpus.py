@@ -217,6 +217,9 @@ def _append_more(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> dict[str, An
     sources = [_fitting(spec, tokenizer, rows, misfits) for rows in read]
     found = append_pairs(out / "training.arrow", sources, apart, PAIRS)
     dropped = sum((Counter(rows.dropped) for rows in read), misfits + Counter(found["dropped"]))
+    if not found["used"]:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
+        raise InputError(f"{', '.join(spec.more_pairs)}: none of these pairs can be added to the training ({reasons})")
     return {"more_pairs": {"used": found["used"], "dropped": dict(dropped)}}
 
 

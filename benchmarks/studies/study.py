@@ -23,7 +23,7 @@ from ...analysis.summary import plain
 from ...analysis.verdict import verdict
 from ...reports.render import render_study
 from ...results.integrity import digest, write_record, writing
-from ...results.run_folder import STUDY, Run, check_names
+from ...results.run_folder import STUDIES, STUDY, Run, check_names
 from .. import harness
 from ..plan import AT_LEAST, Plan, Planned, plan
 from ..request import Request
@@ -90,13 +90,17 @@ def run_study(study: Study, base: Request) -> Path:
     """Make all runs that are not on disk, write study.json and the page; the study's folder."""
     runs = study.runs()
     check_names([study.name])
-    folder = base.root / "studies" / study.name / study.id
+    folder = base.root / STUDIES / study.name / study.id
     outcomes = []
     for number, run in enumerate(runs, 1):
         if told := told_of(run, study):
             base.say(f"run {number} of {len(runs)}: {told}")
         outcomes.append(harness.run(_request(study, run, base)))
-    found = found_by(study, runs, outcomes)
+    return write_study(folder, found_by(study, runs, outcomes))
+
+
+def write_study(folder: Path, found: dict[str, Any]) -> Path:
+    """Write study.json and the page; the folder."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_record(folder / STUDY, found)

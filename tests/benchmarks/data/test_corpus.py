@@ -270,6 +270,8 @@ def test_more_pairs_stand_behind_the_training_pairs_and_never_on_prompts_of_othe
     assert {reason: told["dropped"][reason] for reason in dropped} == dropped
     assert sum(told["dropped"].values()) == 6  # one is too long, and one is no pair
     assert load(rows).digest == alone.digest
+    with pytest.raises(InputError, match=r"none of these pairs can be added .*\(prompt is among those kept .*: 1\)"):
+        load(rows, more_pairs=(str(save(tmp_path / "none.jsonl", [{**row(0, "maybe"), **unseen}])),))
 
 
 def test_no_pair_fits(load, tmp_path):
