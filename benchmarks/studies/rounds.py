@@ -113,7 +113,7 @@ def plan_round(request: Request, parent: Path, labelled_by: LabelledBy, pairs: i
             f"{run.path} has no policy of {', '.join(made.methods)} to sample from; give rows that it trained with "
             f"--method"
         )
-    _labeller(found)
+    labeller_of(found)
     return found
 
 
@@ -191,7 +191,7 @@ def _collect(found: Next) -> int:
 def _label(found: Next, pairs: int) -> bool:
     """Whether all pairs are labelled, after those were that are to be labelled here."""
     say, folder = found.request.say, found.folder
-    if labeller := _labeller(found):
+    if labeller := labeller_of(found):
         answers = label_all(folder, labeller, found.labelled_by)
         say(f"round {found.number}: labels: " + ", ".join(f"{answer} {n}" for answer, n in answers.most_common()))
         return True
@@ -204,7 +204,7 @@ def _label(found: Next, pairs: int) -> bool:
     return len(done) >= pairs
 
 
-def _labeller(found: Next) -> Labeller | None:
+def labeller_of(found: Next) -> Labeller | None:
     """Who labels here; None for people. InputError where the benchmark has no true reward or no judge."""
     spec, made = found.request.spec, found.made
     if found.labelled_by == "simulated":

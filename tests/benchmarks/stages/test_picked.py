@@ -61,7 +61,7 @@ def tiny_run(tmp_path_factory, make_tiny, write_tiny):
         evaluation = {"along": 3, "checkpoint": rule}
         more = {"splits": splits, "evaluation": evaluation, "reward_model": {"training_model": small}}
         path = write_tiny(folder, name="picked", model=model, budget=32, **more)
-        return Request(load_spec(str(path)), ("dpo", "best_of_n"), 1, folder / "results")
+        return Request(load_spec(str(path)), ("dpo", "best_of_n"), 1, folder / "results", at_once=1)
 
     return request
 
