@@ -1,8 +1,9 @@
 """The page of a study, from study.json alone: curves over each axis, methods by values, frontiers, variance."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..analysis.axes import headline_of, series_name, text_of
 from ..analysis.frontier import TRUSTED, scorer_name
@@ -13,12 +14,15 @@ from . import drawing
 from .drawing import Figure, Style, finish_chart, limits, literal, new_canvas
 from .wording import bracket, ordered, value
 
+if TYPE_CHECKING:
+    import pandas
+
 AUDITED = ("Training", "Evaluation", "Kendall's tau", "Ruined rows", "Taken for better")
 MOST = 6  # charts of an axis: the scores that are trusted most, then KL and length
 
 
-def study_page(folder: Path, study: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of the templates."""
+def study_page(study: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """The contents of the templates; out: the folder of the page, from which it links to those of the runs."""
     metric = headline_of(study)
     looks = drawing.styles(_names(study))
     return {
@@ -27,7 +31,7 @@ def study_page(folder: Path, study: Mapping[str, Any]) -> dict[str, Any]:
         "axes": [_axis(study, field, metric, looks) for field in study["axes"]],
         "frontiers": [_frontier(study, part, looks) for part in study["frontiers"]],
         "variance": [_variance(row) for row in study["variance"] if row["metric"] == metric],
-        "runs": [{**run, "link": _link(folder, run["run_dir"]), "audit": _audit(run)} for run in study["runs"]],
+        "runs": [{**run, "link": _link(out, run["run_dir"]), "audit": _audit(run)} for run in study["runs"]],
         "audited": AUDITED,
         "headline": title(metric) if metric else "",
         "looks": looks,
@@ -51,11 +55,32 @@ def _facts(study: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _link(folder: Path, run: str) -> str:
-    """The report of a run, from the page."""
-    import os
+def study_frames(study: Mapping[str, Any]) -> "dict[str, pandas.DataFrame]":
+    """The tables by name, numbers as they are in study.json: curves, what was tested along axes, and at equal KL."""
+    import pandas
 
-    return Path(os.path.relpath(Path(run) / "report" / "index.html", folder / "report")).as_posix()
+    rows: dict[str, list[dict[str, Any]]] = {"curves": [], "tested": [], "equal_kl": []}
+    for field, axis in study["axes"].items():
+        others = [name for name in study["axes"] if name != field]
+        for part in ("curves", "changes", "interactions", "pairs"):
+            for row in axis[part]:
+                plain = {name: cell for name, cell in row.items() if name not in ("points", "at")}
+                at = {name: place for name, place in zip(others, row["at"], strict=True) if place is not None}
+                place = {"axis": field, **{name: study["axes"][name]["values"][n] for name, n in at.items()}}
+                if part == "curves":
+                    rows["curves"] += [{**place, **plain, **point} for point in row["points"]]
+                else:
+                    rows["tested"].append({**place, "what": part, **plain})
+    for part in study["frontiers"]:
+        place = {field: study["axes"][field]["values"][n] for field, n in part["at"].items()}
+        for row in part["comparisons"]:
+            rows["equal_kl"].append({**place, **{n: v for n, v in row.items() if not isinstance(v, (dict, list))}})
+    return {name: pandas.DataFrame(found) for name, found in rows.items() if found}
+
+
+def _link(out: Path, run: str) -> str:
+    """The report of a run, from the page."""
+    return Path(os.path.relpath(Path(run) / "report" / "index.html", out)).as_posix()
 
 
 def _audit(run: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,8 @@
     <root>/cache/<stage>/<key>/              what a stage made, manifest.json written last
     <root>/cache/verdicts/<judge>.jsonl      a judge's answers, appended as they come; see evaluators/judge_cache.py
     <root>/studies/<benchmark>/<study-id>/tune.json  report/
+    <root>/studies/<study>/<study-id>/study.json  report/
+    <root>/rounds/<benchmark>/<round-id>/  a collection, see preferences/labels.py; policies/ has those that it joins
     <root>/studies/<benchmark>/trials/<run-id>/  a run without summary and report
     <root>/runs/<benchmark>/<run-id>/run.json  summary.json  report/  tracked.json
     <root>/runs/<benchmark>/<run-id>/<method>/seed-<n>/  manifest.json  cost.json  metrics.jsonl  generations.jsonl

@@ -238,10 +238,14 @@ def report(
     for folder in (folder for folder in runs if folder not in studies):
         with suppress(InputError) if find_tunings(folder) else nullcontext():  # a tuning's folder may hold no run
             found += find_runs(folder)
-    written = [path for folder in studies for path in render_study(folder, read_record(folder / STUDY))]
-    written += render(found, out, chosen) if found else []
-    for tuning in tunings:
-        written += render_tuning(tuning, out / tuning.name if out and (found or len(tunings) > 1) else out, chosen)
+    written = render(found, out, chosen) if found else []
+    alone = not found and len(studies) + len(tunings) == 1
+    for folder in (*studies, *tunings):
+        place = out / folder.name if out and not alone else out
+        if folder in studies:
+            written += render_study(folder, read_record(folder / STUDY), place, chosen)
+        else:
+            written += render_tuning(folder, place, chosen)
     for path in dict.fromkeys(p.parent if p.parent.name in ("figures", "tables") else p for p in written):
         print(path)
 

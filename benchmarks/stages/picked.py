@@ -37,7 +37,7 @@ def pick_checkpoint(
     rule goes by it. points: of each checkpoint its examples, mean KL and win rate; none where there is but the last.
     """
     found = checkpoints(trained)
-    points = [{"number": examples, "kl": None, "scores": {}} for examples in found]
+    points: list[dict[str, Any]] = [{"number": examples, "kl": None, "scores": {}} for examples in found]
     if len(found) > 1:
         points = [_point(shop, n, generate(policy), generate(None), reward_model) for n, policy in found.items()]
     number = _picked(points, rule)

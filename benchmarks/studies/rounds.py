@@ -120,7 +120,7 @@ def plan_round(request: Request, parent: Path, labelled_by: LabelledBy, pairs: i
 def _differences(made: harness.Harness, agreed: Mapping[str, Any]) -> list[str]:
     """What a benchmark and a run's contract differ in, as far as it is known before anything trains."""
     spec = made.spec
-    ours = {
+    ours: dict[str, Any] = {
         "benchmark": spec.name,
         "base": made.base.key,
         "data": made.corpus.digest,
@@ -134,7 +134,8 @@ def _differences(made: harness.Harness, agreed: Mapping[str, Any]) -> list[str]:
     }
     theirs = {name: agreed.get(name) for name in ours}
     for name in ("sft", "reward_model"):  # which also have what was made by them
-        theirs[name] = {field: value for field, value in (theirs[name] or {}).items() if field in ours[name]}
+        fields = type(getattr(spec, name)).model_fields
+        theirs[name] = {field: value for field, value in (theirs[name] or {}).items() if field in fields}
     return [*differences(theirs, json.loads(json.dumps(ours)))][:6]
 
 

@@ -94,6 +94,7 @@ def test_bad_input_is_one_sentence_before_anything_is_made(bench, workdir, first
     for given, said in (
         (("-m", "dpo", "--set", "budget=16"), "was made with another configuration (differs in budget)"),
         (("-m", "dpo", "--set", "rows=150"), "was made with another configuration (differs in data)"),
+        (("-m", "dpo", "--set", "reward_model.model=builtin/base_model"), "(differs in reward_model.model)"),
         (("-m", "orpo"), "has no policy of orpo to sample from; give rows that it trained with --method"),
         (("-m", "best_of_n"), "has no policy of best_of_n to sample from"),
         (("-m", "dpo", "--labeller", "judge"), "--labeller judge needs a judge, which few has not; give one with"),

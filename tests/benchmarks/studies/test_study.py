@@ -2,6 +2,7 @@
 
 import json
 
+import pandas
 import pytest
 import yaml
 
@@ -79,6 +80,15 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
     assert {**json.loads(again.stdout), **changes} == {**study, **changes}
     text = bench("report", folder, cwd=workdir).stdout
     assert str(folder / "report") in text
+    bench("report", folder, "--out", workdir / "files", "--format", "csv,svg", cwd=workdir)
+    assert not (workdir / "files" / "index.html").exists() and [*(workdir / "files" / "figures").glob("axis-*.svg")]
+    curves = pandas.read_csv(workdir / "files" / "tables" / "curves.csv")
+    found = curves[(curves["axis"] == "labels.flip") & (curves["method"] == "orpo")]
+    assert found[found["metric"] == "win_rate.gold"].set_index("value")["mean"].to_dict() == {
+        point["value"]: point["mean"] for point in orpo["points"]
+    }
+    tested = pandas.read_csv(workdir / "files" / "tables" / "tested.csv")
+    assert set(tested["what"]) == {"changes"} and set(tested["axis"]) == {"labels.flip", "dpo.beta"}
 
 
 def test_the_short_form_and_worlds_of_per_seed(bench, workdir, write_tiny):
