@@ -145,7 +145,7 @@ def run_round(found: Next) -> tuple[harness.Outcome, Path] | None:
     None where people still have pairs to label. What is on disk is not made again, so a round goes on where it stopped.
     """
     say = found.request.say
-    collected = _collect(found)
+    collected = collect_pairs(found)
     if not _label(found, collected):
         return None
     spec = found.request.spec
@@ -158,7 +158,7 @@ def run_round(found: Next) -> tuple[harness.Outcome, Path] | None:
     return outcome, folder
 
 
-def _collect(found: Next) -> int:
+def collect_pairs(found: Next) -> int:
     """Two responses of a policy to each prompt that falls to it; how many pairs there are."""
     spec, prompts = found.request.spec, found.made.pipeline.prompts.prompts
     order = sorted(prompts, key=lambda prompt: digest([found.number, prompt.id]))[: found.pairs]

@@ -1,8 +1,11 @@
-"""A contract names how many processes trained, and what they divided among them."""
+"""A contract names how many processes trained, and what they divided among them; notes on a round's labels."""
+
+from types import SimpleNamespace
 
 import pytest
 
-from alignment_bench.benchmarks.contract import arrangement
+from alignment_bench.benchmarks.contract import arrangement, notes
+from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.runtime import processes, zero
 
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
@@ -24,3 +27,18 @@ def test_processes_and_what_they_divide(monkeypatch, variables, divided):
     monkeypatch.setattr(processes, "_SIZE", 3)
     monkeypatch.setattr(zero, "find_spec", lambda name: True)
     assert arrangement() == {"count": 3, "divided": divided}
+
+
+def test_a_round_says_who_labelled_and_that_such_a_judge_is_no_independent_one():
+    record = {
+        "read": 9, "dropped": {}, "splits": {"heldout": {"prompts": 300}},
+        "more_pairs": {"sources": ["a", "b"], "used": 7, "dropped": {"duplicate row": 2}},
+    }  # fmt: skip
+    corpus, round = SimpleNamespace(record=record), {"number": 2, "parent": "abc", "labelled_by": "judge"}
+    more, continues, judged = notes(load_spec("quick"), SimpleNamespace(chat_template=""), {}, corpus, round)
+    assert more == "7 of the training pairs are further ones (a, b); 2 of these were left out"
+    assert continues.startswith("round 2 continues run abc: ") and "the labels (judge), are not among" in continues
+    assert judged == "the judge labelled pairs of this round, so its win rates are what was trained for"
+    by_people = {**round, "labelled_by": "people"}
+    people = notes(load_spec("quick"), SimpleNamespace(chat_template=""), {}, corpus, by_people)
+    assert people[0] == more and len(people) == 2

@@ -9,12 +9,13 @@ import yaml
 
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.request import Request
-from alignment_bench.benchmarks.studies.rounds import chain_of, labeller_of, plan_round
+from alignment_bench.benchmarks.studies import rounds
+from alignment_bench.benchmarks.studies.rounds import chain_of, collect_pairs, labeller_of, plan_round
 from alignment_bench.preferences.labellers import SimulatedPerson, label_all
-from alignment_bench.preferences.labels import read_items
+from alignment_bench.preferences.labels import ITEMS, Item, read_items
 from alignment_bench.results.integrity import CHECK, read_record
 from alignment_bench.results.run_folder import STUDY, Run
-from alignment_bench.results.store import read_jsonl
+from alignment_bench.results.store import read_jsonl, write_jsonl
 
 GOLD = "alignment_bench.benchmarks.world:true_reward"
 
@@ -110,6 +111,30 @@ def test_bad_input_is_one_sentence_before_anything_is_made(bench, workdir, first
         "run", "-b", "few.yaml", "-m", "dpo", "--new-pairs", "4", cwd=workdir, code=2
     ).stderr  # fmt: skip
     assert not (workdir / "results" / "rounds" / "none").exists()
+
+
+def test_policies_share_the_prompts_out_and_their_pairs_are_one_collection(workdir, first, monkeypatch):
+    """Of two policies each answers every second of 8 prompts; what each gave is joined in the order of the rows."""
+    spec = load_spec(str(workdir / "few.yaml"))
+    found = plan_round(Request(spec, ("dpo",), 1, workdir / "results" / "two"), first.path, "people", 8)
+    (policy,) = found.policies.values()
+    monkeypatch.setattr(rounds.Next, "policies", {"a": policy, "b": dataclasses.replace(policy, key="other")})
+    asked = {}
+
+    def collect(opened, version, prompts, settings, folder, about):
+        row = version.partition("@")[0]
+        asked[row] = [messages[-1]["content"] for messages, _ in prompts]
+        folder.mkdir(parents=True)
+        write_jsonl(folder / ITEMS, [Item(f"{row}{n}", m, "x", "y", version) for n, (m, _) in enumerate(prompts)])
+        assert (settings.k, settings.max_new_tokens, about["model_hash"]) == (2, 39, found.policies[row].key)
+        return {"prompts": len(prompts), "pairs": len(prompts)}
+
+    monkeypatch.setattr(rounds, "collect", collect)
+    assert collect_pairs(found) == 8
+    assert [len(asked[row]) for row in "ab"] == [4, 4] and not set(asked["a"]) & set(asked["b"])
+    assert [item.id for item in read_items(found.folder)] == [f"{row}{n}" for row in "ab" for n in range(4)]
+    training = {prompt.messages[-1]["content"] for prompt in found.made.pipeline.prompts.prompts}
+    assert {*asked["a"], *asked["b"]} < training
 
 
 def test_a_judge_labels_as_the_benchmark_has_it_but_for_what_concerns_a_run(bench, workdir, first):
