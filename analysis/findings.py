@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import learnt_scorer, people, prediction_powered
+from . import learnt_scorer, people, picked, prediction_powered
 from .choice import better, choose
 from .comparisons import LEVEL
 from .costs import cost_sentences, unequal_compute, unequal_examples
@@ -71,6 +71,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
     if main and not any(_is_settled(c) for c in main):
         certainty = [f"No difference is shown by {judged_by(metrics[0])}.", *certainty]
     certainty += [*people.sentences(summary), *prediction_powered.sentences(summary), *tuned_with(summary)]
+    certainty += picked.sentences(summary)
     return Findings(
         recommendation(summary, metrics),
         [*certainty, *where(summary)],

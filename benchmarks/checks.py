@@ -1,11 +1,12 @@
 """What a run cannot be, told before anything trains."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import InputError
 from ..models.checkpoint import Checkpoint
+from ..models.find import find_model
 from ..models.limits import check_vocabulary, context_window
 from ..models.model_files import check_whole, remote_code_allowed
 from ..models.sampler_vllm import check_temperatures
@@ -15,8 +16,9 @@ from ..results.integrity import write_json
 from ..results.store import NotMade
 from ..runtime import processes
 from .context import MODEL_CODE, Workshop
-from .definition.spec import BenchmarkSpec
+from .definition.spec import BY_REWARD_MODEL, LAST, BenchmarkSpec
 from .request import Request
+from .stages.pipeline import SELECTION
 
 TRIAL = "trial.json"
 
@@ -74,20 +76,65 @@ def check_sampler(spec: BenchmarkSpec, tuning: Tuning, methods: Mapping[str, Any
 
 def check_model(spec: BenchmarkSpec, base: Checkpoint) -> Any:
     """The model must be a whole one in full precision, and read what the benchmark may give it; its tokenizer."""
-    from transformers import AutoConfig
-
     where = f"--model {spec.model}"
     check_whole(base.path, where)
-    config = AutoConfig.from_pretrained(str(base.path), trust_remote_code=remote_code_allowed())
+    config, tokenizer = _check_window(spec, spec.model, base), base.tokenizer()
+    check_vocabulary(tokenizer, config, where)
+    return tokenizer
+
+
+def _check_window(spec: BenchmarkSpec, name: str, model: Checkpoint) -> Any:
+    """A prompt and its response must fit into what a model reads; its configuration."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(model.path), trust_remote_code=remote_code_allowed())
     window, longest = context_window(config), spec.max_prompt_tokens + spec.max_response_tokens
     if window and longest > window:
         raise InputError(
             f"benchmark {spec.name}: max_prompt_tokens + max_response_tokens is {longest}, but "
-            f"{spec.model} reads at most {window} tokens{_why(config, window)}; lower them"
+            f"{name} reads at most {window} tokens{_why(config, window)}; lower them"
         )
-    tokenizer = base.tokenizer()
-    check_vocabulary(tokenizer, config, where)
-    return tokenizer
+    return config
+
+
+def reward_model_starts(spec: BenchmarkSpec, tokenizer: Any, roles: Iterable[str]) -> dict[str, Checkpoint]:
+    """The models that reward models start from, by role, where that is not the SFT checkpoint.
+
+    tokenizer: the benchmark's. InputError for a model of another vocabulary, and for one that reads too little.
+    """
+    found = {}
+    for role in roles:
+        settings = spec.reward_model
+        if (name := settings.model_of(role)) is None:
+            continue
+        field = "training_model" if role == "training" and settings.training_model else "model"
+        place = f"{spec.place('reward_model', field)}, reward_model.{field}"
+        found[role] = find_model(name, place)
+        if found[role].tokenizer().get_vocab() != tokenizer.get_vocab():
+            raise InputError(
+                f"{place}: {name} has another vocabulary than {spec.model}, whose token ids reward models learn from; "
+                f"give a model of the same family, or evaluate with a reward model of your own by --reward-model"
+            )
+        _check_window(spec, name, found[role])
+    return found
+
+
+def check_checkpoints(spec: BenchmarkSpec) -> None:
+    """A rule that picks among checkpoints needs such, and prompts (and a reward model) that no evaluation sees."""
+    rule, place = spec.evaluation.checkpoint, spec.place("evaluation", "checkpoint")
+    if rule.by == LAST:
+        return
+    if not spec.evaluation.along:
+        raise InputError(
+            f"{place}: evaluation.checkpoint goes by {rule.by}, and no checkpoints are saved along training; give for "
+            f"example --set evaluation.along=6"
+        )
+    needed = (*([SELECTION.scorer] if rule.by == BY_REWARD_MODEL else []), SELECTION.prompts)
+    if missing := [name for name in needed if name not in spec.shares]:
+        raise InputError(
+            f"{place}: evaluation.checkpoint goes by {rule.by}, and the splits give {' and '.join(missing)} no share; "
+            f"give for example --set splits.selection=0.2 --set splits.tuning=0.1"
+        )
 
 
 def check_sampling(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> None:

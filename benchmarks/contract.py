@@ -48,7 +48,8 @@ def contract(
 ) -> dict[str, Any]:
     """All that rows of one table must share, the benchmark's settings of its methods included.
 
-    Which of them are run, seeds and evaluators come on top of it. more: fields of a tuning, and policies that were trained elsewhere; left out where they are None.
+    Which of them are run, seeds and evaluators come on top of it. more: fields of a tuning, policies that were
+    trained elsewhere, the round; left out where they are None.
     """
     seen = {"without_thoughts": True} if spec.evaluation.without_thoughts else {}
     return {
@@ -149,9 +150,10 @@ def notes(
     methods: dict[str, Any],
     elsewhere: Mapping[str, Elsewhere],
     corpus: Corpus,
-    training: TrainingReward | None,
+    training: TrainingReward | None = None,
+    round: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Notes on the data and the model that a reader of the numbers needs."""
+    """Notes on the data and the model that a reader of the numbers needs; round: of a run that continues another."""
     said = told_of_brought(corpus)
     if spec.sft is None:
         said.append(
@@ -200,6 +202,16 @@ def notes(
             f"the labels of {done['changed']} of {record['splits']['training']['pairs']} training pairs were changed "
             f"on purpose (flip {done['flip']:g}, length bias {done['length_bias']:g}); no other pair was"
         )
+    if more := record.get("more_pairs"):
+        out, sources = sum(more["dropped"].values()), ", ".join(more["sources"])
+        said.append(f"{more['used']} of the training pairs are further ones ({sources}); {out} of these were left out")
+    if round:
+        said.append(
+            f"round {round['number']} continues run {round['parent']}: sampling from its policies, and the labels "
+            f"({round['labelled_by']}), are not among the costs"
+        )
+        if round["labelled_by"] == "judge":
+            said.append("the judge labelled pairs of this round, so its win rates are what was trained for")
     dropped = sum(record["dropped"].values())
     if 2 * dropped > record["read"]:
         said.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not represent the whole")

@@ -31,7 +31,16 @@ from ..results.store import NotMade, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import keep_freed
 from . import contract, tracker
-from .checks import check_model, check_processes, check_sampler, check_sampling, check_start, is_ours
+from .checks import (
+    check_checkpoints,
+    check_model,
+    check_processes,
+    check_sampler,
+    check_sampling,
+    check_start,
+    is_ours,
+    reward_model_starts,
+)
 from .context import Workshop
 from .data.brought import with_brought
 from .data.corpus import Corpus, load_corpus
@@ -43,7 +52,7 @@ from .judging.findings import judge_findings, settled
 from .request import AT_ONCE, DONE, FAILED, WAITING, Cell, Request
 from .stages import reward_audit
 from .stages.gates import no_sft_gate
-from .stages.pipeline import EVALUATION, SELECTION, Pipeline
+from .stages.pipeline import EVALUATION, SELECTION, Pipeline, roles_of
 from .stages.scorers import check_settings, cost_of_judging, identities
 from .stages.steps import RESPONSES, SCORES, SUPERVISED, TRAINING, Key, Step, steps
 from .summing_up import sum_up
@@ -119,16 +128,18 @@ class Harness:
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
         tracker.check(spec.tracker)
         self.tokenizer = check_model(spec, self.base)
+        check_checkpoints(spec)
+        use = SELECTION if request.trials else EVALUATION
+        starts = reward_model_starts(spec, self.tokenizer, roles_of(spec, use))
         self.corpus: Corpus = with_brought(spec, self.base, self.shop, load_corpus(spec, self.base, self.shop))
         if training := self.scored_by.training:
             training.try_on(self.corpus.labelled[0])
         check_sampling(spec, self.base, self.shop)
-        use = SELECTION if request.trials else EVALUATION
-        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
+        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use, starts)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus, self.tokenizer) if external else None
         self.notes = contract.notes(
-            spec, self.tokenizer, self.methods, self.elsewhere, self.corpus, self.scored_by.training
+            spec, self.tokenizer, self.methods, self.elsewhere, self.corpus, self.scored_by.training, request.round
         )
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
@@ -177,11 +188,12 @@ class Harness:
             self.corpus,
             self.shop,
             self.pipeline.sft,
-            self.pipeline.scorers.reward_models,
+            self.pipeline.models,
             self.scored_by,
             answers={self.pipeline.use.prompts: self._identities()} if self.request.trials else None,
             tuned=self.request.tuned,
             policies={name: contract.elsewhere(policy) for name, policy in self.elsewhere.items()} or None,
+            round={k: v for k, v in (self.request.round or {}).items() if k != "folder"} or None,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
         with run.held():
@@ -353,6 +365,7 @@ class Harness:
                 "environment": contract.environment(self.shop),
                 "data": {**self.corpus.record, "notes": self.notes},
                 "methods": {row.label: contract.described(row, self.spec) for row in self.rows},
+                **({"parent": self.request.round["folder"]} if self.request.round else {}),
                 "shared": {
                     step.name: stage.cost for step in self.steps if not step.cell and (stage := self.made[step.key])
                 },

@@ -70,6 +70,9 @@ class Request:
     """A tuning's trials: they answer its prompts and are scored by its reward model, not by those of the evaluation."""
     tuned: dict[str, Any] | None = None
     """For the contract: how the methods' settings were chosen, where `bench tune` chose them."""
+    round: dict[str, Any] | None = None
+    """For the contract: the round of labels and training that this is, where a run is continued; and the `folder` of
+    that run, which is no part of the contract."""
     say: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr))
     watch: Callable[[str, str], None] = field(default=lambda label, state: None)
     """Told what is done now with a cell or a shared stage, by its label."""

@@ -7,6 +7,7 @@ from ..analysis.comparisons import MARGIN
 from ..analysis.costs import RESPONSE, shared_costs
 from ..analysis.elsewhere import elsewhere
 from ..analysis.judge_panel import settle
+from ..analysis.picked import picked_checkpoints
 from ..analysis.summary import plain, summarize
 from ..errors import InputError
 from ..preferences.run_pairs import read_people
@@ -23,13 +24,16 @@ def sum_up(run: Run, scores: Any, *, gates: list[dict[str, Any]], notes: list[st
     import pandas
 
     costs: dict[str, list[dict[str, float]]] = {}
-    along = []
+    along, picks = [], dict[str, dict[int, Any]]()
     for cell in run.cells():
+        if pick := cell.picked():
+            picks.setdefault(cell.method, {})[cell.seed] = pick
         if (checkpoints := cell.along()) is not None:
             along.append(checkpoints.assign(method=cell.method, seed=cell.seed))
         spent = cell.cost() | {f"{RESPONSE}{name}": value for name, value in cell.inference().items()}
         if spent:
             costs.setdefault(cell.method, []).append(spent)
+    scored_along = pandas.concat(along, ignore_index=True) if along else None
     warnings = [*notes]
     try:
         people = read_people(run)
@@ -43,7 +47,7 @@ def sum_up(run: Run, scores: Any, *, gates: list[dict[str, Any]], notes: list[st
         contract=run.record["contract"],
         scores=pandas.concat([scores, people.scores], ignore_index=True) if people else scores,
         costs=costs,
-        along=pandas.concat(along, ignore_index=True) if along else None,
+        along=scored_along,
         gates=gates,
         warnings=warnings,
         owners={label: row["name"] for label, row in run.record["methods"].items()},
@@ -56,6 +60,7 @@ def sum_up(run: Run, scores: Any, *, gates: list[dict[str, Any]], notes: list[st
         "changes": differences_to_sft(scores),
         "ties": ties(scores),
         "shared": shared_costs(run.record),
+        **({"checkpoints": plain(picked_checkpoints(picks, scored_along))} if picks else {}),
     }
 
 

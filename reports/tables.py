@@ -1,6 +1,7 @@
 """The tables of a run as data: CSV, Parquet and LaTeX."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +51,11 @@ def frames(material: Material) -> "dict[str, pandas.DataFrame]":
     return {name: pandas.DataFrame(found) for name, found in rows.items() if found}
 
 
-def write(material: Material, folder: Path, format: str) -> list[Path]:
+def write(frames: "Mapping[str, pandas.DataFrame]", folder: Path, format: str) -> list[Path]:
     """Write every table as FOLDER/NAME.csv or .parquet; returns the paths."""
     own_folder(folder)
     written = []
-    for name, frame in frames(material).items():
+    for name, frame in frames.items():
         path = folder / f"{name}.{format}"
         with replacing(path) as stream:
             if format == "csv":

@@ -25,7 +25,7 @@ def place(cell: Path, base: Path, stages: Sequence[Stage], record: dict[str, Any
     partial = Path(tempfile.mkdtemp(prefix=f".{cell.name}.", suffix=".partial", dir=cell.parent))
     try:
         for stage in stages:
-            _link(stage.path, file_names(stage.path), partial)
+            link(stage.path, file_names(stage.path), partial)
         for path in partial.rglob(ADAPTER):
             made = next(s.path for s in reversed(stages) if (s.path / path.relative_to(partial)).exists())
             source = made / path.parent.relative_to(partial)
@@ -53,7 +53,7 @@ def _place_model(model: Path, base: Path) -> None:
     own_folder(base.parent)
     partial = Path(tempfile.mkdtemp(prefix=f".{base.name}.", suffix=".partial", dir=base.parent))
     try:
-        _link(model, names, partial)
+        link(model, names, partial)
         _replace(base, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -93,7 +93,7 @@ def _is_same_file(a: Path, b: Path) -> bool:
     return os.path.samefile(a, b) or file_digest(a) == file_digest(b)
 
 
-def _link(source: Path, names: Iterable[str], target: Path) -> None:
+def link(source: Path, names: Iterable[str], target: Path) -> None:
     """Hard links to files of a folder in another one, over what is there; copies where there are no links."""
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)

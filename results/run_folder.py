@@ -32,6 +32,7 @@ from .store import (
     GENERATIONS,
     INFERENCE,
     METRICS,
+    PICKED,
     RUN,
     SCORES,
     Stage,
@@ -108,6 +109,10 @@ class Cell:
         path = self._file(ALONG_SCORES)
         return pandas.read_parquet(path) if path else None
 
+    def picked(self) -> dict[str, Any] | None:
+        """The checkpoint of its training that is evaluated, see `stages/picked.py`; None where no rule picked it."""
+        return read_json(path) if (path := self._file(PICKED)) else None
+
     def _file(self, name: str) -> Path | None:
         """A file of the cell, or None if it never had one; InputError where it is not what was written."""
         if name not in (manifest := self.manifest)["files"]:
@@ -147,7 +152,8 @@ class Run:
     @property
     def record(self) -> dict[str, Any]:
         """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods",
-        "shared"}; the last has the cost of each stage that is made once for all cells."""
+        "shared"}; the last has the cost of each stage that is made once for all cells. A run that continues another has
+        the "parent", its folder, too."""
         return _read(self.path / RUN)
 
     @property

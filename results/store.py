@@ -3,11 +3,14 @@
     <root>/cache/<stage>/<key>/              what a stage made, manifest.json written last
     <root>/cache/verdicts/<judge>.jsonl      a judge's answers, appended as they come; see evaluators/judge_cache.py
     <root>/studies/<benchmark>/<study-id>/tune.json  report/
+    <root>/studies/<study>/<study-id>/study.json  report/
+    <root>/rounds/<benchmark>/<round-id>/  a collection, see preferences/labels.py; policies/ has those that it joins
     <root>/studies/<benchmark>/trials/<run-id>/  a run without summary and report
     <root>/runs/<benchmark>/<run-id>/run.json  summary.json  report/  tracked.json
     <root>/runs/<benchmark>/<run-id>/<method>/seed-<n>/  manifest.json  cost.json  metrics.jsonl  generations.jsonl
                                                          inference.json  scores.parquet  policy/  along/  along.parquet
     <root>/runs/<benchmark>/<run-id>/sft/model/  the base of the cells' adapters, where policies are adapters
+                                                         picked.json
 
 A stage's key is the hash of its settings and of its inputs' keys. Its files are made in a temporary sibling, flushed
 and renamed; a stage without a valid manifest does not exist; a damaged one is named, kept aside and made again (see
@@ -64,6 +67,7 @@ MODEL = "model"  # folder of a trained model within its stage
 GATE = "gate.json"  # what a gate looks at, within the stage
 STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
 EVERY = 120.0  # seconds between them
+PICKED = "picked.json"  # which checkpoint of a cell is evaluated, where a rule picked it
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
 
 

@@ -27,6 +27,7 @@ from .export import export
 from .live import watching
 from .plan import print_plan
 from .power import power
+from .rounds import carry_on
 from .speed import speed
 from .study import carry_out, study
 from .terminal import streams
@@ -35,9 +36,12 @@ from .training import (
     CellCpus,
     CellTimeout,
     Columns,
+    ContinueFrom,
     Device,
     Engine,
     Gate,
+    LabelledBy,
+    NewPairs,
     NoSFT,
     RayAddress,
     Root,
@@ -123,6 +127,9 @@ def run(
             metavar="FIELD=V1,V2,...", help="A study along a field: dpo.beta, labels.flip, budget; repeat to cross."
         ),
     ] = None,
+    continue_from: ContinueFrom = None,
+    labeller: LabelledBy = "simulated",
+    new_pairs: NewPairs = None,
     tracker: Annotated[
         str | None, typer.Option(help="Also send logs and scores to: tensorboard, wandb, trackio or mlflow.")
     ] = None,
@@ -196,8 +203,15 @@ def run(
 
         if out:
             raise InputError("--out is the folder of one run, and --vary makes several; leave it out")
+        if continue_from:
+            raise InputError("--vary makes runs that begin, and --continue-from goes on with one; give one of the two")
         carry_out(varied(spec, names, seeds, vary), request, dry_run, as_json)
         return
+    if continue_from:
+        carry_on(request, continue_from, labeller, new_pairs, dry_run, as_json)
+        return
+    if new_pairs:
+        raise InputError("--new-pairs goes with --continue-from RUN")
     if dry_run:
         print_plan(request, as_json)
         return
@@ -241,10 +255,14 @@ def report(
     for folder in (folder for folder in runs if folder not in studies):
         with suppress(InputError) if find_tunings(folder) else nullcontext():  # a tuning's folder may hold no run
             found += find_runs(folder)
-    written = [path for folder in studies for path in render_study(folder, read_record(folder / STUDY))]
-    written += render(found, out, chosen) if found else []
-    for tuning in tunings:
-        written += render_tuning(tuning, out / tuning.name if out and (found or len(tunings) > 1) else out, chosen)
+    written = render(found, out, chosen) if found else []
+    alone = not found and len(studies) + len(tunings) == 1
+    for folder in (*studies, *tunings):
+        place = out / folder.name if out and not alone else out
+        if folder in studies:
+            written += render_study(folder, read_record(folder / STUDY), place, chosen)
+        else:
+            written += render_tuning(folder, place, chosen)
     for path in dict.fromkeys(p.parent if p.parent.name in ("figures", "tables") else p for p in written):
         print(path)
 

@@ -29,6 +29,17 @@ Columns = Annotated[
     str | None,
     typer.Option(help="Columns of the preferences that have other names: prompt=question,chosen=answer_a,..."),
 ]
+ContinueFrom = Annotated[
+    Path | None,
+    typer.Option("--continue-from", metavar="RUN", help="Next round: its policies answer, labels, all trained anew."),
+]
+LabelledBy = Annotated[
+    str, typer.Option("--labeller", help="With --continue-from: simulated (true reward), judge or people.")
+]
+NewPairs = Annotated[
+    int | None,
+    typer.Option("--new-pairs", help="With --continue-from: pairs to label; by default one a training prompt.", min=1),
+]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")]
 
 

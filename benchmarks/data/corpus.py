@@ -33,6 +33,7 @@ from ..definition.spec import BenchmarkSpec, Labels
 from .arrow_rows import ArrowFile, ArrowRows, divide, token_ids
 from .labels import changed
 from .misfits import SAME, Misfits
+from .more_pairs import Rows, append_pairs
 from .prompts import Shown, ids_hash, least, show
 
 WORLDS = {"world": "alignment_bench.benchmarks.world:preference_rows"}
@@ -42,6 +43,7 @@ WORLD_CODE = ("benchmarks/world.py", "benchmarks/world_reward.py")
 
 TO_TRAIN, TO_TUNE = ("sft", "training"), ("selection", "tuning")  # the splits by what may be done with them
 PARTS = (*TO_TRAIN, "evaluation", "heldout", *TO_TUNE)
+SIDES = ("chosen", "rejected")
 FITTING, UNPAIRED, RECORD = ".fitting.arrow", "unpaired.arrow", "record.json"
 
 _MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
@@ -168,22 +170,10 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     keys, contents = array("Q"), array("Q")  # of the pairs that fit; with their names all that is in memory of them
     misfits = Misfits(spec)
     with pyarrow.ipc.new_file(str(out / FITTING), PAIRS) as fitting:
-        for chunk in chunks(usable, "preferences"):
-            fits = []
-            for row, shown, sides in encoded(
-                tokenizer, chunk, lambda r: zip((r.chosen, r.rejected), r.cut, strict=True)
-            ):
-                if misfits.has(shown, *(ids for _, ids in sides)):
-                    continue
-                (chosen, chosen_ids), (rejected, rejected_ids) = sides
-                assert isinstance(shown, Shown)
-                keys.append(split_key(spec.split_seed, row.prompt))
-                contents.append(ids_hash(shown.ids, chosen_ids, rejected_ids, also=row.labeler_id or ""))
-                texts = {"chosen": chosen, "rejected": rejected, "subset": row.subset}
-                cut = dict(zip(("chosen_cut", "rejected_cut"), row.cut, strict=True))
-                ids = {"chosen_ids": chosen_ids, "rejected_ids": rejected_ids}
-                fits.append({**prompt_columns(row, shown), **texts, **cut, **ids})
-            fitting.write_batch(RecordBatch.from_pylist(fits, PAIRS))
+        for fits in _fitting(tokenizer, usable, misfits):
+            keys.extend(split_key(spec.split_seed, row.prompt) for row, _ in fits)
+            contents.extend(_contents(row, columns) for row, columns in fits)
+            fitting.write_batch(RecordBatch.from_pylist([columns for _, columns in fits], PAIRS))
     if not keys:
         raise InputError(f"{spec.preferences}: no pair can be used ({misfits.told()})")
     kept = _kept(ArrowFile(out / FITTING).column("id"), np.frombuffer(contents, np.uint64), spec.rows, misfits)
@@ -196,6 +186,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     places |= {name: np.empty(0, np.intp) for name in PARTS if name not in shares}
     divide(out / FITTING, {out / f"{name}.arrow": (kept[rows], prompts[rows]) for name, rows in places.items()})
     (out / FITTING).unlink()
+    more = _append_more(spec, tokenizer, out) if spec.more_pairs else {}
     parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in places}
     record = {
         "read": usable.read,
@@ -209,6 +200,7 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
             for name, part in parts.items()
             if name in shares
         },
+        **more,
     }
     digests = {name: rows_digest(part) for name, part in parts.items()}
     if spec.unpaired:
@@ -216,6 +208,40 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
         record["unpaired"] = _write_unpaired(spec, spec.unpaired, tokenizer, apart, out)
         digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), reply_of))
     write_json(out / RECORD, {"record": record, "digests": digests})
+
+
+def _fitting(tokenizer: Any, rows: Iterable[PreferenceRow], misfits: Misfits) -> Rows:
+    """Chunks of the rows that fit the benchmark, each with its columns; the others are counted by reason."""
+    for chunk in chunks(rows, "preferences"):
+        fits = []
+        for row, shown, sides in encoded(tokenizer, chunk, lambda r: zip((r.chosen, r.rejected), r.cut, strict=True)):
+            if misfits.has(shown, *(ids for _, ids in sides)):
+                continue
+            (chosen, chosen_ids), (rejected, rejected_ids) = sides
+            assert isinstance(shown, Shown)
+            texts = {"chosen": chosen, "rejected": rejected, "subset": row.subset}
+            cut = dict(zip(("chosen_cut", "rejected_cut"), row.cut, strict=True))
+            ids = {"chosen_ids": chosen_ids, "rejected_ids": rejected_ids}
+            fits.append((row, {**prompt_columns(row, shown), **texts, **cut, **ids}))
+        yield fits
+
+
+def _contents(row: PreferenceRow, columns: dict[str, Any]) -> int:
+    """A hash of a pair's tokens, and of who labelled it."""
+    return ids_hash(*(columns[f"{part}_ids"] for part in ("prompt", *SIDES)), also=row.labeler_id or "")
+
+
+def _append_more(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> dict[str, Any]:
+    """For the record: how many further pairs were written behind the training pairs, and what was left out."""
+    others = [ArrowFile(out / f"{name}.arrow").column("prompt_hash") for name in PARTS if name not in TO_TRAIN]
+    read, misfits = [read_preferences(source) for source in spec.more_pairs], Misfits(spec)
+    sources = [_fitting(tokenizer, rows, misfits) for rows in read]
+    found = append_pairs(out / "training.arrow", sources, np.unique(np.concatenate(others)), PAIRS)
+    dropped = sum((Counter(rows.dropped) for rows in read), misfits.count + Counter(found["dropped"]))
+    if not found["used"]:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
+        raise InputError(f"{', '.join(spec.more_pairs)}: none of these pairs can be added to the training ({reasons})")
+    return {"more_pairs": {"used": found["used"], "dropped": dict(dropped)}}
 
 
 def _kept(ids: np.ndarray, contents: np.ndarray, limit: int | None, misfits: Misfits) -> np.ndarray:
@@ -309,6 +335,8 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
     if spec.unpaired:
         unpaired = ArrowRows(ArrowFile(folder / UNPAIRED), reply_of, digests["unpaired"])
         record["unpaired"] = {"source": spec.unpaired, **record["unpaired"]}
+    if spec.more_pairs:
+        record["more_pairs"] = {"sources": list(spec.more_pairs), **record["more_pairs"]}
     record = {"source": spec.preferences, **record, **more}
     used = {name: of for name, of in digests.items() if name in record["splits"] or name == "unpaired"}
     return Corpus(

@@ -13,6 +13,7 @@ from ..tracker import TRACKERS
 from .plugins import checked
 from .yaml_file import Written, read_benchmark
 
+LAST, BY_REWARD_MODEL, BY_KL = "last", "selection_reward_model", "kl"  # what `evaluation.checkpoint.by` may be
 SUITES = Path(__file__).parent.parent / "suites"
 
 
@@ -97,14 +98,29 @@ class RewardModels(Supervised):
 
     seed: int = Field(default=0, ge=0)
     """Another number trains them anew: their seeds are 3 seed + 1 (training), + 2 (evaluation), + 3 (selection)."""
+    model: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Model that they start from: hub id, local folder, or builtin/NAME, of the benchmark's vocabulary and any size;
+    the benchmark's own model is that before SFT, null is the SFT checkpoint."""
+    training_model: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The same for the training reward model alone, in place of `model`."""
     pairs: int | None = Field(default=None, gt=0)
     """At most this many pairs for the training reward model, chosen by hash; null takes all of its split."""
+    comparing_pairs: int | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+    """The same for the comparing reward models (evaluation, selection)."""
     contrast: float = Field(default=0.0, ge=0, lt=1)
     """Share of contrast pairs in what the comparing reward models (evaluation, selection) learn from: a reply over
     another prompt's, or over the same reply cut, repeated or scrambled. They need no labels and come on top of
     `examples`."""
     contrast_in_training: bool = False
     """Contrast pairs for the training reward model too, which is what methods then optimize."""
+
+    def model_of(self, role: str) -> str | None:
+        """The model that a reward model starts from; None for the SFT checkpoint."""
+        return (self.training_model if role == "training" else None) or self.model
+
+    def pairs_of(self, role: str) -> int | None:
+        """The most pairs of a reward model; None for all of its split."""
+        return self.pairs if role == "training" else self.comparing_pairs
 
     def contrast_of(self, role: str) -> float:
         """The share of contrast pairs of a reward model: training, evaluation or selection."""
@@ -130,6 +146,17 @@ class TuningSpec(Part):
     """The sampler, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
 
 
+class CheckpointRule(Part):
+    """The rule by which the checkpoint of a training is picked that is evaluated, the same for all methods."""
+
+    by: Literal[LAST, BY_REWARD_MODEL, BY_KL] = LAST  # type: ignore[valid-type]  # the names stand in one place
+    """The final policy (last); the highest win rate against SFT on the tuning prompts by the reward model of the split
+    `selection`, among checkpoints within `kl` (selection_reward_model); or the first that reaches `kl`, else the last
+    (kl). The latter two pick among the checkpoints of `along`, on the tuning prompts."""
+    kl: float = Field(default=1.0, gt=0)
+    """Mean KL to SFT in nats, above 0."""
+
+
 class Evaluation(Part):
     """Sampling settings for scoring."""
 
@@ -146,6 +173,7 @@ class Evaluation(Part):
     without_thoughts: bool = False
     """Scorers see responses without the thoughts before the answer (<think>...</think>); where these never end there is
     no answer."""
+    checkpoint: CheckpointRule = Field(default=CheckpointRule(), exclude_if=lambda rule: rule.by == LAST)
 
 
 class Gates(Part):
@@ -177,6 +205,9 @@ class BenchmarkSpec(Part):
     prompts: str | None = None
     """A file of prompts that methods sample from in place of the training pairs'; those that are kept for evaluation or
     tuning are left out and counted."""
+    more_pairs: tuple[str, ...] = Field(default=(), exclude_if=lambda sources: not sources)
+    """Labelled pairs (hub ids, files or folders) that methods and the training reward model learn from beside those of
+    their split, such as labels of a policy's own responses; pairs on prompts of other splits are left out."""
     rows: int | None = Field(default=None, gt=0)
     """At most this many usable pairs are taken, chosen by hash; null takes all."""
     splits: Splits = Splits()

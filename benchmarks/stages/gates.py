@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from ...analysis.reward_audit import ScoredPair, audit_reward_model, length_text, share_text
@@ -56,16 +57,16 @@ def _accuracy_gate(gate: str, title: str, pairs: Sequence[ScoredPair], threshold
 def check_reward_models_apart(trained: Mapping[str, Stage]) -> None:
     """The reward model that trains and the one that evaluates must share neither seed nor pairs, by their manifests.
 
-    trained: the two stages by role. InputError names what they share: errors in common would then count as agreement.
+    trained: the stages by role. InputError names what they share: errors in common would then count as agreement.
     """
-    inputs = [json.loads((stage.path / MANIFEST).read_text())["inputs"] for stage in trained.values()]
+    inputs = {role: json.loads((stage.path / MANIFEST).read_text())["inputs"] for role, stage in trained.items()}
     for what, name in (("seed", "the seed"), ("train", "the training pairs")):
-        first, second = (given[what] for given in inputs)
-        if first == second:
-            raise InputError(
-                f"{' and '.join(trained)} reward models share {name} ({str(first)[:12]}); give each its own, "
-                f"for what they get wrong together cannot be seen"
-            )
+        for (one, first), (two, second) in combinations(inputs.items(), 2):
+            if first[what] == second[what]:
+                raise InputError(
+                    f"{one} and {two} reward models share {name} ({str(first[what])[:12]}); give each its own, "
+                    f"for what they get wrong together cannot be seen"
+                )
 
 
 def _gate(name: str, value: float, low: float, high: float, threshold: float, passed: bool, text: str) -> dict:

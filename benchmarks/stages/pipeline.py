@@ -10,14 +10,15 @@ from ...models.checkpoint import Checkpoint
 from ...models.elsewhere import Elsewhere
 from ...models.sampling import Choice
 from ...results.store import MODEL, Looking, Stage
-from ...training.task import PairDataset
+from ...training.task import PairDataset, PromptDataset
 from ..context import Workshop
 from ..data.corpus import Corpus
-from ..definition.spec import BenchmarkSpec
+from ..definition.spec import BY_REWARD_MODEL, BenchmarkSpec
 from . import trained
 from .along import score_along
 from .gates import check_reward_models_apart
 from .open_policy import Limits
+from .picked import pick_checkpoint
 from .responses import Responses, generate, read_answers, read_responses, try_elsewhere
 from .reward_audit import score_pairs
 from .scorers import Scorers, ScorerSettings
@@ -46,6 +47,16 @@ class Use:
 EVALUATION, SELECTION = Use("questions", "heldout", "evaluation"), Use("tuning", "tuning", "selection")
 
 
+def roles_of(spec: BenchmarkSpec, use: Use) -> tuple[str, ...]:
+    """The reward models of a run: those of its use, and the one for selection where checkpoints are picked by it.
+
+    None for training where the benchmark brings a reward.
+    """
+    picks = spec.evaluation.checkpoint.by == BY_REWARD_MODEL
+    found = dict.fromkeys([*use.roles, *([SELECTION.scorer] if picks else [])])
+    return tuple(role for role in found if role != "training" or spec.training_reward is None)
+
+
 class Pipeline:
     """The stages that a benchmark makes of its base model: SFT, reward models, policies, their responses and scores.
 
@@ -64,9 +75,11 @@ class Pipeline:
         corpus: Corpus,
         scored_by: ScorerSettings,
         use: Use = EVALUATION,
+        starts: Mapping[str, Checkpoint] | None = None,
     ):
+        """starts: models that reward models start from, by role, where that is not the SFT checkpoint."""
         self.spec, self.base, self.shop, self.corpus, self.scored_by = spec, base, shop, corpus, scored_by
-        self.use = use
+        self.use, self.starts = use, starts or {}
         self.reward_models: dict[str, Stage] = {}  # by role
         self.brought = scored_by.training
         self.prompts = corpus.prompts(corpus.practice, spec.max_response_tokens)
@@ -94,11 +107,6 @@ class Pipeline:
     def _start_from(self, sft: Checkpoint) -> None:
         self.sft, self.pairs = sft, trained.pair_dataset(self.shop, sft, self.corpus.training)
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The reward models that are trained here: none for training where the benchmark brings a reward."""
-        return self.use.roles[1:] if self.brought else self.use.roles
-
     def read_training_reward(self) -> Stage:
         """What the reward that the benchmark brings says of the held-out pairs."""
         assert self.brought  # else there is no such step
@@ -110,20 +118,32 @@ class Pipeline:
         common."""
         settings = self.spec.reward_model
         pairs, seed = getattr(self.corpus, role), SEEDS[role] + len(SEEDS) * settings.seed
-        heldout = self.corpus.heldout if role == "training" else getattr(self.corpus, self.use.pairs)
-        if role == "training" and settings.pairs:
-            pairs = pairs.some(settings.pairs)
+        heldout = self.corpus.tuning if role == SELECTION.scorer else self.corpus.heldout
+        if most := settings.pairs_of(role):
+            pairs = pairs.some(most)
         contrast, longest = settings.contrast_of(role), self.spec.max_response_tokens
         made = trained.train_reward_model(
-            self.shop, self.sft, settings, pairs, heldout, seed, contrast=contrast, longest=longest
+            self.shop,
+            self.sft,
+            settings,
+            pairs,
+            heldout,
+            seed,
+            contrast=contrast,
+            longest=longest,
+            start=self.starts.get(role),
         )
         self.reward_models = {**self.reward_models, role: made}
-        if len(self.reward_models) == len(self.roles):
-            if not self.brought:
-                check_reward_models_apart(self.reward_models)
-            models = {r: Checkpoint(stage.path / MODEL, stage.content) for r, stage in self.reward_models.items()}
+        if len(self.reward_models) == len(roles_of(self.spec, self.use)):
+            check_reward_models_apart(self.reward_models)
+            models = {role: model for role, model in self.models.items() if role in self.use.roles}
             self.scorers = Scorers(self.spec, self.scored_by, self.shop, self.corpus, models, self.use.pairs)
         return made
+
+    @property
+    def models(self) -> dict[str, Checkpoint]:
+        """The reward models, by role."""
+        return {role: Checkpoint(made.path / MODEL, made.content) for role, made in self.reward_models.items()}
 
     def reference(self) -> Stage:
         """Log-probs of the training pairs under the SFT checkpoint."""
@@ -155,15 +175,13 @@ class Pipeline:
 
     def generate(self, policy: Checkpoint | None, seed: int, method: Any = None) -> Stage:
         """Responses to the evaluation's prompts; policy None: of the SFT checkpoint."""
-        return generate(
-            self.shop,
-            self.sft,
-            policy,
-            self.asked,
-            temperature=self.spec.evaluation.temperature,
-            seed=seed,
-            choice=self._choice(method),
-        )
+        return self._answers(policy, seed, self.asked, self._choice(method))
+
+    def _answers(
+        self, policy: Checkpoint | None, seed: int, prompts: PromptDataset, choice: Choice | None = None
+    ) -> Stage:
+        temperature = self.spec.evaluation.temperature
+        return generate(self.shop, self.sft, policy, prompts, temperature=temperature, seed=seed, choice=choice)
 
     def _choice(self, method: Any) -> Choice | None:
         """The choice of a method that gives the best of several responses; None for one that gives the one it draws."""
@@ -205,13 +223,22 @@ class Pipeline:
         """The scores of a policy by all evaluators in one table."""
         return join_scores(self.shop, list(scores.values()))
 
-    def along(self, cell: Stage, seed: int, responses: Stage, baseline: Stage) -> Stage:
+    def pick(self, cell: Stage, seed: int) -> Stage:
+        """The checkpoint of a training that is evaluated, by the benchmark's rule."""
+        asked = self.corpus.prompts(self.corpus.tuning, self.spec.max_response_tokens, self.spec.evaluation.prompts)
+
+        def answered(policy: Checkpoint | None) -> Responses:
+            return self._seen(self._answers(policy, seed, asked))
+
+        rule, model = self.spec.evaluation.checkpoint, self.reward_models.get(SELECTION.scorer)
+        return pick_checkpoint(self.shop, rule, cell, answered, model if rule.by == BY_REWARD_MODEL else None)
+
+    def along(self, cell: Stage, seed: int, baseline: Stage) -> Stage:
         """The scores of the checkpoints that a method saved along training."""
         return score_along(
             self.shop,
             self.scorers.along,
             cell,
             lambda policy: self._seen(self.generate(policy, seed)),
-            self._seen(responses),
             self._seen(baseline),
         )

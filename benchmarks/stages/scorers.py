@@ -19,7 +19,7 @@ from ...evaluators.reward_model import RewardModelWinRate
 from ...models.checkpoint import Checkpoint
 from ...models.find import find_model
 from ...models.reward_model import RewardModel, check_classifier
-from ...models.tuning import Tuning, kind_of
+from ...models.tuning import Tuning
 from ...results.integrity import digest, digest_each
 from ...results.records import LabelledPair, Reward
 from ...results.store import Store, folder_digest

@@ -12,14 +12,16 @@ from typing import Any
 from ...models.checkpoint import Checkpoint
 from ...results.store import ALONG, POLICY, Stage
 from ..definition.rows import SFT, Row
-from ..definition.spec import BenchmarkSpec
+from ..definition.spec import LAST, BenchmarkSpec
 from ..request import CELL, Cell
 from . import gates
-from .pipeline import Pipeline
+from .picked import picked_policy
+from .pipeline import Pipeline, roles_of
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
 SUPERVISED, SCORER, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
 BROUGHT = "training reward on held-out pairs"  # where the benchmark brings it
+CHECKPOINT = "pick of a checkpoint"
 VERSUS = "judge on pairs of rows"
 Key = tuple[str, int | None, str]  # a row's label and a seed (empty and None for what all share), and the step's name
 Made = Mapping[Key, Stage | None]
@@ -103,7 +105,7 @@ def _shared(pipeline: Pipeline, rows: Sequence[Row]) -> Iterator[Step]:
         yield (sft := Step(SUPERVISED, "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True))
         needs.append(sft.key)
     start = tuple(needs)
-    for role in pipeline.roles:
+    for role in roles_of(pipeline.spec, pipeline.use):
         yield (step := _reward_model(pipeline, role, start))
         needs.append(step.key)
     if any(REFERENCE in needed(row.method, pipeline.spec) for row in rows):
@@ -137,17 +139,21 @@ def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], befo
     baseline = (SFT.label, seed, RESPONSES)
     both = tuple(dict.fromkeys((responses, baseline)))
     is_trained = row is not SFT and row.policy is None
+    picked = (row.label, seed, CHECKPOINT)
+    picks = is_trained and pipeline.spec.evaluation.checkpoint.by != LAST
 
     def policy(made: Made) -> Checkpoint | None:
         if row.policy:
             return row.policy
+        if picks:
+            return picked_policy(_stage(made, picked))
         stage = made.get(trained)
         return Checkpoint(stage.path / POLICY, stage.content) if stage else None
 
     def along(made: Made) -> Stage | None:
         if not (_stage(made, trained).path / ALONG).is_dir():  # the method saved none
             return None
-        return pipeline.along(_stage(made, trained), seed, _stage(made, responses), _stage(made, baseline))
+        return pipeline.along(_stage(made, trained), seed, _stage(made, baseline))
 
     if is_trained:
         yield step(
@@ -158,11 +164,20 @@ def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], befo
             trains=True,
             is_placed=True,
         )
+    if picks:
+        yield step(
+            CHECKPOINT,
+            "picked",
+            lambda made: pipeline.pick(_stage(made, trained), seed),
+            (trained,),
+            state=CHECKPOINT,
+            is_placed=True,
+        )
     yield step(
         RESPONSES,
         "generations",
         lambda made: pipeline.generate(policy(made), seed, row.method),
-        (trained,) if is_trained else shared,
+        (picked if picks else trained,) if is_trained else shared,
         state=RESPONSES,
         is_placed=True,
     )

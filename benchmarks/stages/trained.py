@@ -73,8 +73,10 @@ def train_reward_model(
     seed: int,
     contrast: float = 0.0,
     longest: int = 0,
+    start: Checkpoint | None = None,
 ) -> Stage:
-    """The stage in which a reward model learns from the SFT checkpoint on; see training/reward_model.py.
+    """The stage in which a reward model learns, from the SFT checkpoint on or from `start`; see
+    training/reward_model.py.
 
     contrast: share of contrast pairs, which come on top of the settings' examples; longest: tokens of their replies.
     """
@@ -90,10 +92,12 @@ def train_reward_model(
         inputs |= {"contrast": contrast, "longest": longest}
         train = with_contrast(train, contrast, seed, longest)
         recipe = replace(recipe, examples=round(settings.examples / (1 - contrast)))
+    if start:
+        inputs |= {"start": start.key}
     return shop.store.stage(
         "reward_model",
         inputs,
-        lambda out: fit_reward_model(sft, shop.tuning, recipe, train, heldout, out),
+        lambda out: fit_reward_model(start or sft, sft.tokenizer(), shop.tuning, recipe, train, heldout, out),
         together=True,
     )
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from alignment_bench.benchmarks.contract import arrangement, notes
+from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.runtime import processes, zero
 
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
@@ -38,7 +39,25 @@ def test_processes_and_what_they_divide(monkeypatch, variables, divided):
 )
 def test_notes_on_what_the_template_does(template, same, said):
     splits = {"heldout": {"prompts": 9, "pairs": 9}}
-    corpus = SimpleNamespace(record={"splits": splits, "same_prompts": same, "dropped": {}, "read": 9})
-    spec = SimpleNamespace(model="m", evaluation=SimpleNamespace(prompts=9))
-    found = notes(spec, SimpleNamespace(chat_template=template), {}, corpus)
+    record = {"splits": splits, "same_prompts": same, "dropped": {}, "read": 9}
+    corpus = SimpleNamespace(record=record, questions=(), prompts=lambda rows, longest: range(9))
+    spec = SimpleNamespace(model="m", sft=True, evaluation=SimpleNamespace(prompts=9))
+    found = notes(spec, SimpleNamespace(chat_template=template), {}, {}, corpus)
     assert [said in note for note in found] == ([True] if said else [])
+
+
+def test_a_round_says_who_labelled_and_that_such_a_judge_is_no_independent_one():
+    record = {
+        "read": 9, "dropped": {}, "same_prompts": 0, "splits": {"heldout": {"prompts": 300}},
+        "more_pairs": {"sources": ["a", "b"], "used": 7, "dropped": {"duplicate row": 2}},
+    }  # fmt: skip
+    corpus = SimpleNamespace(record=record, questions=(), prompts=lambda rows, longest: range(300))
+    round = {"number": 2, "parent": "abc", "labelled_by": "judge"}
+    given = (load_spec("quick"), SimpleNamespace(chat_template=""), {}, {}, corpus, None)
+    more, continues, judged = notes(*given, round)
+    assert more == "7 of the training pairs are further ones (a, b); 2 of these were left out"
+    assert continues.startswith("round 2 continues run abc: ") and "the labels (judge), are not among" in continues
+    assert judged == "the judge labelled pairs of this round, so its win rates are what was trained for"
+    by_people = {**round, "labelled_by": "people"}
+    people = notes(*given, by_people)
+    assert people[0] == more and len(people) == 2

@@ -14,7 +14,7 @@ from alignment_bench.reports import curves, drawing
 from alignment_bench.reports.contracts import MEANING, differences
 from alignment_bench.reports.reading import Material
 from alignment_bench.reports.render import FORMATS, render
-from alignment_bench.reports.tables import latex, neutral, write
+from alignment_bench.reports.tables import frames, latex, neutral, write
 from alignment_bench.results.integrity import write_record
 from alignment_bench.results.run_folder import Run
 
@@ -66,7 +66,7 @@ def material(name, **metrics):
 
 def test_a_csv_keeps_negative_numbers_and_tames_names(tmp_path):
     made = material("=cmd|' /C calc'!A0", **{"reward.gold": {"mean": -0.3, "low": -0.5, "high": -0.1, "n": 5}})
-    write(made, tmp_path, "csv")
+    write(frames(made), tmp_path, "csv")
     text = (tmp_path / "results.csv").read_text()
     assert "'=cmd|" in text and ",-0.3,-0.5,-0.1," in text
     assert pandas.read_csv(tmp_path / "results.csv")["mean"].tolist() == [-0.3]

@@ -248,6 +248,40 @@ def test_unpaired_replies_keep_away_from_the_prompts_of_the_evaluation(load, tmp
         load(rows, unpaired=str(good))
 
 
+def test_more_pairs_stand_behind_the_training_pairs_and_never_on_prompts_of_other_splits(load, tmp_path):
+    """On a training prompt, on one of its own, and the training pairs again; others are left out."""
+    rows = [row(number) for number in range(24)]
+    alone = load(rows)
+    of = {part: [pair.prompt.messages[0]["content"] for pair in getattr(alone, part)] for part in PARTS}
+    ours, unseen = ({"prompt": of[part][0]} for part in ("training", "heldout"))
+    more = [
+        {**row(0, "maybe"), **ours},
+        row(99),
+        {**row(0), **ours},
+        {**row(0, "maybe"), **unseen},
+        {**row(0, "maybe"), "prompt": of["evaluation"][0]},
+        row(98, "y" * 99),
+        {"prompt": "no pair"},
+    ]
+    first = save(tmp_path / "more.jsonl", more)
+    second = save(tmp_path / "more2.jsonl", [more[0], row(97)])
+    found = load(rows, more_pairs=(str(first), str(second)))
+    texts = [(pair.prompt.messages[0]["content"], len(pair.chosen)) for pair in found.training]
+    assert texts == [
+        *[(text, 4) for text in of["training"]], (ours["prompt"], 6), ("Question 99?", 4), ("Question 97?", 4),
+    ]  # fmt: skip
+    assert all([*getattr(found, part)] == [*getattr(alone, part)] for part in PARTS if part != "training")
+    assert found.digest != alone.digest
+    told = found.record["more_pairs"]
+    assert told["sources"] == [str(first), str(second)] and told["used"] == 3
+    dropped = {"prompt is among those kept for evaluation or tuning": 2, "duplicate row": 2}
+    assert {reason: told["dropped"][reason] for reason in dropped} == dropped
+    assert sum(told["dropped"].values()) == 6  # one is too long, and one is no pair
+    assert load(rows).digest == alone.digest
+    with pytest.raises(InputError, match=r"none of these pairs can be added .*\(prompt is among those kept .*: 1\)"):
+        load(rows, more_pairs=(str(save(tmp_path / "none.jsonl", [{**row(0, "maybe"), **unseen}])),))
+
+
 def test_no_pair_fits(load, tmp_path):
     with pytest.raises(
         InputError, match=r"no pair can be used \(20 reply longer than 2 tokens: max_response_tokens=4\)"

@@ -127,6 +127,23 @@ def test_what_the_gate_of_a_reward_model_scored_is_known(tmp_path, tiny, full):
     assert found == pytest.approx(RewardModel.open(stage.path / MODEL, full)(shown), rel=1e-5, abs=1e-5)
 
 
+def test_a_reward_model_may_start_from_a_model_of_another_size(tmp_path, tiny, full, make_tiny):
+    """It has that model's layers and the tokenizer of the SFT checkpoint, whose template made the ids of the pairs."""
+    folder = make_tiny(tmp_path / "small", layers=1, template=None)
+    pairs, shop = [Pair("x", PROMPT, SHORT, LONG)], Workshop(Store(tmp_path), full, {})
+    settings = Supervised(examples=1, lr=1e-3, batch_size=1)
+    own, other = (
+        train_reward_model(shop, tiny, settings, pairs, pairs, 1, start=start)
+        for start in (None, Checkpoint(folder, "small"))
+    )
+    layers = [read_json(stage.path / MODEL / "config.json")["num_hidden_layers"] for stage in (own, other)]
+    assert layers == [2, 1] and own.key != other.key
+    again = train_reward_model(shop, tiny, settings, pairs, pairs, 1, start=Checkpoint(folder, "changed"))
+    assert again.key not in (own.key, other.key)
+    found = RewardModel.open(other.path / MODEL, full)
+    assert found.tokenizer.chat_template == tiny.tokenizer().chat_template
+
+
 def test_a_reward_model_is_trained_as_plain_transformers_train_it(tmp_path, tiny, full):
     """Bradley and Terry's loss on all pairs in each of three steps, AdamW at the rates 1, 2/2 and 1/2 of the peak.
 
