@@ -26,7 +26,7 @@ class Sampler(Protocol):
     """The sampler that `tuning.sampler` names: it draws a response to each prompt from the policy as it is now.
 
     The responses come in the order of rows, which are indices of prompts; they end with the first EOS or after
-    max_new_tokens. A row's response depends on the policy, its prompt, the seed and its index alone (but for the
+    max_new_tokens. A row's response depends on the policy, its prompt, the seed and its stream alone (but for the
     rounding of sums).
     """
 
@@ -36,6 +36,7 @@ class Sampler(Protocol):
         prompts: Sequence[Prompt],
         rows: Sequence[int],
         *,
+        streams: Sequence[int],
         max_new_tokens: int,
         seed: int,
         temperature: float,

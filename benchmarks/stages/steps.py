@@ -14,7 +14,7 @@ from ...results.store import ALONG, POLICY, Stage
 from ..definition.rows import SFT, Row
 from ..request import CELL, Cell
 from . import gates
-from .pipeline import Pipeline
+from .pipeline import Pipeline, more_reward_models
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
 SUPERVISED, SCORER, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
@@ -96,7 +96,11 @@ def _shared(pipeline: Pipeline, rows: Sequence[Row]) -> Iterator[Step]:
     needs = [sft.key]
     yield sft
     for role in pipeline.use.roles:
-        yield (step := _reward_model(pipeline, role, (sft.key,)))
+        yield (step := _reward_model(pipeline, role, (sft.key,), partial(pipeline.train_reward_model, role)))
+        needs.append(step.key)
+    for number in sorted({number for row in rows for number in more_reward_models(row.method)}):
+        make = partial(pipeline.train_another_reward_model, number)
+        yield (step := _reward_model(pipeline, f"training {number}", (sft.key,), make))
         needs.append(step.key)
     if any(REFERENCE in needed(row.method) for row in rows):
         yield Step(REFERENCE, "reference", lambda made: pipeline.reference(), tuple(needs))
@@ -108,15 +112,16 @@ def needed(method: Any) -> list[str]:
     found = {
         SUPERVISED: True,
         SCORER.format("training"): getattr(method, "needs_reward", False),
+        **{SCORER.format(f"training {number}"): True for number in more_reward_models(method)},
         REFERENCE: reference,
     }
     return [name for name, is_needed in found.items() if is_needed]
 
 
-def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...]) -> Step:
+def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...], make: Callable[[], Stage]) -> Step:
     gate = partial(gates.reward_model_gate, role=role, threshold=pipeline.spec.gates.reward_model_accuracy)
     name = SCORER.format(role)
-    return Step(name, "reward_model", lambda made: pipeline.train_reward_model(role), needs, gate=gate, trains=True)
+    return Step(name, "reward_model", lambda made: make(), needs, gate=gate, trains=True)
 
 
 def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], before: Sequence[str]) -> Iterator[Step]:

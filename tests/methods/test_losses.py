@@ -95,7 +95,7 @@ def test_robust_dpo_by_hand_and_unbiased():
 
 def test_ipo_by_hand():
     """Margin 2, and 1 / (2 beta) = 0.5 at beta 1: (2 - 0.5)^2."""
-    assert losses.ipo(t(-1.0), t(-3.0), t(-2.0), t(-2.0), beta=1.0).tolist() == pytest.approx([2.25])
+    assert losses.ipo(t(1.0), t(-1.0), beta=1.0).tolist() == pytest.approx([2.25])
 
 
 def test_simpo_by_hand():
