@@ -36,8 +36,8 @@ class LengthNormalizedDPO(PairwiseMethod):
 class LengthRegularizedDPO(PairwiseMethod):
     """R-DPO: DPO that takes part of a longer reply's win to be for its length.
 
-    Park et al. (2024, arXiv:2403.19159). A reward less `length_weight` a token in DPO's derivation leaves -log sigmoid(beta h + length_weight (|y_w| -
-    |y_l|)), the paper's loss, with h the margin of the log-ratios.
+    Park et al. (2024, arXiv:2403.19159). In DPO's derivation a reward less `length_weight` a token leaves the paper's
+    loss, -log sigmoid(beta h + length_weight (|y_w| - |y_l|)), with h the margin of the log-ratios.
     """
 
     beta: Annotated[float, Gt(0)] = 0.1
@@ -79,8 +79,8 @@ class DPOPositive(PairwiseMethod):
 class RPO(DPO):
     """DPO plus the NLL of the chosen reply.
 
-    Pang et al. (2024, arXiv:2404.19733), eq. 1. The paper trains in rounds on answers that are right or wrong; the loss is the same. Its alpha weighs DPO's part, so
-    it is 1 / nll_weight but for the learning rate.
+    Pang et al. (2024, arXiv:2404.19733), eq. 1. The paper trains in rounds on answers that are right or wrong; the loss
+    is the same. Its alpha weighs DPO's part, so it is 1 / nll_weight but for the learning rate.
     """
 
     nll_weight: Annotated[float, Ge(0)] = 1.0
@@ -121,7 +121,8 @@ class EXO(PairwiseMethod):
     beta: Annotated[float, Gt(0)] = 0.1
     """Scale of the log-ratios, above 0; 0.1 is usual."""
     label_smoothing: Annotated[float, Gt(0), Lt(0.5)] = 1e-3
-    """Chance that a label is taken to be wrong, above 0 to below 0.5, for the KL to be finite; 0.001 in the authors' code."""
+    """Chance that a label is taken to be wrong, above 0 (else the KL is infinite) to below 0.5; 0.001 in the authors'
+    code."""
 
     # DPO's, for the margins are on the same scale.
     space: ClassVar[dict[str, Range]] = DPO.space
@@ -135,7 +136,8 @@ class EXO(PairwiseMethod):
 class SPPO(PairwiseMethod):
     """Drives the log-ratios of won and lost replies to two constants.
 
-    Wu et al. (2024, arXiv:2405.00675), eq. 4.7. One iteration on given pairs, with a win probability of 1 or 0; the paper's several rounds sample anew.
+    Wu et al. (2024, arXiv:2405.00675), eq. 4.7. One iteration on given pairs, with a win probability of 1 or 0; the
+    paper's several rounds sample anew.
     """
 
     beta: Annotated[float, Gt(0)] = 0.1

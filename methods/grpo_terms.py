@@ -15,8 +15,8 @@ from .grpo import GRPO
 class DrGRPO(GRPO):
     """GRPO without its two biases: no division by the group's deviation, nor by a response's own length.
 
-    Liu et al. (2025, arXiv:2503.20783), section 3.2. Sums over a response's tokens are divided by the longest length that
-    is sampled, a constant.
+    Liu et al. (2025, arXiv:2503.20783), section 3.2. Sums over a response's tokens are divided by the longest length
+    that is sampled, a constant.
     """
 
     beta: Annotated[float, Ge(0)] = 0.0
@@ -83,8 +83,8 @@ class CISPO(GRPO):
     beta: Annotated[float, Ge(0)] = 0.0
     """Weight of the KL to the SFT checkpoint, at least 0; 0 in the paper."""
     ratio_cap: Annotated[float, Gt(1)] = 5.0
-    """Largest weight of a token, above 1: the paper's 1 + epsilon high, which it does not tell; 5 in Khatri et al. (2025,
-    arXiv:2510.13786)."""
+    """Largest weight of a token, above 1: the paper's 1 + epsilon high, which it does not tell; 5 in Khatri et al.
+    (2025, arXiv:2510.13786)."""
 
     def surrogate(self, group: Group, log_ratios: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
         ratios = log_ratios.detach().exp()

@@ -24,8 +24,9 @@ class IPO(PairwiseMethod):
     length: Literal["mean", "sum"] = "mean"
     """Log-probs as means over a response's tokens, or summed over them, as the paper's eq. 17 is written."""
 
-    # Meng et al. (2024, arXiv:2405.14734), table of search ranges: 0.01 to 1.
-    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
+    # Meng et al. (2024, arXiv:2405.14734), table of search ranges: 0.01 to 1, goals of 50 to 0.5 nats a token; here
+    # 5 to 0.05, for beyond a few nats a response the KL is large.
+    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.1, 10.0, "log")}
     needs_reference: ClassVar[bool] = True
 
     def loss(self, logps: PairLogps) -> Tensor:

@@ -74,8 +74,8 @@ def robust_dpo(
 def ipo(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float) -> Tensor:
     """Identity preference optimization: squared distance of the log-ratio margin from 1 / (2 beta). All [batch].
 
-    Azar et al. (2024, arXiv:2310.12036), eq. 17, whose tau is beta. The log-ratios are of whole responses or their means
-    over tokens.
+    Azar et al. (2024, arXiv:2310.12036), eq. 17, whose tau is beta. The log-ratios are of whole responses or their
+    means over tokens.
     """
     return (chosen_log_ratios - rejected_log_ratios - 1 / (2 * beta)) ** 2
 
@@ -83,8 +83,8 @@ def ipo(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float) 
 def dpop(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float, penalty: float) -> Tensor:
     """DPO-Positive: DPO whose margin shrinks with what the chosen response lost against the reference. All [batch].
 
-    -log sigmoid(beta (h - penalty max(0, -c))) with c the log-ratio log pi - log pi_SFT of the chosen response and h the
-    margin of both. Pal et al. (2024, arXiv:2402.13228), eq. 3.
+    -log sigmoid(beta (h - penalty max(0, -c))) with c the log-ratio log pi - log pi_SFT of the chosen response and h
+    the margin of both. Pal et al. (2024, arXiv:2402.13228), eq. 3.
     """
     lost = (-chosen_log_ratios).clamp(min=0)
     return -F.logsigmoid(beta * (chosen_log_ratios - rejected_log_ratios - penalty * lost))

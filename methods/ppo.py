@@ -202,7 +202,7 @@ class Trainer(OnlineTrainer):
         )
 
     def estimates(self, samples: list[Sample], old: TokenValues) -> Tensor:
-        """Values [batch, time] before the tokens of a round's responses, by the critic as it is; old: their log-probs."""
+        """The critic's values [batch, time] before the tokens of a round's responses; old: their log-probs."""
         if self.method.critic_start == "sft" and self.ledger.optimizer_steps == 0:  # its head is still 0
             return torch.zeros_like(old.values)
         if self.value_head and self.sampler_is_exact and all(s.values for s in samples):

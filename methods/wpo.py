@@ -21,9 +21,9 @@ ROWS = 128  # states that go through the vocabulary's head at once
 class WPO(DPO):
     """DPO in which pairs weigh more the likelier the policy itself would write them.
 
-    A pair's weight is the product of both replies' (eq. 2), each the geometric mean over its tokens of p(token) over the
-    policy's expected p, the sum of p^2 over the vocabulary: the paper's sampled alignment, so that what the policy draws
-    weighs about 1. No gradient flows through weights.
+    A pair's weight is the product of both replies', each the geometric mean over its tokens of p(token) over the
+    policy's expected p, the sum of p^2 over the vocabulary: the paper's sampled alignment, so that what the policy
+    draws weighs about 1. No gradient flows through weights.
     """
 
     def objective(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> Objective:
@@ -38,9 +38,18 @@ class WeightedPairs(Pairs):
         states = network.hidden(layout, layout.before)
         both = self.policy.logps_of(states, layout)
         each, watched = self.losses_of(batch.rows, both)
-        expected = TokenValues.spread(expected_logps(network, states), layout.mask)
-        chosen, rejected = (both.mean().detach() - expected.mean()).exp().chunk(2)
-        return chosen * rejected * each, {**watched, "weight": chosen * rejected}
+        weight = weights(both, TokenValues.spread(expected_logps(network, states), layout.mask))
+        return weight * each, {**watched, "weight": weight}
+
+
+@torch.no_grad()
+def weights(both: TokenValues, expected: TokenValues) -> Tensor:
+    """Weights [pairs] from log-probs of chosen replies, below which stand those of the rejected ones, and `expected`.
+
+    Zhou et al. (2024), eq. 2.
+    """
+    chosen, rejected = (both.mean() - expected.mean()).exp().chunk(2)
+    return chosen * rejected
 
 
 @torch.no_grad()
