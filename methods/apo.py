@@ -6,9 +6,8 @@ from typing import Annotated, ClassVar
 from annotated_types import Gt
 from torch import Tensor
 
-from ..results.records import Range
+from ..results.records import LEARNING_RATE, Range
 from . import losses
-from .dpo import DPO
 from .pairwise import PairLogps, PairwiseMethod
 
 
@@ -20,7 +19,7 @@ class APOZero(PairwiseMethod):
     """Scale of the log-ratios, above 0; 0.1 in the paper."""
 
     # DPO's, for the log-ratios are on the same scale.
-    space: ClassVar[dict[str, Range]] = DPO.space
+    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 5.0, "log")}
     needs_reference: ClassVar[bool] = True
 
     def loss(self, logps: PairLogps) -> Tensor:

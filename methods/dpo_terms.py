@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..results.records import LEARNING_RATE, Range
 from . import losses
-from .dpo import DPO
 from .pairwise import PairLogps, PairwiseMethod
+
+SPACE = {"lr": LEARNING_RATE, "beta": Range(0.01, 5.0, "log")}  # of DPO, on whose scale most of these betas are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class LengthRegularizedDPO(PairwiseMethod):
     """The paper's alpha: reward that a token of length costs, at least 0; 0.01 and 0.05 in the paper."""
 
     # Meng et al. (2024, arXiv:2405.14734), table of search ranges: alpha from 0.05 to 1; here also the paper's.
-    space: ClassVar[dict[str, Range]] = {**DPO.space, "length_weight": Range(0.005, 1.0, "log")}
+    space: ClassVar[dict[str, Range]] = {**SPACE, "length_weight": Range(0.005, 1.0, "log")}
     needs_reference: ClassVar[bool] = True
 
     def loss(self, logps: PairLogps) -> Tensor:
@@ -68,7 +69,7 @@ class DPOPositive(PairwiseMethod):
     """The paper's lambda: margin lost for a nat that the chosen reply lost, at least 0; 50 in the paper, 5 to 500."""
 
     # The paper's penalties; DPO's beta.
-    space: ClassVar[dict[str, Range]] = {**DPO.space, "penalty": Range(5.0, 500.0, "log")}
+    space: ClassVar[dict[str, Range]] = {**SPACE, "penalty": Range(5.0, 500.0, "log")}
     needs_reference: ClassVar[bool] = True
 
     def loss(self, logps: PairLogps) -> Tensor:
@@ -76,21 +77,26 @@ class DPOPositive(PairwiseMethod):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RPO(DPO):
+class RPO(PairwiseMethod):
     """DPO plus the NLL of the chosen reply.
 
     Pang et al. (2024, arXiv:2404.19733), eq. 1. The paper trains in rounds on answers that are right or wrong; the loss
     is the same. Its alpha weighs DPO's part, so it is 1 / nll_weight but for the learning rate.
     """
 
+    beta: Annotated[float, Gt(0)] = 0.1
+    """Strength of the pull towards the reference, above 0; 0.1 in the paper."""
     nll_weight: Annotated[float, Ge(0)] = 1.0
     """Weight of the chosen reply's NLL, a mean over its tokens, at least 0; 1 in the paper."""
 
     # Around the paper's 1; DPO's beta.
-    space: ClassVar[dict[str, Range]] = {**DPO.space, "nll_weight": Range(0.01, 2.0, "log")}
+    space: ClassVar[dict[str, Range]] = {**SPACE, "nll_weight": Range(0.01, 2.0, "log")}
+
+    needs_reference: ClassVar[bool] = True
 
     def loss(self, logps: PairLogps) -> Tensor:
-        return super().loss(logps) - self.nll_weight * logps.chosen.mean()
+        chosen, rejected = logps.log_ratios
+        return -F.logsigmoid(self.beta * (chosen - rejected)) - self.nll_weight * logps.chosen.mean()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +110,7 @@ class Hinge(PairwiseMethod):
     """1 / beta is the margin in nats from which on a pair teaches nothing, above 0."""
 
     # DPO's, for the margins are on the same scale.
-    space: ClassVar[dict[str, Range]] = DPO.space
+    space: ClassVar[dict[str, Range]] = SPACE
     needs_reference: ClassVar[bool] = True
 
     def loss(self, logps: PairLogps) -> Tensor:
@@ -125,7 +131,7 @@ class EXO(PairwiseMethod):
     code."""
 
     # DPO's, for the margins are on the same scale.
-    space: ClassVar[dict[str, Range]] = DPO.space
+    space: ClassVar[dict[str, Range]] = SPACE
     needs_reference: ClassVar[bool] = True
 
     def loss(self, logps: PairLogps) -> Tensor:

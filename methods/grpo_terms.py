@@ -79,7 +79,7 @@ class CISPO(GRPO):
     round weigh alike.
     """
 
-    clip: ClassVar[None] = None  # type: ignore[misc,assignment]  # it has no such setting
+    clip: ClassVar[None] = None  # type: ignore[misc]  # it has no such setting
     beta: Annotated[float, Ge(0)] = 0.0
     """Weight of the KL to the SFT checkpoint, at least 0; 0 in the paper."""
     ratio_cap: Annotated[float, Gt(1)] = 5.0

@@ -21,7 +21,7 @@ from .online_dpo import OnlineDPO
 class IterativeDPO(OnlineDPO):
     """DPO in a few large rounds: the best and the worst of several own responses to a prompt are a pair."""
 
-    rollout_size: ClassVar[None] = None  # type: ignore[misc,assignment]  # `rounds` says it
+    rollout_size: ClassVar[None] = None  # type: ignore[misc]  # `rounds` says it
     rounds: Annotated[int, Gt(0)] = 3
     """Rounds into which the budget is divided, each sampled by the policy as the last one left it; more where a round
     would not hold all responses to one prompt."""

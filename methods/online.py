@@ -16,6 +16,7 @@ from ..models.network import Network
 from ..models.policy import Policy, TokenValues
 from ..models.sampler import Sample, to_generations
 from ..models.sampling import sample
+from ..results.records import Generation
 from ..runtime import processes
 from ..training.ledger import Ledger, Snapshots
 from ..training.loop import Optimizer
@@ -92,7 +93,8 @@ class OnlineTrainer:
             raise TrainingError(f"{type(method).__name__} learns from a reward model, and this task has none")
         if not len(task.prompts):
             raise TrainingError(f"{type(method).__name__} samples from prompts, and this task has none")
-        self.method, self.task, self.policy, self.reward = method, task, policy, task.reward
+        self.method, self.task, self.policy = method, task, policy
+        self.reward: Callable[[list[Generation]], Sequence[Any]] = task.reward  # a number a response, or several
         self.samples_per_prompt = samples_per_prompt
         self.prompts_per_round = max(1, method.round_size(task.budget.examples) // samples_per_prompt)
         self.size = self.prompts_per_round * samples_per_prompt
@@ -160,8 +162,8 @@ class OnlineTrainer:
         )
         first = checkpoints.restore()
         count, k = len(self.task.prompts), self.samples_per_prompt
-        order = enumerate(shuffled(count, self.task.seed))  # an epoch has each prompt once
-        order = itertools.islice(order, first * self.prompts_per_round, None)
+        places = enumerate(shuffled(count, self.task.seed))  # an epoch has each prompt once
+        order = itertools.islice(places, first * self.prompts_per_round, None)
         for number in checkpoints.steps(first, label, unit="round"):
             drawn = [(place // count, i) for place, i in itertools.islice(order, self.prompts_per_round)]
             samples = sample(

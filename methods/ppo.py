@@ -126,7 +126,7 @@ class PPO(OnlineMethod):
 class Trainer(OnlineTrainer):
     """One PPO training in progress; without a critic network the policy's trunk carries the values as well."""
 
-    def __init__(self, method: PPO, task: TrainingTask, policy: Policy, reference: Policy, critic: Network | None):
+    def __init__(self, method: Any, task: TrainingTask, policy: Policy, reference: Policy, critic: Network | None):
         super().__init__(method, task, policy, method.samples_per_prompt)
         self.reference, self.critic = reference, critic
         self.beta, self.epochs = method.beta, method.epochs

@@ -4,49 +4,38 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt
 from torch import Tensor
 
+from ..models.network import Network
 from ..models.policy import Policy, TokenValues
 from ..models.sampler import Sample
-from ..results.records import LEARNING_RATE, Range
 from ..training.task import TrainingTask
-from . import losses
-from .online import OnlineMethod, OnlineTrainer
-from .ppo import PPORollout, Trainer
+from .ppo import PPO, PPORollout, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReinforcePlusPlus(OnlineMethod):
+class ReinforcePlusPlus(PPO):
     """PPO without a critic: a token's advantage is what is yet to come, shifted and scaled over the whole round.
 
     At each token that is the response's reward less beta times the KL estimates from there on.
     """
 
-    adam_epsilon: Annotated[float, Gt(0)] = 1e-5
-    """Added to Adam's denominator; PPO's."""
-    samples_per_prompt: Annotated[int, Gt(0)] = 1
-    """Responses sampled to each prompt of a round; rollout and minibatch sizes are rounded down to whole prompts."""
-    beta: Annotated[float, Ge(0)] = 0.05
-    """Weight of the per-token KL penalty, in (normalized) rewards per nat, at least 0."""
-    kl_estimator: losses.KLEstimator = "k1"
-    """Estimate of the KL a token in the penalty."""
     epochs: Annotated[int, Gt(0)] = 1
     """Passes over each round's responses."""
-    clip: Annotated[float, Gt(0), Le(1)] = 0.2
-    """Range of the probability ratio, 1 - clip to 1 + clip."""
 
-    # PPO's.
-    space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
-    needs_reference: ClassVar[bool] = True
-    # What PPO's trainer asks of its method: no discount, nothing from a critic, the policy learns from the first round.
-    gamma: ClassVar[float] = 1.0
-    lam: ClassVar[float] = 1.0
-    critic_warmup: ClassVar[int] = 0
-    target_kl: ClassVar[None] = None
+    needs_critic: ClassVar[bool] = False
+    # What PPO has for its critic is no setting here: no discount, values of 0, the policy learns from the first round.
+    critic_start: ClassVar[None] = None  # type: ignore[misc]
+    critic_lr: ClassVar[None] = None  # type: ignore[misc]
+    critic_warmup: ClassVar[int] = 0  # type: ignore[misc]
+    value_weight: ClassVar[None] = None  # type: ignore[misc]
+    value_clip: ClassVar[None] = None  # type: ignore[misc]
+    gamma: ClassVar[float] = 1.0  # type: ignore[misc]
+    lam: ClassVar[float] = 1.0  # type: ignore[misc]
 
-    def begin(self, task: TrainingTask, policy: Policy) -> OnlineTrainer:
-        return ReinforceTrainer(self, task, policy, Policy.open(task.sft, task.tuning, trainable=False), None)
+    def trainer(self, task: TrainingTask, policy: Policy, reference: Policy, critic: Network | None) -> Trainer:
+        return ReinforceTrainer(self, task, policy, reference, critic)
 
 
 class ReinforceTrainer(Trainer):

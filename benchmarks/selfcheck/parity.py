@@ -71,7 +71,8 @@ class Tokens:
     def pairs(self) -> PairLogps:
         """The same as a pairwise loss is given them."""
         chosen, rejected = (TokenValues(*parts) for parts in zip(self.new.chunk(2), self.mask.chunk(2), strict=True))
-        return PairLogps(chosen, rejected, *self.reference.sum(1).chunk(2), chosen_prompt=None)
+        reference_chosen, reference_rejected = self.reference.sum(1).chunk(2)
+        return PairLogps(chosen, rejected, reference_chosen, reference_rejected, chosen_prompt=None)
 
 
 Loss = Callable[[Tokens], Tensor]
@@ -256,11 +257,10 @@ def _groups(
 def cases() -> dict[str, Case]:
     """By name of a method: its loss with settings that TRL has as well, none at a value where two of them agree."""
     kto = KTO(beta=0.5, desirable_weight=1.2, undesirable_weight=0.7)
-    rest = {"desirable_weight": kto.desirable_weight, "undesirable_weight": kto.undesirable_weight, "drift": 0.4}
+    trl_same_kto = partial(trl_kto, beta=0.5, drift=0.4, desirable_weight=1.2, undesirable_weight=0.7)
     rpo, exo, robust = RPO(beta=0.5, nll_weight=0.3), EXO(beta=0.5, label_smoothing=0.05), RobustDPO(beta=0.5)
     cpo, simpo, alphapo = CPO(beta=0.5, nll_weight=0.3), SimPO(beta=2.0, gamma=0.4), AlphaPO(gamma=0.4)
     trl_simpo = partial(trl_cpo, mean=True, loss_type="simpo", beta=2.0, simpo_gamma=0.4)
-    clip_2 = {"clip": 0.1, "clip_high": 0.28}
     return {
         "dpo": _pairs(DPO(beta=0.5), "sigmoid"),
         "robust_dpo": _pairs(robust, "robust", label_smoothing=robust.flip_rate),
@@ -285,13 +285,16 @@ def cases() -> dict[str, Case]:
             "experimental CPOTrainer, loss_type simpo with alpha",
         ),
         "orpo": Case(partial(of_pairs, ORPO(weight=0.3)), partial(trl_orpo, beta=0.3), "experimental ORPOTrainer"),
-        "kto": Case(partial(of_couples, kto, drift=0.4), partial(trl_kto, beta=0.5, **rest), "KTOTrainer"),
+        "kto": Case(partial(of_couples, kto, drift=0.4), trl_same_kto, "KTOTrainer"),
         "rloo": _groups(RLOO(clip=0.2), "RLOOTrainer"),
         "grpo": _groups(GRPO(beta=0.3), loss_type="grpo"),
         "dr_grpo": _groups(DrGRPO(beta=0.3), loss_type="dr_grpo"),
-        "dapo": _groups(DAPO(beta=0.3, **clip_2), epsilon=(0.1, 0.28), loss_type="dapo"),
+        "dapo": _groups(DAPO(beta=0.3, clip=0.1, clip_high=0.28), epsilon=(0.1, 0.28), loss_type="dapo"),
         "gspo": _groups(
-            GSPO(beta=0.3, **clip_2), epsilon=(0.1, 0.28), loss_type="grpo", importance_sampling_level="sequence"
+            GSPO(beta=0.3, clip=0.1, clip_high=0.28),
+            epsilon=(0.1, 0.28),
+            loss_type="grpo",
+            importance_sampling_level="sequence",
         ),
         "cispo": _groups(CISPO(beta=0.3, ratio_cap=1.2), epsilon=(0.0, 1.2), loss_type="cispo"),
     }

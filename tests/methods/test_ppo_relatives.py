@@ -41,7 +41,8 @@ def test_reinforce_pp_is_what_is_yet_to_come_over_the_round(tiny, full, tmp_path
         rollout_size=8, minibatch_size=8, lr=0.02, beta=0.3, warmup=0.0, missing_eos_penalty=0.0, normalize_reward=False
     )
     task = make_task(tiny, full, tmp_path)
-    trainer = method.begin(task, Policy.open(tiny, full, trainable=True))
+    policy, reference = (Policy.open(tiny, full, trainable=trainable) for trainable in (True, False))
+    trainer = method.trainer(task, policy, reference, None)
 
     def drawn(seed):
         return plain.ended(sample(trainer.policy, PROMPTS, max_new_tokens=6, seed=seed))
