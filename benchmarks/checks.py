@@ -18,7 +18,7 @@ from ..runtime import processes
 from .context import MODEL_CODE, Workshop
 from .definition.spec import BY_REWARD_MODEL, LAST, BenchmarkSpec
 from .request import Request
-from .stages.pipeline import SELECTION
+from .stages.pipeline import SELECTION, more_reward_models
 
 TRIAL = "trial.json"
 
@@ -63,6 +63,11 @@ def check_start(spec: BenchmarkSpec, methods: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{label} with critic_start: reward_model starts from a reward model that is trained here, and "
                 f"training_reward takes its place; set critic_start to sft"
+            )
+        if spec.training_reward and more_reward_models(method):
+            raise InputError(
+                f"{label} asks several reward models that are trained here, and training_reward takes their place; "
+                f"leave one of the two out"
             )
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from pkgutil import resolve_name
@@ -98,6 +99,12 @@ def _distributions() -> dict[str, list[str]]:
 def method_code(cls: type) -> dict[str, Any]:
     """The code of a method: its class's, and the losses that all methods share."""
     return {**class_code(cls), "losses": code_digest(LOSSES)}
+
+
+def functions_code(names: Iterable[str]) -> dict[str, str]:
+    """The code of functions that settings name as package.module:function: hashes of their modules' files."""
+    files = {name: getattr(import_module(name.partition(":")[0]), "__file__", None) for name in names}
+    return {name: file_digest(Path(file)) if file else "" for name, file in files.items()}
 
 
 def library_version(library: str) -> str | None:

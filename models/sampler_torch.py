@@ -20,6 +20,7 @@ def sample_rows(
     prompts: Sequence[Prompt],
     rows: Sequence[int],
     *,
+    streams: Sequence[int],
     max_new_tokens: int,
     seed: int,
     temperature: float,
@@ -38,7 +39,7 @@ def sample_rows(
     with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:
         while order:
             group = order[: min(batch_size, policy.most_rows or batch_size)]
-            numbers = torch.stack([uniforms(seed, i, max_new_tokens) for i in group])
+            numbers = torch.stack([uniforms(seed, streams[i], max_new_tokens) for i in group])
             numbers = numbers.to(policy.device, torch.float32 if policy.device == "mps" else torch.float64)
             try:
                 drawn = _sample_batch(policy, [prompts[i] for i in group], temperature, top_p, numbers, value_head)
@@ -51,12 +52,12 @@ def sample_rows(
     return [found[i] for i in rows]
 
 
-def uniforms(seed: int, index: int, count: int) -> Tensor:
-    """Uniform numbers [count] of a seed and an index, in [0, 1).
+def uniforms(seed: int, stream: int, count: int) -> Tensor:
+    """Uniform numbers [count] of a seed and a stream, in [0, 1).
 
     Philox, whose streams are told apart by a key: Salmon et al. (2011), Parallel random numbers: as easy as 1, 2, 3.
     """
-    key = np.array([seed, index], dtype=np.uint64)
+    key = np.array([seed, stream], dtype=np.uint64)
     return torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).random(count))
 
 

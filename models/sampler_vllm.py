@@ -42,6 +42,7 @@ def sample(
     prompts: Sequence[Prompt],
     rows: Sequence[int],
     *,
+    streams: Sequence[int],
     max_new_tokens: int,
     seed: int,
     temperature: float,
@@ -60,7 +61,7 @@ def sample(
             temperature=temperature,
             top_p=top_p,
             max_tokens=max_new_tokens,
-            seed=_seed(seed, i),
+            seed=_seed(seed, streams[i]),
             logprobs=0,  # of the drawn token alone
             stop_token_ids=sorted(stops),
             detokenize=False,
@@ -154,9 +155,9 @@ def _start(config: str, precision: str, length: int, device: str, model: Any) ->
         )
 
 
-def _seed(seed: int, index: int) -> int:
-    """A row's seed in 63 bits, of the seed and its index: neither batch nor other rows change its response."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _seed(seed: int, stream: int) -> int:
+    """A row's seed in 63 bits, of the seed and its stream: neither batch nor other rows change its response."""
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _bar(label: str, work: Iterable | None = None, **given: Any) -> tqdm:

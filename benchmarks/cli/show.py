@@ -3,9 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 from .terminal import console, interval_plot, narrower, sparkline, table
 
@@ -20,25 +23,93 @@ def register(app: typer.Typer) -> None:
     app.command()(compare)
 
 
-def list_() -> None:
-    """Show methods with what each needs and its paper, evaluators and benchmarks.
+def list_(
+    method: Annotated[str | None, typer.Argument(metavar="METHOD", help="Show this method and its settings.")] = None,
+) -> None:
+    """Show methods with what each needs, what speaks for it and its paper; evaluators and benchmarks.
 
-    Example: bench list
+    Example: bench list dpo
     """
     from ..definition.plugins import available, describe
+    from ..definition.proof import proof_of
     from ..definition.spec import describe_suite, suites
 
     to = console()
+    if method:
+        show_method(method, to)
+        return
     found = {name: describe(entry) for name, entry in available("methods").items()}
-    heads: tuple[str, ...] = ("method", "needs", "paper", "what it does")
-    rows: list[tuple[str, ...]] = [(name, ", ".join(d.needs), d.paper, d.line) for name, d in found.items()]
-    if to.width < 100:  # names and needs stay on one line, and words have room
-        heads, rows = heads[:2] + heads[3:], [row[:2] + row[3:] for row in rows]
-    to.print(table(heads, rows, whole=heads[:2]))
+    heads: tuple[str, ...] = ("method", "needs", "proof", "paper", "what it does")
+    rows: list[tuple[str, ...]] = [
+        (name, ", ".join(d.needs), proof_of(name).word, d.paper, d.line) for name, d in found.items()
+    ]
+    if to.width < 120:  # names, needs and proof stay on one line, and words have room
+        heads, rows = heads[:3] + heads[4:], [row[:3] + row[4:] for row in rows]
+    to.print(table(heads, rows, whole=heads[:3]))
+    to.print(
+        "proof: a published distance to a known optimum, TRL's own loss and gradient, or tests of our own alone. "
+        "`bench list METHOD` has settings and details.\n"
+    )
     rows = [(name, describe(entry).line) for name, entry in available("evaluators").items()]
     to.print(table(("evaluator", "what it yields"), rows))
     rows = [(name, describe_suite(name)) for name in suites()]
     to.print(table(("benchmark", "what it is"), rows))
+
+
+def show_method(name: str, to: "Console") -> None:
+    """A method's page: what it is, its paper, what speaks for it, its settings. InputError for an unknown name."""
+    from inspect import cleandoc
+
+    from ..definition.plugins import available, check_methods, describe, load
+    from ..definition.proof import proof_of, seeds_of
+    from ..definition.schema import settings_schema
+
+    check_methods([name])
+    cls, found = load("methods", name), describe(available("methods")[name])
+    to.print(f"{name}: {cleandoc(cls.__doc__ or '')}\n")
+    if found.paper:
+        to.print(f"Paper: {found.paper}")
+    to.print(f"Needs: {', '.join(found.needs) or 'nothing but the SFT checkpoint'}")
+    for line in (*proof_of(name).lines(), *seeds_of(name)):
+        to.print(line)
+    tuned = getattr(cls, "space", {})
+    fields = settings_schema("methods", name)[0]["properties"]
+    rows = [
+        (field, _default(kind), allowed(kind), kind["description"] + _tuned(tuned.get(field)))
+        for field, kind in fields.items()
+    ]
+    heads = ("setting", "default", "range", "what it is")
+    to.print(table(heads, rows, whole=heads[:1]))
+
+
+def allowed(kind: Mapping[str, Any]) -> str:
+    """The values that a setting may have, from its schema; empty where any of its type are."""
+    if "anyOf" in kind:
+        return " or ".join(filter(None, map(allowed, kind["anyOf"])))
+    if kind.get("type") == "null":
+        return "null"
+    if "enum" in kind or "const" in kind:
+        return ", ".join(map(str, kind.get("enum", [kind.get("const")])))
+    ends = (
+        ("minimum", "from {}"),
+        ("exclusiveMinimum", "above {}"),
+        ("maximum", "to {}"),
+        ("exclusiveMaximum", "below {}"),
+    )
+    return " ".join(text.format(f"{kind[end]:g}") for end, text in ends if end in kind)
+
+
+def _default(kind: Mapping[str, Any]) -> str:
+    value = kind.get("default")
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"')
+
+
+def _tuned(limits: Any) -> str:
+    """Where `bench tune` looks, after a setting's description."""
+    if limits is None:
+        return ""
+    times = " times the benchmark's own" if limits.factor else ""
+    return f" Tuned from {limits.low:g} to {limits.high:g}{times}."
 
 
 def show(

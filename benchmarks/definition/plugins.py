@@ -17,7 +17,7 @@ from ...errors import InputError, nearest
 
 Group = Literal["methods", "evaluators"]
 Where = str | Callable[[Sequence[str]], str]  # a place for errors, or what gives the place of a field
-PAPER = re.compile(r"[A-Z][\w-]+(?: et al\.| and [A-Z][\w-]+)? \(\d{4}(?:, arXiv:[\d.]+\d)?\)")
+PAPER = re.compile(r"[A-Z][\w'-]+(?: et al\.| and [A-Z][\w-]+)? \(\d{4}(?:, arXiv:[\d.]+\d)?\)")
 
 
 def available(group: Group) -> dict[str, EntryPoint]:
@@ -148,8 +148,8 @@ def _at(where: Where, location: Sequence[str]) -> str:
 
 
 def _paper(cls: type) -> str:
-    """The paper to read about a plugin's settings, if the docstring of its module names one."""
-    found = PAPER.search(sys.modules[cls.__module__].__doc__ or "")
+    """The paper to read about a plugin's settings, if its docstring or that of its module names one."""
+    found = PAPER.search(f"{cls.__doc__ or ''} {sys.modules[cls.__module__].__doc__ or ''}")
     return f"; see {found[0]}" if found else ""
 
 
@@ -173,7 +173,7 @@ class Description:
     needs: tuple[str, ...]
     """Needs that its class or one that it inherits from declares (`needs_...`): pairs, reference, reward, critic."""
     paper: str
-    """The first that its module's docstring or its own names, or those of a class it inherits from."""
+    """The first that its own docstring or its module's names, or those of a class it inherits from."""
 
 
 def describe(entry: EntryPoint) -> Description:
@@ -185,7 +185,7 @@ def describe(entry: EntryPoint) -> Description:
     for _, node in found:  # the class itself first, so that it may take back what it inherits
         for name, value in _flags(node):
             needs.setdefault(name, value)
-    said = (ast.get_docstring(part) or "" for module, node in found for part in (_tree(module), node))
+    said = (ast.get_docstring(part) or "" for module, node in found for part in (node, _tree(module)))
     papers = (PAPER.search(text) for text in said)
     return Description(
         (ast.get_docstring(found[0][1]) or "").partition("\n")[0],

@@ -27,6 +27,14 @@ from .scores import join_scores, score, score_versus
 SEEDS = {"training": 1, "evaluation": 2, "selection": 3}  # of the reward models, by the splits that they learn from
 
 
+ENSEMBLE = 1_000_000  # between the seeds of the reward models of one ensemble, in `reward_model.seed`
+
+
+def more_reward_models(method: Any) -> range:
+    """Numbers of the training reward models that a method wants beside the first."""
+    return range(2, getattr(method, "reward_models", 1) + 1)
+
+
 @dataclass(frozen=True)
 class Use:
     """The splits that policies are looked at with."""
@@ -83,6 +91,7 @@ class Pipeline:
         self.reward_models: dict[str, Stage] = {}  # by role
         self.brought = scored_by.training
         self.prompts = corpus.prompts(corpus.practice, spec.max_response_tokens)
+        self.ensemble: dict[int, Stage] = {}  # training reward models from the second on, by number
         self.asked = corpus.prompts(  # the prompts that every policy answers
             getattr(corpus, use.prompts), spec.max_response_tokens, limit=spec.evaluation.prompts
         )
@@ -145,6 +154,26 @@ class Pipeline:
         """The reward models, by role."""
         return {role: Checkpoint(made.path / MODEL, made.content) for role, made in self.reward_models.items()}
 
+    def train_another_reward_model(self, number: int) -> Stage:
+        """A training reward model like the first but for its seed, for methods that want several; number: from 2 on."""
+        settings, role = self.spec.reward_model, "training"
+        pairs = self.corpus.training.some(most) if (most := settings.pairs_of(role)) else self.corpus.training
+        seed = SEEDS[role] + len(SEEDS) * (settings.seed + ENSEMBLE * (number - 1))
+        contrast, longest = settings.contrast_of(role), self.spec.max_response_tokens
+        made = trained.train_reward_model(
+            self.shop,
+            self.sft,
+            settings,
+            pairs,
+            self.corpus.heldout,
+            seed,
+            contrast=contrast,
+            longest=longest,
+            start=self.starts.get(role),
+        )
+        self.ensemble = {**self.ensemble, number: made}
+        return made
+
     def reference(self) -> Stage:
         """Log-probs of the training pairs under the SFT checkpoint."""
         return trained.reference(self.shop, self.sft, self.corpus.training)
@@ -163,6 +192,10 @@ class Pipeline:
             prompts=self.prompts,
             reward=lambda: self.scorers.training_reward if is_asked else None,
             reward_model=self.scorers.reward_models.get("training"),
+            more_reward_models=[
+                Checkpoint(self.ensemble[number].path / MODEL, self.ensemble[number].content)
+                for number in more_reward_models(method)
+            ],
             budget=self.spec.budget,
             seed=seed,
             along=self.spec.evaluation.along,

@@ -16,7 +16,7 @@ from ..definition.spec import LAST, BenchmarkSpec
 from ..request import CELL, Cell
 from . import gates
 from .picked import picked_policy
-from .pipeline import Pipeline, roles_of
+from .pipeline import Pipeline, more_reward_models, roles_of
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
 SUPERVISED, SCORER, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
@@ -106,7 +106,11 @@ def _shared(pipeline: Pipeline, rows: Sequence[Row]) -> Iterator[Step]:
         needs.append(sft.key)
     start = tuple(needs)
     for role in roles_of(pipeline.spec, pipeline.use):
-        yield (step := _reward_model(pipeline, role, start))
+        yield (step := _reward_model(pipeline, role, start, partial(pipeline.train_reward_model, role)))
+        needs.append(step.key)
+    for number in sorted({number for row in rows for number in more_reward_models(row.method)}):
+        make = partial(pipeline.train_another_reward_model, number)
+        yield (step := _reward_model(pipeline, f"training {number}", start, make))
         needs.append(step.key)
     if any(REFERENCE in needed(row.method, pipeline.spec) for row in rows):
         yield Step(REFERENCE, "reference", lambda made: pipeline.reference(), tuple(needs))
@@ -118,15 +122,16 @@ def needed(method: Any, spec: BenchmarkSpec) -> list[str]:
     found = {
         SUPERVISED: spec.sft is not None,
         SCORER.format("training"): getattr(method, "needs_reward", False) and spec.training_reward is None,
+        **{SCORER.format(f"training {number}"): True for number in more_reward_models(method)},
         REFERENCE: reference,
     }
     return [name for name, is_needed in found.items() if is_needed]
 
 
-def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...]) -> Step:
+def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...], make: Callable[[], Stage]) -> Step:
     gate = partial(gates.reward_model_gate, role=role, threshold=pipeline.spec.gates.reward_model_accuracy)
     name = SCORER.format(role)
-    return Step(name, "reward_model", lambda made: pipeline.train_reward_model(role), needs, gate=gate, trains=True)
+    return Step(name, "reward_model", lambda made: make(), needs, gate=gate, trains=True)
 
 
 def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], before: Sequence[str]) -> Iterator[Step]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...errors import InputError
 from ...models.checkpoint import Checkpoint
 from ...models.policy import Policy
+from ...models.reward_model import RewardModel
 from ...results.integrity import digest_each
 from ...results.records import Pair, RatedReply, Reward
 from ...results.store import COST, POLICY, Stage
@@ -30,7 +31,7 @@ from ...training.loop import Recipe
 from ...training.reward_model import fit_reward_model
 from ...training.sft import demonstrated, examples, fine_tune
 from ...training.task import Budget, PairDataset, PromptDataset, TrainingTask, reference_logps
-from ..context import Workshop, library_version, method_code, settings_of
+from ..context import Workshop, functions_code, library_version, method_code, settings_of
 from ..data.corpus import rows_digest
 from ..definition.spec import Supervised, SupervisedFineTuning
 
@@ -138,6 +139,7 @@ def train_cell(
     prompts: PromptDataset,
     reward: Callable[[], Reward | None],
     reward_model: Checkpoint | None,
+    more_reward_models: Sequence[Checkpoint] = (),
     budget: int,
     seed: int,
     along: int = 0,
@@ -162,6 +164,7 @@ def train_cell(
             shop.tuning,
             base=base,
             reward_model=reward_model,
+            more_rewards=[RewardModel.open(model.path, shop.tuning) for model in more_reward_models],
             unpaired=unpaired,
             along=along,
             checkpoint_every=shop.checkpoint_every,
@@ -195,6 +198,8 @@ def train_cell(
         budget=budget,
         seed=seed,
         along=along,
+        **({"more_rewards": [model.key for model in more_reward_models]} if more_reward_models else {}),
+        **({"functions": functions_code(method.functions)} if getattr(method, "functions", ()) else {}),
     )
     return shop.store.stage("train", inputs, build, together=True)
 

@@ -56,11 +56,14 @@ def test_all_code_of_a_stage_lies_in_the_folders_of_its_key(stage):
 def test_all_code_of_a_cell_lies_in_the_folders_and_files_of_its_key(method):
     """Beside the folders: the files of the classes that the method inherits from, and the losses.
 
-    A file of several methods (TRL's) also imports what the others inherit from.
+    A file of several methods (TRL's) also imports what the others inherit from; what only a method's trainer inherits
+    from is in no key.
     """
     cls = load("methods", method)
     beside = [
-        c for c in vars(sys.modules[cls.__module__]).values() if inspect.isclass(c) and c.__module__ == cls.__module__
+        c
+        for c in vars(sys.modules[cls.__module__]).values()
+        if inspect.isclass(c) and c.__module__ == cls.__module__ and hasattr(c, "train")
     ]
     names = {name.removeprefix("alignment_bench.") for c in beside for name in class_code(c)["files"]}
     own = [architecture.modules()[n].relative_to(architecture.ROOT) for n in names if n in architecture.modules()]

@@ -58,6 +58,11 @@ def test_a_plan_before_between_and_after(bench, work, dry_run):
     assert {s["state"] for s in after["steps"]} == {"on disk"}
     assert after["seconds"] == 0 and after["seconds_unknown"] == []
 
+    several = [s["stage"] for s in planned("-m", "dpo,ppo_ensemble,ppo_ensemble:reward_models=2")["steps"]]
+    assert [name for name in several if "reward model" in name] == [
+        "training reward model", "evaluation reward model", "training 2 reward model", "training 3 reward model"
+    ]  # fmt: skip
+
     grown = planned("-m", "dpo,orpo", "--seeds", "2")
     states = {s["stage"]: s["state"] for s in grown["steps"]}
     assert states["dpo seed 0, training"] == "on disk" and states["dpo seed 1, training"] == "to do"

@@ -31,10 +31,12 @@ def test_list_says_what_is_needed_and_the_paper(bench, tmp_path):
     def row(name):
         return re.split(r"\s{2,}", next(line for line in lines if line.split()[:1] == [name]).strip())
 
-    assert row("dpo")[1:3] == ["pairs, reference", "Rafailov et al. (2023, arXiv:2305.18290)"]
-    assert row("ppo")[1:3] == ["critic, reference, reward", "Ouyang et al. (2022, arXiv:2203.02155)"]
-    assert row("orpo")[1:3] == ["pairs", "Hong et al. (2024, arXiv:2403.07691)"]
-    assert row("trl-kto")[1:3] == ["pairs", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
+    assert row("dpo")[1:4] == ["pairs, reference", "optimum, TRL", "Rafailov et al. (2023, arXiv:2305.18290)"]
+    assert row("ppo")[1:4] == ["critic, reference, reward", "optimum", "Ouyang et al. (2022, arXiv:2203.02155)"]
+    assert row("orpo")[1:4] == ["pairs", "TRL", "Hong et al. (2024, arXiv:2403.07691)"]
+    assert row("trl-kto")[1:4] == ["pairs", "is TRL", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
+    assert row("dpop")[3] == "Pal et al. (2024, arXiv:2402.13228)"  # of a module whose classes have each their own
+    assert row("apo_zero")[3].startswith("D'Oosterlinck et al. (2024")
     assert {"judge", "quick", "hh"} <= {line.split()[0] for line in lines if line.strip()}
 
 
@@ -147,7 +149,7 @@ def test_a_plugin_that_cannot_be_read_is_still_listed():
 
 def test_the_list_fits_a_narrow_terminal(monkeypatch):
     """At 80 columns the papers are left out, and every method stands in one piece beside what it needs."""
-    for width, papers in ((80, False), (100, True)):
+    for width, papers in ((80, False), (120, True)):
         out = io.StringIO()
         monkeypatch.setattr(show, "console", lambda w=width, o=out: Console(file=o, width=w))
         show.list_()
@@ -155,3 +157,35 @@ def test_the_list_fits_a_narrow_terminal(monkeypatch):
         assert max(map(len, lines)) <= width
         assert any(line.split()[:4] == ["ppo", "critic,", "reference,", "reward"] for line in lines)
         assert ("paper" in lines[1].split()) is papers
+
+
+def test_a_methods_page_says_its_settings_with_range_default_and_source(monkeypatch, bench, tmp_path):
+    out = io.StringIO()
+    monkeypatch.setattr(show, "console", lambda: Console(file=out, width=80))
+    show.list_("ppo")
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    assert "Paper: Ouyang et al. (2022, arXiv:2203.02155)" in words and "Needs: critic, reference, reward" in words
+    assert "Known optimum: within 0.0101 nats of KL in each of 3 seeds (0.02 wanted)." in words
+    assert "quick: 5 of 5 seeds finished (quick_5_seeds)" in words
+    assert re.search(r"\n clip +0\.2 +above 0 to 1 +Range of the", text)
+    assert re.search(r"\n beta +0\.05 +from 0 +Weight of", text) and "Tuned from 0.01 to 1." in words
+    assert "Tuned from 0.3 to 3 times the benchmark's own." in words
+    told = bench("list", "pppo", cwd=tmp_path, code=2).stderr
+    assert "there is no method 'pppo'; did you mean 'ppo'" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "above 0 to 1"),
+        ({"type": "number", "minimum": 0, "exclusiveMaximum": 0.5}, "from 0 below 0.5"),
+        ({"anyOf": [{"type": "number", "exclusiveMinimum": 0.0}, {"type": "null"}]}, "above 0 or null"),
+        ({"enum": ["sft", "base"]}, "sft, base"),
+        ({"const": "pairs"}, "pairs"),
+        ({"type": "string"}, ""),
+    ],
+)
+def test_ranges_in_words(kind, said):
+    assert show.allowed(kind) == said

@@ -249,6 +249,7 @@ def test_the_best_of_three_is_the_answer(tmp_path, tiny, full):
     key, found = answers(Choice(3, lambda: letters, "letters"))
     policy = Policy.open(tiny, full, trainable=False)
     three = to_generations(policy, sample(policy, [p for p in prompts for _ in range(3)], max_new_tokens=12, seed=3))
+    assert three[::3] == to_generations(policy, sample(policy, prompts, max_new_tokens=12, seed=3))  # SFT's own row
     assert [g.prompt_id for g in found] == [p.id for p in prompts]
     assert letters(found) == [max(letters(three[3 * i : 3 * i + 3])) for i in range(5)] != letters(three[::3])
     assert {g.kl for g in found} == {math.log(3) - 2 / 3}
