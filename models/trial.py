@@ -52,9 +52,10 @@ def _distance(policy: Policy, name: str) -> float:
     words = [i for i in range(3, policy.network.model.get_input_embeddings().num_embeddings) if i not in policy.stops]
     ids = [tuple(words[(7 * length + 5 * i) % len(words)] for i in range(length)) for length in LENGTHS]
     prompts = [Prompt(str(i), (), row) for i, row in enumerate(ids * COPIES)]
-    settings: dict[str, Any] = {"seed": 0, "temperature": 1.0, "top_p": 1.0, "progress": None}
+    rows = range(len(prompts))
+    settings: dict[str, Any] = {"seed": 0, "temperature": 1.0, "top_p": 1.0, "progress": None, "streams": rows}
     try:
-        drawn = sample_rows(policy, prompts, range(len(prompts)), max_new_tokens=NEW_TOKENS, **settings)
+        drawn = sample_rows(policy, prompts, rows, max_new_tokens=NEW_TOKENS, **settings)
         whole = policy.logps([(s.prompt.ids, s.ids) for s in drawn]).rows()
     except (OutOfMemory, InputError):
         raise
