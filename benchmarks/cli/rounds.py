@@ -32,9 +32,9 @@ def carry_on(
     prompts = len(found.made.pipeline.prompts)
     to = console(stderr=not dry_run)
     to.print(
-        f"round {found.number} of {request.spec.name}: {', '.join(found.policies)} of {found.parent.path} answer "
-        f"{min(pairs or prompts, prompts):,} of {prompts:,} training prompts, two responses each, labelled by "
-        f"{labelled_by}; then {', '.join(found.made.methods)} are trained from SFT on old and new pairs",
+        f"round {found.number} of {request.spec.name}: the policies of {found.parent.path} "
+        f"({', '.join(found.policies)}) answer {min(pairs or prompts, prompts):,} of {prompts:,} training prompts, two "
+        f"responses each, labelled by {labelled_by}; then {', '.join(found.made.methods)} from SFT on old and new pairs",
         soft_wrap=True,
     )
     if dry_run:
