@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .overoptimization import GOLD, STAND_IN
+from .overoptimization import GOLD, NAMES, STAND_IN
 from .quantities import measured
 from .statistics import interval
 from .tuning import rule_in_words
-from .verdict import judged_by, listed
 
 if TYPE_CHECKING:
     import pandas
@@ -72,9 +71,9 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     said = [f"Of each training the checkpoint was evaluated that is {rule}."]
     said += [_row(label, row) for label, row in rows.items() if row["gains"]]
     if kept := [label for label, row in rows.items() if row["had_choice"] and not row["gains"]]:
-        said.append(f"That is the last one of {listed(kept)}.")
+        said.append(f"That is the last one of {', '.join(kept)}.")
     if alone := [label for label, row in rows.items() if not row["had_choice"]]:
-        said.append(f"{listed(alone)} saved no checkpoints to pick from, so the last policy was evaluated.")
+        said.append(f"{', '.join(alone)} saved no checkpoints to pick from, so the last policy was evaluated.")
     return said
 
 
@@ -82,7 +81,9 @@ def _row(label: str, row: Mapping[str, Any]) -> str:
     parts = []
     for metric, cell in row["gains"].items():
         limits = f" ({100 * cell['low']:.1f} to {100 * cell['high']:.1f})" if measured(cell["low"]) else ""
-        by = judged_by(f"win_rate.{metric.removeprefix('reward.')}")
-        parts.append(f"in {100 * cell['mean']:.1f}%{limits} of held-out prompts by {by}")
-    where = listed([f"{examples:,}" for examples in dict.fromkeys(row["examples"])])
-    return f"{label} after {where} of {row['last']:,} examples is better than its last {' and '.join(parts)}."
+        parts.append(f"{100 * cell['mean']:.1f}%{limits} by {NAMES[metric]}")
+    where = ", ".join(f"{examples:,}" for examples in dict.fromkeys(row["examples"]))
+    return (
+        f"{label} after {where} of {row['last']:,} examples wins against its last policy on held-out prompts: "
+        f"{', '.join(parts)}; 50% is no gain."
+    )

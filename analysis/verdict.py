@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
+from . import picked
 from .choice import Choice, better, choose
 from .comparisons import MARGIN, NOT_COMPARED, by_preference
 from .elsewhere import MARK, elsewhere
@@ -37,7 +38,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     costs = [f"{m} {seconds(s)}" for m, row in summary["methods"].items() if (s := row["cost"].get("seconds"))]
     if costs:
         said.append(f"Training time for one seed: {', '.join(costs)}.")
-    return said + tuned_with(summary) + not_tuned_alike(summary) + failed_gates(summary["gates"])
+    said += [*tuned_with(summary), *not_tuned_alike(summary), *picked.sentences(summary)]
+    return said + failed_gates(summary["gates"])
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:

@@ -111,17 +111,17 @@ def _axis(study: Mapping[str, Any], field: str, metric: str | None, looks: Mappi
         "heads": [text_of(v) for v in axis["values"]],
         "cells": cells,
         "figure": _curves(study, field, looks),
-        "changes": [
-            {**row, "name": series_name(row, field, study), "text": _signed(row, row["metric"])}
-            for row in axis["changes"]
-            if row["metric"] == metric
-        ],
+        "changes": [_tested(row, series_name(row, field, study)) for row in axis["changes"] if row["metric"] == metric],
         "interactions": [
-            {**row, "name": f"{row['a']} less {row['b']}", "text": _signed(row, row["metric"])}
-            for row in axis["interactions"]
-            if row["metric"] == metric
+            _tested(row, f"{row['a']} less {row['b']}") for row in axis["interactions"] if row["metric"] == metric
         ],
     }
+
+
+def _tested(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A change or an interaction, under a name, with its values and its estimate as text."""
+    ends = {end: text_of(row[end]) for end in ("from", "to")}
+    return {**row, **ends, "name": name, "text": _signed(row, row["metric"])}
 
 
 def _cell(cell: Mapping[str, Any], metric: str | None) -> str:

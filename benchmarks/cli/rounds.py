@@ -30,11 +30,11 @@ def carry_on(
         raise InputError("a round samples and labels in one process; launch one")
     found = plan_round(request, parent, one_of("--labeller", labelled_by, LABELLED_BY), pairs)
     prompts = len(found.made.pipeline.prompts)
-    to = console(stderr=not dry_run)
+    rows, to = ", ".join(found.made.methods), console(stderr=not dry_run)
     to.print(
-        f"round {found.number} of {request.spec.name}: {', '.join(found.policies)} of {found.parent.path} answer "
-        f"{min(pairs or prompts, prompts):,} of {prompts:,} training prompts, two responses each, labelled by "
-        f"{labelled_by}; then {', '.join(found.made.methods)} are trained from SFT on old and new pairs",
+        f"round {found.number} of {request.spec.name}: the policies of {found.parent.path} "
+        f"({', '.join(found.policies)}) answer {min(pairs or prompts, prompts):,} of {prompts:,} training prompts, two "
+        f"responses each, labelled by {labelled_by}; then {rows} from SFT on old and new pairs",
         soft_wrap=True,
     )
     if dry_run:

@@ -133,7 +133,7 @@ def found_by(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.
         "frontiers": _frontiers(scores, study, runs, outcomes),
         "variance": _variance(scores, study),
         "tuned": of_tuning(study, runs, outcomes),
-        "warnings": _warnings(study, runs, outcomes),
+        "warnings": warnings_of(study, runs, outcomes),
     }
     if study.tuned and not found["tuned"]["at"]:
         found["warnings"].append(f"No run here has the data, models and budget of the tuning in {study.tuned}.")
@@ -283,12 +283,18 @@ def reward_models(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _warnings(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.Outcome]) -> list[str]:
+def warnings_of(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.Outcome]) -> list[str]:
     """Cells that failed, gates that were not passed, too few seeds."""
     said = few_seeds({item: {"seeds": study.seeds} for item in study.methods})
+    failed: dict[tuple[str, str], list[str]] = {}  # gates; runs that share a stage share its gate
     for run, outcome in zip(runs, outcomes, strict=True):
-        where = f" ({told})" if (told := told_of(run, study)) else ""
+        told = told_of(run, study)
+        where = f" ({told})" if told else ""
         said += [f"{label} failed{where}: {why}" for label, why in outcome.failures.items()]
-        gates = outcome.summary.get("gates", ())
-        said += [f"gate {g['name']} not passed{where}: {g['text']}" for g in gates if not g["passed"]]
+        for gate in outcome.summary.get("gates", ()):
+            if not gate["passed"]:
+                failed.setdefault((gate["name"], gate["text"]), []).append(told)
+    for (name, text), places in failed.items():
+        where = f" ({'; '.join(places)})" if 0 < len(places) < len(runs) else ""
+        said.append(f"gate {name} not passed{where}: {text}")
     return said

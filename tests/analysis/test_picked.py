@@ -48,8 +48,8 @@ def test_the_sentences_name_rule_gain_and_rows_without_a_choice():
     assert sentences({"checkpoints": {"by": "selection_reward_model", "kl": 1.0, "rows": rows}}) == [
         "Of each training the checkpoint was evaluated that is the best on the tuning prompts by the selection reward "
         "model with KL at most 1 nat.",
-        "dpo after 400 and 800 of 1,600 examples is better than its last in 62.5% (50.0 to 75.0) of held-out prompts "
-        "by the true reward.",
+        "dpo after 400, 800 of 1,600 examples wins against its last policy on held-out prompts: 62.5% (50.0 to 75.0) "
+        "by the true reward; 50% is no gain.",
         "That is the last one of ppo.",
         "best_of_n saved no checkpoints to pick from, so the last policy was evaluated.",
     ]

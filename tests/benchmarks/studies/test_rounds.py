@@ -141,7 +141,7 @@ def test_a_judge_labels_as_the_benchmark_has_it_but_for_what_concerns_a_run(benc
     """A round that it labels is planned without asking it; its settings are kept beside the labels as JSON."""
     arguments = ("-m", "dpo", "--judge", "builtin/judge_model", "--labeller", "judge", "--new-pairs", "4", "--dry-run")
     planned = bench("run", "-b", "few.yaml", "--continue-from", first.path, *arguments, cwd=workdir)
-    assert "dpo of" in planned.stdout and "answer 4 of" in planned.stdout and "labelled by judge" in planned.stdout
+    assert "(dpo) answer 4 of" in planned.stdout and "labelled by judge" in planned.stdout
     settings = {"model": ["builtin/judge_model"], "prompt": "compact", "repeats": 30, "limit": 2}
     spec = load_spec(str(workdir / "few.yaml"), settings=[f"evaluators.judge={json.dumps(settings)}"])
     found = plan_round(Request(spec, ("dpo",), 1, workdir / "results"), first.path, "judge", 4)

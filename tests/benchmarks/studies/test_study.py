@@ -72,7 +72,7 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
         assert run["reward_models"]["accuracy"] == {role: row["accuracy"] for role, row in audit.items()}
         assert run["reward_models"]["missed"] <= run["reward_models"]["ruined"] <= 3
     assert "Reward models under audit" in page
-    assert "| orpo |" in (folder / "report" / "report.md").read_text()
+    assert "| orpo | 0 | 0.5 |" in (folder / "report" / "report.md").read_text()
 
     again = bench("study", path, "--json", cwd=workdir)
     assert made_in(again.stderr) == []

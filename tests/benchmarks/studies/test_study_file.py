@@ -9,7 +9,7 @@ import yaml
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.harness import Outcome
 from alignment_bench.benchmarks.studies.axes import Study, make_axis, read_study, varied
-from alignment_bench.benchmarks.studies.study import ALIKE, of_tuning
+from alignment_bench.benchmarks.studies.study import ALIKE, of_tuning, warnings_of
 from alignment_bench.errors import InputError
 from alignment_bench.results.integrity import write_record
 from alignment_bench.results.run_folder import TUNE, Run
@@ -143,6 +143,23 @@ def test_a_tuning_is_told_of_where_its_run_has_the_contract_of_the_studys(read, 
         "at": [{"labels.flip": 0}],
     }  # fmt: skip
     assert of_tuning(read(axes=fields["axes"]), runs, outcomes) is None
+
+
+def test_a_gate_of_a_stage_that_all_runs_share_is_told_once(read):
+    found = read(axes={"reward_model.model": [None, "builtin/judge_model"]}, seeds=3)
+    runs = found.runs()
+    assert [run.spec.reward_model.model for run in runs] == [None, "builtin/judge_model"]
+
+    def outcome(text, failures):
+        gates = [{"name": "same", "passed": False, "text": "low"}, {"name": "own", "passed": False, "text": text}]
+        return Outcome(None, {"gates": [*gates, {"name": "good", "passed": True, "text": "high"}]}, failures)
+
+    assert warnings_of(found, runs, [outcome("0.5", {}), outcome("0.6", {"dpo seed 1": "no number"})]) == [
+        "dpo seed 1 failed (reward_model.model builtin/judge_model): no number",
+        "gate same not passed: low",
+        "gate own not passed (reward_model.model null): 0.5",
+        "gate own not passed (reward_model.model builtin/judge_model): 0.6",
+    ]
 
 
 def test_the_example_is_a_study():
