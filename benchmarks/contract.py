@@ -51,7 +51,6 @@ def contract(
     Which of them are run, seeds and evaluators come on top of it. more: fields of a tuning, policies that were
     trained elsewhere, the round; left out where they are None.
     """
-    seen = {"without_thoughts": True} if spec.evaluation.without_thoughts else {}
     return {
         "benchmark": spec.name,
         "model": spec.model,
@@ -68,7 +67,7 @@ def contract(
         "tuning": shop.tuning.identity(),
         # stages have one key however many processes made them, for results differ by rounding alone; this names it
         **({"processes": arrangement()} if processes.size() > 1 else {}),
-        "sft": {**(spec.sft.model_dump() if spec.sft else {"trained": False}), "content": sft.key},
+        "sft": {**sft_settings(spec), "content": sft.key},
         "reward_model": {
             **spec.reward_model.model_dump(),
             **{role: checkpoint.key for role, checkpoint in reward_models.items()},
@@ -82,13 +81,24 @@ def contract(
         "budget": spec.budget,
         "methods": spec.methods,
         "method_defaults": spec.method_defaults,
-        "evaluation": {**spec.evaluation.model_dump(exclude={"questions", "without_thoughts"}), **seen},
+        "evaluation": evaluation_settings(spec),
         "margin": spec.margin,
         "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
         "code": code_digest(*TRAINING_CODE, LOSSES),
         "packages": shop.packages,
         **{name: value for name, value in more.items() if value is not None},
     }
+
+
+def sft_settings(spec: BenchmarkSpec) -> dict[str, Any]:
+    """SFT, as the contract names it."""
+    return spec.sft.model_dump() if spec.sft else {"trained": False}
+
+
+def evaluation_settings(spec: BenchmarkSpec) -> dict[str, Any]:
+    """The evaluation, as the contract names it: questions that were brought stand apart there."""
+    seen = {"without_thoughts": True} if spec.evaluation.without_thoughts else {}
+    return {**spec.evaluation.model_dump(exclude={"questions", "without_thoughts"}), **seen}
 
 
 def elsewhere(policy: Elsewhere) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class _Planner:
             return earlier.training(row.name, settings, spec.budget) or rough.training(row.method, spec.budget)
 
         guesses = {
-            "sft": lambda: earlier.sft(spec.sft.examples) or rough.sft(spec.sft.examples),
+            "sft": lambda: (earlier.sft(n) or rough.sft(n)) if spec.sft and (n := spec.sft.examples) else None,
             "reward_model": lambda: earlier.reward_model(examples) or rough.reward_model(examples),
             "reference": lambda: earlier.reference() or rough.reference(self.pairs),
             "train": lambda: training(row) if row else None,

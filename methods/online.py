@@ -186,7 +186,7 @@ class OnlineTrainer:
     def rewards(self, samples: list[Sample]) -> tuple[Tensor, dict[str, float]]:
         """The reward of each response [batch], normalized, less the penalty for a missing EOS; and what to watch."""
         asked = self.scores_per_response
-        shard = processes.shard_in_order(to_generations(self.policy, samples))
+        shard = [*processes.shard_in_order(to_generations(self.policy, samples))]
         if self.task.reward_model:  # a network of the policy's size reads each response
             self.ledger.scored_tokens += asked * count_tokens({(s.prompt.ids, s.ids) for s in samples})
         scores = processes.all_gather([*self.reward(shard)] if shard else [])

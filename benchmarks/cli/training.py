@@ -10,7 +10,6 @@ from ...errors import InputError
 from ...runtime.device import check_device
 
 NoSFT = Annotated[bool, typer.Option("--no-sft", help="Train no SFT: every method starts from the model as it is.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.", callback=check_device)]
 Gate = Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")]
 Engine = Annotated[str, typer.Option(help="Train cells one after another (local) or side by side (ray).")]

@@ -27,6 +27,7 @@ from ...results.integrity import digest, write_json
 from ...results.run_folder import STUDIES, Run, differences, find_run
 from ...results.store import ADAPTER, POLICY, write_jsonl
 from .. import harness
+from ..contract import evaluation_settings, sft_settings
 from ..request import Request
 from ..stages.scorers import given_models
 from .axes import Axis, Study, StudyRun
@@ -126,16 +127,15 @@ def _differences(made: harness.Harness, agreed: Mapping[str, Any]) -> list[str]:
         "data": made.corpus.digest,
         "budget": spec.budget,
         "tuning": made.shop.tuning.identity(),
-        "sft": spec.sft.model_dump(),
+        "sft": sft_settings(spec),
         "reward_model": spec.reward_model.model_dump(),
         "methods": spec.methods,
         "method_defaults": spec.method_defaults,
-        "evaluation": spec.evaluation.model_dump(),
+        "evaluation": evaluation_settings(spec),
     }
     theirs = {name: agreed.get(name) for name in ours}
     for name in ("sft", "reward_model"):  # which also have what was made by them
-        fields = type(getattr(spec, name)).model_fields
-        theirs[name] = {field: value for field, value in (theirs[name] or {}).items() if field in fields}
+        theirs[name] = {field: value for field, value in (theirs[name] or {}).items() if field in ours[name]}
     return [*differences(theirs, json.loads(json.dumps(ours)))][:6]
 
 
