@@ -42,9 +42,7 @@ def check_start(spec: BenchmarkSpec, methods: Mapping[str, Any]) -> None:
             f"{field}: demonstrations are for SFT, and none is trained (sft: null); leave one of the two out"
         )
     if spec.demonstrations and spec.sft and spec.sft.replies == "both":
-        raise InputError(
-            f"{field}: demonstrations have one reply each, and sft.replies says both; set it to chosen"
-        )
+        raise InputError(f"{field}: demonstrations have one reply each, and sft.replies says both; set it to chosen")
     if spec.sft and not spec.demonstrations and not spec.splits.sft:
         raise InputError(
             f"{spec.place('splits', 'sft')}: SFT has no pairs to imitate (splits.sft: 0); give it a share, "
