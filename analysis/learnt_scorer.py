@@ -125,9 +125,10 @@ def length_sentences(summary: Mapping[str, Any]) -> list[str]:
             continue
         if beyond["low"] <= 0 or (measured(r) and r > LONG):
             opening = "is not shown to know more than length" if beyond["low"] <= 0 else "goes with length"
+            right = share(row["accuracy"]["mean"])
             said.append(
-                f"The {_called(summary, role)} {opening}: it orders {share(row['accuracy']['mean'])} of held-out pairs "
-                f"as people did ({length_text(row)})."
+                f"The {reward_called(summary, role)} {opening}: it orders {right} of held-out pairs as people did "
+                f"({length_text(row)})."
             )
     return said
 
@@ -166,6 +167,13 @@ def disagreements(summary: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def reward_called(summary: Mapping[str, Any], role: str) -> str:
+    """What the reward of a role is called: one that methods are trained on may be brought, and no model."""
+    contract = summary["contract"] if isinstance(summary["contract"], Mapping) else {}
+    is_brought = role == "training" and contract.get("training_reward")
+    return "training reward" if is_brought else f"{role} reward model"
+
+
 def _shared_mistakes(summary: Mapping[str, Any]) -> list[str]:
     """The rows that optimized a reward model, and how far its mistakes are those of the one that compares."""
     rows = (summary.get("hacking") or {}).get("optimized") or []
@@ -188,13 +196,6 @@ def _shared_mistakes(summary: Mapping[str, Any]) -> list[str]:
             f"{said}: on held-out pairs the two make the same mistakes ({number}), so gains may be shared mistakes."
         ]
     return [f"{said}: on held-out pairs the two are not shown to make the same mistakes ({number})."]
-
-
-def _called(summary: Mapping[str, Any], role: str) -> str:
-    """What the reward of a role is called: one that methods are trained on may be brought, and no model."""
-    contract = summary["contract"] if isinstance(summary["contract"], Mapping) else {}
-    is_brought = role == "training" and contract.get("training_reward")
-    return "training reward" if is_brought else f"{role} reward model"
 
 
 def _accuracy(summary: Mapping[str, Any]) -> list[str]:

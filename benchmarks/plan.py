@@ -114,13 +114,14 @@ class _Planner:
         earlier, rough, spec, row = self.earlier, self.rough, self.spec, step.row
         each = getattr(row.method, "responses_per_answer", 1) if row else 1
         examples = spec.reward_model.drawn(step.name.partition(" ")[0])
+        imitated = spec.sft.examples if spec.sft else 0
 
         def training(row: Row) -> Estimate | None:
             settings = settings_of(row.method)
             return earlier.training(row.name, settings, spec.budget) or rough.training(row.method, spec.budget)
 
         guesses = {
-            "sft": lambda: (earlier.sft(n) or rough.sft(n)) if spec.sft and (n := spec.sft.examples) else None,
+            "sft": lambda: earlier.sft(imitated) or rough.sft(imitated),
             "reward_model": lambda: earlier.reward_model(examples) or rough.reward_model(examples),
             "reference": lambda: earlier.reference() or rough.reference(self.pairs),
             "train": lambda: training(row) if row else None,

@@ -123,7 +123,8 @@ def _facts(record: Mapping[str, Any], methods: Mapping[str, Any], prompts: int) 
     seeds = max((methods[m].get("seeds") or 0 for m in rows), default=0)
     facts = [", ".join(marked(m, methods) for m in rows)] if rows else []
     facts += [f"{seeds} seed{'s' * (seeds != 1)}"] if seeds else []
-    facts += [f"{prompts:,} held-out prompts"] if prompts else []
+    kind = "questions" if (record.get("data") or {}).get("questions") else "held-out prompts"
+    facts += [f"{prompts:,} {kind}"] if prompts else []
     facts += [str(record["created"])[:16].replace("T", " ")] if record.get("created") else []
     return [*facts, f"run {record.get('run_id', 'without an id')}"]
 

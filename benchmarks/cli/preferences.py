@@ -90,7 +90,7 @@ def collect(
             rows = [(prompt.messages, spec.preferences) for prompt in training.prompts]
             source = f"{spec.name}: prompts of the training pairs"
         if not model:
-            name, checkpoint = f"{spec.name}-sft", made.make_sft()
+            name, checkpoint = f"{spec.name}-sft" if spec.sft else spec.model, made.make_sft()
         if max_new_tokens is None:
             settings = replace(settings, max_new_tokens=spec.max_response_tokens)
     assert name and checkpoint  # given, or the benchmark's

@@ -98,3 +98,9 @@ def test_what_sfts_gate_looked_at_is_known_to_the_reference(tmp_path, tiny, full
             found = reference.logps(texts)
     assert found == pytest.approx(expected, rel=1e-5)
     assert passes.scored == len(prompt) + len(third)
+    # beside a model that was not trained here a file of that name says nothing
+    with opened(shop, sft, None, Limits(64, 8, 1.0), has_gate=False) as (_, reference):
+        reference.policy.total_logps([(prompt, one)])  # so that how to pack is found out before
+        with counted() as passes:
+            assert reference.logps(texts[:2]) == pytest.approx(expected[:2], rel=1e-5)
+    assert passes.scored == len(prompt) + len(one) + len(other)
