@@ -81,19 +81,23 @@ def generate(
 def try_elsewhere(shop: Workshop, name: str, policy: Elsewhere, prompts: PromptDataset) -> Stage:
     """The stage in which a policy that was trained elsewhere is opened once; elsewhere.json says how large it is.
 
-    InputError for one that cannot be opened, or that has no room for a prompt and a response.
+    InputError for one that cannot be opened or asked, or that has no room for a prompt and a response.
     """
 
     def build(out: Path) -> None:
-        model = policy.open(shop.tuning)
-        longest = max(map(len, encode_prompts(model.tokenizer, [p.messages for p in prompts.prompts])))
+        try:
+            model = policy.open(shop.tuning)
+            longest = max(map(len, encode_prompts(model.tokenizer, [p.messages for p in prompts.prompts])))
+            model.total_logps([((0, 1), (1,))])
+        except Exception as error:  # whatever a model's files or its template raise
+            first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise InputError(f"policy {name} cannot be opened and asked ({first}); repair it or leave it out") from None
         window = getattr(model.network.model.config.get_text_config(), "max_position_embeddings", None)
         if window and longest + prompts.max_new_tokens > window:
             raise InputError(
                 f"policy {name} reads at most {window} tokens, and its longest prompt with a response has "
                 f"{longest + prompts.max_new_tokens}; lower max_prompt_tokens or max_response_tokens, or leave it out"
             )
-        model.total_logps([((0, 1), (1,))])
         write_json(out / ELSEWHERE, {"parameters": model.network.size})
 
     asked = digest_each([p.id, p.ids] for p in prompts.prompts)

@@ -4,10 +4,13 @@ import numpy as np
 import pandas
 import pytest
 
-from alignment_bench.analysis.comparisons import trainings
+from alignment_bench.analysis import learnt_scorer
+from alignment_bench.analysis.comparisons import comparisons, trainings
 from alignment_bench.analysis.costs import cost_sentences
 from alignment_bench.analysis.elsewhere import MARK, marked, sentences
 from alignment_bench.analysis.findings import findings
+from alignment_bench.analysis.grids import grids_of
+from alignment_bench.analysis.power import spreads
 from alignment_bench.analysis.statistics import interval
 from alignment_bench.analysis.summary import summarize
 from alignment_bench.analysis.verdict import compared, recommendation, verdict
@@ -112,6 +115,25 @@ def test_what_is_not_known_and_what_is_left_out_is_said_first():
     assert not any("theirs" in line for line in confounds[2:])  # neither few seeds nor unequally many
     assert confounds[0] in found["warnings"] and confounds[1] in found["warnings"]
     assert "theirs" not in (found["frontier"] or {}).get("methods", {})
+
+
+def test_its_samplings_tell_nothing_about_training_runs():
+    """Three seeds of dpo have two degrees of freedom, and a policy sampled with three seeds adds none."""
+    made = scores({"dpo": mostly(0.8), "theirs": mostly(0.5)}, {})
+    grids = grids_of(made)
+    rows = comparisons(grids, ["sft", "dpo", "theirs"], elsewhere=("theirs",))
+    assert {basis: freedom for basis, (_, freedom) in spreads(rows, grids).items()} == {"sft": 2, "direct": 2}
+
+
+def test_how_far_it_went_is_said_to_be_unknown():
+    """Where a learnt reward model is the headline, distance matters, and a policy with other tokens has none."""
+    comparison = {"a": "theirs", "b": "sft", "metric": "win_rate.reward_model", "verdict": "not decided"}
+    rows = {"sft": {"metrics": {}}, "theirs": {"metrics": {}, "trained_here": False}}
+    summary = {"comparisons": [comparison], "methods": rows, "contract": {}}
+    said = "How far theirs went from SFT, and so how far reward models err on it, is not known."
+    assert said in learnt_scorer.sentences(summary)
+    near = {"theirs": {"far": 0.0, "very_far": 0.0, "responses": 9}}
+    assert said not in learnt_scorer.sentences({**summary, "far": near})
 
 
 def test_marks():

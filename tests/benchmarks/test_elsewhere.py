@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas
@@ -9,12 +10,17 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from alignment_bench.benchmarks.context import Workshop
 from alignment_bench.benchmarks.definition.options import Options, chosen_spec
 from alignment_bench.benchmarks.definition.rows import policy_row
+from alignment_bench.benchmarks.stages.responses import try_elsewhere
 from alignment_bench.errors import InputError
 from alignment_bench.models.elsewhere import find_elsewhere
 from alignment_bench.reports.render import render
+from alignment_bench.results.records import Prompt
 from alignment_bench.results.run_folder import Run
+from alignment_bench.results.store import Store
+from alignment_bench.training.task import PromptDataset
 
 OTHER = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 
@@ -138,27 +144,37 @@ def test_bad_policies_are_told_before_anything_trains(run, places, bench):
     assert "vary along no axis" in refused(bench, places, *dpo, "--policy", "a=other", "--vary", "dpo.beta=0.1,0.2")
 
 
-def test_a_window_that_is_too_short_is_told_before_anything_trains(run, places, bench, make_tiny):
-    model = AutoModelForCausalLM.from_pretrained(places / "other")
-    model.config.max_position_embeddings = 100
-    model.save_pretrained(places / "short")
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (places / "short" / name).write_bytes((places / "other" / name).read_bytes())
-    said = bench(
-        "run",
-        "-b",
-        places / "tiny.yaml",
-        "--model",
-        "model",
-        "-m",
-        "dpo",
-        "--policy",
-        "short=short",
-        cwd=places,
-        code=2,
-    ).stderr
-    assert "policy short reads at most 100 tokens, and its longest prompt with a response has" in said
-    assert "SFT" not in said
+def test_what_cannot_answer_is_told_before_anything_trains(places, full, tmp_path):
+    """A window too short for a prompt with a response, a template that refuses a role, and weights of another shape."""
+    asked = [Prompt("p", ({"role": "user", "content": "x" * 20},), (0,))]
+
+    def tried(change, limit=79):
+        folder = tmp_path / f"{change.__name__}{limit}"
+        shutil.copytree(places / "other", folder)
+        change(folder)
+        policy = find_elsewhere(str(folder), "--policy theirs")
+        return try_elsewhere(Workshop(Store(tmp_path), full, {}), "theirs", policy, PromptDataset(asked, limit))
+
+    def window(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 100}))
+
+    def template(folder):
+        (folder / "chat_template.jinja").write_text("{{ raise_exception('no such role') }}")
+
+    def shape(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 60}))
+
+    assert json.loads((tried(window).path / "elsewhere.json").read_text())["parameters"] > 20_000
+    with pytest.raises(
+        InputError, match="policy theirs reads at most 100 tokens, and its longest prompt with a resp.* 101;"
+    ):
+        tried(window, 80)
+    with pytest.raises(InputError, match=r"policy theirs cannot be opened and asked \(no such role\)"):
+        tried(template)
+    with pytest.raises(InputError, match="policy theirs cannot be opened and asked"):
+        tried(shape)
 
 
 def test_they_may_stand_in_the_yaml(places, tmp_path, write_tiny):

@@ -157,6 +157,10 @@ def test_refusals(run, tmp_path, bench, monkeypatch):
             export_policy(run, row, seed, to)
     with pytest.raises(InputError, match="--push owner/x names no model of the hub; give hub:OWNER/NAME"):
         export_policy(run, "full", 0, to, push="owner/x")
+    shutil.copytree(run.path, tmp_path / "hurt")
+    (tmp_path / "hurt" / "full" / "seed-0" / POLICY / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="config.json is damaged"):
+        export_policy(Run(tmp_path / "hurt"), "full", 0, to)
     assert not to.exists()
     with pytest.raises(InputError, match="is there already and not empty"):
         export_policy(run, "full", 0, run.path)

@@ -100,8 +100,7 @@ def test_other_tokens_do_not_read_alike(places, sft, tmp_path, change):
         assert old in text
         (tmp_path / "theirs" / name).write_text(text.replace(old, new))
     policy = open_copy(find_elsewhere(str(tmp_path / "theirs"), "--policy theirs"), TUNING)
-    plain = [({"role": "user", "content": "abc"},)]
-    assert reads_alike(policy, sft, plain) is False
+    assert reads_alike(policy, sft, [()]) is False  # in a prompt that has no EOS
 
 
 def test_what_is_refused_before_anything_trains(places, tmp_path):
@@ -143,16 +142,18 @@ def test_an_adapter_that_does_not_fit_its_base_is_told(places, tmp_path, make_ti
 
 
 def test_contents_are_its_identity(places, tmp_path):
-    """Of an adapter also its base's: other weights there are another policy."""
+    """Of an adapter also its base's: other weights there are another policy, wherever the two lie."""
     root, _ = places
-    key = find_elsewhere(str(root / "adapter"), "--policy a").key
-    shutil.copytree(root / "adapter", tmp_path / "adapter")
-    assert find_elsewhere(str(tmp_path / "adapter"), "--policy b").key == key
-    shutil.copytree(root / "alike", tmp_path / "base")
-    set_base(tmp_path / "adapter", "base")
-    shutil.move(tmp_path / "base", tmp_path / "adapter" / "base")
-    moved = find_elsewhere(str(tmp_path / "adapter"), "--policy b")
-    assert moved.key != key and moved.base == (tmp_path / "adapter" / "base").resolve()
+
+    def key(name, base):
+        shutil.copytree(root / "adapter", tmp_path / name / "adapter")
+        set_base(tmp_path / name / "adapter", "../base")
+        shutil.copytree(root / base, tmp_path / name / "base")
+        found = find_elsewhere(str(tmp_path / name / "adapter"), f"--policy {name}")
+        assert found.base == (tmp_path / name / "base").resolve()
+        return found.key
+
+    assert key("one", "sft") == key("two", "sft") != key("three", "alike")
 
 
 def test_generations_of_ours_are_untouched():
