@@ -54,4 +54,6 @@ class Misfits:
     def told(self) -> str:
         """The reasons with their counts and settings, in words."""
         of = self.settings()
-        return ", ".join(f"{n} {why}" + (f": {of[why]}" if why in of else "") for why, n in self.count.most_common())
+        return "; ".join(
+            f"{n} {why}" + (f", which {of[why]} fits" if why in of else "") for why, n in self.count.most_common()
+        )

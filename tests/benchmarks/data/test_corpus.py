@@ -250,7 +250,7 @@ def test_unpaired_replies_keep_away_from_the_prompts_of_the_evaluation(load, tmp
 
 def test_no_pair_fits(load, tmp_path):
     with pytest.raises(
-        InputError, match=r"no pair can be used \(20 reply longer than 2 tokens: max_response_tokens=4\)"
+        InputError, match=r"no pair can be used \(20 reply longer than 2 tokens, which max_response_tokens=4 fits\)"
     ):
         load([row(i) for i in range(20)], max_response_tokens=2)
     assert list((tmp_path / "results/cache/corpus").glob("[!.]*")) == []
