@@ -53,5 +53,5 @@ class Misfits:
 
     def told(self) -> str:
         """The reasons with their counts and settings, in words."""
-        of = self.settings()
-        return ", ".join(f"{n} {why}" + (f": {of[why]}" if why in of else "") for why, n in self.count.most_common())
+        fits = {reason: f", which {setting} fits" for reason, setting in self.settings().items()}
+        return "; ".join(f"{count} {reason}{fits.get(reason, '')}" for reason, count in self.count.most_common())

@@ -135,8 +135,9 @@ def _identity(name: str, evaluator: Any, needs: dict[str, str]) -> dict[str, Any
     }
 
 
-def _text(generation: Generation) -> tuple[str, str]:
-    return generation.prompt_id, generation.response
+def _text(generation: Generation) -> tuple[str, str, bool]:
+    """All of a response that a reward of the text depends on: one that was cut is read without an end."""
+    return generation.prompt_id, generation.response, generation.finished
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:

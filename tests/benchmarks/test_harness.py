@@ -233,7 +233,7 @@ def test_bad_input_is_one_sentence(bench, workdir, tmp_path, write_tiny):
         ({"methods": {"dpo": {"beta": -1}}}, "beta: input should be greater than 0, not -1"),
         ({"methods": {"dpoo": {}}}, "methods.dpoo is not a method; did you mean 'dpo'?"),
         ({"evaluators": {"golden": {}}}, "no evaluator 'golden'; did you mean 'gold'?"),
-        ({"max_prompt_tokens": 4}, "no pair fits the benchmark's lengths"),
+        ({"max_prompt_tokens": 4}, "no pair can be used (120 prompt longer than 4 tokens, which max_prompt_tokens="),
         ({"max_prompt_tokens": 4000}, "reads at most 256 tokens"),
     ]:
         write_tiny(tmp_path, **changes)

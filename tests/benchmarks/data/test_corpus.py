@@ -284,7 +284,7 @@ def test_more_pairs_stand_behind_the_training_pairs_and_never_on_prompts_of_othe
 
 def test_no_pair_fits(load, tmp_path):
     with pytest.raises(
-        InputError, match=r"no pair can be used \(20 reply longer than 2 tokens: max_response_tokens=4\)"
+        InputError, match=r"no pair can be used \(20 reply longer than 2 tokens, which max_response_tokens=4 fits\)"
     ):
         load([row(i) for i in range(20)], max_response_tokens=2)
     assert list((tmp_path / "results/cache/corpus").glob("[!.]*")) == []
