@@ -100,9 +100,7 @@ def _sample_batch(
         mask: Tensor | None = seen
         if step and policy.network.packs:  # its attention is one that takes a mask made already
             mask = seen[:, None, None]
-        elif (
-            step and name == "cache_params"
-        ):  # the state knows its padding, and the mask would be taken for the token's
+        elif step and name == "cache_params":  # its state is without padding; it would take the mask for the token's
             mask = None
         with policy.network.autocast():
             states = policy.network.backbone(

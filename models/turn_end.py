@@ -1,5 +1,6 @@
 """The end of a reply: the token that is trained as its last, and those at which sampling stops."""
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,15 +16,21 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int:
 
     Models of the gemma-it, Phi-3 and Llama-3-Instruct kind end turns with a token that is not `tokenizer.eos_token`.
     """
+    return _turn_end(tokenizer, str(tokenizer.chat_template), tokenizer.eos_token_id)
+
+
+@lru_cache(maxsize=8)
+def _turn_end(tokenizer: "PreTrainedTokenizerBase", template: str, eos: int) -> int:
+    """The same, kept as long as template and EOS are the same."""
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": REPLY}]
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False)
     except Exception:  # a template may refuse any conversation, in its own words
-        return tokenizer.eos_token_id
+        return eos
     behind = text.rpartition(REPLY)[2].lstrip()
     special = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     written = [token for token in special if behind.startswith(token)]
-    return special[max(written, key=len)] if written else tokenizer.eos_token_id
+    return special[max(written, key=len)] if written else eos
 
 
 def stop_ids(tokenizer: "PreTrainedTokenizerBase", model: "PreTrainedModel") -> frozenset[int]:

@@ -45,9 +45,9 @@ def test_the_statement_counts_by_hand():
     assert said.startswith("2 of 3 architectures of transformers 9,") and said.endswith("; 1 are refused by name")
 
 
-@pytest.mark.parametrize("name", ["gemma2", "lfm2", "mamba", "mixtral"])
+@pytest.mark.parametrize("name", ["cohere", "gemma2", "lfm2", "mamba", "mixtral"])
 def test_the_table_is_what_the_suite_does(name):
-    """A soft cap, states beside keys and values, states alone, stacked experts."""
+    """A factor on logits, a soft cap, states beside keys and values, states alone, stacked experts."""
     found = measure(name)
     assert all(map(agrees, found["uses"].values())), found
     for use, row in ROWS[name]["uses"].items():
