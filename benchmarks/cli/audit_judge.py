@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import InputError, nearest
+from .training import Device
 
 COLUMN = "column:"
 
@@ -35,7 +36,7 @@ def audit_judge(
         typer.Option("--set", metavar="FIELD=VALUE", help="A judge's setting, as in a benchmark: max_tokens=4000."),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Pairs asked a second time, for self-consistency.", min=0)] = 30,
-    device: Annotated[str, typer.Option(help="Where a local judge runs: cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    device: Device = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
     ] = False,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from ...errors import InputError, nearest
+from .training import Device
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +40,7 @@ def collect(
     limit: Annotated[int | None, typer.Option(help="Only this many prompts, the first ones.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling and of the pairs.")] = 0,
     sampler: Annotated[str, typer.Option(help="Sampler of the responses: torch (this package) or vllm.")] = "torch",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    device: Device = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
     ] = False,
@@ -56,6 +57,7 @@ def collect(
     from ...models.model_files import allow_remote_code
     from ...models.policy import Policy
     from ...models.reward_model import RewardModel
+    from ...models.trial import try_model
     from ...models.tuning import Tuning
     from ...preferences.collect import Sampling, read_prompts
     from ...preferences.collect import collect as run
@@ -75,6 +77,8 @@ def collect(
         raise InputError("--rule best_random needs a reward model; give its folder with --reward-model")
     scorer = find_model(reward_model, "--reward-model") if reward_model else None
     checkpoint = find_model(model, "--model") if model else None
+    if checkpoint:
+        try_model(checkpoint, tuning, f"--model {model}", trainable=False)
     rows, dropped = read_prompts(prompts) if prompts else ([], {})
     name, source = model, prompts
     if not (model and prompts):
@@ -153,7 +157,7 @@ def label(
     judge_prompt: Annotated[str, typer.Option(help="Judge: file of evaluators/prompts with the question.")] = (
         "pairwise"
     ),
-    device: Annotated[str, typer.Option(help="Models: cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Label the pairs of a collection: people in a browser, or a simulation, a reward model or a judge.
 

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from ...errors import InputError
+from ...runtime.device import check_device
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.", callback=check_device)]
 Gate = Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")]
 Engine = Annotated[str, typer.Option(help="Train cells one after another (local) or side by side (ray).")]
 RayAddress = Annotated[

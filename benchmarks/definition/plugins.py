@@ -117,6 +117,9 @@ def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
             names = _names_at(cls, location[:-1])
             raise InputError(f"{where}: there is no field {place!r}; {nearest(location[-1], names)}") from None
         problem = first["msg"][0].lower() + first["msg"][1:]
+        if first["type"] == "string_pattern_mismatch":  # told by the field's own words rather than its pattern
+            fields: Any = getattr(cls, "model_fields", {})
+            problem = "give " + fields[location[-1]].description.partition(";")[0].lower()
         given = "" if first["type"].startswith("missing") else f", not {first['input']!r}"
         raise InputError(f"{where}: {place}: {problem}{given}{_paper(cls)}") from None
 

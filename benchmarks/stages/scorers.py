@@ -18,10 +18,11 @@ from ...evaluators.reward_model import RewardModelWinRate
 from ...models.checkpoint import Checkpoint
 from ...models.find import find_model
 from ...models.reward_model import RewardModel
-from ...models.tuning import Tuning, kind_of
+from ...models.tuning import Tuning
 from ...results.integrity import digest, digest_each
 from ...results.records import LabelledPair
 from ...results.store import Store, folder_digest
+from ...runtime.device import kind_of
 from ..context import Workshop
 from ..data.corpus import Corpus
 from ..definition.options import option_of
