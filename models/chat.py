@@ -1,5 +1,6 @@
 """Messages as token ids: the one place where a chat template is applied."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..results.records import Message
 from .model_files import remote_code_allowed
+from .turn_end import turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,6 +19,9 @@ PLAIN_TEMPLATE = (
     "{{ '### ' + message['role'] + ':\\n' + message['content'] + '\\n\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '### assistant:\\n' }}{% endif %}"
 )
+
+_THINKING = "think|thinking|thought|reasoning|seed:think"
+OPENED = re.compile(rf"<({_THINKING})>\s*\Z")  # a block of thinking that a prompt leaves open at its end
 
 
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
@@ -42,19 +47,25 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
+def render(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> str:
+    """A conversation as its template writes it, up to where the assistant's reply begins."""
+    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+
+
+def encode_rendered(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of what `render` wrote; BOS comes from the template alone."""
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+
+
 def encode_prompts(tokenizer: "PreTrainedTokenizerBase", conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
-    """Token ids of conversations up to where the assistant's reply begins; BOS comes from the template alone."""
-    texts = [
-        tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        for messages in conversations
-    ]
-    return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    """Token ids of conversations up to where the assistant's reply begins."""
+    return encode_rendered(tokenizer, [render(tokenizer, messages) for messages in conversations])
 
 
 def encode_responses(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of replies, EOS included; tokenized alone, so no token spans the boundary to the prompt."""
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return [[*ids, tokenizer.eos_token_id] for ids in encoded]
+    """Token ids of replies with the token that ends each; tokenized alone, so none spans the boundary to the prompt."""
+    encoded, end = tokenizer(list(texts), add_special_tokens=False)["input_ids"], turn_end(tokenizer)
+    return [[*ids, end] for ids in encoded]
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) -> list[int]:

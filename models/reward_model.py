@@ -18,7 +18,7 @@ from .network import Network
 from .tuning import Tuning
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class RewardModel:
@@ -78,7 +78,7 @@ class TextRewardModel:
             model, loaded = AutoModelForSequenceClassification.from_pretrained(
                 name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise InputError(
                 f"reward model {name} cannot be loaded as a sequence classifier with its tokenizer ({first}); "
@@ -95,6 +95,7 @@ class TextRewardModel:
                 f"random; give a model that was trained as a sequence classifier"
             )
         self.model = model.to(self.tuning.device).eval()
+        self.window = _window(model)
 
     def encode(self, generation: Generation) -> dict[str, list[int]]:
         messages = [*generation.prompt, {"role": "assistant", "content": generation.response}]
@@ -108,12 +109,11 @@ class TextRewardModel:
     def __call__(self, generations: Sequence[Generation]) -> list[float]:
         """Scores; InputError where a text is longer than the model reads."""
         rows = [self.encode(g) for g in generations]
-        window = getattr(self.model.config, "max_position_embeddings", None)
         longest = max((len(row["input_ids"]) for row in rows), default=0)
-        if window and longest > window:
+        if self.window and longest > self.window:
             raise InputError(
-                f"reward model {self.name} reads at most {window} tokens, but a prompt and response have {longest}; "
-                f"lower the benchmark's max_prompt_tokens or max_response_tokens, or give another model"
+                f"reward model {self.name} reads at most {self.window} tokens, but a prompt and response have "
+                f"{longest}; lower the benchmark's max_prompt_tokens or max_response_tokens, or give another model"
             )
         batch = 16 if self.model.config.pad_token_id is not None else 1  # transformers wants one row without a pad id
         places: dict[int, list[int]] = {}
@@ -128,3 +128,15 @@ class TextRewardModel:
             for i, value in zip(group, logits.tolist(), strict=True):
                 scores[i] = value
         return scores
+
+
+def _window(model: "PreTrainedModel") -> int | None:
+    """Most tokens of a text; fewer than the configuration says where positions are counted on from the padding's id.
+
+    So do RoBERTa and its kin: of 514 learnt positions the first two are never a token's.
+    """
+    windows = [getattr(model.config, "max_position_embeddings", None)]
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            windows.append(module.num_embeddings - module.padding_idx - 1)
+    return min(filter(None, windows), default=None)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..models.chat import encode_prompt
+from ..models.limits import context_window
 from ..models.policy import Policy
 from ..models.sampler import to_generations
 from ..models.sampling import sample
@@ -205,7 +206,7 @@ def _encode(
 ) -> tuple[list[tuple[Prompt, str]], int]:
     """The prompts that leave room for a response in the model's context, and how many do not."""
     model: Any = policy.network.model
-    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    window = context_window(model.config)
     encoded = [
         (Prompt(digest(list(m))[:16], tuple(m), tuple(encode_prompt(policy.tokenizer, m))), source)
         for m, source in prompts

@@ -210,7 +210,7 @@ MUTANTS = [
         ),
         ("rows take the numbers of others", "real[keep], numbers[keep]", "real[keep], numbers[: len(keep)]"),
         ("all seeds draw alike", "np.array([seed, index]", "np.array([0, index]"),
-        ("every response ended", "Sample(prompt, ids, ids[-1] == eos,", "Sample(prompt, ids, True,"),
+        ("every response ended", "Sample(prompt, ids, ids[-1] in stops,", "Sample(prompt, ids, True,"),
         ("the nucleus loses its last token", "ordered.cumsum(-1) - ordered", "ordered.cumsum(-1)"),
         ("the nucleus is not used", "chances = nucleus(chances, top_p)", "pass"),
         ("shared prompts give all rows the first one's", "[row_of[p.ids] for p in prompts]", "[0 for p in prompts]"),

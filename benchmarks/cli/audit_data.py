@@ -42,6 +42,7 @@ def audit_data(
 def _tokens(model: str, context: int | None):
     """The tokenizer and context of a model; InputError if either is not to be had."""
     from ...models.chat import encode_prompt, encode_response, load_tokenizer
+    from ...models.limits import context_window
     from ...preferences.audit import Tokens
 
     tokenizer = load_tokenizer(model)
@@ -49,7 +50,7 @@ def _tokens(model: str, context: int | None):
         from transformers import AutoConfig
 
         try:
-            context = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+            context = context_window(AutoConfig.from_pretrained(model))
         except (OSError, ValueError):
             context = None
         if context is None:
