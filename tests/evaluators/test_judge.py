@@ -354,7 +354,7 @@ def test_questions_beyond_the_original_context_go_alone(tmp_path):
     config = Phi3Config(
         vocab_size=len(fast), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=256, initializer_range=0.6, pad_token_id=0,
-        rope_parameters={**rope, "original_max_position_embeddings": 64},
+        rope_parameters=rope, original_max_position_embeddings=64,
     )  # fmt: skip
     Phi3ForCausalLM(config).save_pretrained(tmp_path)
     asker = LocalAsker(str(tmp_path))

@@ -10,12 +10,13 @@ from alignment_bench.errors import InputError
 from alignment_bench.models.limits import check_vocabulary, context_window
 from alignment_bench.models.model_files import check_model_files, check_whole
 
+SMALL = {"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 131072}
 LONG = {
     "rope_type": "longrope",
     "rope_theta": 1e4,
     "short_factor": [1.0] * 4,
     "long_factor": [2.0] * 4,
-    "original_max_position_embeddings": 4096,
+    "original_max_position_embeddings": 2048,
 }
 
 
@@ -25,7 +26,7 @@ LONG = {
         (LlamaConfig(max_position_embeddings=512), 512),
         (GPT2Config(n_positions=64), 64),
         (MambaConfig(), None),
-        (Phi3Config(hidden_size=32, num_attention_heads=4, max_position_embeddings=131072, rope_parameters=LONG), 4096),
+        (Phi3Config(**SMALL, rope_parameters=LONG, original_max_position_embeddings=2048), 2048),
         (LlamaConfig(max_position_embeddings=2048, rope_parameters={"rope_type": "dynamic", "factor": 4.0}), 2048),
         (LlamaConfig(max_position_embeddings=8192, rope_parameters={**LONG, "rope_type": "yarn", "factor": 2.0}), 8192),
         (Gemma3TextConfig(max_position_embeddings=1024), 1024),  # parameters by the layers' kind
