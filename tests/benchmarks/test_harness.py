@@ -231,6 +231,10 @@ def test_bad_input_is_one_sentence(bench, workdir, tmp_path, write_tiny):
         ({"evaluators": {"golden": {}}}, "no evaluator 'golden'; did you mean 'gold'?"),
         ({"max_prompt_tokens": 4}, "no pair fits the benchmark's lengths"),
         ({"max_prompt_tokens": 4000}, "reads at most 256 tokens"),
+        (
+            {"name": "mine quick"},
+            "name: give letters, digits, dots, dashes and underscores, 64 at most, not 'mine quick'",
+        ),
     ]:
         write_tiny(tmp_path, **changes)
         assert message in bad(bench, tmp_path, *run, "-m", "dpo")
