@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from pkgutil import resolve_name
@@ -102,9 +101,14 @@ def method_code(cls: type) -> dict[str, Any]:
 
 
 def functions_code(names: Iterable[str]) -> dict[str, str]:
-    """The code of functions that settings name as package.module:function: hashes of their modules' files."""
-    files = {name: getattr(import_module(name.partition(":")[0]), "__file__", None) for name in names}
-    return {name: file_digest(Path(file)) if file else "" for name, file in files.items()}
+    """The code of functions that settings name as package.module:function: hashes of the files that define them."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = file_digest(Path(inspect.getfile(resolve_name(name))))
+        except (OSError, TypeError):  # built into Python, or no plain function
+            found[name] = ""
+    return found
 
 
 def library_version(library: str) -> str | None:

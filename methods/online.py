@@ -94,7 +94,7 @@ class OnlineTrainer:
         if not len(task.prompts):
             raise TrainingError(f"{type(method).__name__} samples from prompts, and this task has none")
         self.method, self.task, self.policy = method, task, policy
-        self.reward: Callable[[list[Generation]], Sequence[Any]] = task.reward  # a number a response, or several
+        self.reward: Callable[[Sequence[Generation]], Sequence[Any]] = task.reward  # a number a response, or several
         self.samples_per_prompt = samples_per_prompt
         self.prompts_per_round = max(1, method.round_size(task.budget.examples) // samples_per_prompt)
         self.size = self.prompts_per_round * samples_per_prompt

@@ -1,5 +1,6 @@
 """PPO against several reward models: Coste et al. (2024, arXiv:2310.02743)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -52,7 +53,7 @@ class EnsembleTrainer(Trainer):
         self.means: list[float] | None = None
         self.reward = self.all_scores
 
-    def all_scores(self, generations: list[Generation]) -> list[tuple[float, ...]]:
+    def all_scores(self, generations: Sequence[Generation]) -> list[tuple[float, ...]]:
         """Each response's score by each of the models."""
         return list(zip(*(scorer(generations) for scorer in self.scorers), strict=True))
 

@@ -75,7 +75,10 @@ def streams(prompts: Sequence[Prompt], numbers: Sequence[int] | None = None) -> 
     """
     if numbers is None:
         seen: Counter[str] = Counter()
-        numbers = [seen.update([prompt.id]) or seen[prompt.id] - 1 for prompt in prompts]
+        numbers = []
+        for prompt in prompts:
+            numbers.append(seen[prompt.id])
+            seen[prompt.id] += 1
     texts = (f"{number} {prompt.id}" for prompt, number in zip(prompts, numbers, strict=True))
     return [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) for text in texts]
 

@@ -140,7 +140,7 @@ MUTANTS = [
     *of(
         "models/sampling.py",
         f"{SAMPLING}::test_a_response_has_the_numbers_of_its_prompt_wherever_it_stands",
-        ("several responses have the same numbers", "seen[prompt.id] - 1", "0"),
+        ("several responses have the same numbers", "append(seen[prompt.id])", "append(0)"),
         ("prompts share their numbers", 'f"{number} {prompt.id}"', 'f"{number}"'),
         ("a response's number is not used", 'f"{number} {prompt.id}"', "prompt.id"),
     ),

@@ -13,6 +13,7 @@ from alignment_bench.methods.iterative_dpo import IterativeDPO, IterativeTrainer
 from alignment_bench.methods.online_dpo import OnlineDPO
 from alignment_bench.methods.rejection import RejectionSampling, RejectionTrainer
 from alignment_bench.methods.rloo import RLOO
+from alignment_bench.models.chat import decode_response
 from alignment_bench.models.policy import TokenValues
 from alignment_bench.results.records import Prompt
 from alignment_bench.results.store import folder_digest
@@ -138,8 +139,8 @@ def test_iterative_dpo_pairs_the_best_with_the_worst_in_as_many_rounds_as_it_say
     assert [len(found) for found in seen] == [32] * 3 and [len(found.sequences) for found in learnt] == [16] * 3
     for round_, found in zip(seen, learnt, strict=True):
         best, worst = ([round_[4 * i + (place - i) % 4] for i in range(8)] for place in (3, 0))
-        assert [len(ids) for _, ids in found.sequences[::2]] == [g.length for g in best]
-        assert [len(ids) for _, ids in found.sequences[1::2]] == [g.length for g in worst]
+        texts = [decode_response(tiny.tokenizer(), ids) for _, ids in found.sequences]
+        assert texts[::2] == [g.response for g in best] and texts[1::2] == [g.response for g in worst]
         assert found.advantages.tolist() == [[1.0, -1.0]] * 8
     cost = json.loads((tmp_path / "cost.json").read_text())
     assert cost["trained_tokens"] == sum(len(p) + len(r) for found in learnt for p, r in found.sequences)
