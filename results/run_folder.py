@@ -44,6 +44,7 @@ from .store import (
 if TYPE_CHECKING:
     import pandas
 
+FORMAT = 1  # of run.json and summary.json, which name it; those of the first versions do not, and are read as well
 SUMMARY = "summary.json"
 STUDY = "study.json"  # in a study's folder: what its runs found together
 STUDIES, TRIALS = "studies", "trials"  # folders of what several runs answer, and in there of a tuning's trials
@@ -167,7 +168,7 @@ class Run:
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json; returns what it holds."""
         with writing(self.path):
-            return write_record(self.path / SUMMARY, summary)
+            return write_record(self.path / SUMMARY, {"format": FORMAT, **summary})
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -219,6 +220,7 @@ class Run:
         elif self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir()))):
             raise InputError(f"{self.path} is not empty and holds no run.json; give a new or empty folder with --out")
         merged = {
+            "format": FORMAT,
             **record,
             "created": old.get("created", record["created"]),
             "commands": [*old.get("commands", []), *record["commands"]],
@@ -336,12 +338,18 @@ def _is_foreign(path: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return read_record(path)
+        record = read_record(path)
     except DamageError as damage:
         raise type(damage)(
             f"{damage}; give the bench run command again with --out and an empty folder, which makes the run anew from "
             f"the cache"
         ) from None
+    if not isinstance(made := record.get("format", 0), int) or made > FORMAT:
+        raise InputError(
+            f"{path} was written in format {made}, and this version of alignment-bench reads formats up to {FORMAT}; "
+            f"update alignment-bench"
+        )
+    return record
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -233,6 +233,7 @@ app.command("audit-reward")(audit_reward)
 
 
 @app.command()
+@cli_show.reads_runs
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs or studies, or a folder that holds some.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,

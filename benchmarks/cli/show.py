@@ -1,16 +1,18 @@
 """The commands that only read: list, show, compare."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...errors import GateError, InputError, Stopped
+from .terminal import console, interval_plot, narrower, sparkline, table
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-from .terminal import console, interval_plot, narrower, sparkline, table
 
 IN_TERMINAL = ("reward.gold", "kl", "length", "seconds")  # beside the win rates; the report has every figure
 CURVES = ("loss", "reward", "kl", "accuracy", "entropy")  # of a training log, where it has them
@@ -19,8 +21,32 @@ CURVES = ("loss", "reward", "kl", "accuracy", "entropy")  # of a training log, w
 def register(app: typer.Typer) -> None:
     """Add the commands to the `bench` command."""
     app.command("list")(list_)
-    app.command()(show)
-    app.command()(compare)
+    app.command()(reads_runs(show))
+    app.command()(reads_runs(compare))
+
+
+def reads_runs(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that reads folders of runs, which may come from elsewhere: what it cannot use there is one sentence.
+
+    The hashes of a run's records find damage; whoever wrote something else there can hash as well.
+    """
+
+    @wraps(command)
+    def told(**given: Any) -> None:
+        try:
+            command(**given)
+        except (InputError, GateError, Stopped, OSError, typer.Exit):
+            raise
+        except Exception as error:
+            places = [place for value in given.values() for place in (value if isinstance(value, list) else [value])]
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise InputError(
+                f"{', '.join(str(place) for place in places if isinstance(place, Path))}: the records are not what "
+                f"alignment-bench writes ({said}); give the command that made the run again, or tell us, if nobody "
+                f"has changed them"
+            ) from error
+
+    return told
 
 
 def list_(

@@ -21,7 +21,9 @@ from pathlib import Path
 
 import tqdm
 import yaml
-from kill_and_resume import run_result  # sibling; imports, as it does here, what every fork needs
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "faults"), str(Path(__file__).parents[1])]
+from trainings import run_result  # imports, as it does here, what every fork needs
 
 from alignment_bench.benchmarks.cli.main import main as bench
 from alignment_bench.evaluators.gold import Gold
