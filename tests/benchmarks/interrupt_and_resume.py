@@ -22,7 +22,8 @@ from pathlib import Path
 import tqdm
 import yaml
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "faults"), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from trainings import run_result  # imports, as it does here, what every fork needs
 
 from alignment_bench.benchmarks.cli.main import main as bench

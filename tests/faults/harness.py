@@ -45,7 +45,7 @@ class World:
         return load_spec(str(TINY), fields)
 
     def run(self, root: Path, methods: tuple[str, ...] = ("dpo",), **changes: Any) -> harness.Outcome:
-        """A run of that benchmark below a root, in this process, which is a fork; without its report, which takes long."""
+        """A run of that benchmark below a root, in this process, which is a fork; without the report, which is slow."""
         harness.render = lambda runs: []
         return harness.run(
             harness.Request(self.spec(**changes), methods, 1, root, gate="ignore", say=lambda line: None)
@@ -125,8 +125,8 @@ def page(found: dict[str, Any]) -> str:
     lines = [
         "# Faults, tried",
         "",
-        "Made from faults.json by `python tests/faults --times N --out results/published/faults.json`. Each kind is tried",
-        "with a seed; what went wrong, where anything did, is in the JSON.",
+        "Made from faults.json by `python tests/faults --times N --out results/published/faults.json`. Each kind is",
+        "tried with a seed; what went wrong, where anything did, is in the JSON.",
         "",
         "| Fault | Tried | Survived | What counts as survived |",
         "| --- | ---: | ---: | --- |",

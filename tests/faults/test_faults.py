@@ -1,5 +1,6 @@
-"""Kinds of faults, each tried a few times; `python tests/faults --times N` tries more, as results/published/faults.json."""
+"""Kinds of faults, each tried a few times; results/published/faults.json has more, by `python tests/faults`."""
 
+import importlib
 import json
 import os
 import re
@@ -11,30 +12,38 @@ import pytest
 
 FAULTS = Path(__file__).parent
 PUBLISHED = FAULTS.parents[1] / "results" / "published" / "faults.json"
+TRAININGS = ("sft", "reward_model", "dpo", "orpo", "ppo")
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
-def tried(*kinds: str, times: int) -> dict[str, tuple[int, int]]:
-    """Kind -> (tried, survived), from the script in a process of its own, which may fork."""
+def survived(*kinds: str, times: int) -> dict[str, int]:
+    """How often each kind was tried, in a process of its own, which may fork; AssertionError if not all survived."""
     command = [sys.executable, str(FAULTS), "--times", str(times), "--only", *kinds]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     found = re.findall(r"^(.*): tried (\d+), survived (\d+)$", done.stdout, re.M)
-    assert done.returncode == 0 and found, done.stdout[-2000:] + done.stderr[-2000:]
-    return {name: (int(count), int(survived)) for name, count, survived in found}
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert [tried for _, tried, _ in found] == [number for _, _, number in found]
+    return {name: int(tried) for name, tried, _ in found}
 
 
-def test_input_is_told():
-    found = tried("broken", "records", times=8)
-    assert len(found) == 4 and all(count >= 8 and survived == count for count, survived in found.values())
+def test_trainings_that_are_killed_at_random_moments():
+    """At least twenty processes a stage are killed, each at a random function call, rollout and saving included."""
+    found = survived(*(f"killed in {name}" for name in TRAININGS), times=20)
+    assert len(found) == len(TRAININGS) and min(found.values()) >= 20
 
 
-def test_the_page_is_made_of_the_json():
-    sys.path.insert(0, str(FAULTS))
-    try:
-        from harness import page
-    finally:
-        sys.path.remove(str(FAULTS))
+def test_a_tuning_and_what_is_around_training():
+    """Trials, picking and the winners' run; converting and labelling; input that is broken."""
+    kinds = ("killed in tune", "killed while preferences", "killed while a model", "broken", "precision", "code")
+    assert len(survived(*kinds, times=4)) == 8
+
+
+def test_the_page_is_made_of_the_json_and_every_kind_has_its_row(monkeypatch):
+    monkeypatch.syspath_prepend(str(FAULTS))
     found = json.loads(PUBLISHED.read_text())
-    assert PUBLISHED.with_suffix(".md").read_text() == page(found)
-    assert all(row["tried"] >= row["survived"] >= 0 and row["tried"] for row in found["kinds"])
+    assert PUBLISHED.with_suffix(".md").read_text() == importlib.import_module("harness").page(found)
+    listed = subprocess.run([sys.executable, str(FAULTS), "--list"], capture_output=True, text=True, check=True)
+    names = [line for line in listed.stdout.splitlines() if not line.startswith("[")]
+    assert {row["kind"] for row in found["kinds"]} <= {*names}
+    assert all(row["survived"] == row["tried"] > 0 for row in found["kinds"])

@@ -20,6 +20,7 @@ from alignment_bench.preferences.labellers import JudgeLabeller, SimulatedPerson
 from alignment_bench.preferences.labels import Item, append
 from alignment_bench.reports.render import render
 from alignment_bench.results.run_folder import Run, find_runs
+from alignment_bench.results.store import read_jsonl
 
 CONCURRENCY = 2  # questions under way
 GOLD = {"gold": {"reward": "alignment_bench.benchmarks.world:true_reward"}}
@@ -194,7 +195,7 @@ def labelled(world: World, rng: Random, times: int) -> Iterator[str]:
     person = SimulatedPerson("ann", "alignment_bench.benchmarks.world:true_reward")
 
     def end(folder: Path) -> Any:
-        rows = [json.loads(line) for path in sorted((folder / "labels").glob("*.jsonl")) for line in open(path)]
+        rows = [row for path in sorted((folder / "labels").glob("*.jsonl")) for row in read_jsonl(path)]
         return [{k: v for k, v in row.items() if k != "timestamp"} for row in rows]
 
     yield from killed(lambda folder: label_all(folder, person, "ann"), end, rng, (times + 1) // 2, place)

@@ -1,16 +1,12 @@
 """A whole tiny `bench tune`: equal trials, the rule, fresh seeds, what is trained once, what is said everywhere."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from alignment_bench.analysis.selection import pick
 from alignment_bench.benchmarks.api import tune
-from alignment_bench.results.integrity import read_record
 from alignment_bench.results.run_folder import Run
 from alignment_bench.results.store import Store
 
@@ -200,16 +196,3 @@ def test_a_plan_trains_nothing(workdir, bench):
     done = bench("tune", "-b", "tiny.yaml", "-m", "dpo", "--root", workdir / "plan", "--dry-run", cwd=workdir)
     assert "12 trials each (halton)" in done.stdout and "winners: " in done.stdout
     assert not (workdir / "plan" / "cache" / "train").exists() and not (workdir / "plan" / "studies").exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_random_moments(tiny, tmp_path):
-    """Processes are killed at random function calls, in trials, scoring, picking and the winners' run."""
-    script = Path(__file__).parents[1] / "kill_and_resume.py"
-    command = [sys.executable, str(script), str(tiny.path), str(tmp_path), "4", "tune"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    (row,) = map(json.loads, done.stdout.splitlines())
-    assert row["same"] and row["killed"] >= 4 and row["files"] >= 1
-    for study in tmp_path.glob("tune/*/studies/*/*/tune.json"):
-        assert read_record(study)["winners"]["dpo"]["seeds"] == 1
