@@ -40,7 +40,7 @@ def places(tmp_path_factory, make_tiny):
 @pytest.fixture(scope="module")
 def run(places, bench, write_tiny):
     """What the command printed, and its run: dpo and two policies, one of them with tokens like SFT's."""
-    spec = write_tiny(places, evaluators={"implicit_reward": {}})
+    spec = write_tiny(places, evaluation={"prompts": 3}, evaluators={"implicit_reward": {}})
     arguments = [
         "run",
         "-b",
