@@ -1,22 +1,16 @@
 """The one loop that compares: stages, cells, scores, summary, report."""
 
 import contextlib
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import packages_distributions, version
 from itertools import groupby
 from typing import Any
 
 import torch
 
-from ..analysis.equal_style import equal_style
-from ..analysis.hacking import hacking, optimized_rows
 from ..analysis.judge_panel import Settled
-from ..analysis.learnt_scorer import far_shares
 from ..analysis.subsets import by_group, groups_of
 from ..analysis.summary import plain
 from ..errors import GateError, InputError, nearest
@@ -30,7 +24,7 @@ from ..results.run_folder import Run, check_names, runs_folder
 from ..results.store import NotMade, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import keep_freed
-from . import contract, tracker
+from . import contract, notes, tracker
 from .checks import (
     check_checkpoints,
     check_model,
@@ -138,7 +132,7 @@ class Harness:
         self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use, starts)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus, self.tokenizer) if external else None
-        self.notes = contract.notes(
+        self.notes = notes.notes(
             spec, self.tokenizer, self.methods, self.elsewhere, self.corpus, self.scored_by.training, request.round
         )
         self.gates: list[dict[str, Any]] = []
@@ -170,7 +164,7 @@ class Harness:
     @contextlib.contextmanager
     def _begun(self) -> Iterator[Run]:
         """The run's folder, held and open, when all that its cells share is there."""
-        for line in contract.told_of_data(self.spec, self.corpus):
+        for line in notes.told_of_data(self.spec, self.corpus):
             self.say(line)
         rows, seeds = len(self.rows), self.request.seeds
         if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, rows, seeds):
@@ -357,12 +351,7 @@ class Harness:
     def _open(self, run: Run, agreed: dict[str, Any]) -> None:
         run.open(
             {
-                "run_id": digest(agreed)[:12],
-                "benchmark": self.spec.name,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "commands": [shlex.join(["bench", *sys.argv[1:]])],
-                "contract": agreed,
-                "environment": contract.environment(self.shop),
+                **contract.begun(self.spec, agreed, self.shop),
                 "data": {**self.corpus.record, "notes": self.notes},
                 "methods": {row.label: contract.described(row, self.spec) for row in self.rows},
                 **({"parent": self.request.round["folder"]} if self.request.round else {}),
@@ -387,12 +376,8 @@ class Harness:
 
     def _beyond_scores(self, run: Run, judged: Settled) -> dict[str, Any]:
         """The parts of the summary that the run's folder does not tell: the audits of reward models and judges."""
-        scores = judged.scores
         found: dict[str, Any] = {
-            "far": far_shares(scores),
-            "hacking": plain(hacking(scores, optimized_rows(run.record["methods"]))),
-            "subsets": plain(by_group(scores, self._groups())),
-            "equal_style": plain(equal_style(scores, {(c.method, c.seed): c.generations() for c in run.cells()})),
+            "subsets": plain(by_group(judged.scores, self._groups())),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }

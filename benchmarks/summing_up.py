@@ -6,7 +6,10 @@ from ..analysis.changes import differences_to_sft, ties
 from ..analysis.comparisons import MARGIN
 from ..analysis.costs import RESPONSE, shared_costs
 from ..analysis.elsewhere import elsewhere
+from ..analysis.equal_style import equal_style
+from ..analysis.hacking import hacking, optimized_rows
 from ..analysis.judge_panel import settle
+from ..analysis.learnt_scorer import far_shares
 from ..analysis.picked import picked_checkpoints
 from ..analysis.summary import plain, summarize
 from ..errors import InputError
@@ -57,6 +60,9 @@ def sum_up(run: Run, scores: Any, *, gates: list[dict[str, Any]], notes: list[st
     return summary | {
         "notes": notes,
         "people": plain(people.about) if people else None,
+        "far": far_shares(scores),
+        "hacking": plain(hacking(scores, optimized_rows(run.record["methods"]))),
+        "equal_style": plain(equal_style(scores, {(c.method, c.seed): c.generations() for c in run.cells()})),
         "changes": differences_to_sft(scores),
         "ties": ties(scores),
         "shared": shared_costs(run.record),

@@ -33,6 +33,7 @@ BENCHMARKS = [  # the same within benchmarks: folders and modules at its top
     {"plan", "worker", "export", "export_policy"},
     {"harness", "estimate"},
     {"contract", "engine", "checks", "summing_up"},
+    {"notes"},
     {"stages"},
     {"data", "request"},
     {"definition"},

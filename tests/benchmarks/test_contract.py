@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from alignment_bench.benchmarks.contract import arrangement, notes
+from alignment_bench.benchmarks.contract import arrangement
 from alignment_bench.benchmarks.definition.spec import load_spec
+from alignment_bench.benchmarks.notes import notes
 from alignment_bench.runtime import processes, zero
 
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
