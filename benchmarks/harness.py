@@ -395,9 +395,6 @@ class Harness:
             raise GateError(f"gate {gate['name']} not passed: {gate['text']}; --gate warn goes on all the same")
 
     def _say_data(self) -> None:
-        record = self.corpus.record
-        first, *rest = account(record)
-        self.say(f"{self.spec.name}: {first}")
-        for line in rest:
-            self.say(f"  {line}")
-        self.say("splits: " + ", ".join(f"{name} {s['pairs']} pairs" for name, s in record["splits"].items()))
+        for place, line in enumerate(account(self.corpus.record)):
+            self.say(f"  {line}" if place else f"{self.spec.name}: {line}")
+        self.say("splits: " + ", ".join(f"{n} {s['pairs']} pairs" for n, s in self.corpus.record["splits"].items()))
