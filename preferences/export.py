@@ -14,8 +14,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
 from .columns import Columns
-from .convert import CUTS, NUMBERS, SHAPES, TEXTS, Comparison, comparisons
+from .convert import CUTS, NUMBERS, TEXTS, Comparison, comparisons
 from .files import FORMATS, HUB_ID, TABLES, format_of, open_source, path_of
+from .shapes import SHAPES
 
 if TYPE_CHECKING:
     import pyarrow
@@ -46,7 +47,7 @@ def convert(
     """Convert a file, folder or hub data set; returns the counts.
 
     out: a file named after its format, a new folder (a data set that `datasets` loads), or hub:OWNER/NAME. shape: see
-    convert.SHAPES; none is pairs, or text for a table. columns: the source's own names, see columns.py. Rows are
+    shapes.SHAPES; none is pairs, or text for a table. columns: the source's own names, see columns.py. Rows are
     streamed to a temporary sibling that is then renamed, so a file that was there stays whole until the new one is.
     InputError for bad input, or if nothing could be written.
     """

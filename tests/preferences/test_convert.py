@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from alignment_bench.errors import InputError
-from alignment_bench.preferences.convert import SHAPES
 from alignment_bench.preferences.export import convert
 from alignment_bench.preferences.files import open_source
 from alignment_bench.preferences.read import read_preferences
+from alignment_bench.preferences.shapes import SHAPES
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MORE = {"labeler_id": "ann", "timestamp": "2026-01-02T03:04:05+00:00", "prompt_source": "web", "margin": 1.5}
