@@ -187,7 +187,7 @@ class BenchmarkSpec(Part):
     """A benchmark: a model, preferences, budgets, and the settings of methods and evaluators."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    """Letters, digits, dots, dashes and underscores, 64 at most; the folder of its runs."""
+    """Letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first; the folder of its runs."""
     description: str = ""
     model: str
     """Base model: hub id, local folder, or builtin/NAME."""

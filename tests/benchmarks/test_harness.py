@@ -237,7 +237,7 @@ def test_bad_input_is_one_sentence(bench, workdir, tmp_path, write_tiny):
         ({"max_prompt_tokens": 4000}, "reads at most 256 tokens"),
         (
             {"name": "mine quick"},
-            "name: give letters, digits, dots, dashes and underscores, 64 at most, not 'mine quick'",
+            "name: give letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first",
         ),
     ]:
         write_tiny(tmp_path, **changes)
