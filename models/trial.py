@@ -34,17 +34,23 @@ def try_model(checkpoint: Checkpoint, tuning: Tuning, where: str, *, trainable: 
             raise InputError(
                 f"{name} holds its experts in stacks, by names that vLLM does not know; use the sampler torch"
             )
-        apart = 0.0 if by_vllm else _distance(policy, name)
+        apart = 0.0 if by_vllm else try_sampling(policy, name)
         if policy.network.is_adapter and trainable:
             _check_adapters(policy, name)
     finally:
         policy.network.close()
-    if not apart <= APART[tuning.precision]:
+    return {"apart": apart}
+
+
+def try_sampling(policy: Policy, name: str) -> float:
+    """The distance of `try_model` for a policy that is open. InputError, which begins with the name, as there."""
+    apart = _distance(policy, name)
+    if not apart <= APART[policy.network.tuning.precision]:
         raise InputError(
             f"{name} says other log-probabilities token by token than in one pass ({apart:.2g} nats apart), so what is "
             f"sampled would not be what is trained; use a model of another architecture"
         )
-    return {"apart": apart}
+    return apart
 
 
 @torch.no_grad()

@@ -10,8 +10,10 @@ from ...errors import InputError
 from ...models.chat import answer_of, encode_prompts
 from ...models.checkpoint import Checkpoint
 from ...models.elsewhere import Elsewhere, open_copy, respond_elsewhere
+from ...models.limits import context_window
 from ...models.policy import Policy
 from ...models.sampling import Choice, respond
+from ...models.trial import try_sampling
 from ...results.integrity import digest, digest_each, write_json
 from ...results.records import Generation
 from ...results.store import GENERATIONS, INFERENCE, Stage, read_generations, write_jsonl
@@ -88,16 +90,17 @@ def try_elsewhere(shop: Workshop, name: str, policy: Elsewhere, prompts: PromptD
         try:
             model = policy.open(shop.tuning)
             longest = max(map(len, encode_prompts(model.tokenizer, [p.messages for p in prompts.prompts])))
-            model.total_logps([((0, 1), (1,))])
         except Exception as error:  # whatever a model's files or its template raise
             first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise InputError(f"policy {name} cannot be opened and asked ({first}); repair it or leave it out") from None
-        window = getattr(model.network.model.config.get_text_config(), "max_position_embeddings", None)
+        window = context_window(model.network.model.config)
         if window and longest + prompts.max_new_tokens > window:
             raise InputError(
                 f"policy {name} reads at most {window} tokens, and its longest prompt with a response has "
                 f"{longest + prompts.max_new_tokens}; lower max_prompt_tokens or max_response_tokens, or leave it out"
             )
+        if shop.tuning.sampler == "torch":
+            try_sampling(model, f"policy {name}")
         write_json(out / ELSEWHERE, {"parameters": model.network.size})
 
     asked = digest_each([p.id, p.ids] for p in prompts.prompts)

@@ -171,7 +171,10 @@ def test_what_cannot_answer_is_told_before_anything_trains(places, full, tmp_pat
         InputError, match="policy theirs reads at most 100 tokens, and its longest prompt with a resp.* 101;"
     ):
         tried(window, 80)
-    with pytest.raises(InputError, match=r"policy theirs cannot be opened and asked \(no such role\)"):
+    with pytest.raises(
+        InputError,
+        match=r"policy theirs cannot be opened and asked \(the chat template refuses the prompt: no such role",
+    ):
         tried(template)
     with pytest.raises(InputError, match="policy theirs cannot be opened and asked"):
         tried(shape)
