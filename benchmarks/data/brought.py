@@ -5,9 +5,8 @@ on is left out; then each demonstration and each prompt that is one of the quest
 are kept for evaluation or tuning.
 """
 
-import contextlib
-import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,7 @@ from ...preferences.read import HashSet, Reading
 from ...results.integrity import code_digest, digest, digest_each, write_json
 from ...results.lazy import chunks
 from ...results.records import Prompt
-from ...results.store import NotMade, read_json
-from ...runtime import processes
+from ...results.store import read_json
 from ..context import Workshop
 from ..definition.spec import BenchmarkSpec
 from .arrow_rows import ArrowFile, ArrowRows
@@ -37,6 +35,7 @@ from .corpus import (
     TO_TUNE,
     Corpus,
     encoded,
+    made_once,
     prompt_columns,
     prompt_of,
     reply_of,
@@ -56,8 +55,7 @@ TWICE = "the same prompt again"
 def with_brought(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop, corpus: Corpus) -> Corpus:
     """A corpus with what the benchmark brings beside its pairs, read or found on disk.
 
-    InputError for a file that is not there, or of which nothing is left. The first of several processes writes, the
-    others then read.
+    InputError for a file that is not there, or of which nothing is left.
     """
     named = {DEMONSTRATIONS: spec.demonstrations, PRACTICE: spec.prompts, QUESTIONS: spec.evaluation.questions}
     sources = {name: source for name, source in named.items() if source is not None}
@@ -76,16 +74,7 @@ def with_brought(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop, corpus: 
     def build(out: Path) -> None:
         _write(spec, readings, base.tokenizer(), corpus, out)
 
-    stage = None
-    if not processes.rank():
-        with contextlib.suppress(NotMade):  # of a store that only looks
-            stage = shop.store.stage("brought", inputs, build)
-    stage = processes.broadcast(stage)
-    if stage is None:  # so it is made for this once; a mapped file outlives its name
-        with tempfile.TemporaryDirectory() as folder:
-            build(Path(folder))
-            return _open(sources, corpus, Path(folder))
-    return _open(sources, corpus, stage.path, stage=stage.key)
+    return made_once(shop, "brought", inputs, build, partial(_open, sources, corpus))
 
 
 def _reading(spec: BenchmarkSpec, name: str, source: str) -> Reading[Any]:

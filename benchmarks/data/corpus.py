@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -115,7 +116,7 @@ class Corpus:
 def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus:
     """Read, limit, tokenize and split a benchmark's preferences, or find them on disk.
 
-    InputError for anything that cannot be used. The first of several processes writes, the others then read.
+    InputError for anything that cannot be used.
     """
     builtin = spec.preferences.startswith(BUILTIN)
     if spec.unpaired:
@@ -136,16 +137,23 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
     def build(out: Path) -> None:
         _write(spec, base.tokenizer(), out)
 
+    return made_once(shop, "corpus", inputs, build, partial(_open, spec))
+
+
+def made_once(
+    shop: Workshop, name: str, inputs: dict[str, Any], build: Callable[[Path], None], read: Callable[..., Corpus]
+) -> Corpus:
+    """The corpus of a stage's files: read(folder, stage=key). The first of several processes writes them."""
     stage = None
     if not processes.rank():
         with contextlib.suppress(NotMade):  # of a store that only looks
-            stage = shop.store.stage("corpus", inputs, build)
+            stage = shop.store.stage(name, inputs, build)
     stage = processes.broadcast(stage)
     if stage is None:  # so it is made for this once; a mapped file outlives its name
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder))
-            return _open(spec, Path(folder))
-    return _open(spec, stage.path, stage=stage.key)
+            return read(Path(folder))
+    return read(stage.path, stage=stage.key)
 
 
 def rows_digest(rows: Sequence[Pair] | Sequence[RatedReply]) -> str:

@@ -125,29 +125,29 @@ class Pipeline:
     def train_reward_model(self, role: str) -> Stage:
         """A reward model; with the last of them the scorers are there. InputError where they have seed or pairs in
         common."""
-        settings = self.spec.reward_model
-        pairs, seed = getattr(self.corpus, role), SEEDS[role] + len(SEEDS) * settings.seed
-        heldout = self.corpus.tuning if role == SELECTION.scorer else self.corpus.heldout
-        if most := settings.pairs_of(role):
-            pairs = pairs.some(most)
-        contrast, longest = settings.contrast_of(role), self.spec.max_response_tokens
-        made = trained.train_reward_model(
-            self.shop,
-            self.sft,
-            settings,
-            pairs,
-            heldout,
-            seed,
-            contrast=contrast,
-            longest=longest,
-            start=self.starts.get(role),
-        )
+        made = self._reward_model(role, SEEDS[role] + len(SEEDS) * self.spec.reward_model.seed)
         self.reward_models = {**self.reward_models, role: made}
         if len(self.reward_models) == len(roles_of(self.spec, self.use)):
             check_reward_models_apart(self.reward_models)
             models = {role: model for role, model in self.models.items() if role in self.use.roles}
             self.scorers = Scorers(self.spec, self.scored_by, self.shop, self.corpus, models, self.use.pairs)
         return made
+
+    def _reward_model(self, role: str, seed: int) -> Stage:
+        settings, pairs = self.spec.reward_model, getattr(self.corpus, role)
+        if most := settings.pairs_of(role):
+            pairs = pairs.some(most)
+        return trained.train_reward_model(
+            self.shop,
+            self.sft,
+            settings,
+            pairs,
+            self.corpus.tuning if role == SELECTION.scorer else self.corpus.heldout,
+            seed,
+            contrast=settings.contrast_of(role),
+            longest=self.spec.max_response_tokens,
+            start=self.starts.get(role),
+        )
 
     @property
     def models(self) -> dict[str, Checkpoint]:
@@ -156,21 +156,8 @@ class Pipeline:
 
     def train_another_reward_model(self, number: int) -> Stage:
         """A training reward model like the first but for its seed, for methods that want several; number: from 2 on."""
-        settings, role = self.spec.reward_model, "training"
-        pairs = self.corpus.training.some(most) if (most := settings.pairs_of(role)) else self.corpus.training
-        seed = SEEDS[role] + len(SEEDS) * (settings.seed + ENSEMBLE * (number - 1))
-        contrast, longest = settings.contrast_of(role), self.spec.max_response_tokens
-        made = trained.train_reward_model(
-            self.shop,
-            self.sft,
-            settings,
-            pairs,
-            self.corpus.heldout,
-            seed,
-            contrast=contrast,
-            longest=longest,
-            start=self.starts.get(role),
-        )
+        seed = SEEDS["training"] + len(SEEDS) * (self.spec.reward_model.seed + ENSEMBLE * (number - 1))
+        made = self._reward_model("training", seed)
         self.ensemble = {**self.ensemble, number: made}
         return made
 

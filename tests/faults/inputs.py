@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle, islice
 from pathlib import Path
 from random import Random
@@ -12,7 +11,7 @@ from typing import Any
 
 from forks import bench, beside, outcome, wait_for
 from harness import TINY, World, kind
-from work import ROWS, finished_run
+from work import ROWS, answer, finished_run, serve
 
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.errors import InputError
@@ -109,33 +108,11 @@ def records(world: World, rng: Random, times: int) -> Iterator[str]:
         shutil.rmtree(place / "report", ignore_errors=True)
 
 
-ANSWER = {
-    "id": "x",
-    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "A"}}],
-    "usage": {"prompt_tokens": 10, "completion_tokens": 1},
-}
-
-
-def serve_harmed(folder: Path, seed: int) -> None:
-    """A chat server that never ends, and whose answers are harmed."""
-    rng = Random(seed)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            content = json.dumps(changed(ANSWER, rng) if rng.random() < 0.6 else ANSWER).encode()
-            content = harmed(content, rng) if rng.random() < 0.5 else content
-            self.send_response(rng.choice([200] * 8 + [400, 204]))
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *given: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    (folder / "port").write_text(str(server.server_address[1]))
-    server.serve_forever()
+def harmed_answer(rng: Random, question: str) -> tuple[int, bytes]:
+    """Status and body of an answer of which a part may be another, or that may be harmed as bytes."""
+    whole = answer("A")
+    content = json.dumps(changed(whole, rng) if rng.random() < 0.6 else whole).encode()
+    return rng.choice([200] * 8 + [400, 204]), harmed(content, rng) if rng.random() < 0.5 else content
 
 
 @kind("broken answers of an endpoint", "an answer or none for each question; the others are answered")
@@ -151,6 +128,7 @@ def answers(world: World, rng: Random, times: int) -> Iterator[str]:
         assert len(found) == times and all(a is None or isinstance(a, str) for a in found), found
         assert "A" in found
 
-    with beside(partial(serve_harmed, folder, rng.randrange(10**6))):
+    reply = partial(harmed_answer, Random(rng.randrange(10**6)))
+    with beside(partial(serve, folder, reply)):
         code, said = outcome(work)
     yield from [said[-600:] if code else ""] * times

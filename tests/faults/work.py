@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
@@ -26,8 +26,12 @@ CONCURRENCY = 2  # questions under way
 GOLD = {"gold": {"reward": "alignment_bench.benchmarks.world:true_reward"}}
 
 
-def serve(folder: Path) -> None:
-    """A chat server that never ends: its port in a file, and each question in another before it is answered."""
+def serve(folder: Path, reply: Callable[[str], tuple[int, bytes]] | None = None) -> None:
+    """A chat server that never ends: its port in a file, and each question in another before it is answered.
+
+    reply: status and body for a question; by default A or B by the question's length.
+    """
+    reply = reply or (lambda question: (200, json.dumps(answer("AB"[len(question) % 2])).encode()))
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -35,9 +39,8 @@ def serve(folder: Path) -> None:
             question = body["messages"][-1]["content"]
             with open(folder / "asked", "a") as stream:
                 stream.write(json.dumps(question) + "\n")
-            answer = "AB"[len(question) % 2]
-            content = json.dumps({"choices": [{"message": {"role": "assistant", "content": answer}}]}).encode()
-            self.send_response(200)
+            status, content = reply(question)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -48,6 +51,15 @@ def serve(folder: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     (folder / "port").write_text(str(server.server_address[1]))
     server.serve_forever()
+
+
+def answer(content: str) -> dict[str, Any]:
+    """A chat completion."""
+    return {
+        "id": "x",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 1},
+    }
 
 
 def asked(folder: Path) -> Counter[str]:
