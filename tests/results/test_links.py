@@ -60,9 +60,7 @@ def test_a_crash_leaves_the_old_file(tmp_path):
 
 def test_a_linked_folder_is_refused(tmp_path, outside):
     (tmp_path / "report").symlink_to(outside)
-    with pytest.raises(
-        InputError, match="report is a link to another place, where nothing is written"
-    ):
+    with pytest.raises(InputError, match="report is a link to another place, where nothing is written"):
         own_folder(tmp_path / "report")
     assert make_folder(tmp_path / "report")  # where the user chose it
     with pytest.raises(InputError, match="file is a file, and a folder is to be written there"):
