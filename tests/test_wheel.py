@@ -14,9 +14,10 @@ import pytest
 from alignment_bench.benchmarks.cli.doctor import EXTRAS
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = DECLARED["project"]
 FOLDERS = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
-NOT_SHIPPED = {"published"}  # folders of outcomes and reports, which are the repository's
+PUBLISHED = "published"  # folders of outcomes and reports, which are the repository's but for files that are named
 
 
 def sources() -> set[str]:
@@ -24,10 +25,16 @@ def sources() -> set[str]:
     found = set()
     for folder, inner, files in os.walk(ROOT):
         where = Path(folder).relative_to(ROOT)
-        kept = FOLDERS if where == Path() else {name for name in inner if name not in {*NOT_SHIPPED, "__pycache__"}}
+        kept = FOLDERS if where == Path() else {name for name in inner if name not in (PUBLISHED, "__pycache__")}
         inner[:] = [name for name in inner if name in kept and not (Path(folder) / name).is_symlink()]
         found |= {str(where / name) for name in files if where != Path()}
-    return {name for name in found if not name.startswith(("results/runs/", "results/cache/"))}
+    named = [
+        f"{package.partition('.')[2].replace('.', '/')}/{pattern}"
+        for package, patterns in DECLARED["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        if pattern.startswith(PUBLISHED)
+    ]
+    return {name for name in [*found, *named] if not name.startswith(("results/runs/", "results/cache/"))}
 
 
 @pytest.fixture(scope="module")
