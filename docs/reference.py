@@ -135,6 +135,8 @@ def _about(name: str, kind: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
 
 def _values(kind: Mapping[str, Any]) -> str:
     """The values that a field may have."""
+    if "$ref" in kind:
+        return "mapping"
     if "anyOf" in kind:
         return " or ".join(map(_values, kind["anyOf"]))
     if "enum" in kind or "const" in kind:
