@@ -75,6 +75,23 @@ def test_the_reference_says_what_the_code_says(site):
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ({"anyOf": [{"$ref": "#/$defs/Part"}, {"type": "null"}]}, "mapping or null"),
+        ({"type": "number", "minimum": 0, "exclusiveMaximum": 0.5}, "number from 0 below 0.5"),
+        ({"enum": ["torch", "vllm"], "type": "string"}, "`torch`, `vllm`"),
+        ({"type": "array"}, "list"),
+    ],
+)
+def test_values_of_a_field(monkeypatch, kind, values):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import reference
+
+    assert reference._values(kind) == values
+    assert reference._reference(kind) == ("Part" if "anyOf" in kind else "")
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_marker_without_a_part_ends_the_build(monkeypatch, known):
     pytest.importorskip("myst_parser")
