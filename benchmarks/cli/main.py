@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import platform
 import signal
 import sys
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -59,6 +61,21 @@ app = typer.Typer(
     epilog="Examples:  bench run --method ppo,dpo   |   bench run -m ppo,dpo,orpo --seeds 3 --json   |   bench list",
 )
 INTERRUPTED = 130
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"alignment-bench {version('alignment-bench')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def bench(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The options that stand before a command."""
 
 
 @app.command()

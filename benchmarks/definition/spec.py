@@ -189,6 +189,7 @@ class BenchmarkSpec(Part):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     """Letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first; the folder of its runs."""
     description: str = ""
+    """A line for `bench list`."""
     model: str
     """Base model: hub id, local folder, or builtin/NAME."""
     preferences: str
@@ -212,6 +213,7 @@ class BenchmarkSpec(Part):
     """At most this many usable pairs are taken, chosen by hash; null takes all."""
     splits: Splits = Splits()
     split_seed: int = 0
+    """Seed of the split by prompt."""
     max_prompt_tokens: int = Field(gt=0)
     """Longer prompts are dropped and counted."""
     max_response_tokens: int = Field(gt=1)

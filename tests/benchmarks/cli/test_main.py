@@ -1,10 +1,12 @@
 """The command line as a whole: errors in one sentence, exit codes, help with examples, completion."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 import typer
@@ -56,6 +58,11 @@ def test_errors_are_one_sentence(bench, tmp_path, arguments, said):
 
 def test_without_arguments_the_help_is_shown(bench, tmp_path):
     assert "doctor" in bench(cwd=tmp_path, code=2).stdout
+
+
+def test_the_version_is_the_installed_one(bench, tmp_path):
+    said = bench("--version", cwd=tmp_path).stdout
+    assert said == f"alignment-bench {version('alignment-bench')}, Python {platform.python_version()}\n"
 
 
 def test_an_interrupted_run_says_that_nothing_is_lost(bench, tmp_path, monkeypatch):

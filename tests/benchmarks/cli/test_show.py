@@ -4,7 +4,8 @@ import io
 import json
 import re
 import tomllib
-from importlib.metadata import entry_points
+from email.message import Message
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
@@ -130,15 +131,38 @@ def test_doctor(bench, tmp_path, monkeypatch):
     assert re.search(r"broken\s+disk", bench("doctor", cwd=tmp_path, code=1).stdout)
 
 
-def test_every_extra_is_explained_and_missing_packages_are_found(monkeypatch):
+def test_every_extra_is_explained():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(doctor.EXTRAS) == set(declared)
-    monkeypatch.setattr(
-        "importlib.metadata.requires",
-        lambda _: ["torch>=2", "no-such-package>=1 ; extra == 'wandb'", "rich>=13 ; extra == 'wandb'"],
-    )
+
+
+def test_missing_packages_of_an_extra_are_found(monkeypatch):
+    needs = [
+        "torch>=2",
+        "no-package-of-all>=1 ; python_version >= '3'",
+        "no-such-package>=1 ; extra == 'wandb'",
+        "rich>=13 ; extra == 'wandb'",
+        "rich>=1000 ; extra == 'ray'",
+        "alignment-bench[wandb,ray] ; extra == 'test'",
+        "no-test-package ; extra == 'test'",
+    ]
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: needs)
     assert doctor.missing_packages("wandb") == ["no-such-package"]
+    assert doctor.missing_packages("ray") == [f"rich>=1000 ({version('rich')} is installed)"]
+    assert doctor.missing_packages("test") == [*doctor.missing_packages("ray"), "no-such-package", "no-test-package"]
     assert doctor.missing_packages("mlflow") == []
+
+
+def test_doctor_looks_at_the_extras_that_the_package_has(monkeypatch):
+    told = Message()
+    told["Provides-Extra"] = "wandb"
+    told["Provides-Extra"] = "new"
+    monkeypatch.setattr("importlib.metadata.metadata", lambda _: told)
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: ["no-such-package ; extra == 'wandb'"])
+    assert [(f.what, f.found, f.advice) for f in doctor._extras()] == [
+        ("for --tracker wandb", "without no-such-package", "pip install 'alignment-bench[wandb]'"),
+        ("for the extra new", "installed", ""),
+    ]
 
 
 def test_a_plugin_that_cannot_be_read_is_still_listed():
