@@ -30,13 +30,14 @@ from .. import harness
 from ..contract import evaluation_settings, sft_settings
 from ..request import Request
 from ..stages.scorers import given_models
+from ..stages.training_reward import true_rewards
 from .axes import Axis, Study, StudyRun
 from .study import found_by, write_study
 
 LabelledBy = Literal["simulated", "judge", "people"]
 LABELLED_BY: tuple[LabelledBy, ...] = get_args(LabelledBy)
 ROUNDS, ROUND = "rounds", "round"
-GOLD = "gold"  # the evaluator whose true reward the simulated labeller knows
+WITH_CONTENTS = ("sft", "reward_model")  # the parts of a contract that also have what was made by their settings
 CANDIDATES = 2  # responses to a prompt, which are the pair
 
 
@@ -134,7 +135,7 @@ def _differences(made: harness.Harness, agreed: Mapping[str, Any]) -> list[str]:
         "evaluation": evaluation_settings(spec),
     }
     theirs = {name: agreed.get(name) for name in ours}
-    for name in ("sft", "reward_model"):  # which also have what was made by them
+    for name in WITH_CONTENTS:
         theirs[name] = {field: value for field, value in (theirs[name] or {}).items() if field in ours[name]}
     return [*differences(theirs, json.loads(json.dumps(ours)))][:6]
 
@@ -209,13 +210,12 @@ def labeller_of(found: Next) -> Labeller | None:
     """Who labels here; None for people. InputError where the benchmark has no true reward or no judge."""
     spec, made = found.request.spec, found.made
     if found.labelled_by == "simulated":
-        reward = spec.evaluators.get(GOLD, {}).get("reward")
-        if not isinstance(reward, str):
+        if not (rewards := true_rewards(made.scored_by.evaluators)):
             raise InputError(
-                f"--labeller simulated knows the true reward, and benchmark {spec.name} has no evaluator {GOLD}; give "
+                f"--labeller simulated knows the true reward, and no evaluator of benchmark {spec.name} does; give "
                 f"--labeller judge or people"
             )
-        return SimulatedPerson(found.labelled_by, reward, seed=found.number)
+        return SimulatedPerson(found.labelled_by, rewards[0], seed=found.number)
     if found.labelled_by == "judge":
         judge = made.scored_by.judge
         if not isinstance(judge, Judge):

@@ -11,13 +11,13 @@ from alignment_bench.results.store import read_json
 
 PUBLISHED = read_json(architectures.PUBLISHED)
 ROWS = PUBLISHED["architectures"]
-README = Path(__file__).parents[3] / "README.md"
+DOCS = Path(__file__).parents[3] / "docs" / "howto" / "model.md"
 
 
-def test_the_page_and_readme_say_what_the_file_says():
+def test_the_page_and_the_docs_say_what_the_file_says():
     assert [*ROWS] == [*ARCHITECTURES] and len(ROWS) >= 40
     assert architectures.PUBLISHED.with_suffix(".md").read_text(encoding="utf-8") == page(PUBLISHED)
-    assert statement(PUBLISHED) in " ".join(README.read_text(encoding="utf-8").split())
+    assert statement(PUBLISHED) in " ".join(DOCS.read_text(encoding="utf-8").split())
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from alignment_bench.benchmarks.data.prompts import show
-from alignment_bench.benchmarks.stages.reward_audit import read_external, score_pairs
+from alignment_bench.benchmarks.stages.reward_audit import read_external, read_scored, score_pairs
 from alignment_bench.errors import InputError
 from alignment_bench.models.chat import load_tokenizer
 
@@ -42,6 +42,6 @@ def test_pairs_from_elsewhere_are_known_by_what_the_model_sees(make_tiny, tmp_pa
     shown = []
     model = SimpleNamespace(tuning=None, rewards=lambda sides: shown.extend(sides) or [1.0, 0.0])
     shop = SimpleNamespace(store=SimpleNamespace(stage=build), tuning=SimpleNamespace(identity=lambda: {}), packages={})
-    (scored,) = score_pairs(shop, model, "key", tokenizer, [pair])
+    (scored,) = read_scored(score_pairs(shop, model, "key", tokenizer, [pair]))
     assert [g.finished for g in shown] == [True, False]
     assert (scored.chosen_length, scored.rejected_length) == (4, 2)  # "yes" and EOS; "no", which was cut

@@ -100,7 +100,7 @@ def test_bad_input_is_one_sentence_before_anything_is_made(bench, workdir, first
         (("-m", "best_of_n"), "has no policy of best_of_n to sample from"),
         (("-m", "dpo", "--labeller", "judge"), "--labeller judge needs a judge, which few has not; give one with"),
         (("-m", "dpo", "--labeller", "ann"), "--labeller ann is not known; give simulated, judge or people"),
-        (("-m", "dpo", "--set", "evaluators.gold=null"), "benchmark few has no evaluator gold; give --labeller judge"),
+        (("-m", "dpo", "--set", "evaluators.gold=null"), "no evaluator of benchmark few does; give --labeller judge"),
         (("-m", "dpo", "--set", "more_pairs=[x]"), "more_pairs names x, which"),
         (("-m", "dpo", "--vary", "budget=16,32"), "--vary makes runs that begin"),
     ):
