@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .plugins import available, inherited
+from .plugins import available, inherited, is_ours
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 OPTIMUM, PARITY = "optimum.json", "parity.json"  # by selfcheck/optimum_table.py and selfcheck/parity.py
@@ -58,8 +58,7 @@ class Proof:
 def proof_of(name: str) -> Proof:
     """What is published of a method."""
     entry = available("methods")[name]
-    ours = entry.module.startswith("alignment_bench.")
-    if not ours:
+    if not is_ours(entry.module):
         return Proof(None, None, UNKNOWN)
     optimum, parity = (_read(file).get(name) for file in (OPTIMUM, PARITY))
     if optimum and not (
