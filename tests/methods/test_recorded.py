@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from alignment_bench.benchmarks.definition.proof import PARITY, PUBLISHED
 from alignment_bench.methods import losses
 from alignment_bench.methods.ppo import token_rewards, whiten
 
@@ -50,7 +51,8 @@ def differences(**changes):
 def test_losses_and_gradients_are_those_of_trls_last_ppo():
     """Two rounds of two epochs in two minibatches: eight steps, most with clipped tokens on both sides."""
     assert FOUND["versions"]["trl"] == "1.12.0" and sum(len(one["steps"]) for one in FOUND["rounds"]) == 8
-    assert differences() < 1e-4
+    published = json.loads((PUBLISHED / PARITY).read_text())["ppo"]["difference"]
+    assert differences() < 1e-4 > published > differences() / 10
 
 
 @pytest.mark.parametrize(

@@ -57,4 +57,4 @@ def test_a_plugin_is_not_ours_whatever_its_name(publish):
 
 def test_what_is_published_today():
     assert proof.proof_of("dpo").word == "optimum, TRL" == proof.proof_of("rloo").word
-    assert proof.proof_of("ppo").word == "optimum" and proof.proof_of("ipo").word == "TRL"
+    assert proof.proof_of("ppo").word == "optimum, TRL" and proof.proof_of("ipo").word == "TRL"
