@@ -25,7 +25,7 @@ from .goals import Fields, goal_of, unknown_with
 from .optimum import BETA, COMPARISONS, PROMPTS, TUNING, Distance, OptimumWorld
 
 ANSWERED = 12_000  # responses by which a method that only chooses is measured
-RESPONSES = 100_000  # of online methods
+RESPONSES = 60_000  # of online methods
 COMPARED = 130_000  # pairs of offline methods: a pair tells less than a response
 SHARES = (1 / 16, 1)
 MORE_REWARDS = 7  # beside the first, for a method that wants several
@@ -38,8 +38,8 @@ SETTINGS: dict[str, Any] = {
     "max_grad_norm": 1.0,
     "batch_size": 256,
     "rollout_size": 512,
-    "minibatch_size": 512,
-    "epochs": 1,
+    "minibatch_size": 256,
+    "epochs": 2,
     "beta": BETA,
     "normalize_reward": False,
     "missing_eos_penalty": 0.0,
