@@ -23,9 +23,7 @@ def new_method(name: str, parent: Path, kind: Kind = "pairwise") -> list[Path]:
     group: Group = "evaluators" if kind == "evaluator" else "methods"
     what = "an evaluator" if kind == "evaluator" else "a method"
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise InputError(
-            f"{what} cannot be named {name!r}; give lower-case letters, digits and _, such as my_dpo"
-        )
+        raise InputError(f"{what} cannot be named {name!r}; give lower-case letters, digits and _, such as my_dpo")
     if name in available(group) or name == "sft":
         raise InputError(f"there is already {what} {name!r}; choose another name")
     words = {

@@ -2,9 +2,9 @@
 
 python -m alignment_bench.benchmarks.selfcheck.optimum_table [ppo,dpo]
 
-Writes results/published/optimum.json and the page derived from it, optimum.md, after each method and seed; what is there
-already with the same settings in the same world is kept, so a long run goes on where it was stopped. Without names: all
-methods of this package.
+Writes results/published/optimum.json and the page derived from it, optimum.md, after each method and seed; what is
+there already with the same settings in the same world is kept, so a long run goes on where it was stopped. Without
+names: all methods of this package.
 """
 
 import dataclasses
