@@ -1,4 +1,4 @@
-"""What all rows of a run share in this process, torch's settings and the functions that compute, kept as it was.
+"""Torch's switches and the functions that compute, which all rows of a run share in this process, kept as they were.
 
 Plugins are imported and their evaluators score in the process that trains and scores the others, where a function that
 one of them replaced would change the others' numbers under the same keys.
@@ -6,7 +6,7 @@ one of them replaced would change the others' numbers under the same keys.
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -57,30 +57,31 @@ def put_back(changed: list[str] | None = None) -> Iterator[None]:
 
 
 def _switches() -> dict[str, Any]:
-    import torch
-
-    return {
-        "torch's default dtype": torch.get_default_dtype(),
-        "torch's default device": torch.get_default_device(),
-        "whether torch has gradients": torch.is_grad_enabled(),
-        "torch's number of threads": torch.get_num_threads(),
-        "torch's choice of deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "torch's precision of matrix products": torch.get_float32_matmul_precision(),
-    }
+    return {name: read() for name, (read, _) in _of_torch().items()}
 
 
 def _turn(name: str, value: Any) -> None:
+    _of_torch()[name][1](value)
+
+
+def _of_torch() -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """Torch's switches by what they are called, each with how it is read and turned."""
     import torch
 
-    setters = (
-        torch.set_default_dtype,
-        torch.set_default_device,
-        torch.set_grad_enabled,
-        torch.set_num_threads,
-        torch.use_deterministic_algorithms,
-        torch.set_float32_matmul_precision,
-    )
-    dict(zip(_switches(), setters, strict=True))[name](value)
+    return {
+        "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+        "torch's default device": (torch.get_default_device, torch.set_default_device),
+        "whether torch has gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+        "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
+        "torch's choice of deterministic algorithms": (
+            torch.are_deterministic_algorithms_enabled,
+            torch.use_deterministic_algorithms,
+        ),
+        "torch's precision of matrix products": (
+            torch.get_float32_matmul_precision,
+            torch.set_float32_matmul_precision,
+        ),
+    }
 
 
 def _functions() -> Iterator[tuple[Place, Any]]:
