@@ -7,6 +7,7 @@ these tests write it anew.
 import json
 import os
 import sys
+import types
 from importlib.metadata import version
 from pathlib import Path
 
@@ -195,6 +196,20 @@ def test_trl_under_lora_keeps_to_the_budget_and_saves_an_adapter(tiny, tmp_path)
         assert (found.path / "adapter_model.safetensors").exists()
         assert Policy.open(Checkpoint(found.path, ""), tuning, trainable=False).total_logps([((0, 10), (20, 1))]) < 0
         assert json.loads((task.out / "cost.json").read_text())["examples"] == 8
+
+
+def test_a_trainer_that_trl_removed_is_one_sentence(tiny, full, tmp_path, monkeypatch):
+    """One that is imported from a module of its own, one that is looked up, and a mistake of ours, which stays one."""
+    pytest.importorskip("trl", reason="TRL is not installed (pip install '.[test]')")
+    monkeypatch.setitem(sys.modules, "trl.experimental.orpo", types.ModuleType("trl.experimental.orpo"))
+    with pytest.raises(TrainingError, match="^TRL .* does not have this trainer .*; install a version that has it"):
+        TRLORPO().train(make_task(tiny, full, tmp_path / "orpo"))
+    monkeypatch.setattr(TRLKTO, "trainer", lambda self, trl, *given: trl.NoSuchTrainer)
+    with pytest.raises(TrainingError, match="^TRL .* does not have this trainer .*NoSuchTrainer"):
+        TRLKTO().train(make_task(tiny, full, tmp_path / "kto"))
+    monkeypatch.setattr(TRLKTO, "trainer", lambda self, trl, task, ledger: task.no_such_field)
+    with pytest.raises(AttributeError, match="no_such_field"):
+        TRLKTO().train(make_task(tiny, full, tmp_path / "ours"))
 
 
 def test_without_trl_one_sentence_says_so(tiny, full, tmp_path, monkeypatch):
