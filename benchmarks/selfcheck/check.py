@@ -24,7 +24,7 @@ from ..definition.plugins import build, load
 from .goals import Fields, goal_of, unknown_with
 from .optimum import BETA, COMPARISONS, PROMPTS, TUNING, Distance, OptimumWorld
 
-ANSWERED = 12_000  # responses by which a method that only chooses is measured
+ANSWERED = 6_000  # responses by which a method that only chooses is measured
 RESPONSES = 60_000  # of online methods
 COMPARED = 130_000  # pairs of offline methods: a pair tells less than a response
 SHARES = (1 / 16, 1)
@@ -120,11 +120,9 @@ def check(
 
     InputError for a method or setting that does not exist.
     """
-    cls = load("methods", name)
-    fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
-    settings = {k: v for k, v in SETTINGS.items() if k in fields} | (overrides or {})
+    goal = goal_of(load("methods", name))
+    settings = settings_of(name) | (overrides or {})
     method = build("methods", name, settings, "bench check")
-    goal = goal_of(method)
     other = unknown_with(goal, method) if goal else ""
     required = goal is not None and goal.optimum is not None and not other
     candidates = getattr(method, "responses_per_answer", 1)
@@ -149,6 +147,7 @@ def check(
         say(f"start: {_line(start)}")
         curve = []
         budget = RESPONSES if isinstance(method, OnlineMethod) else COMPARED
+        budget *= 2 if goal and goal.noisy else 1  # its labels are single draws
         for share in shares if candidates == 1 else ():
             task = _task(world, pairs, int(budget * share), seed, Path(folder) / f"curve-{share}", reward)
             began = time.process_time()
@@ -163,6 +162,15 @@ def check(
     said = goal.said if goal else UNDECLARED
     objective = f"{said}; not required where {other}" if other else said
     return Report(name, settings, seed, start, curve, TARGET if required else None, objective, findings, seconds)
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """The settings with which a method is checked. InputError if there is none of that name."""
+    cls = load("methods", name)
+    fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    goal = goal_of(cls)
+    usual = {**SETTINGS, **((goal.settings if goal else None) or {})}
+    return {field: value for field, value in usual.items() if field in fields}
 
 
 def _chosen_logps(world: OptimumWorld, method: Any, seed: int, out: Path) -> Tensor:

@@ -34,6 +34,8 @@ class Goal:
     """The world's reward is drawn like a Bradley-Terry labeller's."""
     known_with: Mapping[str, Any] | None = None
     """Settings that this goal wants, beside those of KNOWN_WITH."""
+    settings: Mapping[str, Any] | None = None
+    """Settings with which it is near enough to be reached in short, beside those of every check."""
 
 
 class Fields:
@@ -54,11 +56,11 @@ class Fields:
         return getattr(self.method, field, *default)
 
 
-def goal_of(method: Any) -> Goal | None:
-    """A method's goal; None where it declares none. InputError for one that is not known."""
-    name = getattr(method, "goal", "")
+def goal_of(cls: type) -> Goal | None:
+    """A method class's goal; None where it declares none. InputError for one that is not known."""
+    name = getattr(cls, "goal", "")
     if name and name not in GOALS:
-        raise InputError(f"{type(method).__name__}: there is no goal {name!r}; {nearest(name, GOALS)}")
+        raise InputError(f"{cls.__name__}: there is no goal {name!r}; {nearest(name, GOALS)}")
     return GOALS[name] if name else None
 
 
@@ -265,6 +267,7 @@ GOALS: dict[str, Goal] = {
         kl_regularized_reward,
         noisy=True,
         known_with={"missing_eos_penalty": 0.0, "normalize_reward": False},
+        settings={"beta": 1.0},  # a comparison tells four times as much as at 0.5, and two equal responses tell nothing
     ),
     "ensemble_reward": Goal(f"{PI_STAR} with what several reward models say", ensemble_reward),
     "ipo": Goal("its regression on win probabilities, solved (Azar et al. 2023, section 5)", ipo),

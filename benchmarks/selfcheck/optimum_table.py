@@ -17,7 +17,7 @@ from typing import Any
 from ...results.integrity import write_json
 from ..definition.plugins import available, is_ours
 from ..definition.proof import OPTIMUM, PUBLISHED
-from .check import TARGET, Report, check
+from .check import TARGET, Report, check, settings_of
 from .optimum import BETA, COMPARISONS, PROMPTS, RESPONSES
 
 SEEDS = 3
@@ -31,7 +31,7 @@ def main() -> None:
     for seed in range(SEEDS):  # all methods once, then all again
         for name in names:
             rows = read(path)
-            if has(rows.get(name), seed):
+            if has(rows.get(name), seed, settings_of(name)):
                 continue
             found = check(name, seed=seed, shares=(1,), conformance=seed == 0)
             rows[name] = joined(rows.get(name), found)
@@ -47,8 +47,8 @@ def read(path: Path) -> dict[str, Any]:
     return {name: row for name, row in rows.items() if row.get("world") == WORLD}
 
 
-def has(row: dict[str, Any] | None, seed: int) -> bool:
-    return row is not None and any(found["seed"] == seed for found in row["seeds"])
+def has(row: dict[str, Any] | None, seed: int, settings: dict[str, Any]) -> bool:
+    return row is not None and row["settings"] == settings and any(one["seed"] == seed for one in row["seeds"])
 
 
 def joined(row: dict[str, Any] | None, found: Report) -> dict[str, Any]:

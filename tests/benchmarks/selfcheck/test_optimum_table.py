@@ -29,6 +29,7 @@ def run(tmp_path, monkeypatch):
         return replace(REPORT, method=name, seed=seed, curve=[(64, end)], findings=REPORT.findings * conformance)
 
     monkeypatch.setattr(optimum_table, "check", check)
+    monkeypatch.setattr(optimum_table, "settings_of", lambda name: REPORT.settings)
     stop: list[int] = []
 
     def go(names, at=None):
@@ -42,7 +43,7 @@ def run(tmp_path, monkeypatch):
     yield go
 
 
-def test_a_run_that_was_stopped_goes_on_and_asks_for_nothing_twice(run):
+def test_a_run_that_was_stopped_goes_on_and_asks_for_nothing_twice(run, monkeypatch):
     asked, found = run("dpo,ppo", at=4)
     assert asked == [("dpo", 0, True), ("ppo", 0, True), ("dpo", 1, False), ("ppo", 1, False)]
     assert [len(found[name]["seeds"]) for name in ("dpo", "ppo")] == [2, 1]
@@ -53,6 +54,8 @@ def test_a_run_that_was_stopped_goes_on_and_asks_for_nothing_twice(run):
     page = (optimum_table.PUBLISHED / "optimum.md").read_text()
     assert "| dpo | 0.0200 | 0.0100 to 0.0300 | 3 | 2.00 | at most 0.02 | 64 | 1 of 1 | pi* |" in page
     assert run("dpo")[0] == []
+    monkeypatch.setattr(optimum_table, "settings_of", lambda name: {"beta": 0.4})  # the check has other settings now
+    assert [seed for _, seed, _ in run("dpo")[0]] == [0, 1, 2]
 
 
 def test_rows_of_another_world_or_with_other_settings_are_not_joined(run, tmp_path, monkeypatch):
