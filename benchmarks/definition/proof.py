@@ -38,10 +38,9 @@ class Proof:
         said = []
         if self.optimum:
             worst = max(seed["kl_to_optimum"] for seed in self.optimum["seeds"])
-            said.append(
-                f"Known optimum: within {worst:.4f} nats of KL in each of {len(self.optimum['seeds'])} seeds "
-                f"({self.optimum['required']} wanted)."
-            )
+            count = len(self.optimum["seeds"])
+            seeds = f"each of {count} seeds" if count > 1 else "one seed"
+            said.append(f"Known optimum: within {worst:.4f} nats of KL in {seeds} ({self.optimum['required']} wanted).")
         if self.parity:
             said.append(
                 f"TRL {self.parity['trl']} ({self.parity['of']}): the same loss and gradient of the same log-probs, to "
