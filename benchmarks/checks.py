@@ -16,6 +16,7 @@ from ..results.integrity import write_json
 from ..results.store import NotMade
 from ..runtime import processes
 from .context import MODEL_CODE, Workshop
+from .definition.plugins import is_ours
 from .definition.spec import BY_REWARD_MODEL, LAST, BenchmarkSpec
 from .request import Request
 from .stages.pipeline import SELECTION, more_reward_models
@@ -32,7 +33,7 @@ def check_processes(request: Request, methods: Mapping[str, Any]) -> None:
             "several processes train each cell here; omit --engine and --cell-timeout, or launch one process"
         )
     for label, method in methods.items():
-        if not is_ours(method) or "trl" in getattr(method, "libraries", ()):
+        if not is_ours(type(method).__module__) or "trl" in getattr(method, "libraries", ()):
             raise InputError(
                 f"{label} has a training loop of its own, which several processes cannot share; launch one process"
             )
@@ -158,8 +159,3 @@ def _why(config: Any, window: int) -> str:
     """The reason of a window that is shorter than the one that the model names."""
     named = getattr(config.get_text_config(), "max_position_embeddings", None)
     return " (beyond, it scales positions by the sequence's length, which is not supported)" if named != window else ""
-
-
-def is_ours(method: Any) -> bool:
-    """True for a method of this package."""
-    return type(method).__module__.startswith(f"{__package__.partition('.')[0]}.")

@@ -32,13 +32,12 @@ from .checks import (
     check_sampler,
     check_sampling,
     check_start,
-    is_ours,
     reward_model_starts,
 )
 from .context import Workshop
 from .data.brought import with_brought
 from .data.corpus import Corpus, load_corpus
-from .definition.plugins import available
+from .definition.plugins import available, is_ours
 from .definition.rows import SFT, method_row, policy_row
 from .engine import reason, train_apart, train_on_ray, train_side_by_side
 from .judging import people
@@ -270,14 +269,13 @@ class Harness:
         started, label = time.monotonic(), step.label
         if not step.cell:
             self.request.watch(label, step.state)
-        if step.cell and step.trains and not here:
-            self._train_apart(step)
+        apart = bool(step.cell) and step.trains and not here and self._train_apart(step)
         with self._threads_of_a_cell() if step.cell and step.trains else contextlib.nullcontext():
             stage = self.made[step.key] = step.make(self.made)
         if not step.cell:
             self.request.watch(label, DONE)
         if stage and step.state not in (RESPONSES, SCORES) and not (step.trains and step.cell in self.trained):
-            how = f"made in {time.monotonic() - started:.0f} s" if stage.fresh else "found on disk"
+            how = f"made in {time.monotonic() - started:.0f} s" if stage.fresh or apart else "found on disk"
             self.say(f"{label}: {how}")
         if stage and step.gate:
             self._gate(step.gate(stage))
@@ -312,7 +310,7 @@ class Harness:
             self.request.watch(labels[cell], TRAINING)
 
         def alone(cell: Cell) -> bool:
-            return bool(self.request.cell_timeout) or not is_ours(rows[cell].method)
+            return bool(self.request.cell_timeout) or not is_ours(type(rows[cell].method).__module__)
 
         for cell, failed in train_side_by_side(self.request, rows, self.at_once, self.threads, alone, begun):
             if failed:
@@ -330,12 +328,14 @@ class Harness:
             return bool(self.pipeline.looking().train(row.name, row.method, step.seed))
         return False
 
-    def _train_apart(self, step: Step) -> None:
-        """Train a cell in a process of its own, if its method is from elsewhere or has a time limit."""
+    def _train_apart(self, step: Step) -> bool:
+        """Train a cell in a process of its own, if its method is from elsewhere or has a time limit; true if it did."""
         row, cell = step.row, step.cell
-        apart = row and cell and (self.request.cell_timeout or not is_ours(row.method))
-        if cell and apart and not self._is_made(step):
-            train_apart(self.request, cell, self.request.cell_timeout, self.threads)
+        apart = row and cell and (self.request.cell_timeout or not is_ours(type(row.method).__module__))
+        if not cell or not apart or self._is_made(step):
+            return False
+        train_apart(self.request, cell, self.request.cell_timeout, self.threads)
+        return True
 
     @contextlib.contextmanager
     def _threads_of_a_cell(self) -> Iterator[None]:

@@ -36,7 +36,9 @@ class Method(Protocol):
     An attribute `responses_per_answer` of n says that each response is the best of n samples by the training reward; a
     `space`, `ClassVar[dict[str, Range]]` by field, among which values `bench tune` looks for the method's best;
     `reward_models` of n that it wants n training reward models, all but the first in `task.more_rewards`; `functions`
-    which ones its settings name as package.module:function, for their code determines results.
+    which ones its settings name as package.module:function, for their code determines results; a `goal` of a name in
+    `GOALS` (benchmarks/selfcheck/goals.py) whose optimum `bench check` then requires it to reach, and `goal_fields`
+    under which names of its own it has what the goal hangs on, as {"beta": "tau"}.
     """
 
     def train(self, task: TrainingTask) -> Checkpoint: ...

@@ -27,6 +27,7 @@ class LengthNormalizedDPO(PairwiseMethod):
     # From DPO's usual values to twice the paper's.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.5, 10.0, "log")}
     needs_reference: ClassVar[bool] = True
+    goal: ClassVar[str] = "length_normalized"
 
     def loss(self, logps: PairLogps) -> Tensor:
         chosen, rejected = logps.mean_log_ratios
@@ -49,6 +50,7 @@ class LengthRegularizedDPO(PairwiseMethod):
     # Meng et al. (2024, arXiv:2405.14734), table of search ranges: alpha from 0.05 to 1; here also the paper's.
     space: ClassVar[dict[str, Range]] = {**SPACE, "length_weight": Range(0.005, 1.0, "log")}
     needs_reference: ClassVar[bool] = True
+    goal: ClassVar[str] = "kl_regularized_reward"
 
     def loss(self, logps: PairLogps) -> Tensor:
         chosen, rejected = logps.log_ratios
@@ -71,6 +73,7 @@ class DPOPositive(PairwiseMethod):
     # The paper's penalties; DPO's beta.
     space: ClassVar[dict[str, Range]] = {**SPACE, "penalty": Range(5.0, 500.0, "log")}
     needs_reference: ClassVar[bool] = True
+    goal: ClassVar[str] = "least_loss"
 
     def loss(self, logps: PairLogps) -> Tensor:
         return losses.dpop(*logps.log_ratios, beta=self.beta, penalty=self.penalty)
@@ -93,6 +96,7 @@ class RPO(PairwiseMethod):
     space: ClassVar[dict[str, Range]] = {**SPACE, "nll_weight": Range(0.01, 2.0, "log")}
 
     needs_reference: ClassVar[bool] = True
+    goal: ClassVar[str] = "least_loss"
 
     def loss(self, logps: PairLogps) -> Tensor:
         chosen, rejected = logps.log_ratios
@@ -112,6 +116,7 @@ class Hinge(PairwiseMethod):
     # DPO's, for the margins are on the same scale.
     space: ClassVar[dict[str, Range]] = SPACE
     needs_reference: ClassVar[bool] = True
+    goal: ClassVar[str] = "least_loss"
 
     def loss(self, logps: PairLogps) -> Tensor:
         return losses.hinge(*logps.log_ratios, beta=self.beta)
@@ -133,6 +138,7 @@ class EXO(PairwiseMethod):
     # DPO's, for the margins are on the same scale.
     space: ClassVar[dict[str, Range]] = SPACE
     needs_reference: ClassVar[bool] = True
+    goal: ClassVar[str] = "least_loss"
 
     def loss(self, logps: PairLogps) -> Tensor:
         return losses.exo(*logps.log_ratios, beta=self.beta, label_smoothing=self.label_smoothing)
@@ -153,6 +159,7 @@ class SPPO(PairwiseMethod):
     # From the paper's up to goals of half a nat.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.001, 1.0, "log")}
     needs_reference: ClassVar[bool] = True
+    goal: ClassVar[str] = "least_loss"
 
     def loss(self, logps: PairLogps) -> Tensor:
         return losses.sppo(*logps.log_ratios, beta=self.beta)

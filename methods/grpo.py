@@ -25,6 +25,7 @@ class GRPO(GroupedMethod):
 
     # Around the paper's 0.04, as far as for PPO and RLOO.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
+    goal: ClassVar[str] = "group_deviation"
 
     def advantages(self, rewards: Tensor, log_ratios: Tensor) -> Tensor:
         """(r - mean) / deviation within the group (section 4.1.2)."""

@@ -22,6 +22,8 @@ class DrGRPO(GRPO):
     beta: Annotated[float, Ge(0)] = 0.0
     """Weight of the KL to the SFT checkpoint, at least 0; 0 in the paper."""
 
+    goal: ClassVar[str] = "forward_kl"
+
     def advantages(self, rewards: Tensor, log_ratios: Tensor) -> Tensor:
         return rewards - rewards.mean(1, keepdim=True)
 

@@ -28,6 +28,7 @@ class IPO(PairwiseMethod):
     # 5 to 0.05, for beyond a few nats a response the KL is large.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.1, 10.0, "log")}
     needs_reference: ClassVar[bool] = True
+    goal: ClassVar[str] = "ipo"
 
     def loss(self, logps: PairLogps) -> Tensor:
         return losses.ipo(*(logps.mean_log_ratios if self.length == "mean" else logps.log_ratios), beta=self.beta)

@@ -35,6 +35,7 @@ class IterativeDPO(OnlineDPO):
 
     # Online DPO's.
     space: ClassVar[dict[str, Range]] = OnlineDPO.space
+    goal: ClassVar[str] = "extremes"
 
     @property
     def learnt_per_prompt(self) -> int:

@@ -95,6 +95,7 @@ class PPO(OnlineMethod):
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
     needs_reference: ClassVar[bool] = True
     needs_critic: ClassVar[bool] = True
+    goal: ClassVar[str] = "kl_regularized_reward"
 
     def __post_init__(self) -> None:
         if self.critic_start == "policy":  # no network beside the policy's

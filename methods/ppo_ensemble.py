@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge
@@ -31,6 +31,8 @@ class PPOEnsemble(PPO):
     """The reward of a response from theirs: worst-case optimization, or uncertainty-weighted optimization."""
     variance_weight: Annotated[float, Ge(0)] = 0.1
     """Weight of the variance among them, per unit of reward, at least 0; of no use with min."""
+
+    goal: ClassVar[str] = "ensemble_reward"
 
     def trainer(self, task: TrainingTask, policy: Policy, reference: Policy, critic: Network | None) -> Trainer:
         return EnsembleTrainer(self, task, policy, reference, critic)

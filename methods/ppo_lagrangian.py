@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Gt
@@ -43,6 +43,8 @@ class PPOLagrangian(PPO):
     """The multiplier at the start, above 0, in rewards a standard deviation of the quantity on SFT's responses."""
     multiplier_lr: Annotated[float, Gt(0)] = 0.1
     """Step of the multiplier's logarithm a round, above 0, per such deviation by which the mean is beyond the limit."""
+
+    goal: ClassVar[str] = "multiplier"
 
     def __post_init__(self) -> None:
         super().__post_init__()

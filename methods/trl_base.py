@@ -1,6 +1,7 @@
 """The base of the methods that run TRL's trainers: TRL as it is, given our checkpoint, token ids, order and budget."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -139,7 +140,15 @@ class TRLMethod:
         policy = Policy.open(task.sft, task.tuning, trainable=True)  # for its size; let go before TRL loads its own
         ledger = Ledger.of(policy.network, task.out)
         policy.network.close()
-        trainer = self.trainer(trl, task, ledger)
+        try:
+            trainer = self.trainer(trl, task, ledger)
+        except (ImportError, AttributeError) as error:
+            if not re.match(r"(No module named|module) '?trl\b|cannot import name .* from 'trl\b", str(error)):
+                raise  # a mistake of ours
+            raise TrainingError(
+                f"TRL {trl.__version__} does not have this trainer ({error}); install a version that has it, or "
+                f"leave out {type(self).__name__}"
+            ) from None
         trainer.remove_callback(_printer())  # it would print between our lines
         trainer.train()
         folder = task.made.path

@@ -124,11 +124,11 @@ def _network() -> Iterator[Finding]:
 def _plugins() -> Iterator[Finding]:
     """Methods and evaluators of other packages."""
     from ...errors import InputError
-    from ..definition.plugins import available, load
+    from ..definition.plugins import available, doubled, is_ours, load
 
     for group in ("methods", "evaluators"):
         for name, entry in available(group).items():
-            if entry.module.startswith("alignment_bench."):
+            if is_ours(entry.module) and name not in doubled(group):
                 continue
             try:
                 load(group, name)

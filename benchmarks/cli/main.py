@@ -10,7 +10,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -321,18 +321,23 @@ def check(
 
 @app.command("new-method")
 def new_method(
-    name: Annotated[str, typer.Argument(help="Name of the method, as in --method.")],
+    name: Annotated[str, typer.Argument(help="Name of the method, as in --method, or of the evaluator.")],
+    kind: Annotated[
+        Literal["pairwise", "online", "evaluator"],
+        typer.Option(help="What it starts as: DPO, which learns from pairs; REINFORCE, which samples; an evaluator."),
+    ] = "pairwise",
     parent: Annotated[Path, typer.Option(help="Folder in which the package is made.")] = Path("."),
 ) -> None:
-    """Write a small installable package for a method of your own: method, test, entry point, README.
+    """Write a small installable package for a method or evaluator of your own: code, test, entry point, README.
 
     Example: bench new-method my_dpo
     """
     from .scaffold import new_method as write
 
-    files = write(name, parent)
+    files = write(name, parent, kind)
     print("\n".join(map(str, files)))
-    print(f"next: pip install -e {files[0].parent}, then bench check {name}")
+    then = "pytest" if kind == "evaluator" else f"bench check {name}"
+    print(f"next: pip install -e {files[0].parent}, then {then}")
 
 
 app.command("audit-data")(audit_data)

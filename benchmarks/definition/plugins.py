@@ -1,6 +1,7 @@
 """Methods and evaluators by name: entry points, and constructor arguments checked before anything runs."""
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ...errors import InputError, nearest
+from .intact import refused
 
 Group = Literal["methods", "evaluators"]
 Where = str | Callable[[Sequence[str]], str]  # a place for errors, or what gives the place of a field
@@ -26,10 +28,29 @@ def available(group: Group) -> dict[str, EntryPoint]:
     return dict(sorted(found.items()))
 
 
+def doubled(group: Group) -> dict[str, str]:
+    """Names that several packages register in a group, with those packages; nothing is imported."""
+    owners: dict[str, set[str]] = {}
+    for entry in entry_points(group=f"alignment_bench.{group}"):
+        owners.setdefault(entry.name, set()).add(entry.dist.name if entry.dist else entry.value)
+    return {name: " and ".join(sorted(found)) for name, found in owners.items() if len(found) > 1}
+
+
+def _told_twice(group: Group, name: str, packages: str) -> InputError:
+    return InputError(f"{group[:-1]} {name!r} is registered by {packages}; uninstall all but one of them")
+
+
+def is_ours(module: str) -> bool:
+    """True for a module of this package."""
+    return module.startswith("alignment_bench.")
+
+
 def check_methods(names: Iterable[str]) -> None:
     """InputError for an unknown name among some as people type them; nothing is imported."""
-    known = available("methods")
+    known, twice = available("methods"), doubled("methods")
     for name in (item.partition(":")[0] for item in names):
+        if name in twice:
+            raise _told_twice("methods", name, twice[name])
         if name not in known and name != "sft":
             raise InputError(f"there is no method {name!r}; {nearest(name, known)}")
 
@@ -39,12 +60,29 @@ def load(group: Group, name: str) -> type:
     known = available(group)
     if name not in known:
         raise InputError(f"there is no {group[:-1]} {name!r}; {nearest(name, known)}")
+    if packages := doubled(group).get(name):
+        raise _told_twice(group, name, packages)
+    entry = known[name]
     try:
-        return known[name].load()
+        with _guarded(group, name) if entry.module not in sys.modules else contextlib.nullcontext():
+            return entry.load()
+    except InputError:
+        sys.modules.pop(entry.module, None)  # it would count as imported, and its changes as harmless
+        raise
     except Exception as error:
         raise InputError(
             f"{group[:-1]} {name!r} ({known[name].value}) cannot be imported: {error}; repair or uninstall that package"
         ) from error
+
+
+def _guarded(group: Group, name: str) -> contextlib.AbstractContextManager[None]:
+    """What is done with a plugin of another package leaves alone what rows share; ours need no watching."""
+    entry = available(group)[name]
+    return (
+        contextlib.nullcontext()
+        if is_ours(entry.module)
+        else refused(f"{group[:-1]} {name!r} ({entry.value})", entry.module)
+    )
 
 
 def build(group: Group, name: str, settings: Mapping[str, Any], where: Where) -> Any:
@@ -64,8 +102,8 @@ def build(group: Group, name: str, settings: Mapping[str, Any], where: Where) ->
             inspect.signature(cls).bind(**settings)
         except TypeError as error:
             raise InputError(f"{_at(where, [*settings][:1])}: {name}: {error}") from None
-        return cls(**settings)
-    return checked(cls, dict(settings), where)
+    with _guarded(group, name):
+        return checked(cls, dict(settings), where) if fields else cls(**settings)
 
 
 def with_given(plugin: Any, settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:

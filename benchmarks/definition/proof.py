@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .plugins import available, inherited
+from .plugins import available, inherited, is_ours
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
 OPTIMUM, PARITY = "optimum.json", "parity.json"  # by selfcheck/optimum_table.py and selfcheck/parity.py
@@ -38,10 +38,9 @@ class Proof:
         said = []
         if self.optimum:
             worst = max(seed["kl_to_optimum"] for seed in self.optimum["seeds"])
-            said.append(
-                f"Known optimum: within {worst:.4f} nats of KL in each of {len(self.optimum['seeds'])} seeds "
-                f"({self.optimum['required']} wanted)."
-            )
+            count = len(self.optimum["seeds"])
+            seeds = f"each of {count} seeds" if count > 1 else "one seed"
+            said.append(f"Known optimum: within {worst:.4f} nats of KL in {seeds} ({self.optimum['required']} wanted).")
         if self.parity:
             said.append(
                 f"TRL {self.parity['trl']} ({self.parity['of']}): the same loss and gradient of the same log-probs, to "
@@ -58,8 +57,7 @@ class Proof:
 def proof_of(name: str) -> Proof:
     """What is published of a method."""
     entry = available("methods")[name]
-    ours = entry.module.startswith("alignment_bench.")
-    if not ours:
+    if not is_ours(entry.module):
         return Proof(None, None, UNKNOWN)
     optimum, parity = (_read(file).get(name) for file in (OPTIMUM, PARITY))
     if optimum and not (

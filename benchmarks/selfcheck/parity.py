@@ -3,13 +3,14 @@
 python -m alignment_bench.benchmarks.selfcheck.parity
 
 Writes results/published/parity.json: of each method the version of TRL, what computed there, and the largest relative
-difference. TRL's trainers are not run: their functions are given log-probs where their models would have told them.
+difference; and trl_losses.json beside it: the log-probs with TRL's losses and gradients, which are still there when a
+trainer is not. TRL's trainers are not run: their functions are given log-probs where their models would have told them.
 """
 
 import json
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import InputError
 from ...methods import losses
 from ...methods.alphapo import AlphaPO
 from ...methods.apo import APODown, APOZero
@@ -40,6 +42,7 @@ from ...models.policy import TokenValues
 from ...results.integrity import write_json
 from ..definition.proof import PARITY, PUBLISHED
 
+RECORDED = "trl_losses.json"
 LENGTHS = (4, 2, 4, 6, 4, 3, 4, 5)  # of chosen and rejected replies by turns; chosen ones alike, for TRL's mean NLL
 GROUPS, K, LONGEST = 2, 4, 7  # prompts with so many responses of a round each
 
@@ -300,24 +303,60 @@ def cases() -> dict[str, Case]:
     }
 
 
+def evaluate(loss: Loss, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """A loss and its gradient for the policy's log-probs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of TRL's say that they are experimental
+        value = loss(tokens)
+    (gradient,) = torch.autograd.grad(value, tokens.new)
+    return value.detach(), gradient * tokens.mask
+
+
+def between(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:
+    """The larger of the relative differences of loss and gradient (by norms)."""
+    (loss, slopes), (other, others) = ours, theirs
+    return max(float((loss - other).abs() / other.abs()), float((slopes - others).norm() / others.norm()))
+
+
 def difference(case: Case) -> float:
-    """The larger of the relative differences of loss and gradient (by norms) for the policy's log-probs."""
-    found = []
-    for loss in (case.ours, case.theirs):
-        tokens = Tokens.draw()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some of TRL's say that they are experimental
-            value = loss(tokens)
-        (gradient,) = torch.autograd.grad(value, tokens.new)
-        found.append((value.detach(), gradient * tokens.mask))
-    (ours, slopes), (theirs, others) = found
-    return max(float((ours - theirs).abs() / theirs.abs()), float((slopes - others).norm() / others.norm()))
+    """Between ours and TRL's as it is installed. InputError where it has no such trainer (any more)."""
+    try:
+        theirs = evaluate(case.theirs, Tokens.draw())
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"the installed TRL has no {case.of} ({error}); what an earlier one said is in {RECORDED}"
+        ) from None
+    return between(evaluate(case.ours, Tokens.draw()), theirs)
+
+
+def record(names: Mapping[str, Case]) -> dict[str, Any]:
+    """Log-probs as they are drawn, and what the installed TRL says of them."""
+    tokens = Tokens.draw()
+    said = {}
+    for name, case in names.items():
+        value, gradient = evaluate(case.theirs, tokens)
+        said[name] = {"trl": version("trl"), "of": case.of, "loss": float(value), "gradient": gradient.tolist()}
+    kept = {name: getattr(tokens, name).tolist() for name in ("new", "old", "reference", "expected")}
+    return {"torch": version("torch"), "tokens": kept, "cases": said}
+
+
+def recorded_difference(name: str, case: Case, recorded: Mapping[str, Any]) -> float:
+    """Between ours and what TRL said when it was recorded, of the log-probs that were recorded."""
+    parts = {key: torch.tensor(values, dtype=torch.float64) for key, values in recorded["tokens"].items()}
+    tokens = Tokens(**{**parts, "new": parts["new"].requires_grad_()}, mask=Tokens.draw().mask)
+    found = recorded["cases"][name]
+    theirs = (torch.tensor(found["loss"]), torch.tensor(found["gradient"], dtype=torch.float64))
+    return between(evaluate(case.ours, tokens), theirs)
 
 
 def main() -> None:
+    path = PUBLISHED / PARITY
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    rows.pop("sha256", None)
     trl = version("trl")
-    rows = {name: {"trl": trl, "of": case.of, "difference": difference(case)} for name, case in cases().items()}
-    write_json(PUBLISHED / PARITY, rows)
+    rows |= {name: {"trl": trl, "of": case.of, "difference": difference(case)} for name, case in cases().items()}
+    write_json(path, rows)
+    write_json(PUBLISHED / RECORDED, record(cases()))
     print(json.dumps(rows, indent=2))
 
 

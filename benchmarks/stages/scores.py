@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from ...results.integrity import code_digest, digest
 from ...results.records import Generation, Score
 from ...results.store import SCORES, Stage
 from ..context import SCORING_CODE, Workshop, class_code, function_code, settings_of
+from ..definition.intact import put_back
+from ..definition.plugins import is_ours
 from .open_policy import Limits, opened
 from .responses import Responses, read_responses
 
@@ -41,7 +43,7 @@ def score(
     responses, theirs = read(ours), read(baseline)
     traits = traits_of(evaluator)
     if traits.keeps_answers:
-        scores = list(evaluator.score(responses.read(), theirs.read()))
+        scores = _scores(evaluator, responses.read(), theirs.read())
         inputs = {"evaluator": name, "scores": digest([dataclasses.astuple(s) for s in scores])}
         return shop.store.stage("scores", inputs, lambda out: write_scores(out / SCORES, scores))
     if not traits.needs_policy:
@@ -53,7 +55,7 @@ def score(
             opened(shop, sft, policy, limits, [r.prompt for r in answers], has_gate) as (model, reference),
             suppress(OtherTokens),
         ):
-            scores = list(evaluator.score(answers, theirs.read(), policy=model, reference=reference))
+            scores = _scores(evaluator, answers, theirs.read(), policy=model, reference=reference)
         write_scores(out / SCORES, scores)
 
     inputs = shop.inputs(
@@ -106,7 +108,8 @@ def score_responses(
         def build(out: Path) -> None:
             known = dict(zip(map(_text, than.read()), rewards(than), strict=True)) if than else {}
             texts = [(_text(g), g) for g in of.read()]
-            new = iter(evaluator.rewards([g for text, g in texts if text not in known]))
+            with _apart(evaluator):
+                new = iter(list(evaluator.rewards([g for text, g in texts if text not in known])))
             (out / REWARDS).write_text(json.dumps([known[t] if t in known else next(new) for t, _ in texts]))
 
         stage = shop.store.stage("rewards", {**inputs, "of": of.key, "than": than and than.key}, build)
@@ -118,10 +121,21 @@ def score_responses(
             ours = rewards(responses, than=baseline if shares else None)
             scores = evaluator.compare(responses.read(), ours, rewards(baseline))
         else:
-            scores = evaluator.score(responses.read(), baseline.read())
+            scores = _scores(evaluator, responses.read(), baseline.read())
         write_scores(out / SCORES, list(scores))
 
     return shop.store.stage("scores", {**inputs, "responses": responses.key, "baseline": baseline.key}, build)
+
+
+def _scores(evaluator: Any, *given: Any, **models: Any) -> list[Score]:
+    """All of an evaluator's scores."""
+    with _apart(evaluator):
+        return list(evaluator.score(*given, **models))
+
+
+def _apart(evaluator: Any) -> AbstractContextManager[None]:
+    """What an evaluator of another package changes of torch is put back, for others train and score in this process."""
+    return nullcontext() if is_ours(type(evaluator).__module__) else put_back()
 
 
 def _identity(name: str, evaluator: Any, needs: dict[str, str]) -> dict[str, Any]:

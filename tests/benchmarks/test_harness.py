@@ -87,6 +87,7 @@ def test_a_third_party_method_and_evaluator(bench, workdir, write_tiny):
     spec = write_tiny(workdir, evaluators={"sentences": {"marks": "."}})
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "ppo,slic", "--json", cwd=workdir)
     row = json.loads(done.stdout)["methods"]["slic"]
+    assert "slic seed 0, training: made in" in done.stderr and "slic seed 0, training: found" not in done.stderr
     assert row["metrics"]["sentences"]["n"] == 6 and "win_rate.gold" in row["metrics"]
     spec = write_tiny(workdir, methods={"slic": {"delta": -1.0}})
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "slic", cwd=workdir, code=2)

@@ -31,6 +31,9 @@ def test_words_follow_the_published_numbers(publish):
     )
     words = {name: proof.proof_of(name).word for name in ("dpo", "ppo", "orpo", "kto", "trl-dpo")}
     assert words == {"dpo": "optimum, TRL", "ppo": "TRL", "orpo": "own tests", "kto": "own tests", "trl-dpo": "is TRL"}
+    publish(optimum={"rloo": {"required": 0.02, "seeds": [{"kl_to_optimum": 0.01}]}})
+    assert proof.proof_of("rloo").lines()[0] == "Known optimum: within 0.0100 nats of KL in one seed (0.02 wanted)."
+    publish(optimum={"dpo": near}, parity={"dpo": equal})
     assert proof.proof_of("dpo").lines() == [
         "Known optimum: within 0.0200 nats of KL in each of 2 seeds (0.02 wanted).",
         "TRL 1.2.3 (DPOTrainer): the same loss and gradient of the same log-probs, to 1e-04.",
@@ -57,4 +60,5 @@ def test_a_plugin_is_not_ours_whatever_its_name(publish):
 
 def test_what_is_published_today():
     assert proof.proof_of("dpo").word == "optimum, TRL" == proof.proof_of("rloo").word
-    assert proof.proof_of("ppo").word == "optimum" and proof.proof_of("ipo").word == "TRL"
+    assert proof.proof_of("ppo").word == "optimum, TRL" == proof.proof_of("ipo").word
+    assert proof.proof_of("kto").word == "TRL"
