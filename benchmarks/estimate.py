@@ -12,9 +12,14 @@ import torch
 from ..models.checkpoint import Checkpoint
 from ..models.model_files import remote_code_allowed
 from ..models.tuning import Tuning
+from ..results.progress import StepProgress
 from ..results.records import Pair
 from ..results.store import GENERATIONS, SCORES, Made, Store
 from ..runtime.memory import resident
+from .context import settings_of
+from .definition.rows import Row
+from .stages.pipeline import Pipeline
+from .stages.steps import Step
 
 TRAINED = 16  # bytes a trained weight: fp32 value, gradient, and Adam's two moments
 FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
@@ -81,6 +86,79 @@ class Earlier:
             return prompts / max(1, pandas.read_parquet(made.path / SCORES)["prompt_id"].nunique())
 
         return _scaled([m for m in self.found["scores"] if m.manifest["inputs"]["evaluator"] == evaluator], scale)
+
+
+class Estimates:
+    """The expected cost of the steps of a run: by what earlier ones took, else a lower bound."""
+
+    def __init__(self, pipeline: Pipeline):
+        spec, tuning = pipeline.spec, pipeline.shop.tuning
+        self.spec, self.prompts, self.pairs = spec, len(pipeline.asked), len(pipeline.corpus.training)
+        self.earlier = Earlier(pipeline.shop.store, pipeline.base, tuning)
+        self.pipeline, self.known = pipeline, dict[tuple[str, ...], Estimate | None]()
+
+    @cached_property
+    def rough(self) -> "Rough":
+        tuning = self.pipeline.shop.tuning
+        return Rough(self.pipeline.base, tuning, self.pipeline.corpus.training, tuning.micro_tokens)
+
+    def of(self, step: Step) -> Estimate:
+        """What a step may take, empty where nothing is known."""
+        return self._measured(step) or self._rough(step) or Estimate()
+
+    def progress(self, step: Step) -> StepProgress:
+        """A step as those see it who look on; what earlier runs took is expected of it."""
+        measured, row = self._measured(step), step.row.label if step.row and step.trains else ""
+        return StepProgress(
+            step.label,
+            step.name,
+            step.cell_label,
+            f"{step.name} {row}".strip(),
+            step.trains,
+            measured.seconds if measured else None,
+        )
+
+    def _measured(self, step: Step) -> Estimate | None:
+        """By what earlier stages of its kind took; equal for all seeds of a row, so it is looked up once."""
+        key = (step.kind, step.name, step.row.label if step.row else "")
+        if key not in self.known:
+            self.known[key] = self._earlier(step)
+        return self.known[key]
+
+    def _earlier(self, step: Step) -> Estimate | None:
+        earlier, row = self.earlier, step.row
+
+        def training(row: Row) -> Estimate | None:
+            return earlier.training(row.name, settings_of(row.method), self.spec.budget)
+
+        guesses: dict[str, Callable[[], Estimate | None]] = {
+            "sft": lambda: earlier.sft(self.spec.sft.examples if self.spec.sft else 0),
+            "reward_model": lambda: earlier.reward_model(self._drawn(step)),
+            "reference": earlier.reference,
+            "train": lambda: training(row) if row else None,
+            "generations": lambda: earlier.generations(self.prompts, _each(row)),
+            "scores": lambda: earlier.scores(step.name, self.prompts),
+        }
+        return guesses[step.kind]() if step.kind in guesses else None
+
+    def _rough(self, step: Step) -> Estimate | None:
+        row = step.row
+        guesses: dict[str, Callable[[], Estimate | None]] = {
+            "sft": lambda: self.rough.sft(self.spec.sft.examples if self.spec.sft else 0),
+            "reward_model": lambda: self.rough.reward_model(self._drawn(step)),
+            "reference": lambda: self.rough.reference(self.pairs),
+            "train": lambda: self.rough.training(row.method, self.spec.budget) if row else None,
+            "generations": lambda: self.rough.generations(self.prompts, _each(row)),
+        }
+        return guesses[step.kind]() if step.kind in guesses else None
+
+    def _drawn(self, step: Step) -> int:
+        return self.spec.reward_model.drawn(step.name.partition(" ")[0])
+
+
+def _each(row: Row | None) -> int:
+    """Responses that are drawn for one answer of a row."""
+    return getattr(row.method, "responses_per_answer", 1) if row else 1
 
 
 def _ran_alike(inputs: dict[str, Any], tuning: Tuning) -> bool:

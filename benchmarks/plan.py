@@ -7,9 +7,7 @@ from typing import Any
 
 from ..analysis.power import plan_sentences
 from ..results.store import Looking, NotMade, Stage
-from .context import settings_of
-from .definition.rows import Row
-from .estimate import AT_LEAST, Earlier, Estimate, Rough
+from .estimate import AT_LEAST, Estimate, Estimates
 from .harness import Harness
 from .request import Request
 from .stages.scorers import cost_of_judging
@@ -80,8 +78,9 @@ def plan(request: Request) -> Plan:
     judging = cost_of_judging(harness.spec, harness.scored_by, harness.tokenizer, len(harness.rows), request.seeds)
     planner = _Planner(harness)
     found = [planner.look(step) for step in planner.steps]
-    shows = plan_sentences(planner.prompts, request.seeds, len({r.name for r in harness.rows}), harness.spec.margin)
-    rate = planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None
+    rows, prompts = len({row.name for row in harness.rows}), len(harness.pipeline.asked)
+    shows = plan_sentences(prompts, request.seeds, rows, harness.spec.margin)
+    rate = planner.estimates.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None
     return Plan(harness.corpus.record, found, judging, shows, harness.notes, rate)
 
 
@@ -93,10 +92,7 @@ class _Planner:
         self.steps = steps(pipeline, harness.rows, harness.seeds)
         self.made: dict[Key, Stage | None] = {}
         self.missing: set[Key] = set()
-        spec, tuning = harness.spec, harness.shop.tuning
-        self.earlier = Earlier(harness.shop.store, harness.base, tuning)
-        self.rough = Rough(harness.base, tuning, harness.corpus.training, tuning.micro_tokens)
-        self.spec, self.prompts, self.pairs = spec, len(pipeline.asked), len(harness.corpus.training)
+        self.estimates = Estimates(harness.pipeline)
 
     def look(self, step: Step) -> Planned:
         """A step whose stage is on disk, or what it may take; where one that it needs is missing it is to do."""
@@ -107,25 +103,4 @@ class _Planner:
                 self.made[step.key] = step.make(self.made)
                 return Planned(step, ON_DISK)
         self.missing.add(step.key)
-        return Planned(step, TO_DO, self._estimate(step) or Estimate())
-
-    def _estimate(self, step: Step) -> Estimate | None:
-        """The expected cost of a step, by the kind of its stage; None where nothing is known."""
-        earlier, rough, spec, row = self.earlier, self.rough, self.spec, step.row
-        each = getattr(row.method, "responses_per_answer", 1) if row else 1
-        examples = spec.reward_model.drawn(step.name.partition(" ")[0])
-        imitated = spec.sft.examples if spec.sft else 0
-
-        def training(row: Row) -> Estimate | None:
-            settings = settings_of(row.method)
-            return earlier.training(row.name, settings, spec.budget) or rough.training(row.method, spec.budget)
-
-        guesses = {
-            "sft": lambda: earlier.sft(imitated) or rough.sft(imitated),
-            "reward_model": lambda: earlier.reward_model(examples) or rough.reward_model(examples),
-            "reference": lambda: earlier.reference() or rough.reference(self.pairs),
-            "train": lambda: training(row) if row else None,
-            "generations": lambda: earlier.generations(self.prompts, each) or rough.generations(self.prompts, each),
-            "scores": lambda: earlier.scores(step.name, self.prompts),
-        }
-        return guesses[step.kind]() if step.kind in guesses else None
+        return Planned(step, TO_DO, self.estimates.of(step))

@@ -62,6 +62,8 @@ class Request:
     """Seconds that a cell's training may take; each cell is then trained in a process of its own."""
     checkpoint_every: float = EVERY
     """Seconds between the checkpoints from which a training that was stopped goes on."""
+    wait: bool = False
+    """Wait for another process that makes the same run, in place of an InputError."""
     trust_remote_code: bool = False
     """Permission to run code that comes with a model."""
     first_seed: int = 0
@@ -79,6 +81,3 @@ class Request:
 
 
 CELL = " seed "  # between method and seed in a cell's label
-
-
-WAITING, DONE, FAILED = "waiting", "done", "failed"

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from .integrity import (
     writing,
 )
 from .placing import place, restore_all
+from .progress import PROGRESS, Progress, read_progress
 from .records import Generation
 from .store import (
     ALONG_SCORES,
@@ -162,6 +163,11 @@ class Run:
         return _read(self.path / SUMMARY)
 
     @property
+    def progress(self) -> Progress | None:
+        """Its steps and how far they are; None for a run of a version that kept none, or one copied without it."""
+        return read_progress(self.path)
+
+    @property
     def report_path(self) -> Path:
         return self.path / "report"
 
@@ -171,8 +177,11 @@ class Run:
             return write_record(self.path / SUMMARY, {"format": FORMAT, **summary})
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes out of this run. InputError that says who holds it; a dead process holds nothing."""
+    def held(self, waits: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Keep other processes out of this run. InputError that says who holds it; a dead process holds nothing.
+
+        waits: told who holds it, where this process is to wait for it in place of the InputError.
+        """
         lock = FileLock(self.path / LOCK)
         try:
             with writing(self.path):
@@ -183,9 +192,12 @@ class Run:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 found = read_json(self.path / HOLDER)
                 who = f"process {found['process']} on {found['machine']} since {found['since']}"
-            raise InputError(
-                f"{self.path} is being written by {who}; wait for it, or give another folder with --out"
-            ) from None
+            if waits is None:
+                raise InputError(
+                    f"{self.path} is being written by {who}; wait for it by --wait, or give another folder with --out"
+                ) from None
+            waits(f"{self.path} is being written by {who}; waiting for it")
+            lock.acquire()
         try:
             since = datetime.now(UTC).isoformat(timespec="seconds")
             write_json(self.path / HOLDER, {"process": os.getpid(), "machine": platform.node(), "since": since})
@@ -333,7 +345,7 @@ def find_run(path: Path, finished: bool = False) -> Run:
 
 def _is_foreign(path: Path) -> bool:
     """True for a file in a folder without run.json that is not ours; a killed process leaves an unfinished one."""
-    return path.name not in (f".{RUN}.partial", LOCK, HOLDER)
+    return path.name not in (f".{RUN}.partial", LOCK, HOLDER, PROGRESS)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from io import TextIOBase
 from typing import TYPE_CHECKING, Any
 
-from ..request import CELL, DONE, FAILED, WAITING
+from ...results.progress import DONE, FAILED, WAITING
+from ..request import CELL
 from .terminal import console, duration, table
 
 if TYPE_CHECKING:
