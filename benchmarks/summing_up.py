@@ -64,6 +64,21 @@ def sum_up(run: Run, scores: Any, *, gates: list[dict[str, Any]], notes: list[st
     }
 
 
+def so_far(run: Run) -> dict[str, Any]:
+    """The summary of a run that is not finished, of the cells that are there; `unfinished` says how far it is.
+
+    Rows are not compared: that is for the cells that were planned, when all of them are there.
+    """
+    progress = run.progress
+    cells = [f"{cell.method} seed {cell.seed}" for cell in run.cells()]
+    said = progress.sentence() if progress else f"the run is not finished; cells that are there: {', '.join(cells)}"
+    found: dict[str, Any] = {"run_id": run.record["run_id"], "benchmark": run.record["benchmark"], "methods": {}}
+    if cells:
+        scores = settle(run.scores(), {}, direct=False).scores
+        found = sum_up(run, scores, gates=[], notes=[])
+    return found | {"unfinished": said, "comparisons": [], "warnings": [], "gates": []}
+
+
 def take_in_labels(run: Run) -> dict[str, Any]:
     """Write a finished run's summary and report anew with people's labels in them; trains and scores nothing."""
     with run.held():

@@ -61,11 +61,11 @@ class Material:
         return found
 
 
-def read(run: Run) -> Material:
-    """All that a report shows of a run."""
+def read(run: Run, so_far: dict[str, Any] | None = None) -> Material:
+    """All that a report shows of a run; so_far: the summary of one that is not finished."""
     missing: list[str] = []
     record = run.record
-    summary = _attempt(lambda: run.summary, missing, "summary.json: the run has not been summarized", {})
+    summary = so_far or _attempt(lambda: run.summary, missing, "summary.json: the run has not been summarized", {})
     found = [*run.cells()] if record.get("methods") else []
     cells = [_read_cell(cell, missing) for cell in found]
     return Material(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import platform
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .integrity import write_json, writing
-from .store import read_json
+from .store import METRICS, read_json
 
 PROGRESS = ".progress.json"  # in a run's folder; in that of the benchmark's runs, while the run has none yet
 WAITING, AT_WORK, DONE, FAILED, STOPPED = "waiting", "at work", "done", "failed", "stopped"
@@ -106,6 +107,16 @@ class Progress:
             gone = now - step.began if step.state == AT_WORK and step.began else 0.0
             total += max(0.0, seconds - gone) / (self.at_once if step.trains and step.cell else 1)
         return total, unknown
+
+    def logs(self) -> dict[str, list[dict[str, Any]]]:
+        """By cell the log of its training at work, as far as it is; the last line may be half there and is left out."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for step in self.steps:
+            if step.cell and step.partial:
+                with contextlib.suppress(OSError, ValueError):  # not begun yet, or just finished
+                    lines = (Path(step.partial) / METRICS).read_text(encoding="utf-8").split("\n")[:-1]
+                    found[step.cell] = [json.loads(line) for line in lines]
+        return found
 
     def sentence(self) -> str:
         """How far the run is: "2 of 9 cells are done; at work: dpo seed 0 (training); waiting: ..."."""

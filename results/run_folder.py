@@ -152,6 +152,10 @@ class Run:
         return (self.path / RUN).exists()
 
     @property
+    def is_finished(self) -> bool:
+        return (self.path / SUMMARY).exists()
+
+    @property
     def record(self) -> dict[str, Any]:
         """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods",
         "shared"}; the last has the cost of each stage that is made once for all cells. A run that continues another has
@@ -338,7 +342,7 @@ def find_run(path: Path, finished: bool = False) -> Run:
     runs = find_runs(path)
     if len(runs) > 1:
         raise InputError(f"{path} holds {len(runs)} runs; give the folder of one, for example {runs[0].path}")
-    if finished and not (runs[0].path / SUMMARY).exists():
+    if finished and not runs[0].is_finished:
         raise InputError(f"{runs[0].path} has no {SUMMARY}: the run is not finished; give its command again")
     return runs[0]
 

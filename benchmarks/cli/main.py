@@ -50,6 +50,7 @@ from .training import (
     named,
 )
 from .tune import tune
+from .watch import watch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -141,6 +142,7 @@ def run(
     at_once: AtOnce = None,
     cell_timeout: CellTimeout = None,
     trust_remote_code: TrustRemoteCode = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait while another process makes the same run.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
     root: Root = Path("results"),
     dry_run: Annotated[
@@ -196,6 +198,7 @@ def run(
         cell_cpus=cell_cpus,
         at_once=at_once,
         cell_timeout=cell_timeout,
+        wait=wait,
         trust_remote_code=trust_remote_code,
     )
     if vary:
@@ -228,6 +231,7 @@ def run(
 
 app.command()(tune)
 app.command()(export)
+app.command()(watch)
 app.command("audit-judge")(audit_judge)
 app.command("audit-reward")(audit_reward)
 
@@ -249,6 +253,7 @@ def report(
     from ...reports.tuning import find_tunings, render_tuning
     from ...results.integrity import read_record
     from ...results.run_folder import STUDY, find_runs
+    from ..summing_up import so_far
 
     chosen = FORMATS if formats == "all" else tuple(name.strip() for name in formats.split(",") if name.strip())
     studies = [folder for folder in runs if (folder / STUDY).is_file()]
@@ -256,7 +261,9 @@ def report(
     for folder in (folder for folder in runs if folder not in studies):
         with suppress(InputError) if find_tunings(folder) else nullcontext():  # a tuning's folder may hold no run
             found += find_runs(folder)
-    written = render(found, out, chosen) if found else []
+    written = (
+        render(found, out, chosen, {run.path: so_far(run) for run in found if not run.is_finished}) if found else []
+    )
     alone = not found and len(studies) + len(tunings) == 1
     for folder in (*studies, *tunings):
         place = out / folder.name if out and not alone else out
