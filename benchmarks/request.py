@@ -78,6 +78,3 @@ class Request:
     say: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr))
     watch: Callable[[str, str], None] = field(default=lambda label, state: None)
     """Told what is done now with a cell or a shared stage, by its label."""
-
-
-CELL = " seed "  # between method and seed in a cell's label

@@ -72,7 +72,7 @@ def so_far(run: Run) -> dict[str, Any]:
     progress = run.progress
     cells = [f"{cell.method} seed {cell.seed}" for cell in run.cells()]
     said = progress.sentence() if progress else f"the run is not finished; cells that are there: {', '.join(cells)}"
-    found: dict[str, Any] = {"run_id": run.record["run_id"], "benchmark": run.record["benchmark"], "methods": {}}
+    found: dict[str, Any] = {name: run.record[name] for name in ("run_id", "benchmark", "contract")} | {"methods": {}}
     if cells:
         scores = settle(run.scores(), {}, direct=False).scores
         found = sum_up(run, scores, gates=[], notes=[])

@@ -18,10 +18,9 @@ from ..preferences.guard import Guard
 from ..preferences.serve import at_address, listen, serve_until_interrupted
 from ..reports.curves import MAIN, SIGNALS
 from ..results.integrity import MANIFEST
-from ..results.progress import AT_WORK, DONE, PROGRESS, Progress, read_progress
+from ..results.progress import AT_WORK, CELL, DONE, PROGRESS, Progress, read_progress
 from ..results.run_folder import Cell, Run
 from ..results.store import GENERATIONS
-from .request import CELL
 
 PAGE = Path(__file__).with_name("watch_page")
 HOST = "127.0.0.1"

@@ -17,6 +17,7 @@ from .store import METRICS, read_json
 
 PROGRESS = ".progress.json"  # in a run's folder; in that of the benchmark's runs, while the run has none yet
 WAITING, AT_WORK, DONE, FAILED, STOPPED = "waiting", "at work", "done", "failed", "stopped"
+CELL = " seed "  # between method and seed in a cell's label
 NAMED = 6  # cells that a sentence names
 
 
@@ -178,7 +179,7 @@ class Recorder:
         """A step is at work; partial: the folder in which its stage is made."""
         if (step := self._step(label)) and step.state == WAITING:
             step.state, step.began = AT_WORK, time.time()
-            step.partial = str(partial) if partial else None
+            step.partial = str(partial.resolve()) if partial else None
             self._write()
 
     def done(self, label: str, *, fresh: bool) -> None:

@@ -253,7 +253,6 @@ def report(
     from ...reports.tuning import find_tunings, render_tuning
     from ...results.integrity import read_record
     from ...results.run_folder import STUDY, find_runs
-    from ..summing_up import so_far
 
     chosen = FORMATS if formats == "all" else tuple(name.strip() for name in formats.split(",") if name.strip())
     studies = [folder for folder in runs if (folder / STUDY).is_file()]
@@ -261,9 +260,8 @@ def report(
     for folder in (folder for folder in runs if folder not in studies):
         with suppress(InputError) if find_tunings(folder) else nullcontext():  # a tuning's folder may hold no run
             found += find_runs(folder)
-    written = (
-        render(found, out, chosen, {run.path: so_far(run) for run in found if not run.is_finished}) if found else []
-    )
+    unfinished = {run.path: cli_show.so_far(run) for run in found if not run.is_finished}
+    written = render(found, out, chosen, unfinished) if found else []
     alone = not found and len(studies) + len(tunings) == 1
     for folder in (*studies, *tunings):
         place = out / folder.name if out and not alone else out

@@ -148,7 +148,6 @@ def show(
     """
     from ...results.progress import DONE
     from ...results.run_folder import find_run
-    from ..summing_up import so_far
 
     found = find_run(run)
     summary = found.summary if found.is_finished else so_far(found)
@@ -170,6 +169,13 @@ def show(
         heads = ("training", "signal", "first to last step", "from", "to")
         to.print(table(heads, curves, right=heads[3:], whole=heads[2:]))
     print_summary(found, summary)
+
+
+def so_far(run: Any) -> dict[str, Any]:
+    """The summary of a run that is not finished; see summing_up.py, whose imports take a second."""
+    from .. import summing_up
+
+    return summing_up.so_far(run)
 
 
 def win_rates(summary: Mapping[str, Any], width: int) -> list[Any]:
@@ -197,7 +203,8 @@ def print_summary(run: Any, summary: Mapping[str, Any]) -> None:
     if summary["methods"]:
         frame = figures(summary)
         columns = [c for c in map(str, frame) if c.startswith("win_rate.") or c in IN_TERMINAL]
-        to.print(narrower("", frame[columns], to.width))
+        for part in narrower("", frame[columns], to.width):
+            to.print(part)
     said = [f"no verdict yet: {unfinished}"] if unfinished else verdict(summary)
     for line in [*said, *(f"warning: {w}" for w in summary["warnings"] if w not in said)]:
         to.print(line, soft_wrap=True)
