@@ -12,6 +12,7 @@ from ..analysis.summary import plain, summarize
 from ..errors import InputError
 from ..preferences.run_pairs import read_people
 from ..reports.render import render
+from ..results.progress import CELL
 from ..results.run_folder import Run
 
 
@@ -69,13 +70,18 @@ def so_far(run: Run) -> dict[str, Any]:
 
     Rows are not compared: that is for the cells that were planned, when all of them are there.
     """
-    progress = run.progress
-    cells = [f"{cell.method} seed {cell.seed}" for cell in run.cells()]
-    said = progress.sentence() if progress else f"the run is not finished; cells that are there: {', '.join(cells)}"
-    found: dict[str, Any] = {name: run.record[name] for name in ("run_id", "benchmark", "contract")} | {"methods": {}}
+    record, progress = run.record, run.progress
+    cells = [f"{cell.method}{CELL}{cell.seed}" for cell in run.cells()] if record.get("methods") else []
+    there = ", ".join(cells) or "none"
+    said = progress.sentence() if progress else f"the run is not finished; cells that are there: {there}"
+    found: dict[str, Any] = {name: record.get(name) for name in ("run_id", "benchmark")}
+    found |= {"contract": record.get("contract") or {}, "methods": {}}
     if cells:
-        scores = settle(run.scores(), {}, direct=False).scores
-        found = sum_up(run, scores, gates=[], notes=[])
+        try:
+            scores = settle(run.scores(), {}, direct=False).scores
+            found = sum_up(run, scores, gates=[], notes=[])
+        except InputError as damage:
+            said += f"; figures are left out: {damage}"
     return found | {"unfinished": said, "comparisons": [], "warnings": [], "gates": []}
 
 

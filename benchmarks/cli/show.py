@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 IN_TERMINAL = ("reward.gold", "kl", "length", "seconds")  # beside the win rates; the report has every figure
-CURVES = ("loss", "reward", "kl", "accuracy", "entropy")  # of a training log, where it has them
+CURVES = ("loss", "reward", "kl", "kl_estimate", "implicit_accuracy", "entropy")  # of a training log, where it has them
 
 
 def register(app: typer.Typer) -> None:

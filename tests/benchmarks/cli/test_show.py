@@ -97,6 +97,8 @@ def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(bench, tmp_path, ma
         assert f"No verdict yet: {said}." in page and re.search(r"\| ppo .*1\.00", page)
         assert "no method of this run has been scored" not in page.lower()
         assert not (run.path / "summary.json").exists()
+        (run.path / "ppo" / "seed-0" / "scores.parquet").unlink()
+        assert "figures are left out: " in bench("show", run.path, cwd=tmp_path).stdout
         for cell in [*run.cells()]:
             shutil.rmtree(cell.path)
         assert f"no verdict yet: {said}" in bench("show", run.path, cwd=tmp_path).stdout  # no cell is there
