@@ -5,9 +5,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..analysis.power import plan_sentences
+from ..analysis.power import plan_sentences, plan_warnings
 from ..results.store import Looking, NotMade, Stage
-from .estimate import AT_LEAST, Estimate, Estimates
+from .estimate import BY_PACE, Estimate, Estimates
 from .harness import Harness
 from .request import Request
 from .stages.scorers import cost_of_judging
@@ -37,13 +37,15 @@ class Plan:
     """The differences that a run of this size can show, and what the margin would need."""
     notes: list[str]
     """What was brought and left out, and what else a reader of the run's numbers will need."""
-    rate: float | None
-    """FLOPs a second of a matrix product on this machine, where an estimate needed it."""
+    warnings: list[str]
+    """Reasons for which what was asked can show nothing, or less than it seems."""
+    at_once: int
+    """Cells that are trained side by side."""
 
     @property
-    def is_bound(self) -> bool:
-        """Some of the estimates are lower bounds."""
-        return any(step.estimate.basis == AT_LEAST for step in self.to_do)
+    def is_rough(self) -> bool:
+        """Some of the estimates go by a few rows that were timed."""
+        return any(step.estimate.basis == BY_PACE for step in self.to_do)
 
     @property
     def to_do(self) -> list[Planned]:
@@ -51,9 +53,12 @@ class Plan:
 
     @property
     def seconds(self) -> tuple[float, list[str]]:
-        """The sum of what is known, and the steps of which nothing is."""
-        known = [step.estimate.seconds for step in self.to_do]
-        return sum(s for s in known if s is not None), [s.step.label for s in self.to_do if s.estimate.seconds is None]
+        """The sum of what is known, cells trained side by side, and the steps of which nothing is known."""
+        total = 0.0
+        for planned in self.to_do:
+            is_beside = planned.step.cell and planned.step.trains
+            total += (planned.estimate.seconds or 0.0) / (self.at_once if is_beside else 1)
+        return total, [s.step.label for s in self.to_do if s.estimate.seconds is None]
 
     def as_json(self) -> dict[str, Any]:
         seconds, unknown = self.seconds
@@ -65,7 +70,7 @@ class Plan:
             "judging": self.judging,
             "can_show": self.can_show,
             "notes": self.notes,
-            "flops_per_second": self.rate,
+            "warnings": self.warnings,
         }
 
 
@@ -80,8 +85,8 @@ def plan(request: Request) -> Plan:
     found = [planner.look(step) for step in planner.steps]
     rows, prompts = len({row.name for row in harness.rows}), len(harness.pipeline.asked)
     shows = plan_sentences(prompts, request.seeds, rows, harness.spec.margin)
-    rate = planner.estimates.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None
-    return Plan(harness.corpus.record, found, judging, shows, harness.notes, rate)
+    warnings = plan_warnings(prompts, request.seeds, rows, harness.corpus.record)
+    return Plan(harness.corpus.record, found, judging, shows, harness.notes, warnings, harness.at_once)
 
 
 class _Planner:
@@ -92,7 +97,7 @@ class _Planner:
         self.steps = steps(pipeline, harness.rows, harness.seeds)
         self.made: dict[Key, Stage | None] = {}
         self.missing: set[Key] = set()
-        self.estimates = Estimates(harness.pipeline)
+        self.estimates = Estimates(harness.pipeline, harness.threads)
 
     def look(self, step: Step) -> Planned:
         """A step whose stage is on disk, or what it may take; where one that it needs is missing it is to do."""

@@ -36,7 +36,7 @@ BENCHMARKS = [  # the same within benchmarks: folders and modules at its top
     {"stages"},
     {"data", "request"},
     {"definition"},
-    {"context", "tracker", "judging", "world"},
+    {"context", "tracker", "judging", "world", "pace"},
     {"world_reward"},
 ]
 
