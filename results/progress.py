@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .integrity import write_json, writing
-from .store import METRICS, read_json
+from .store import METRICS, finished, read_json
 
 PROGRESS = ".progress.json"  # in a run's folder; in that of the benchmark's runs, while the run has none yet
 WAITING, AT_WORK, DONE, FAILED, STOPPED = "waiting", "at work", "done", "failed", "stopped"
@@ -40,8 +40,8 @@ class StepProgress:
     """Seconds since 1970."""
     seconds: float | None = None
     """None where it was found on disk."""
-    partial: str | None = None
-    """Folder of the stage while it is made, with its log as far as it is."""
+    folder: str | None = None
+    """Of a training's stage, with its log; while it is made another one, with the log as far as it is."""
 
 
 @dataclass
@@ -110,12 +110,12 @@ class Progress:
         return total, unknown
 
     def logs(self) -> dict[str, list[dict[str, Any]]]:
-        """By cell the log of its training at work, as far as it is; the last line may be half there and is left out."""
+        """By cell the log of its training, as far as it is; the last line may be half there and is left out."""
         found: dict[str, list[dict[str, Any]]] = {}
         for step in self.steps:
-            if step.cell and step.partial:
+            if step.cell and step.folder:
                 with contextlib.suppress(OSError, ValueError):  # not begun yet, or just finished
-                    lines = (Path(step.partial) / METRICS).read_text(encoding="utf-8").split("\n")[:-1]
+                    lines = (Path(step.folder) / METRICS).read_text(encoding="utf-8").split("\n")[:-1]
                     found[step.cell] = [json.loads(line) for line in lines]
         return found
 
@@ -179,13 +179,15 @@ class Recorder:
         """A step is at work; partial: the folder in which its stage is made."""
         if (step := self._step(label)) and step.state == WAITING:
             step.state, step.began = AT_WORK, time.time()
-            step.partial = str(partial.resolve()) if partial else None
+            step.folder = str(partial.resolve()) if partial else None
             self._write()
 
     def done(self, label: str, *, fresh: bool) -> None:
         """A step is done; fresh: it was made, and not found on disk."""
         if (step := self._step(label)) and step.state != DONE:
-            step.state, step.partial = DONE, None
+            step.state = DONE
+            if step.folder:
+                step.folder = str(finished(Path(step.folder)))
             step.seconds = round(time.time() - step.began, 3) if fresh and step.began else None
             self._write()
 

@@ -144,6 +144,11 @@ class Made:
         return max(touched, datetime.fromisoformat(self.manifest["created"]))
 
 
+def finished(partial: Path) -> Path:
+    """The folder that a stage has when it is finished, by the one in which it is made."""
+    return partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+
+
 class Store:
     """Finds finished stages by their key and makes the missing ones."""
 

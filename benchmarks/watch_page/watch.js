@@ -24,8 +24,9 @@ function kind(state) {
 
 function left(state) {
   if (state.left === null) return { done: "finished", stopped: "stopped", gone: "no longer at work" }[state.state];
-  const unknown = state.unknown ? `, and ${state.unknown} steps of which nothing is known yet` : "";
-  return `about ${duration(state.left)} left${unknown}`;
+  if (!state.unknown) return `about ${duration(state.left)} left`;
+  const unknown = `${state.unknown} steps of kinds that have not run on this machine yet`;
+  return state.left ? `more than ${duration(state.left)} left, for ${unknown}` : `time left not known yet: ${unknown}`;
 }
 
 function table(cells) {
@@ -42,7 +43,7 @@ function table(cells) {
         row.append(made("td"));
         continue;
       }
-      const busy = kind(cell.state) === "busy" ? ` (${cell.done} of ${cell.steps} steps)` : "";
+      const busy = cell.done && cell.done < cell.steps ? ` (${cell.done} of ${cell.steps} steps done)` : "";
       const took = cell.state === "done" && cell.seconds ? `, ${duration(cell.seconds)}` : "";
       const why = cell.why ? `: ${cell.why}` : "";
       row.append(made("td", `${cell.state}${busy}${took}${why}`, kind(cell.state)));

@@ -15,7 +15,7 @@ from alignment_bench.models import tuning
 from alignment_bench.results.adapters import base_of
 from alignment_bench.results.progress import PROGRESS, Recorder
 from alignment_bench.results.run_folder import Run
-from alignment_bench.results.store import folder_digest
+from alignment_bench.results.store import finished, folder_digest
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_run_again_and_grow(bench, workdir, write_tiny, monkeypatch):
     assert {name for name, at in partials.items() if at} == trained and len(trained) == 5
     for name in trained:  # each lies under its key now
         partial = workdir / partials[name]
-        assert partial.with_name(partial.name[1:].removesuffix(".partial")).is_dir(), name
+        assert finished(partial).is_dir(), name
 
     held, waits = Run.held, []
     monkeypatch.setattr(Run, "held", lambda self, told=None: (waits.append(told), held(self, told))[1])

@@ -90,12 +90,14 @@ def test_how_it_ended_is_kept_and_it_moves_to_the_runs_folder(tmp_path):
     assert read_progress(after) is None and read_progress(before) is None
 
 
-def test_a_log_that_is_being_written_is_read_to_its_last_whole_line(recorder, tmp_path):
-    partial = tmp_path / "partial"
+def test_a_log_is_read_while_it_is_written_to_its_last_whole_line_and_then_to_its_end(recorder, tmp_path):
+    partial = tmp_path / ".key.partial"
     recorder.begin("ppo seed 0, training", partial)
     assert read_progress(tmp_path).logs() == {}
     partial.mkdir()
     (partial / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert read_progress(tmp_path).logs() == {"ppo seed 0": [{"step": 1, "loss": 2.0}]}
+    (partial / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    partial.rename(tmp_path / "key")
     recorder.done("ppo seed 0, training", fresh=True)
-    assert read_progress(tmp_path).logs() == {}
+    assert [row["loss"] for row in read_progress(tmp_path).logs()["ppo seed 0"]] == [2.0, 1.0]

@@ -81,7 +81,7 @@ def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(bench, tmp_path, ma
     partial = tmp_path / "partial"
     partial.mkdir()
     (partial / "metrics.jsonl").write_text('{"step": 1, "loss": 4.0}\n{"step": 2, "loss": 2.0}\n')
-    at_work = StepProgress("dpo seed 0, training", "training", "dpo seed 0", state="at work", partial=str(partial))
+    at_work = StepProgress("dpo seed 0, training", "training", "dpo seed 0", state="at work", folder=str(partial))
     recorder = Recorder()
     with recorder.kept(run.path, [*steps, at_work, StepProgress("x", "training", "dpo seed 1")], 1):
         said = "4 of 6 cells are done; at work: dpo seed 0 (training); waiting: dpo seed 1"
