@@ -177,15 +177,20 @@ def test_tokens_and_seconds_by_hand(work, full):
     assert rough.scores(Traits(), 6, 3) == MOMENT and rough.scores(Traits(is_judge=True), 6, 3) is None
 
 
-def test_a_pace_is_of_what_was_done(work, full, monkeypatch):
-    """By a clock that goes on by a second at each look, each kind of work takes one, whatever its tokens."""
+@pytest.mark.parametrize(("tick", "rows"), [(1.0, 4), (0.1, 16)])
+def test_a_pace_is_of_what_was_done(work, full, monkeypatch, tick, rows):
+    """By a clock that goes on at each look each kind of work takes a tick, on few rows where that is long."""
     ticks = itertools.count()
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: float(next(ticks)))
-    monkeypatch.setattr(pace, "sample_rows", lambda *_, **how: [Sample(None, (5,) * how["max_new_tokens"], True)] * 16)
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: tick * next(ticks))
+    monkeypatch.setattr(
+        pace, "sample_rows", lambda _, asked, *__, **how: [Sample(p, (5,) * how["max_new_tokens"], True) for p in asked]
+    )
     threads = torch.get_num_threads()
+    pace.pace_of.cache_clear()
     found = pace.pace_of(Checkpoint(work / "model", "k"), full, 10, 6, 1)
-    assert found == Pace(trained=1 / (4 * 16), read=1 / (4 * 16), sampled=1 / (16 * 6), opened=1.0)
-    assert torch.get_num_threads() == threads
+    each = pytest.approx(tick / (rows * 16))
+    assert (found.trained, found.read, found.sampled) == (each, each, pytest.approx(tick / (rows * 6)))
+    assert found.opened == pytest.approx(tick) and torch.get_num_threads() == threads
 
 
 def test_cells_side_by_side_take_a_share_of_the_time(work, dry_run):
