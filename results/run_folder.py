@@ -198,7 +198,8 @@ class Run:
                 who = f"process {found['process']} on {found['machine']} since {found['since']}"
             if waits is None:
                 raise InputError(
-                    f"{self.path} is being written by {who}; wait for it by --wait, or give another folder with --out"
+                    f"{self.path} is being written by {who}; wait for it, or give another folder with --out; "
+                    f"bench run --wait waits by itself"
                 ) from None
             waits(f"{self.path} is being written by {who}; waiting for it")
             lock.acquire()

@@ -91,7 +91,7 @@ def test_a_run_that_another_holds_is_refused_or_waited_for(tmp_path):
     run, said = Run(tmp_path / "run"), []
     with ExitStack() as other:
         other.enter_context(run.held())
-        with pytest.raises(InputError, match=rf"written by process {os.getpid()} on .*; wait for it by --wait"):
+        with pytest.raises(InputError, match=rf"written by process {os.getpid()} on .*; wait for it, .* --wait waits"):
             Run(run.path).held().__enter__()
 
         def ends(line):  # while this one waits
