@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from ..analysis.grids import is_versus
-from ..analysis.verdict import verdict
 from ..errors import InputError
 from ..results.integrity import MANIFEST, digest, no_link, write_json
 from ..results.run_folder import TRACKED, Cell, Run
@@ -164,6 +163,8 @@ class Forwarder:
 
     def summary(self, summary: Mapping[str, Any]) -> None:
         """The mean of every metric of every method, and word that the run is done, with its verdict."""
+        from ..analysis.verdict import verdict  # with scipy, which a mistyped command need not wait for
+
         means = {
             f"{method}/{metric}": cell["mean"]
             for method, row in summary["methods"].items()
