@@ -13,7 +13,7 @@ from alignment_bench.errors import InputError
 from alignment_bench.reports import curves, drawing
 from alignment_bench.reports.contracts import MEANING, differences
 from alignment_bench.reports.curves import KL_ESTIMATE
-from alignment_bench.reports.reading import Material
+from alignment_bench.reports.reading import Material, _named_as_now
 from alignment_bench.reports.render import FORMATS, render
 from alignment_bench.reports.tables import frames, latex, neutral, write
 from alignment_bench.results.integrity import write_record
@@ -150,6 +150,12 @@ def test_quantities_that_do_not_compare_have_an_axis_each():
         "curve-logp-accuracy": ["simpo"],
         "curve-logp-margin": ["simpo"],
     }
+
+
+def test_the_log_of_an_older_version_is_read_by_the_names_of_today():
+    assert _named_as_now({"step": 1, "reward": 2.0, "kl": -0.1}) == {"step": 1, "reward": 2.0, KL_ESTIMATE: -0.1}
+    for row in ({"kl": 0.1, "implicit_margin": 1.0}, {"reward": 2.0, "kl": 0.1, KL_ESTIMATE: -0.1}):
+        assert _named_as_now(row) == row  # exact
 
 
 def test_names_of_files_are_short_and_differ():

@@ -30,7 +30,13 @@ def clock(monkeypatch):
 def recorder(tmp_path, clock):
     """A run of two methods with two seeds, of which SFT took 50 s and dpo's first training 30 s."""
     made = Recorder()
-    steps = [SFT, *cell("dpo", 0), *cell("ppo", 0, expected=100.0), *cell("dpo", 1), *cell("ppo", 1, expected=100.0)]
+    steps = [
+        SFT,
+        *cell("dpo", 0, expected=500.0),
+        *cell("ppo", 0, expected=100.0),
+        *cell("dpo", 1, expected=500.0),
+        *cell("ppo", 1, expected=100.0),
+    ]
     with made.kept(tmp_path, steps, at_once=2):
         made.begin("SFT", tmp_path / "partial")
         clock[0] += 50
@@ -52,7 +58,9 @@ def test_what_is_left_goes_by_this_run_and_then_by_earlier_ones(recorder, clock,
     assert read_progress(tmp_path).left() == ((40 + 30 + 100) / 2 + 3 * 8, 0)
     recorder.failed("ppo seed 0", "loss nan")
     assert read_progress(tmp_path).left() == ((30 + 100) / 2 + 2 * 8, 0)
+    recorder.begin("dpo seed 1, training")
     recorder.done("dpo seed 1, training", fresh=False)  # found on disk: that it took no time says nothing
+    assert [step.seconds for step in read_progress(tmp_path).steps if step.name == "training"] == [30.0] + 3 * [None]
     assert read_progress(tmp_path).left() == (100 / 2 + 2 * 8, 0)
 
 
