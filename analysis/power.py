@@ -174,6 +174,23 @@ def plan_sentences(prompts: int, seeds: int, rows: int, margin: float, spread: S
     return said
 
 
+def plan_warnings(prompts: int, seeds: int, rows: int, data: Mapping[str, Any], spread: Spread = ASSUMED) -> list[str]:
+    """Reasons for which a run of so many prompts, seeds and rows can show nothing, or less than it seems.
+
+    data: the record of its pairs: `used`, and `dropped` by reason.
+    """
+    said, alpha = [], LEVEL / max(rows + rows * (rows - 1) // 2, 1)
+    if not isfinite(detectable(spread.grid(seeds, prompts), alpha)):
+        said.append(f"{prompts} prompts and {_seeds(seeds)} can show nothing; raise evaluation.prompts or --seeds")
+    if seeds == 1:
+        said.append("one seed says nothing of methods, only of the policies that it trains; give --seeds 2 or more")
+    dropped = data.get("dropped", {})
+    if (lost := sum(dropped.values())) > data.get("used", lost):
+        most = max(dropped, key=dropped.__getitem__)
+        said.append(f"more rows are dropped ({lost:,}) than used ({data['used']:,}), most of them for: {most}")
+    return said
+
+
 def _seeds(count: int) -> str:
     return "one seed" if count == 1 else f"{count} seeds"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ from ..models.model_files import allow_remote_code
 from ..models.tuning import Tuning
 from ..reports.render import render
 from ..results.integrity import digest
+from ..results.progress import DONE, FAILED, WAITING, Recorder
 from ..results.run_folder import Run, check_names, runs_folder
-from ..results.store import NotMade, Stage, Store
+from ..results.store import NotMade, Placing, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import keep_freed
 from . import contract, notes, tracker
@@ -40,9 +42,10 @@ from .data.corpus import Corpus, load_corpus
 from .definition.plugins import available, is_ours
 from .definition.rows import SFT, method_row, policy_row
 from .engine import reason, train_apart, train_on_ray, train_side_by_side
+from .estimate import Estimates
 from .judging import people
 from .judging.findings import judge_findings, settled
-from .request import AT_ONCE, DONE, FAILED, WAITING, Cell, Request
+from .request import AT_ONCE, Cell, Request
 from .stages import reward_audit
 from .stages.gates import no_sft_gate
 from .stages.pipeline import EVALUATION, SELECTION, Pipeline, roles_of
@@ -140,6 +143,7 @@ class Harness:
         self.steps = steps(self.pipeline, self.rows, self.seeds)
         self.made: dict[Key, Stage | None] = {}
         self.trained: set[Cell] = set()  # side by side, in this call
+        self.recorder = Recorder()
         there = torch.get_num_threads()
         self.threads = request.threads or max(1, there // 2)
         here = tuning.device == "cpu" and processes.size() == 1 and there >= AT_ONCE
@@ -171,6 +175,12 @@ class Harness:
         watch = self.request.watch
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
             watch(label, WAITING)
+        estimates = Estimates(self.pipeline)
+        with self.recorder.kept(self.runs, map(estimates.progress, self.steps), self.at_once):
+            yield from self._held()
+
+    def _held(self) -> Iterator[Run]:
+        """The run's folder once more, when its progress is kept."""
         for name, policy in self.elsewhere.items():
             self.pipeline.try_elsewhere(name, policy)
         self.make_shared()
@@ -189,8 +199,9 @@ class Harness:
             round={k: v for k, v in (self.request.round or {}).items() if k != "folder"} or None,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
-        with run.held():
+        with run.held(self.say if self.request.wait else None):
             self._open(run, agreed)
+            self.recorder.move(run.path)
             yield run
 
     def follow(self) -> None:
@@ -269,9 +280,11 @@ class Harness:
         started, label = time.monotonic(), step.label
         if not step.cell:
             self.request.watch(label, step.state)
+        self.recorder.begin(label, self._partial(step))
         apart = bool(step.cell) and step.trains and not here and self._train_apart(step)
         with self._threads_of_a_cell() if step.cell and step.trains else contextlib.nullcontext():
             stage = self.made[step.key] = step.make(self.made)
+        self.recorder.done(label, fresh=bool(stage and stage.fresh))
         if not step.cell:
             self.request.watch(label, DONE)
         if stage and step.state not in (RESPONSES, SCORES) and not (step.trains and step.cell in self.trained):
@@ -283,6 +296,7 @@ class Harness:
 
     def _failed(self, label: str, why: str) -> None:
         self.request.watch(label, FAILED)
+        self.recorder.failed(label, why)
         self.failures[label] = why
         self.say(f"{label} failed: {why}; the other cells go on")
 
@@ -298,7 +312,9 @@ class Harness:
 
     def _train_side_by_side(self) -> None:
         """Train the cells that are not on disk, several at once; where that is one alone it is left to the loop."""
-        rows = {s.cell: s.row for s in self.steps if s.cell and s.row and s.trains and not self._is_made(s)}
+        missing = {s.cell: s for s in self.steps if s.cell and s.trains and not self._is_made(s)}
+        rows = {cell: step.row for cell, step in missing.items() if step.row}
+        partials = {cell: self._partial(step) for cell, step in missing.items()}
         if len(rows) < 2:
             return
         labels = {step.cell: step.cell_label for step in self.steps if step.cell}
@@ -307,6 +323,7 @@ class Harness:
 
         def begun(cell: Cell) -> None:
             started[cell] = time.monotonic()
+            self.recorder.begin(missing[cell].label, partials[cell])
             self.request.watch(labels[cell], TRAINING)
 
         def alone(cell: Cell) -> bool:
@@ -317,6 +334,7 @@ class Harness:
                 self._failed(labels[cell], failed)
             else:
                 self.trained.add(cell)
+                self.recorder.done(missing[cell].label, fresh=True)
                 self.request.watch(labels[cell], WAITING)
                 self.say(f"{labels[cell]}, {TRAINING}: made in {time.monotonic() - started[cell]:.0f} s")
 
@@ -327,6 +345,17 @@ class Harness:
         with contextlib.suppress(NotMade):
             return bool(self.pipeline.looking().train(row.name, row.method, step.seed))
         return False
+
+    def _partial(self, step: Step) -> Path | None:
+        """The folder in which a training is made, with its log as far as it is; None for other steps."""
+        if not step.trains or self.recorder.folder is None:
+            return None
+        placing = {s.key: s for s in steps(self.pipeline.looking(Placing), self.rows, self.seeds)}
+        try:
+            placing[step.key].make(self.made)
+        except NotMade as not_made:
+            return not_made.partial
+        return None
 
     def _train_apart(self, step: Step) -> bool:
         """Train a cell in a process of its own, if its method is from elsewhere or has a time limit; true if it did."""

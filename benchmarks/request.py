@@ -62,6 +62,8 @@ class Request:
     """Seconds that a cell's training may take; each cell is then trained in a process of its own."""
     checkpoint_every: float = EVERY
     """Seconds between the checkpoints from which a training that was stopped goes on."""
+    wait: bool = False
+    """Wait for another process that makes the same run, in place of an InputError."""
     trust_remote_code: bool = False
     """Permission to run code that comes with a model."""
     first_seed: int = 0
@@ -76,9 +78,3 @@ class Request:
     say: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr))
     watch: Callable[[str, str], None] = field(default=lambda label, state: None)
     """Told what is done now with a cell or a shared stage, by its label."""
-
-
-CELL = " seed "  # between method and seed in a cell's label
-
-
-WAITING, DONE, FAILED = "waiting", "done", "failed"

@@ -15,6 +15,7 @@ from ..analysis.summary import plain, summarize
 from ..errors import InputError
 from ..preferences.run_pairs import read_people
 from ..reports.render import render
+from ..results.progress import CELL
 from ..results.run_folder import Run
 
 
@@ -68,6 +69,26 @@ def sum_up(run: Run, scores: Any, *, gates: list[dict[str, Any]], notes: list[st
         "shared": shared_costs(run.record),
         **({"checkpoints": plain(picked_checkpoints(picks, scored_along))} if picks else {}),
     }
+
+
+def so_far(run: Run) -> dict[str, Any]:
+    """The summary of a run that is not finished, of the cells that are there; `unfinished` says how far it is.
+
+    Rows are not compared: that is for the cells that were planned, when all of them are there.
+    """
+    record, progress = run.record, run.progress
+    cells = [f"{cell.method}{CELL}{cell.seed}" for cell in run.cells()] if record.get("methods") else []
+    there = ", ".join(cells) or "none"
+    said = progress.sentence() if progress else f"the run is not finished; cells that are there: {there}"
+    found: dict[str, Any] = {name: record.get(name) for name in ("run_id", "benchmark")}
+    found |= {"contract": record.get("contract") or {}, "methods": {}}
+    if cells:
+        try:
+            scores = settle(run.scores(), {}, direct=False).scores
+            found = sum_up(run, scores, gates=[], notes=[])
+        except InputError as damage:
+            said += f"; figures are left out: {damage}"
+    return found | {"unfinished": said, "comparisons": [], "warnings": [], "gates": []}
 
 
 def take_in_labels(run: Run) -> dict[str, Any]:

@@ -97,7 +97,7 @@ class GroupedTrainer(OnlineTrainer):
         reference = self.reference_logps(self.reference, samples, old)
         log_ratios = (old.values - reference.values).sum(1)
         signals |= {
-            "kl": float(log_ratios.mean()),
+            "kl_estimate": float(log_ratios.mean()),
             "entropy": float(-losses.masked_mean(old.values, old.mask)),
         }
         return GroupedRollout(

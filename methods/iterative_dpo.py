@@ -54,7 +54,7 @@ class IterativeDPO(OnlineDPO):
 
 
 class IterativeTrainer(GroupedTrainer):
-    """One training in progress; what is learnt of a round, and its `kl` and `entropy`, are those of the pairs."""
+    """One training in progress; what a round learns, and its `kl_estimate` and `entropy`, are those of the pairs."""
 
     def score(self, samples: list[Sample]) -> GroupedRollout:
         rewards, signals = self.rewards(samples)

@@ -194,13 +194,16 @@ class Pairs(Objective[PlacedPair]):
 def signals(
     chosen: Tensor, rejected: Tensor, reference_chosen: Tensor | None, reference_rejected: Tensor | None
 ) -> dict[str, Tensor]:
-    """Values to watch, each [batch]: summed log-probs of both sides, their margin, and how often it is positive."""
-    margin = chosen - rejected
+    """Values to watch, each [batch]: summed log-probs of both sides, their margin, and how often it is positive.
+
+    The margin is against the reference, or `logp_margin`, by log-probs alone, where there is none.
+    """
+    margin, kind = chosen - rejected, "logp_"
     if reference_chosen is not None and reference_rejected is not None:
-        margin = margin - (reference_chosen - reference_rejected)
+        margin, kind = margin - (reference_chosen - reference_rejected), ""
     return {
         "chosen_logps": chosen,
         "rejected_logps": rejected,
-        "margin": margin,
-        "accuracy": (margin > 0).float(),
+        f"{kind}margin": margin,
+        f"{kind}accuracy": (margin > 0).float(),
     }

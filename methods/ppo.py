@@ -174,7 +174,7 @@ class Trainer(OnlineTrainer):
     def round(self, number: int, samples: list[Sample]) -> dict[str, float]:
         rollout = self.score(samples)
         if self.method.target_kl is not None:
-            error = rollout.signals["kl"] / self.method.target_kl - 1
+            error = rollout.signals["kl_estimate"] / self.method.target_kl - 1
             self.beta *= 1 + self.method.kl_gain * min(0.2, max(-0.2, error))
         return rollout.signals | self.learn(rollout, learn_policy=number >= self.method.critic_warmup)
 
@@ -191,7 +191,7 @@ class Trainer(OnlineTrainer):
         advantages, returns = losses.gae(rewards, values, mask, gamma=method.gamma, lam=method.lam)
         explained = 1 - (returns - values)[mask].var() / returns[mask].var().clamp(min=1e-8)
         signals |= {
-            "kl": float((old.values - reference.values).sum(1).mean()),
+            "kl_estimate": float((old.values - reference.values).sum(1).mean()),
             "entropy": float(-losses.masked_mean(old.values, mask)),
             "explained_variance": float(explained),
             "beta": self.beta,

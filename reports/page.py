@@ -28,6 +28,8 @@ def page(
     record, summary, methods = material.record, material.summary, material.methods
     looks = looks or drawing.styles(material.names)
     said = findings(summary) if summary else NO_FINDINGS
+    if so_far := summary.get("unfinished"):
+        said = Findings(f"No verdict yet: {so_far}.", [], [], [], [], [])
     gates = summary.get("gates", [])
     failed = [gate for gate in gates if not gate.get("passed")]
     heads = {confound.partition(";")[0] for confound in said.confounds}  # an older run words the rest otherwise

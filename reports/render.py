@@ -28,16 +28,22 @@ SCRIPTS = ("report.js", "samples.js")
 FORMATS = ("html", "md", "latex", "csv", "parquet", "json", "svg", "pdf")
 
 
-def render(runs: Sequence[Run], out: Path | None = None, formats: Sequence[str] = ("html", "md")) -> list[Path]:
+def render(
+    runs: Sequence[Run],
+    out: Path | None = None,
+    formats: Sequence[str] = ("html", "md"),
+    unfinished: Mapping[Path, dict[str, Any]] | None = None,
+) -> list[Path]:
     """Write the report of each run and return the paths; InputError for an unknown format.
 
     html: `index.html`; md: `report.md`; latex: `tables.tex`; csv, parquet: a file a table in `tables/`; json:
     `report.json`; svg, pdf: every drawing in `figures/`. Without `out` a report lies in the run's own folder. Several
     runs have, beside a report each, an overview that says what differs between their contracts: with `out` it lies
     there and the reports in folders below, named by their run ids; without, in `report/` of the folder they share.
+    unfinished: by folder the summaries of runs that have none on disk.
     """
     check_formats(formats)
-    materials = [read(run) for run in runs]
+    materials = [read(run, (unfinished or {}).get(run.path)) for run in runs]
     out = Path(out) if out is not None else None
     folders = _folders(runs, out)
     written: list[Path] = []

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from .integrity import (
     writing,
 )
 from .placing import place, restore_all
+from .progress import PROGRESS, Progress, read_progress
 from .records import Generation
 from .store import (
     ALONG_SCORES,
@@ -151,6 +152,10 @@ class Run:
         return (self.path / RUN).exists()
 
     @property
+    def is_finished(self) -> bool:
+        return (self.path / SUMMARY).exists()
+
+    @property
     def record(self) -> dict[str, Any]:
         """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods",
         "shared"}; the last has the cost of each stage that is made once for all cells. A run that continues another has
@@ -162,6 +167,11 @@ class Run:
         return _read(self.path / SUMMARY)
 
     @property
+    def progress(self) -> Progress | None:
+        """Its steps and how far they are; None for a run of a version that kept none, or one copied without it."""
+        return read_progress(self.path)
+
+    @property
     def report_path(self) -> Path:
         return self.path / "report"
 
@@ -171,8 +181,11 @@ class Run:
             return write_record(self.path / SUMMARY, {"format": FORMAT, **summary})
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes out of this run. InputError that says who holds it; a dead process holds nothing."""
+    def held(self, waits: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Keep other processes out of this run. InputError that says who holds it; a dead process holds nothing.
+
+        waits: told who holds it, where this process is to wait for it in place of the InputError.
+        """
         lock = FileLock(self.path / LOCK)
         try:
             with writing(self.path):
@@ -183,9 +196,13 @@ class Run:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 found = read_json(self.path / HOLDER)
                 who = f"process {found['process']} on {found['machine']} since {found['since']}"
-            raise InputError(
-                f"{self.path} is being written by {who}; wait for it, or give another folder with --out"
-            ) from None
+            if waits is None:
+                raise InputError(
+                    f"{self.path} is being written by {who}; wait for it, or give another folder with --out; "
+                    f"bench run --wait waits by itself"
+                ) from None
+            waits(f"{self.path} is being written by {who}; waiting for it")
+            lock.acquire()
         try:
             since = datetime.now(UTC).isoformat(timespec="seconds")
             write_json(self.path / HOLDER, {"process": os.getpid(), "machine": platform.node(), "since": since})
@@ -326,14 +343,14 @@ def find_run(path: Path, finished: bool = False) -> Run:
     runs = find_runs(path)
     if len(runs) > 1:
         raise InputError(f"{path} holds {len(runs)} runs; give the folder of one, for example {runs[0].path}")
-    if finished and not (runs[0].path / SUMMARY).exists():
+    if finished and not runs[0].is_finished:
         raise InputError(f"{runs[0].path} has no {SUMMARY}: the run is not finished; give its command again")
     return runs[0]
 
 
 def _is_foreign(path: Path) -> bool:
     """True for a file in a folder without run.json that is not ours; a killed process leaves an unfinished one."""
-    return path.name not in (f".{RUN}.partial", LOCK, HOLDER)
+    return path.name not in (f".{RUN}.partial", LOCK, HOLDER, PROGRESS)
 
 
 def _read(path: Path) -> dict[str, Any]:

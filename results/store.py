@@ -144,6 +144,11 @@ class Made:
         return max(touched, datetime.fromisoformat(self.manifest["created"]))
 
 
+def finished(partial: Path) -> Path:
+    """The folder that a stage has when it is finished, by the one in which it is made."""
+    return partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
+
+
 class Store:
     """Finds finished stages by their key and makes the missing ones."""
 
@@ -190,6 +195,10 @@ class Store:
             logging.getLogger(__name__).warning("%s", damage)
             return None
         return Stage(folder, key, fresh=False)
+
+    def partial(self, name: str, key: str) -> Path:
+        """The folder in which a stage is made."""
+        return self.cache / name / f".{key[:20]}.partial"
 
     def made(self) -> Iterator[Made]:
         """Every stage on disk that has a manifest; its files are not checked against it."""
@@ -252,7 +261,7 @@ class Store:
                     aside = parent / f"{key[:20]}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
                     folder.rename(aside)
                     logging.getLogger(__name__).warning("%s is kept as %s and made again", folder, aside.name)
-                partial = parent / f".{key[:20]}.partial"
+                partial = self.partial(name, key)
                 if is_whole(partial, key):  # a process died when only the name was left to be given
                     partial.rename(folder)
                     self._use(folder)
@@ -283,7 +292,11 @@ class Store:
 
 
 class NotMade(Exception):
-    """A stage is not on disk."""
+    """A stage is not on disk; `partial` is the folder in which it is made."""
+
+    def __init__(self, name: str, partial: Path):
+        super().__init__(name)
+        self.partial = partial
 
 
 class Looking(Store):
@@ -294,7 +307,14 @@ class Looking(Store):
     ) -> Stage:
         if found := self.find(name, inputs):
             return found
-        raise NotMade(name)
+        raise NotMade(name, self.partial(name, digest({"stage": name, **inputs})))
+
+
+class Placing(Looking):
+    """A store that looks at nothing on disk, and says of every stage in which folder it is made."""
+
+    def find(self, name: str, inputs: dict[str, Any]) -> Stage | None:
+        return None
 
 
 @contextlib.contextmanager

@@ -52,6 +52,7 @@ from .training import (
     named,
 )
 from .tune import tune
+from .watch import watch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -158,6 +159,7 @@ def run(
     at_once: AtOnce = None,
     cell_timeout: CellTimeout = None,
     trust_remote_code: TrustRemoteCode = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait while another process makes the same run.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
     root: Root = Path("results"),
     dry_run: Annotated[
@@ -213,6 +215,7 @@ def run(
         cell_cpus=cell_cpus,
         at_once=at_once,
         cell_timeout=cell_timeout,
+        wait=wait,
         trust_remote_code=trust_remote_code,
     )
     if vary:
@@ -245,6 +248,7 @@ def run(
 
 app.command()(tune)
 app.command()(export)
+app.command()(watch)
 app.command("audit-judge")(audit_judge)
 app.command("audit-reward")(audit_reward)
 
@@ -273,7 +277,8 @@ def report(
     for folder in (folder for folder in runs if folder not in studies):
         with suppress(InputError) if find_tunings(folder) else nullcontext():  # a tuning's folder may hold no run
             found += find_runs(folder)
-    written = render(found, out, chosen) if found else []
+    unfinished = {run.path: cli_show.so_far(run) for run in found if not run.is_finished}
+    written = render(found, out, chosen, unfinished) if found else []
     alone = not found and len(studies) + len(tunings) == 1
     for folder in (*studies, *tunings):
         place = out / folder.name if out and not alone else out

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 IN_TERMINAL = ("reward.gold", "kl", "length", "seconds")  # beside the win rates; the report has every figure
-CURVES = ("loss", "reward", "kl", "accuracy", "entropy")  # of a training log, where it has them
+CURVES = ("loss", "reward", "kl", "kl_estimate", "implicit_accuracy", "entropy")  # of a training log, where it has them
 
 
 def register(app: typer.Typer) -> None:
@@ -142,30 +142,40 @@ def show(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json alone on stdout.")] = False,
 ) -> None:
-    """Print a run's summary with small plots; trains nothing.
+    """Print a run's summary with small plots, of one that is not finished what is done; trains nothing.
 
     Example: bench show results/runs/quick/8827d568e4bc
     """
+    from ...results.progress import DONE
     from ...results.run_folder import find_run
 
-    found = find_run(run, finished=True)
+    found = find_run(run)
+    summary = found.summary if found.is_finished else so_far(found)
     if as_json:
-        print(json.dumps(found.summary, indent=2))
+        print(json.dumps(summary, indent=2))
         return
-    summary = found.summary
-    to = console()
+    progress, to = found.progress, console()
     to.print(f"{summary['benchmark']}, run {summary['run_id']}, made {found.record['created']}", soft_wrap=True)
     to.print(f"{found.path}\n", soft_wrap=True)
+    if found.is_finished and progress and progress.state != DONE:  # it is being added to
+        to.print(f"since then: {progress.sentence()}\n", soft_wrap=True)
     width = 41 if to.width >= 100 else 25  # of a drawing
     for line in win_rates(summary, width):
         to.print(line)
-    curves = [
-        row for cell in found.cells() for row in _curves(f"{cell.method} seed {cell.seed}", cell.metrics(), width)
-    ]
+    logs = {f"{cell.method} seed {cell.seed}": cell.metrics() for cell in found.cells()}
+    logs |= progress.logs() if progress else {}
+    curves = [row for label, log in logs.items() for row in _curves(label, log, width)]
     if curves:
         heads = ("training", "signal", "first to last step", "from", "to")
         to.print(table(heads, curves, right=heads[3:], whole=heads[2:]))
     print_summary(found, summary)
+
+
+def so_far(run: Any) -> dict[str, Any]:
+    """The summary of a run that is not finished; see summing_up.py, whose imports take a second."""
+    from .. import summing_up
+
+    return summing_up.so_far(run)
 
 
 def win_rates(summary: Mapping[str, Any], width: int) -> list[Any]:
@@ -189,16 +199,21 @@ def print_summary(run: Any, summary: Mapping[str, Any]) -> None:
     from ...analysis.summary import table as figures
     from ...analysis.verdict import verdict
 
-    frame = figures(summary)
-    columns = [c for c in map(str, frame) if c.startswith("win_rate.") or c in IN_TERMINAL]
-    to = console()
-    to.print(narrower("", frame[columns], to.width))
-    said = verdict(summary)
+    to, unfinished = console(), summary.get("unfinished")
+    if summary["methods"]:
+        frame = figures(summary)
+        columns = [c for c in map(str, frame) if c.startswith("win_rate.") or c in IN_TERMINAL]
+        for part in narrower("", frame[columns], to.width):
+            to.print(part)
+    said = [f"no verdict yet: {unfinished}"] if unfinished else verdict(summary)
     for line in [*said, *(f"warning: {w}" for w in summary["warnings"] if w not in said)]:
         to.print(line, soft_wrap=True)
     for line in policies(run):
         to.print(line, soft_wrap=True)
-    to.print(f"\nreport: {run.report_path / 'index.html'}", soft_wrap=True)
+    if run.is_finished:
+        to.print(f"\nreport: {run.report_path / 'index.html'}", soft_wrap=True)
+    else:
+        to.print(f"\nso far as a page: bench report {run.path}; at work: bench watch {run.path}", soft_wrap=True)
 
 
 def policies(run: Any) -> list[str]:

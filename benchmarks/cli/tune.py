@@ -188,11 +188,9 @@ def plan_lines(tuning: "Tuning") -> list[str]:
     both = [plan(tuning.trial_request(tuning.first(), tuning.budgets[0])), plan(tuning.winners_request(own, None))]
     for name, found in zip(("trials", "winners"), both, strict=True):
         seconds, unknown = found.seconds
-        how = "at least" if found.is_bound else "about"
         more = f", and {len(unknown)} stages of which nothing is known yet" if unknown else ""
-        lines.append(f"{name}: {len(found.to_do)} of {len(found.steps)} stages to do, {how} {duration(seconds)}{more}")
+        lines.append(f"{name}: {len(found.to_do)} of {len(found.steps)} stages to do, about {duration(seconds)}{more}")
         lines += [f"judge: {found.judging}; verdicts on disk are not paid for again"] if found.judging else []
-    lines[-1] += "; one cell after another, and less where several train at once"
     return lines
 
 

@@ -98,10 +98,10 @@ class Pipeline:
         if spec.sft is None:
             self._start_from(base)
 
-    def looking(self) -> "Pipeline":
+    def looking(self, store: type[Looking] = Looking) -> "Pipeline":
         """The same with a store that makes nothing: it raises NotMade for what is not on disk."""
         other = copy.copy(self)
-        other.shop = replace(self.shop, store=Looking(self.shop.store.root))
+        other.shop = replace(self.shop, store=store(self.shop.store.root))
         return other
 
     def train_sft(self) -> Stage:

@@ -10,10 +10,11 @@ from functools import partial
 from typing import Any
 
 from ...models.checkpoint import Checkpoint
+from ...results.progress import CELL
 from ...results.store import ALONG, POLICY, Stage
 from ..definition.rows import SFT, Row
 from ..definition.spec import LAST, BenchmarkSpec
-from ..request import CELL, Cell
+from ..request import Cell
 from . import gates
 from .picked import picked_policy
 from .pipeline import Pipeline, more_reward_models, roles_of

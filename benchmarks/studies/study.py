@@ -25,7 +25,7 @@ from ...reports.render import render_study
 from ...results.integrity import digest, write_record, writing
 from ...results.run_folder import STUDIES, STUDY, Run, check_names
 from .. import harness
-from ..plan import AT_LEAST, Plan, Planned, plan
+from ..plan import Plan, Planned, plan
 from ..request import Request
 from .axes import Study, StudyRun, described
 
@@ -55,11 +55,10 @@ class Planning:
         return list(found.values())
 
     @property
-    def seconds(self) -> tuple[float, int, bool]:
-        """The sum of what is known, of how many stages nothing is, and whether some are lower bounds."""
+    def seconds(self) -> tuple[float, int]:
+        """The sum of what is known, and of how many stages nothing is."""
         known = [step.estimate.seconds for step in self.to_do]
-        bound = any(step.estimate.basis == AT_LEAST for step in self.to_do)
-        return sum(s for s in known if s is not None), known.count(None), bound
+        return sum(s for s in known if s is not None), known.count(None)
 
 
 def _same(run: StudyRun, planned: Planned) -> str:

@@ -13,8 +13,9 @@ from alignment_bench.benchmarks.data.corpus import WORLD_SEED
 from alignment_bench.benchmarks.world import preference_rows
 from alignment_bench.models import tuning
 from alignment_bench.results.adapters import base_of
+from alignment_bench.results.progress import PROGRESS, Recorder
 from alignment_bench.results.run_folder import Run
-from alignment_bench.results.store import folder_digest
+from alignment_bench.results.store import finished, folder_digest
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,13 @@ def workdir(tmp_path_factory, make_tiny):
     return folder
 
 
-def test_run_again_and_grow(bench, workdir, write_tiny):
+def test_run_again_and_grow(bench, workdir, write_tiny, monkeypatch):
     """One run; the same again trains nothing; a seed and a method more train only that; the report is rebuilt."""
-    spec = write_tiny(workdir)
+    spec, partials = write_tiny(workdir), {}
+    begin = Recorder.begin
+    monkeypatch.setattr(
+        Recorder, "begin", lambda self, name, at=None: (partials.setdefault(name, at), begin(self, name, at))
+    )
     base = ["run", "-b", spec, "--model", workdir / "model"]
     first = bench(*base, "-m", "ppo,dpo", "--json", cwd=workdir)
     summary = json.loads(first.stdout)
@@ -63,7 +68,21 @@ def test_run_again_and_grow(bench, workdir, write_tiny):
     weights = {key: folder_digest(cell.path / "policy") for key, cell in cells.items() if key[0] != "sft"}
     assert len(cells["ppo", 0].metrics()) == 2
 
-    again = bench(*base, "-m", "ppo,dpo", "--json", cwd=workdir)
+    progress = run.progress
+    assert progress.state == "done" and set(progress.cells.values()) == {"done"} and len(progress.cells) == 3
+    assert all(step.seconds is not None for step in progress.steps)
+    assert not (run.path.parent / PROGRESS).exists()  # where it was kept before the run had a folder
+    trained = {step.label for step in progress.steps if step.trains}
+    assert {name for name, at in partials.items() if at} == trained and len(trained) == 5
+    for name in trained:  # each lies under its key now
+        partial = workdir / partials[name]
+        assert finished(partial).is_dir(), name
+
+    held, waits = Run.held, []
+    monkeypatch.setattr(Run, "held", lambda self, told=None: (waits.append(told), held(self, told))[1])
+    again = bench(*base, "-m", "ppo,dpo", "--wait", "--json", cwd=workdir)
+    assert callable(waits[0])
+    assert all(step.seconds is None and step.expected for step in run.progress.steps if step.trains)  # found on disk
     assert "made in" not in again.stderr and json.loads(again.stdout) == summary
 
     less = bench(*base, "-m", "ppo,dpo", "--set", "tuning.micro_tokens=300", "--json", cwd=workdir)
@@ -184,6 +203,8 @@ def test_a_cell_that_fails_does_not_stop_the_others(bench, workdir, write_tiny):
     summary = json.loads(done.stdout)
     assert "orpo" in summary["methods"] and "dpo" not in summary["methods"]
     assert any(w.startswith("dpo seed 0 failed: step ") for w in summary["warnings"])
+    progress = Run(Path(summary["run_dir"])).progress
+    assert progress.cells["dpo seed 0"] == "failed" and progress.failures["dpo seed 0"].startswith("step ")
 
 
 def test_a_failed_gate_stops_when_asked(bench, workdir, write_tiny):

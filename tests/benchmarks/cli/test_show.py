@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import tomllib
 from email.message import Message
 from importlib.metadata import entry_points, version
@@ -15,6 +16,7 @@ from alignment_bench.analysis.verdict import verdict
 from alignment_bench.benchmarks.cli import doctor, show
 from alignment_bench.benchmarks.cli.terminal import count, duration, interval_plot, size, sparkline
 from alignment_bench.benchmarks.definition.plugins import available, describe, load
+from alignment_bench.results.progress import Recorder, StepProgress
 from alignment_bench.results.store import Store
 
 ROOT = Path(__file__).parents[3]
@@ -67,6 +69,44 @@ def test_sparklines_and_numbers_for_people():
     assert [count(n) for n in (None, 950, 25_000, 12_000_000)] == ["", "950", "25 k", "12 M"]
 
 
+def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(bench, tmp_path, make_run):
+    """What is done is shown with its figures, and nothing is compared before all that was planned is there."""
+    run, steps = make_run(tmp_path), []
+    (run.path / "summary.json").unlink()
+    for cell in run.cells():
+        label = f"{cell.method} seed {cell.seed}"
+        steps.append(StepProgress(f"{label}, training", "training", label, state="done"))
+    for label in ("dpo seed 0", "dpo seed 1"):
+        shutil.rmtree(run.path / label.replace(" seed ", "/seed-"))
+    steps = [step for step in steps if not step.cell.startswith("dpo")]
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    (partial / "metrics.jsonl").write_text('{"step": 1, "loss": 4.0}\n{"step": 2, "loss": 2.0}\n')
+    at_work = StepProgress("dpo seed 0, training", "training", "dpo seed 0", state="at work", folder=str(partial))
+    recorder = Recorder()
+    with recorder.kept(run.path, [*steps, at_work, StepProgress("x", "training", "dpo seed 1")], 1):
+        said = "4 of 6 cells are done; at work: dpo seed 0 (training); waiting: dpo seed 1"
+        shown = bench("show", run.path, cwd=tmp_path).stdout
+        assert f"no verdict yet: {said}" in shown and "bench watch" in shown and "index.html" not in shown
+        ppo = next(line for line in shown.splitlines() if line.split()[:1] == ["ppo"])
+        assert "●" in ppo and "1.000" in ppo
+        assert re.search(r"dpo seed 0\s+loss\s+█▁\s+4\s+2", shown)
+        found = json.loads(bench("show", run.path, "--json", cwd=tmp_path).stdout)
+        assert found["unfinished"] == said and found["comparisons"] == [] and list(found["methods"]) == ["sft", "ppo"]
+        bench("report", run.path, "--out", tmp_path / "page", cwd=tmp_path)
+        page = (tmp_path / "page" / "report.md").read_text()
+        assert f"No verdict yet: {said}." in page and re.search(r"\| ppo .*1\.00", page)
+        assert "no method of this run has been scored" not in page.lower()
+        assert not (run.path / "summary.json").exists()
+        (run.path / "ppo" / "seed-0" / "scores.parquet").unlink()
+        assert "figures are left out: " in bench("show", run.path, cwd=tmp_path).stdout
+        for cell in [*run.cells()]:
+            shutil.rmtree(cell.path)
+        assert f"no verdict yet: {said}" in bench("show", run.path, cwd=tmp_path).stdout  # no cell is there
+        bench("report", run.path, "--out", tmp_path / "page", cwd=tmp_path)
+        assert f"No verdict yet: {said}." in (tmp_path / "page" / "report.md").read_text()
+
+
 def test_show(bench, runs):
     folder, run, _ = runs
     shown = bench("show", run.path, cwd=folder).stdout
@@ -84,9 +124,10 @@ def test_show(bench, runs):
 def test_a_run_that_is_not_finished(bench, tmp_path, make_run):
     run = make_run(tmp_path)
     (run.path / "summary.json").unlink()
-    for command in (["show", run.path], ["compare", run.path, run.path]):
-        told = bench(*command, cwd=tmp_path, code=2).stderr
-        assert "has no summary.json: the run is not finished; give its command again" in told
+    told = bench("compare", run.path, run.path, cwd=tmp_path, code=2).stderr
+    assert "has no summary.json: the run is not finished; give its command again" in told
+    shown = bench("show", run.path, cwd=tmp_path).stdout  # of a version that kept no progress
+    assert "no verdict yet: the run is not finished; cells that are there: sft seed 0, sft seed 1, ppo seed 0" in shown
 
 
 def test_compare(bench, runs):
