@@ -106,7 +106,7 @@ def _cost(planned: Any) -> str:
 def _as_json(found: "Study", planned: Any) -> dict[str, Any]:
     from ..studies.study import told_of
 
-    seconds, unknown, _ = planned.seconds
+    seconds, unknown = planned.seconds
     runs = [{"told": told_of(run, found), "rows": list(run.labels), **made.as_json()} for run, made in planned.runs]
     return {
         "name": found.name,

@@ -62,6 +62,7 @@ def test_a_plugin_that_changes_what_rows_share_is_refused_each_time(register, li
 
 def test_a_patch_of_what_the_plugin_is_the_first_to_import_is_refused(register, monkeypatch):
     monkeypatch.delitem(sys.modules, "alignment_bench.methods.wpo", raising=False)
+    monkeypatch.delattr("alignment_bench.methods.wpo", raising=False)
     register("from alignment_bench.methods import wpo\ndef weights(*a):\n    return 1\nwpo.weights = weights" + CLASS)
     with pytest.raises(InputError, match="alignment_bench.methods.wpo.weights"):
         load("methods", "theirs")

@@ -138,4 +138,4 @@ def test_several_processes_are_refused(bench, workdir, write_tiny, monkeypatch):
 
 
 def test_nothing_planned_takes_no_time():
-    assert Planning([]).seconds == (0, 0, False)
+    assert Planning([]).seconds == (0, 0)
