@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import textwrap
 import shlex
 from functools import lru_cache
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_the_command_line_understands(page, words):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["runn -m ppo", "run -m ppo --seed 3", "run", "run -m ppo --seeds three", "cache lss"]
+    "wrong", ["runn -m ppo", "run -m ppo --seed 3", "study", "run -m ppo --seeds three", "cache lss"]
 )
 def test_what_it_does_not_understand_is_noticed(wrong):
     with pytest.raises(Exception, match=r"."):
@@ -115,7 +116,7 @@ def test_yaml_fits_the_schema(page, code):
 def test_python_is_python_and_its_names_are_there(page, code):
     import alignment_bench
 
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(ast.parse(textwrap.dedent(code))):
         if isinstance(node, ast.ImportFrom) and node.module == "alignment_bench":
             assert {alias.name for alias in node.names} <= set(alignment_bench.__all__)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "results":

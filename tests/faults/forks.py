@@ -21,7 +21,9 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification  # noq
 
 from alignment_bench.benchmarks.cli.main import main
 from alignment_bench.errors import InputError
+from alignment_bench.runtime.quiet import quiet
 
+quiet()  # what some packages say as they are imported is not for stdout
 for package in ("deepspeed", "lm_eval.models.huggingface", "lm_eval.tasks", "torch.utils.tensorboard"):
     with contextlib.suppress(ImportError):  # accelerate imports the first, where it is installed, as a model is saved
         __import__(package)
