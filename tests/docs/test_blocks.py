@@ -3,8 +3,8 @@
 import ast
 import json
 import re
-import textwrap
 import shlex
+import textwrap
 from functools import lru_cache
 from pathlib import Path
 
