@@ -45,6 +45,9 @@ def main() -> int:
                 print(f"{each.name}: not tried, for {each.needs} is not installed", flush=True)
                 continue
             row = carry_out(world, each, given.times, given.seed)
+            if not row["tried"]:
+                print(f"{each.name}: cannot be tried here", flush=True)
+                continue
             print(f"{each.name}: tried {row['tried']}, survived {row['survived']}", flush=True)
             for failure in row["failures"]:
                 print(f"  {failure}", flush=True)

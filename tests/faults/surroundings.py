@@ -6,6 +6,7 @@ import locale
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -259,7 +260,10 @@ def run_end(run: Any) -> Any:
     "reading works; what would write ends with one sentence; nothing changes",
 )
 def users(world: World, rng: Random, times: int) -> Iterator[str]:
-    if os.geteuid():
+    readable = all(
+        part.stat().st_mode & 0o005 == 0o005 for part in (Path(sys.base_prefix), *Path(sys.base_prefix).parents)
+    )
+    if os.geteuid() or not readable:  # else Python itself is not there for another user
         return
     folder = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
     folder.chmod(0o755)

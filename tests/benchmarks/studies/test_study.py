@@ -91,6 +91,7 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
     assert set(tested["what"]) == {"changes"} and set(tested["axis"]) == {"labels.flip", "dpo.beta"}
 
 
+@pytest.mark.slow
 def test_the_short_form_and_worlds_of_per_seed(bench, workdir, write_tiny):
     spec = write_tiny(workdir)
     common = ["-b", spec, "--model", workdir / "model", "-m", "orpo"]

@@ -121,6 +121,7 @@ def test_the_same_again_trains_nothing_and_another_rule_trains_no_trial(tuned, w
         assert row["picked"] == lowest["number"]  # gold is near one half for all of them
 
 
+@pytest.mark.slow
 def test_in_python_it_is_the_same(tuned, workdir, monkeypatch):
     record, _, _ = tuned
     monkeypatch.chdir(workdir)
@@ -129,6 +130,7 @@ def test_in_python_it_is_the_same(tuned, workdir, monkeypatch):
     assert results.path == Path(record["run"]) and results.contract["tuned"]["trials"] == {"dpo": 3, "orpo": 3}
 
 
+@pytest.mark.slow
 def test_compute_is_shared_out_equally_by_what_the_own_settings_take(workdir, bench):
     """dpo reads pairs, best_of_n trains nothing and gets the number of trials that was asked for."""
     root = ("--root", workdir / "results", "--json")
@@ -143,6 +145,7 @@ def test_compute_is_shared_out_equally_by_what_the_own_settings_take(workdir, be
     assert "does not pay for two trials of dpo" in few.stderr
 
 
+@pytest.mark.slow
 def test_halving_counts_what_it_spends_and_says_that_it_misleads(workdir, bench):
     """Three trials with a third of the budget, then the best of them with all of it."""
     arguments = ("tune", "-b", "tiny.yaml", "-m", "dpo", "--trials", "3", "--seeds", "1", "--halving", "--json")
@@ -158,6 +161,7 @@ def test_halving_counts_what_it_spends_and_says_that_it_misleads(workdir, bench)
     assert Run(workdir / record["run"]).record["contract"]["tuned"]["trials"] == {"dpo": 3}
 
 
+@pytest.mark.slow
 def test_tpe_asks_one_trial_after_another_and_goes_on_where_it_was(workdir, bench):
     arguments = ("tune", "-b", "tiny.yaml", "-m", "dpo", "--seeds", "1", "--optimizer", "tpe", "--json")
     first = json.loads(bench(*arguments, "--trials", "3", cwd=workdir).stdout)
