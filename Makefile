@@ -4,7 +4,7 @@ BIN := .venv/bin
 # the example of somebody else's plugin, in a folder that tests alone look into: no `bench` outside them lists it
 PLUGIN := .venv/test-plugin
 
-.PHONY: quickstart test
+.PHONY: quickstart test dev docs wheel
 quickstart: .venv/installed
 	$(BIN)/bench run --method ppo,dpo
 
@@ -13,6 +13,16 @@ test: .venv/installed-test $(PLUGIN)/installed
 	$(BIN)/mypy
 	PYTHONPATH="$(CURDIR)/$(PLUGIN)" OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+
+dev: .venv/installed-test $(PLUGIN)/installed
+
+docs: .venv/installed-test
+	$(BIN)/sphinx-build -q -W --keep-going -E docs build/docs
+
+wheel: .venv/installed-test # from a copy of what git knows, so that nothing else is packed
+	rm -rf build/wheel && mkdir -p build/wheel dist
+	git archive HEAD | tar -x -C build/wheel
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation -w dist build/wheel
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

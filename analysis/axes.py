@@ -192,8 +192,8 @@ def _changed(row: Mapping[str, Any], field: str, by: str, study: Mapping[str, An
     word = ("gain" if row["difference"] > 0 else "lose") + ("s" if one else "")
     size, span = _points(row, 1 if row["difference"] > 0 else -1)
     return (
-        f"From {field} {_text(row['from'])} to {_text(row['to'])}{_at(row, field, study)}, {who} {word} {size} points "
-        f"of win rate by {by} ({span}{_p(row)})."
+        f"From {field} {text_of(row['from'])} to {text_of(row['to'])}{_at(row, field, study)}, {who} {word} {size} "
+        f"points of win rate by {by} ({span}{_p(row)})."
     )
 
 
@@ -207,7 +207,7 @@ def _gains(row: Mapping[str, Any], field: str, by: str, study: Mapping[str, Any]
         if (r["metric"], r["at"]) == (row["metric"], row["at"])
     }
     own = f"; {behind} {changes[behind]:+.0f}, {ahead} {changes[ahead]:+.0f}"
-    where = f"From {field} {_text(row['from'])} to {_text(row['to'])}{_at(row, field, study)}"
+    where = f"From {field} {text_of(row['from'])} to {text_of(row['to'])}{_at(row, field, study)}"
     return f"{where}, {who} gain{'s' * one} {size} points on {whom} by {by} ({span}{own}{_p(row)})."
 
 
@@ -220,7 +220,7 @@ def _better(rows: Sequence[Mapping[str, Any]], field: str, by: str, study: Mappi
     for (a, b, _), group in groups.items():
         parts = []
         for who, whom, verdict in ((a, b, "rises"), (b, a, "falls")):
-            if shown := [_text(row["value"]) for row in group if row["verdict"] == verdict]:
+            if shown := [text_of(row["value"]) for row in group if row["verdict"] == verdict]:
                 (ahead, one), (behind, _) = (_subject(name, group[0]["seeds"]) for name in (who, whom))
                 where = f"every value of {field}" if len(shown) == len(group) > 1 else f"{field} {listed(shown)}"
                 parts.append(f"{ahead} {'is' if one else 'are'} better than {behind} at {where}")
@@ -270,14 +270,15 @@ def _p(row: Mapping[str, Any]) -> str:
     return f", adjusted p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
 
 
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def text_of(value: Any) -> str:
+    """A value of an axis as people read it."""
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
 def _others(row: Mapping[str, Any], field: str, study: Mapping[str, Any]) -> list[str]:
     """The other axes' values, where there are any."""
     places = zip((name for name in study["axes"] if name != field), row["at"], strict=True)
-    return [f"{name} {_text(study['axes'][name]['values'][place])}" for name, place in places if place is not None]
+    return [f"{name} {text_of(study['axes'][name]['values'][place])}" for name, place in places if place is not None]
 
 
 def _at(row: Mapping[str, Any], field: str, study: Mapping[str, Any]) -> str:

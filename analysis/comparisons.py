@@ -17,7 +17,7 @@ any pair at most one of "no difference", "worse by the margin" and "better by th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
@@ -45,12 +45,17 @@ def by_preference(metrics: Any) -> list[str]:
 
 
 def comparisons(
-    grids: Grids, methods: Sequence[str], owners: Mapping[str, str] | None = None, margin: float = MARGIN
+    grids: Grids,
+    methods: Sequence[str],
+    owners: Mapping[str, str] | None = None,
+    margin: float = MARGIN,
+    elsewhere: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Every row against SFT, then every pair of rows, on each win rate, the headline first.
 
     owners: row -> its method, by itself where it is missing. `difference` is the win rate less one half; where a pair
-    is known through SFT only, that of the two win rates.
+    is known through SFT only, that of the two win rates. elsewhere: the rows whose one policy was trained elsewhere;
+    `seeds` counts trainings, so it is 1 where a comparison is of such policies alone, however often they were sampled.
     """
     owners = {m: (owners or {}).get(m, m) for m in methods}
     metrics = by_preference({metric for _, metric in grids if metric.startswith(WIN_RATE)})
@@ -58,9 +63,9 @@ def comparisons(
     claimed = False
     for metric in metrics:
         scored = [m for m in methods if m != SFT and (m, metric) in grids]
-        rows = [against_sft(grids, metric, a) for a in scored]
+        rows = [against_sft(grids, metric, a, elsewhere) for a in scored]
         if metric != UNTIL_DECIDED:  # judged on different prompts, and stopped by what they showed
-            rows += [_pair(grids, metric, a, b) for a, b in combinations(scored, 2)]
+            rows += [_pair(grids, metric, a, b, elsewhere) for a, b in combinations(scored, 2)]
         if not claimed and metric.count(".") == 1 and _may_lead(metric, rows, grids):
             _claim(rows, weights(rows, owners), grids, margin)
             claimed = True
@@ -68,15 +73,15 @@ def comparisons(
     return found
 
 
-def against_sft(grids: Grids, metric: str, a: str) -> dict[str, Any]:
+def against_sft(grids: Grids, metric: str, a: str, elsewhere: Collection[str] = ()) -> dict[str, Any]:
     """A row's win rate against SFT, compared with one half."""
-    grid = grids[a, metric]
+    grid, seeds = grids[a, metric], 1 if a in elsewhere else len(grids[a, metric])
     if metric == UNTIL_DECIDED:
         rate, p = until_decided(grid)
         values = {"difference": rate.mean - 0.5, "low": rate.low - 0.5, "high": rate.high - 0.5, "p": p}
     else:
-        values = _test(grid.to_numpy())
-    return {"a": a, "b": SFT, "metric": metric, "basis": "sft", "seeds": len(grid), **values, **UNTESTED}
+        values = _test(trainings(grid.to_numpy(), seeds))
+    return {"a": a, "b": SFT, "metric": metric, "basis": "sft", "seeds": seeds, **values, **UNTESTED}
 
 
 def _may_lead(metric: str, rows: Sequence[Mapping[str, Any]], grids: Grids) -> bool:
@@ -90,11 +95,21 @@ def _may_lead(metric: str, rows: Sequence[Mapping[str, Any]], grids: Grids) -> b
 UNTESTED = {"p_adjusted": nan, "equal": False, "not_worse": [], "verdict": ""}
 
 
-def _pair(grids: Grids, metric: str, a: str, b: str) -> dict[str, Any]:
+def trainings(values: np.ndarray, seeds: int) -> np.ndarray:
+    """Values [seeds, prompts] with a row a training: one that was sampled with several seeds has its means."""
+    if seeds != 1 or len(values) == 1:
+        return values
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return (np.where(known, values, 0.0).sum(0) / known.sum(0))[None]
+
+
+def _pair(grids: Grids, metric: str, a: str, b: str, elsewhere: Collection[str]) -> dict[str, Any]:
     """a against b on the seeds and prompts that both have."""
     wins = direct(grids, metric, a, b)
     if wins is not None:
-        values, basis, seeds = _test(wins.to_numpy()), "direct", len(wins)
+        seeds = 1 if a in elsewhere and b in elsewhere else len(wins)
+        values, basis = _test(trainings(wins.to_numpy(), seeds)), "direct"
     else:
         both = aligned({name: grids[name, metric] for name in (a, b)})
         found = compare(both[a], both[b], bounds=(-1.0, 1.0))
@@ -118,14 +133,14 @@ def direct(grids: Grids, metric: str, a: str, b: str) -> pandas.DataFrame | None
 
 
 def table(grids: Grids, row: Mapping[str, Any]) -> np.ndarray:
-    """The values [seeds, prompts] behind a comparison with SFT or a direct one, less one half."""
+    """The values [trainings, prompts] behind a comparison with SFT or a direct one, less one half."""
     if row["basis"] == "sft":
-        return grids[row["a"], row["metric"]].to_numpy(float) - 0.5
+        return trainings(grids[row["a"], row["metric"]].to_numpy(float), row["seeds"]) - 0.5
     wins = direct(grids, row["metric"], row["a"], row["b"])
     if wins is None:
         both = aligned({name: grids[name, row["metric"]] for name in (row["a"], row["b"])})
         return both[row["a"]] - both[row["b"]]
-    return wins.to_numpy() - 0.5
+    return trainings(wins.to_numpy(), row["seeds"]) - 0.5
 
 
 def weights(rows: Sequence[Mapping[str, Any]], owners: Mapping[str, str]) -> list[float]:

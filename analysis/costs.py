@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from .elsewhere import costs_unknown
 from .grids import SFT
 from .quantities import COSTS, cost, measured
 from .verdict import listed
@@ -70,7 +71,14 @@ def cost_sentences(summary: Mapping[str, Any], chosen: Sequence[str] | None) -> 
         ]
         if parts:
             said.append(f"{name}: {', '.join(parts)}.")
-    return [*said, *_shared(summary), *_at_inference(summary), *_dearest(summary), *_looking(summary)]
+    return [
+        *said,
+        *costs_unknown(summary["methods"]),
+        *_shared(summary),
+        *_at_inference(summary),
+        *_dearest(summary),
+        *_looking(summary),
+    ]
 
 
 def _amounts(spent: Mapping[str, float]) -> str:

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import learnt_scorer, people, prediction_powered
+from . import learnt_scorer, people, picked, prediction_powered
 from .choice import better, choose
 from .comparisons import LEVEL
 from .costs import cost_sentences, unequal_compute, unequal_examples
+from .elsewhere import is_elsewhere
+from .elsewhere import sentences as not_trained_here
 from .equal_length import sentences as extrapolated
 from .frontier import sentences as at_equal_kl
 from .grids import SFT
@@ -69,13 +71,15 @@ def findings(summary: Mapping[str, Any]) -> Findings:
     if main and not any(_is_settled(c) for c in main):
         certainty = [f"No difference is shown by {judged_by(metrics[0])}.", *certainty]
     certainty += [*people.sentences(summary), *prediction_powered.sentences(summary), *tuned_with(summary)]
+    certainty += picked.sentences(summary)
     return Findings(
         recommendation(summary, metrics),
         [*certainty, *where(summary)],
         cost_sentences(summary, choose(main).first if many else None),
         [
+            *not_trained_here(summary["methods"]),
             *few_seeds(summary["methods"]),
-            *_unequal_seeds(main),
+            *_unequal_seeds(main, summary),
             *not_tuned_alike(summary),
             *unequal_examples(summary),
             *unequal_compute(summary),
@@ -142,9 +146,9 @@ def _rates(summary: Mapping[str, Any], metric: str, rows: Sequence[Mapping[str, 
     return ", ".join(f"{name} {rate(cell)}" for name, cell in order) or "no values"
 
 
-def _unequal_seeds(main: Sequence[Mapping[str, Any]]) -> list[str]:
+def _unequal_seeds(main: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> list[str]:
     """The seeds on which pairs of unequal ones were compared."""
-    runs = {c["a"]: c["seeds"] for c in main if c["b"] == SFT}
+    runs = {c["a"]: c["seeds"] for c in main if c["b"] == SFT and not is_elsewhere(summary["methods"][c["a"]])}
     if len(set(runs.values())) < 2:
         return []
     counts = ", ".join(f"{name} {seeds}" for name, seeds in runs.items())
@@ -165,7 +169,7 @@ def _overoptimized(summary: Mapping[str, Any], many: bool) -> list[str]:
 def few_seeds(methods: Mapping[str, Any]) -> list[str]:
     """Methods with too few training runs to tell how much they vary."""
     said = []
-    trained = {name: row["seeds"] for name, row in methods.items() if name != SFT and row["seeds"]}
+    trained = {n: row["seeds"] for n, row in methods.items() if n != SFT and row["seeds"] and not is_elsewhere(row)}
     if single := [name for name, seeds in trained.items() if seeds == 1]:
         said.append(
             f"{', '.join(single)}: one seed; the intervals are over prompts alone, and what is shown is about the "
@@ -200,7 +204,7 @@ def _contradictions(summary: Mapping[str, Any], metrics: Sequence[str]) -> list[
 def _limits(summary: Mapping[str, Any]) -> list[str]:
     """Limits of any run of this kind, and questions not asked of this one."""
     said = []
-    if any(row["seeds"] == 1 for name, row in summary["methods"].items() if name != SFT):
+    if any(row["seeds"] == 1 and not is_elsewhere(row) for name, row in summary["methods"].items() if name != SFT):
         said.append("How another training run would turn out: with one seed, the intervals are over prompts only.")
     contract = summary["contract"] if isinstance(summary["contract"], Mapping) else {}
     if str(contract.get("model", "")).startswith("builtin/"):

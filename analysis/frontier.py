@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .comparisons import NOT_DECIDED, PREFERRED
-from .grids import SFT
+from .grids import SFT, grids_of
 from .interpolation import FLOPS, KL, Curve, at_equal
 from .overoptimization import FORMS, GOLD, LEAST, NAMES, PROXY, STAND_IN, fit
 from .quantities import flops as in_flops
@@ -92,12 +92,9 @@ def _points(
     scores: pandas.DataFrame, along: pandas.DataFrame | None, name_of: Callable[[str], str] = method_of
 ) -> dict[str, tuple[str, list[Point]]]:
     """For each method what its points are, and the points by rising KL."""
-    values = scores.assign(value=scores["value"].astype(float)).replace({"metric": {FINAL_PROXY: PROXY}})
+    values = scores.replace({"metric": {FINAL_PROXY: PROXY}})
     values = values[values["metric"].map(is_wanted)]
-    grids = {
-        (str(label), str(metric)): part.pivot(index="seed", columns="prompt_id", values="value")
-        for (label, metric), part in values.groupby(["method", "metric"], sort=False)
-    }
+    grids = grids_of(values)
     base = {metric: grid for (label, metric), grid in grids.items() if label == SFT}
     found: dict[str, tuple[str, list[Point]]] = {}
     for label in dict.fromkeys(values["method"]):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from scipy.stats import kendalltau, norm
 
 from .comparisons import LEVEL
+from .elsewhere import elsewhere
 from .grids import SFT
 from .metric_names import evaluator
 from .quantities import measured, share
@@ -124,9 +125,10 @@ def length_sentences(summary: Mapping[str, Any]) -> list[str]:
             continue
         if beyond["low"] <= 0 or (measured(r) and r > LONG):
             opening = "is not shown to know more than length" if beyond["low"] <= 0 else "goes with length"
+            right = share(row["accuracy"]["mean"])
             said.append(
-                f"The {role} reward model {opening}: it orders {share(row['accuracy']['mean'])} of held-out pairs as "
-                f"people did ({length_text(row)})."
+                f"The {reward_called(summary, role)} {opening}: it orders {right} of held-out pairs as people did "
+                f"({length_text(row)})."
             )
     return said
 
@@ -165,14 +167,26 @@ def disagreements(summary: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def reward_called(summary: Mapping[str, Any], role: str) -> str:
+    """What the reward of a role is called: one that methods are trained on may be brought, and no model."""
+    contract = summary["contract"] if isinstance(summary["contract"], Mapping) else {}
+    is_brought = role == "training" and contract.get("training_reward")
+    return "training reward" if is_brought else f"{role} reward model"
+
+
 def _shared_mistakes(summary: Mapping[str, Any]) -> list[str]:
     """The rows that optimized a reward model, and how far its mistakes are those of the one that compares."""
     rows = (summary.get("hacking") or {}).get("optimized") or []
     if not rows:
         return []
-    own = isinstance(summary["contract"], Mapping) and summary["contract"].get("evaluated_by")
-    made = "a reward model of your own" if own else "another that learnt from the same labellers"
-    said = f"{', '.join(rows)} optimized a reward model and are compared by {made}"
+    contract = summary["contract"] if isinstance(summary["contract"], Mapping) else {}
+    brought = (contract.get("training_reward") or {}).get("name")
+    made = "another that learnt from the same labellers"
+    if contract.get("evaluated_by"):
+        made = "a reward model of your own"
+    elif brought:
+        made = "a reward model that learnt from the pairs"
+    said = f"{', '.join(rows)} optimized {brought or 'a reward model'} and are compared by {made}"
     phi = _audit(summary).get("phi") or {}
     if not measured(phi.get("low")):
         return [f"{said}; how far the two make the same mistakes was not measured."]
@@ -197,11 +211,13 @@ def _accuracy(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _distance(summary: Mapping[str, Any]) -> list[str]:
+    unknown = [name for name in elsewhere(summary["methods"]) if name not in (summary.get("far") or {})]
+    said = [f"How far {name} went from SFT, and so how far reward models err on it, is not known." for name in unknown]
     far = {row: shares for row, shares in (summary.get("far") or {}).items() if shares["far"] > 0}
     if not far:
-        return []
+        return said
     listed = "; ".join(_far_text(row, shares) for row, shares in far.items())
-    return [f"Responses more than {FAR:g} nats from SFT, where reward models err most: {listed}."]
+    return [f"Responses more than {FAR:g} nats from SFT, where reward models err most: {listed}.", *said]
 
 
 def _far_text(row: str, shares: Mapping[str, float]) -> str:

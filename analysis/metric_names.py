@@ -15,7 +15,7 @@ EVALUATORS = {
     "people": "people",
     "reward_model": "reward model",
     "judge": "judge",
-    "reward_model.training": "training reward model",
+    "reward_model.training": "training reward",
     "judge_until_decided": "judge, until decided",
 }
 # Other metrics: name -> how they are called.

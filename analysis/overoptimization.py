@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import pandas
 
 PROXY, GOLD, STAND_IN = "reward.training", "reward.gold", "reward.reward_model"
-NAMES = {PROXY: "the training reward model", GOLD: "the true reward", STAND_IN: "the evaluation reward model"}
+NAMES = {PROXY: "the training reward", GOLD: "the true reward", STAND_IN: "the evaluation reward model"}
 LEAST = 3  # checkpoints, the final policy included, below which two coefficients fit anything
 RANGE = 2.0  # times the distance of the nearest checkpoint that the farthest must lie at for a fit
 LEVEL = 0.05  # of all falls of a run together, two-sided

@@ -95,7 +95,8 @@ def spreads(rows: Sequence[Mapping[str, Any]], grids: Grids) -> dict[str, tuple[
             continue
         varied = [(spread, seeds - 1) for spread, seeds in parts if seeds > 1]
         freedom = {name: row["seeds"] - 1 for row in of_basis for name in (row["a"], row["b"]) if row["seeds"] > 1}
-        freedom.pop("sft", None)
+        for name in ("sft", *(row["a"] for row in rows if row["b"] == "sft" and row["seeds"] == 1)):
+            freedom.pop(name, None)
         total = sum(weight for _, weight in varied)
         seed = sum(spread.seed * weight for spread, weight in varied) / total if total else nan
         prompt, rest = (float(np.mean([getattr(spread, kind) for spread, _ in parts])) for kind in ("prompt", "rest"))
@@ -170,6 +171,23 @@ def plan_sentences(prompts: int, seeds: int, rows: int, margin: float, spread: S
         least = [pair for i, pair in enumerate(known) if i == 0 or pair[1] < 0.8 * known[i - 1][1]]
         ways = " or ".join(f"{count:,} prompts with {_seeds(n)}" for n, count in least[:3])
         said.append(f"{100 * margin:g} points between methods need {ways}, {basis}")
+    return said
+
+
+def plan_warnings(prompts: int, seeds: int, rows: int, data: Mapping[str, Any], spread: Spread = ASSUMED) -> list[str]:
+    """Reasons for which a run of so many prompts, seeds and rows can show nothing, or less than it seems.
+
+    data: the record of its pairs: `used`, and `dropped` by reason.
+    """
+    said, alpha = [], LEVEL / max(rows + rows * (rows - 1) // 2, 1)
+    if not isfinite(detectable(spread.grid(seeds, prompts), alpha)):
+        said.append(f"{prompts} prompts and {_seeds(seeds)} can show nothing; raise evaluation.prompts or --seeds")
+    if seeds == 1:
+        said.append("one seed says nothing of methods, only of the policies that it trains; give --seeds 2 or more")
+    dropped = data.get("dropped", {})
+    if (lost := sum(dropped.values())) > data.get("used", lost):
+        most = max(dropped, key=dropped.__getitem__)
+        said.append(f"more rows are dropped ({lost:,}) than used ({data['used']:,}), most of them for: {most}")
     return said
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .comparisons import MARGIN, MINIMUM_PROMPTS, comparisons
+from .comparisons import MARGIN, MINIMUM_PROMPTS, comparisons, trainings
 from .comparisons import table as behind
 from .costs import mean_costs
+from .elsewhere import TRAINED_HERE, is_elsewhere, marked, sentences
 from .findings import few_seeds
 from .frontier import frontier
 from .grids import SFT, Grids, grids_of, is_versus
@@ -45,6 +46,7 @@ def summarize(
     along: pandas.DataFrame | None = None,
     owners: Mapping[str, str] | None = None,
     margin: float = MARGIN,
+    elsewhere: Collection[str] = (),
 ) -> dict[str, Any]:
     """The content of summary.json: plain data, None where a number does not exist.
 
@@ -54,16 +56,23 @@ def summarize(
     Holm's p over all comparisons of the headline, so its interval (not adjusted) may exclude 0 while the verdict is
     "not decided". `along` has the scores of checkpoints along training, see `overoptimization`. `owners` names the
     method of each row, `margin` is the difference of win rates that matters in practice; see `comparisons.py`.
+    `elsewhere`: rows whose policy was not trained here, of which `seeds` says that each is one training.
     """
     grids = grids_of(scores)
     shown = {key: grid for key, grid in grids.items() if not is_versus(key[1])}  # those are no columns of a table
     methods = [SFT, *(m for m in dict.fromkeys([*scores["method"], *costs]) if m != SFT)]
     seeds = {m: int(scores.loc[scores["method"] == m, "seed"].nunique()) for m in methods}
+    seeds |= {m: min(seeds[m], 1) for m in elsewhere if m in seeds}
     rows = {
         method: {
             "seeds": seeds[method],
             **({"method": owners[method]} if owners and method in owners else {}),
-            "metrics": {metric: _cell(method, metric, grid) for (m, metric), grid in shown.items() if m == method},
+            **({TRAINED_HERE: False} if method in elsewhere else {}),
+            "metrics": {
+                metric: _cell(method, metric, grid, method in elsewhere)
+                for (m, metric), grid in shown.items()
+                if m == method
+            },
             **mean_costs(costs.get(method, [])),
         }
         for method in methods
@@ -75,12 +84,12 @@ def summarize(
         "contract": contract,
         "methods": rows,
         "margin": margin,
-        "comparisons": _comparisons(grids, methods, owners, margin),
+        "comparisons": _comparisons(grids, methods, owners, margin, elsewhere),
         "ratings": ratings(grids, methods),
         "equal_length": equal_length(grids, methods),
         "prediction_powered": prediction_powered(grids, methods),
         "overoptimization": overoptimization(along) if along is not None else {},
-        "frontier": frontier(scores, along),
+        "frontier": frontier(scores[~scores["method"].isin([*elsewhere])], along),  # of methods
         "gates": gates,
         "warnings": [*warnings, *_cautions(shown, rows), *failed_gates(gates)],
     }
@@ -95,8 +104,8 @@ def table(summary: Mapping[str, Any]) -> pandas.DataFrame:
     metrics = sorted({metric for row in methods.values() for metric in row["metrics"]})
     costs = list(dict.fromkeys(key for row in methods.values() for key in row["cost"]))
     cells = {
-        name: [_estimate(row["metrics"].get(metric)) for metric in metrics]
-        + [_number(row["cost"].get(key)) for key in costs]
+        marked(name, methods): [_estimate(row["metrics"].get(metric)) for metric in metrics]
+        + ["unknown" if is_elsewhere(row) else _number(row["cost"].get(key)) for key in costs]
         for name, row in methods.items()
     }
     return pandas.DataFrame.from_dict(cells, orient="index", columns=[*metrics, *costs])
@@ -107,22 +116,24 @@ def _bounds(metric: str) -> tuple[float, float] | None:
     return (0.0, 1.0) if metric.startswith("win_rate.") or metric.endswith("_rate") else None
 
 
-def _cell(method: str, metric: str, grid: pandas.DataFrame) -> dict[str, Any]:
+def _cell(method: str, metric: str, grid: pandas.DataFrame, is_one_training: bool) -> dict[str, Any]:
     # SFT against itself is one half by definition: there is nothing uncertain about that.
     bounds = None if method == SFT and metric.startswith("win_rate.") else _bounds(metric)
     if metric == UNTIL_DECIDED and method != SFT:
         found, _ = until_decided(grid)
     else:
-        found = interval(grid.to_numpy(), bounds=bounds)
-    cell = {"mean": found.mean, "low": found.low, "high": found.high, "n": found.n}
+        values = grid.to_numpy(float)
+        found = interval(trainings(values, 1) if is_one_training else values, bounds=bounds)
+    known = int(grid.notna().to_numpy().sum())
+    cell = {"mean": found.mean, "low": found.low, "high": found.high, "n": known}
     # where judging stopped early the prompts that were not asked are no gap
-    return cell | ({"coverage": found.n / grid.size} if found.n < grid.size and metric != UNTIL_DECIDED else {})
+    return cell | ({"coverage": known / grid.size} if known < grid.size and metric != UNTIL_DECIDED else {})
 
 
 def _comparisons(
-    grids: Grids, methods: list[str], owners: Mapping[str, str] | None, margin: float
+    grids: Grids, methods: list[str], owners: Mapping[str, str] | None, margin: float, elsewhere: Collection[str]
 ) -> list[dict[str, Any]]:
-    rows = comparisons(grids, methods, owners, margin)
+    rows = comparisons(grids, methods, owners, margin, elsewhere)
     add_detectable(rows, grids)
     return [row | _resampled(grids, row) for row in rows]
 
@@ -138,7 +149,7 @@ def _resampled(grids: Grids, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cautions(grids: Grids, rows: Mapping[str, Any]) -> list[str]:
     """Reasons why the intervals or the scores are weaker than they look."""
-    cautions = few_seeds(rows)
+    cautions = [*sentences(rows), *few_seeds(rows)]
     prompts: dict[str, int] = {}
     for (_, metric), grid in grids.items():
         count = int(grid.notna().any().sum())

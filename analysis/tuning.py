@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from .elsewhere import is_elsewhere
 from .quantities import measured
 from .selection import CALLED, LEARNT, Trial, pick, ranked
 from .tuning_curve import expected_after
@@ -113,9 +114,10 @@ def not_tuned_alike(summary: Mapping[str, Any]) -> list[str]:
 
 
 def untuned(summary: Mapping[str, Any]) -> list[str]:
-    """The rows of a tuned run that were not tuned; none in a run without tuning."""
+    """The rows of a tuned run that were trained here and not tuned; none in a run without tuning."""
     tuned = _tuned(summary)
-    return [name for name in summary["methods"] if name != "sft" and name not in tuned["trials"]] if tuned else []
+    methods = summary["methods"] if tuned else {}
+    return [n for n, row in methods.items() if n != "sft" and n not in tuned["trials"] and not is_elsewhere(row)]
 
 
 def _tuned(summary: Mapping[str, Any]) -> Mapping[str, Any]:

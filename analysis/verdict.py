@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
+from . import picked
 from .choice import Choice, better, choose
 from .comparisons import MARGIN, NOT_COMPARED, by_preference
+from .elsewhere import MARK, elsewhere
 from .grids import SFT
 from .learnt_scorer import no_winner
 from .quantities import measured, seconds
@@ -36,7 +38,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     costs = [f"{m} {seconds(s)}" for m, row in summary["methods"].items() if (s := row["cost"].get("seconds"))]
     if costs:
         said.append(f"Training time for one seed: {', '.join(costs)}.")
-    return said + tuned_with(summary) + not_tuned_alike(summary) + failed_gates(summary["gates"])
+    said += [*tuned_with(summary), *not_tuned_alike(summary), *picked.sentences(summary)]
+    return said + failed_gates(summary["gates"])
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
@@ -60,8 +63,10 @@ def recommendation(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
         return _of_policies(choose(rows), by, summary)
     # a pair that shares one seed was compared as two policies, not as two methods
     found = choose([row for row in rows if row["seeds"] > 1], repeated)
-    single = [name for name, seeds in runs.items() if seeds < 2]
+    away = elsewhere(summary["methods"])
+    single = [name for name, seeds in runs.items() if seeds < 2 and name not in away]
     apart = f"; {listed(single)}, with one seed, {_is(single)} left out" if single else ""
+    apart += _beside(choose(rows), [name for name in runs if name in away])
     return f"{_of_methods(found, by, margin, summary)}{apart}."
 
 
@@ -107,8 +112,24 @@ def _of_methods(found: Choice, by: str, margin: float, summary: Mapping[str, Any
     return f"No single method is recommended: {shown}{_over(found, found.first)}{unsettled}"
 
 
+def _beside(found: Choice, away: Sequence[str]) -> str:
+    """What is shown of policies that were not trained here, beside a choice between methods."""
+    told: dict[str, list[str]] = {}
+    for name in away:
+        said = ["to beat SFT"] if name in found.beat_sft else []
+        said += [f"to be better than {listed(found.over[name])}"] if found.over[name] else []
+        ahead = [other for other, beaten in found.over.items() if name in beaten]
+        shown = [f"shown {' and '.join(said)}"] if said else []
+        shown += [f"than which {listed(ahead)} {_is(ahead)} shown to be better"] if ahead else []
+        told.setdefault(", ".join(shown) or "of which nothing is shown", []).append(name)
+    said = [f"{_these(names)}, {shown}" for shown, names in told.items()]
+    return f"; {MARK}, and no method: {'; '.join(said)}" if said else ""
+
+
 def _of_policies(found: Choice, by: str, summary: Mapping[str, Any]) -> str:
     """The opening sentence of a run with one seed: about these policies, with the price of knowing more."""
+    away = elsewhere(summary["methods"])
+    here = [name for name in found.rows if name not in away]
     said = []
     if found.beat_sft:
         said.append(f"{_these(found.beat_sft)} {_is(found.beat_sft)} shown to beat SFT {by}")
@@ -116,8 +137,10 @@ def _of_policies(found: Choice, by: str, summary: Mapping[str, Any]) -> str:
     shown = ", and ".join(said) if said else f"no policy is shown to beat SFT {by}"
     times = [summary["methods"][name]["cost"].get("seconds") for name in found.rows]
     total = sum(t for t in times if measured(t))
-    price = f"; a second seed of all would train for about {seconds(total)}, a third as long" if total else ""
-    return f"No method is recommended, for each was trained once: {shown}{price}."
+    of = listed(here) if 0 < len(here) < len(found.rows) else "all"
+    price = f"; a second seed of {of} would train for about {seconds(total)}, a third as long" if total and here else ""
+    why = "each was trained once" if here else "none was trained here"
+    return f"No method is recommended, for {why}: {shown}{price}."
 
 
 def _undecided(found: Choice) -> str:
@@ -185,10 +208,11 @@ def compared(row: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """A comparison on the metric that is tested, in a sentence."""
     if row["basis"] == "through_sft":
         return _through_sft(row)
-    a, b = (_side(row, side) for side in ("a", "b"))
+    away = elsewhere(summary["methods"])
+    a, b = (_side(row, side, away) for side in ("a", "b"))
     if not measured(row["difference"]):
         return f"{a} and {b} have no seed and prompt in common to be compared on."
-    where = f", {_runs(row)}{_p(row)}"
+    where = f", {_runs(row, away)}{_p(row)}"
     if better(row) == row["b"]:
         if row["b"] == SFT:
             return f"{a} is worse than SFT: it wins {_rate(row, 1)}{where}."
@@ -217,9 +241,9 @@ def _through_sft(row: Mapping[str, Any]) -> str:
     return f"{a} and {b} were {NOT_COMPARED}: {more}, of which nothing is concluded{asked}."
 
 
-def _side(row: Mapping[str, Any], side: str) -> str:
+def _side(row: Mapping[str, Any], side: str, away: Sequence[str]) -> str:
     name = row[side]
-    return "SFT" if name == SFT else f"this {name} policy" if row["seeds"] == 1 else name
+    return "SFT" if name == SFT else f"this {name} policy" if row["seeds"] == 1 or name in away else name
 
 
 def _rate(row: Mapping[str, Any], sign: int) -> str:
@@ -230,7 +254,13 @@ def _rate(row: Mapping[str, Any], sign: int) -> str:
     return f"{share:.0%}{where} by {judged_by(row['metric'])} ({_range({'low': ends[0], 'high': ends[1]})})"
 
 
-def _runs(row: Mapping[str, Any]) -> str:
+def _runs(row: Mapping[str, Any], away: Sequence[str]) -> str:
+    names = [row[side] for side in ("a", "b") if row[side] != SFT]
+    if here := [name for name in names if name not in away]:
+        if len(here) < len(names) and row["seeds"] > 1:
+            return f"{row['seeds']} seeds of {here[0]}"
+    else:
+        return f"{listed(names)} {MARK}"
     if row["seeds"] == 1:
         return "one seed"
     return f"{row['seeds']} seeds" if row["b"] == SFT else f"the {row['seeds']} seeds of both"

@@ -117,6 +117,15 @@ class Results:
 
         return export(self._run, one_of("format", format, FORMATS), Path(out) if out else self.path / "export")
 
+    def export_policy(
+        self, row: str, to: str | Path, *, seed: int = 0, merge: bool = False, push: str | None = None
+    ) -> Path:
+        """Write a trained policy to a new folder that transformers (or peft) loads; see `bench export --policy`."""
+        from .export_policy import export_policy
+
+        export_policy(self._run, row, seed, Path(to), merge=merge, push=push)
+        return Path(to)
+
     def report(self, out: str | Path | None = None) -> list[Path]:
         """Write the report, by default into the run's folder; the paths of its files."""
         from ..reports.render import render

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from ..models.model_files import remote_code_allowed
@@ -65,15 +66,26 @@ def class_code(cls: type) -> dict[str, Any]:
     So an edited plugin is trained anew, and one whose base class was edited in another file. Python's own classes do
     not count.
     """
+    return _code(each.__module__ for each in cls.__mro__)
+
+
+def function_code(name: str) -> dict[str, Any]:
+    """The code of a function, package.module:function: as a class's, of the module named and of the one that has it."""
+    function: Any = resolve_name(name)
+    return _code((name.partition(":")[0], getattr(function, "__module__", None) or type(function).__module__))
+
+
+def _code(modules: Iterable[str]) -> dict[str, Any]:
+    """Hashes of the files of modules that are imported, and the versions of their packages; Python's own left out."""
     files, packages = {}, set()
-    for each in cls.__mro__:
-        package = each.__module__.partition(".")[0]
+    for module in modules:
+        package = module.partition(".")[0]
         if package in sys.stdlib_module_names:
             continue
         try:
-            files[each.__module__] = file_digest(Path(inspect.getfile(each)))
-        except (OSError, TypeError):  # typed into an interpreter
-            files[each.__module__] = ""
+            files[module] = file_digest(Path(inspect.getfile(sys.modules[module])))
+        except (KeyError, OSError, TypeError):  # typed into an interpreter
+            files[module] = ""
         packages |= set(_distributions().get(package, ())) if package != OURS else set()
     return {"files": files, "versions": {name: version(name) for name in sorted(packages)}}
 
@@ -86,6 +98,17 @@ def _distributions() -> dict[str, list[str]]:
 def method_code(cls: type) -> dict[str, Any]:
     """The code of a method: its class's, and the losses that all methods share."""
     return {**class_code(cls), "losses": code_digest(LOSSES)}
+
+
+def functions_code(names: Iterable[str]) -> dict[str, str]:
+    """The code of functions that settings name as package.module:function: hashes of the files that define them."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = file_digest(Path(inspect.getfile(resolve_name(name))))
+        except (OSError, TypeError):  # built into Python, or no plain function
+            found[name] = ""
+    return found
 
 
 def library_version(library: str) -> str | None:

@@ -1,20 +1,32 @@
-"""The contract of a table's rows, and notes that a reader of its numbers needs beside it."""
+"""The contract of a table's rows, what they are made with, and where."""
 
 import os
 import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from ..models.chat import PLAIN_TEMPLATE
+from ..analysis.elsewhere import TRAINED_HERE
+from ..models.chat import TODAY, writes_date
 from ..models.checkpoint import Checkpoint
+from ..models.elsewhere import Elsewhere
 from ..models.model_files import remote_code_allowed
 from ..results.integrity import code_digest, digest
 from ..runtime import processes, zero
-from .context import LOSSES, TRAINING_CODE, Workshop
+from .context import LOSSES, TRAINING_CODE, Workshop, settings_of
 from .data.corpus import Corpus
+from .definition.rows import Row
 from .definition.spec import BenchmarkSpec
+from .notes import BROUGHT
+from .stages.scorers import ScorerSettings
+from .stages.steps import needed
+
+NOT_TRAINED_HERE = "A policy that was not trained here: it is generated from, scored and compared as it is."
 
 
 def contract(
@@ -25,13 +37,13 @@ def contract(
     shop: Workshop,
     sft: Checkpoint,
     reward_models: dict[str, Checkpoint],
-    evaluated_by: str | None,
+    scored_by: ScorerSettings,
     **more: Any,
 ) -> dict[str, Any]:
     """All that rows of one table must share, the benchmark's settings of its methods included.
 
-    Which of them are run, seeds and evaluators come on top of it. evaluated_by: hash of the user's reward model, which
-    evaluates. more: fields of a tuning, left out where they are None.
+    Which of them are run, seeds and evaluators come on top of it. more: fields of a tuning, policies that were
+    trained elsewhere, the round; left out where they are None.
     """
     return {
         "benchmark": spec.name,
@@ -39,29 +51,67 @@ def contract(
         "base": base.key,
         "tokenizer": digest(tokenizer.get_vocab()),
         "template": digest(tokenizer.chat_template),
+        **({"date": f"{TODAY:%Y-%m-%d}"} if writes_date(tokenizer) else {}),
         "data": corpus.digest,
         **({"labels": done} if (done := corpus.record.get("labels")) else {}),
-        "splits": {**spec.splits.shares, "seed": spec.split_seed},
+        **{name: _without_source(found) for name in BROUGHT if (found := corpus.record.get(name))},
+        "splits": {**spec.shares, "seed": spec.split_seed},
         "lengths": {"prompt": spec.max_prompt_tokens, "response": spec.max_response_tokens},
         **({"trust_remote_code": True} if remote_code_allowed() else {}),
         "tuning": shop.tuning.identity(),
         # stages have one key however many processes made them, for results differ by rounding alone; this names it
         **({"processes": arrangement()} if processes.size() > 1 else {}),
-        "sft": {**spec.sft.model_dump(), "content": sft.key},
+        "sft": {**sft_settings(spec), "content": sft.key},
         "reward_model": {
             **spec.reward_model.model_dump(),
             **{role: checkpoint.key for role, checkpoint in reward_models.items()},
         },
-        **({"evaluated_by": evaluated_by} if evaluated_by else {}),
+        **(
+            {"training_reward": {"name": brought.name, "content": brought.key}}
+            if (brought := scored_by.training)
+            else {}
+        ),
+        **({"evaluated_by": scored_by.evaluated_by} if scored_by.evaluated_by else {}),
         "budget": spec.budget,
         "methods": spec.methods,
         "method_defaults": spec.method_defaults,
-        "evaluation": spec.evaluation.model_dump(),
+        "evaluation": evaluation_settings(spec),
         "margin": spec.margin,
         "order": "a fresh permutation of the training pairs (or prompts) each epoch, from the seed",
         "code": code_digest(*TRAINING_CODE, LOSSES),
         "packages": shop.packages,
         **{name: value for name, value in more.items() if value is not None},
+    }
+
+
+def sft_settings(spec: BenchmarkSpec) -> dict[str, Any]:
+    """SFT, as the contract names it."""
+    return spec.sft.model_dump() if spec.sft else {"trained": False}
+
+
+def evaluation_settings(spec: BenchmarkSpec) -> dict[str, Any]:
+    """The evaluation, as the contract names it: questions that were brought stand apart there."""
+    seen = {"without_thoughts": True} if spec.evaluation.without_thoughts else {}
+    return {**spec.evaluation.model_dump(exclude={"questions", "without_thoughts"}), **seen}
+
+
+def elsewhere(policy: Elsewhere) -> dict[str, Any]:
+    """A policy that was trained elsewhere, as the contract names it: by its contents, an adapter's base among them."""
+    return {"policy": policy.named, "content": policy.key, TRAINED_HERE: False}
+
+
+def described(row: Row, spec: BenchmarkSpec) -> dict[str, Any]:
+    """A row for run.json: its method with settings and what that needs, or where its policy came from."""
+    if row.policy:
+        came = {"policy": row.policy.named, "content": row.policy.key}
+        about = {"description": NOT_TRAINED_HERE, "needs": [], "optimizes_reward": False, TRAINED_HERE: False}
+        return {"name": row.name, "params": came, **about}
+    return {
+        "name": row.name,
+        "params": settings_of(row.method),
+        "description": (type(row.method).__doc__ or "").partition("\n")[0],
+        "needs": needed(row.method, spec),
+        "optimizes_reward": bool(getattr(row.method, "needs_reward", False)),
     }
 
 
@@ -75,31 +125,21 @@ def arrangement() -> dict[str, Any]:
     return {"count": processes.size(), "divided": divided}
 
 
-def notes(spec: BenchmarkSpec, tokenizer: Any, methods: dict[str, Any], corpus: Corpus) -> list[str]:
-    """Notes on the data and the model that a reader of the numbers needs."""
-    said = []
-    if tokenizer.chat_template == PLAIN_TEMPLATE:
-        said.append(f"{spec.model} has no chat template; the plain template of alignment-bench was used")
-    for label, method in methods.items():
-        if (count := getattr(method, "responses_per_answer", 1)) > 1:
-            said.append(f"{label} costs nothing to train but {count} responses and scores for every response in use")
-        if getattr(method, "start", "sft") != "sft":
-            said.append(f"{label} is tuned from the {method.start} model, so it saw the preference data only")
-        if getattr(method, "data", "pairs") == "unpaired":
-            said.append(f"{label} learns from other data than the rest: {spec.unpaired}")
-    record = corpus.record
-    prompts = record["splits"]["heldout"]["prompts"]
-    if prompts < spec.evaluation.prompts:
-        said.append(f"only {prompts} held-out prompts are available, {spec.evaluation.prompts} were asked for")
-    if done := record.get("labels"):
-        said.append(
-            f"the labels of {done['changed']} of {record['splits']['training']['pairs']} training pairs were changed "
-            f"on purpose (flip {done['flip']:g}, length bias {done['length_bias']:g}); no other pair was"
-        )
-    dropped = sum(record["dropped"].values())
-    if 2 * dropped > record["read"]:
-        said.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not represent the whole")
-    return said
+def _without_source(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a file that a benchmark brings, but where it lay."""
+    return {name: value for name, value in found.items() if name != "source"}
+
+
+def begun(spec: BenchmarkSpec, agreed: dict[str, Any], shop: Workshop) -> dict[str, Any]:
+    """The head of run.json: which run it is, when and by which command it was begun, and where."""
+    return {
+        "run_id": digest(agreed)[:12],
+        "benchmark": spec.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commands": [shlex.join(["bench", *sys.argv[1:]])],
+        "contract": agreed,
+        "environment": environment(shop),
+    }
 
 
 def environment(shop: Workshop) -> dict[str, Any]:

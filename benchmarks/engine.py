@@ -97,9 +97,10 @@ def train_side_by_side(
     def work() -> None:
         with _Trainer(threads) as trainer, contextlib.suppress(Empty):
             while not pressed.is_set():
-                begun(cell := waiting.get_nowait())
+                cell = waiting.get_nowait()
                 outcome: str | None | BaseException = None
                 try:
+                    begun(cell)
                     train = train_apart if alone(cell) else trainer.train
                     train(request, cell, request.cell_timeout, threads)
                 except TrainingError as error:

@@ -1,7 +1,6 @@
-"""The expected cost of a stage: by what earlier ones took, else a lower bound from its FLOPs."""
+"""The expected cost of a stage: by what earlier ones took, else by its tokens and the pace of the model here."""
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,17 +8,25 @@ from typing import Any
 
 import torch
 
+from ..evaluators.base import Traits
 from ..models.checkpoint import Checkpoint
 from ..models.model_files import remote_code_allowed
 from ..models.tuning import Tuning
+from ..results.progress import StepProgress
 from ..results.records import Pair
 from ..results.store import GENERATIONS, SCORES, Made, Store
 from ..runtime.memory import resident
+from ..training.probe import PAIRS, PROMPTS, SHARES
+from .context import settings_of
+from .definition.rows import Row
+from .pace import Pace, pace_of
+from .stages.pipeline import Pipeline
+from .stages.steps import Step
 
 TRAINED = 16  # bytes a trained weight: fp32 value, gradient, and Adam's two moments
 FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
 MIB = 2**20
-AT_LEAST = "at least, by FLOPs"  # the basis of a rough estimate
+BY_PACE = "a few rows timed here"  # the basis of a rough estimate
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,16 @@ class Estimate:
     tokens: float | None = None
 
 
+MOMENT = Estimate("assumed, a moment", 0.5)  # of scores for which no model is asked
+
+
 class Earlier:
     """The stages on disk that were made from the same base model with the same tuning, and what they took."""
 
     def __init__(self, store: Store, base: Checkpoint, tuning: Tuning):
         same = [m for m in store.made() if _ran_alike(m.manifest["inputs"], tuning)]
         ours = [m for m in same if m.manifest["stage"] == "sft" and m.manifest["inputs"]["base"] == base.key]
-        sft = {m.stage.content for m in ours}
+        sft = {m.stage.content for m in ours} | {base.key}  # the model as it is, where no SFT is trained
         self.found: dict[str, list[Made]] = {}
         answered: set[str] = set()
         for made in same:
@@ -83,6 +93,86 @@ class Earlier:
         return _scaled([m for m in self.found["scores"] if m.manifest["inputs"]["evaluator"] == evaluator], scale)
 
 
+class Estimates:
+    """The expected cost of the steps of a run: by what earlier ones took, else a lower bound."""
+
+    def __init__(self, pipeline: Pipeline, threads: int | None = None):
+        """threads: of a cell that is trained, see `Rough`."""
+        spec, tuning = pipeline.spec, pipeline.shop.tuning
+        self.spec, self.prompts, self.pairs = spec, len(pipeline.asked), len(pipeline.corpus.training)
+        self.earlier = Earlier(pipeline.shop.store, pipeline.base, tuning)
+        self.heldout, self.threads = len(pipeline.corpus.heldout), threads
+        self.pipeline, self.known = pipeline, dict[tuple[str, ...], Estimate | None]()
+
+    @cached_property
+    def rough(self) -> "Rough":
+        tuning = self.pipeline.shop.tuning
+        return Rough(self.pipeline.base, tuning, self.pipeline.corpus.training, tuning.micro_tokens, self.threads)
+
+    def of(self, step: Step) -> Estimate:
+        """What a step may take, empty where nothing is known."""
+        return self._measured(step) or self._rough(step) or Estimate()
+
+    def progress(self, step: Step) -> StepProgress:
+        """A step as those see it who look on; what earlier runs took is expected of it."""
+        measured, row = self._measured(step), step.row.label if step.row and step.trains else ""
+        return StepProgress(
+            step.label,
+            step.name,
+            step.cell_label,
+            f"{step.name} {row}".strip(),
+            step.trains,
+            measured.seconds if measured else None,
+        )
+
+    def _measured(self, step: Step) -> Estimate | None:
+        """By what earlier stages of its kind took; equal for all seeds of a row, so it is looked up once."""
+        key = (step.kind, step.name, step.row.label if step.row else "")
+        if key not in self.known:
+            self.known[key] = self._earlier(step)
+        return self.known[key]
+
+    def _earlier(self, step: Step) -> Estimate | None:
+        earlier, row = self.earlier, step.row
+
+        def training(row: Row) -> Estimate | None:
+            return earlier.training(row.name, settings_of(row.method), self.spec.budget)
+
+        guesses: dict[str, Callable[[], Estimate | None]] = {
+            "sft": lambda: earlier.sft(self.spec.sft.examples if self.spec.sft else 0),
+            "reward_model": lambda: earlier.reward_model(self._drawn(step)),
+            "reference": earlier.reference,
+            "train": lambda: training(row) if row else None,
+            "generations": lambda: earlier.generations(self.prompts, _each(row)),
+            "scores": lambda: earlier.scores(step.name, self.prompts),
+        }
+        return guesses[step.kind]() if step.kind in guesses else None
+
+    def _rough(self, step: Step) -> Estimate | None:
+        row = step.row
+        guesses: dict[str, Callable[[], Estimate | None]] = {
+            "sft": lambda: self.rough.sft(self.spec.sft.examples if self.spec.sft else 0),
+            "reward_model": lambda: self.rough.reward_model(self._drawn(step)),
+            "reference": lambda: self.rough.reference(self.pairs),
+            "train": lambda: self.rough.training(row.method, self.spec.budget) if row else None,
+            "generations": lambda: self.rough.generations(self.prompts, _each(row)),
+            "scores": lambda: self.rough.scores(self._traits(step.name), self.prompts, self.heldout),
+        }
+        return guesses[step.kind]() if step.kind in guesses else None
+
+    def _traits(self, evaluator: str) -> Traits:
+        """An evaluator's description; the training reward model scores beside those that the benchmark names."""
+        return self.pipeline.scored_by.traits.get(evaluator, Traits(needs_reward_model=True))
+
+    def _drawn(self, step: Step) -> int:
+        return self.spec.reward_model.drawn(step.name.partition(" ")[0])
+
+
+def _each(row: Row | None) -> int:
+    """Responses that are drawn for one answer of a row."""
+    return getattr(row.method, "responses_per_answer", 1) if row else 1
+
+
 def _ran_alike(inputs: dict[str, Any], tuning: Tuning) -> bool:
     theirs, ours = inputs.get("tuning"), tuning.identity()
     return isinstance(theirs, dict) and all(theirs.get(k) == ours[k] for k in ("device", "precision", "lora_rank"))
@@ -91,7 +181,7 @@ def _ran_alike(inputs: dict[str, Any], tuning: Tuning) -> bool:
 def _scaled(made: Sequence[Made], scale: Callable[[Made], float]) -> Estimate | None:
     """The median time and tokens of earlier stages, each scaled to this one's size, and their largest memory."""
     rows = [(m, m.stage.cost, scale(m)) for m in made]
-    seconds = [share * s for m, cost, share in rows if (s := _seconds(m, cost))]
+    seconds = [s for m, cost, share in rows if (s := _seconds(m, cost, share))]
     if not seconds:
         return None
     memory = [cost["peak_memory_mb"] for _, cost, _ in rows if "peak_memory_mb" in cost]
@@ -104,23 +194,25 @@ def _scaled(made: Sequence[Made], scale: Callable[[Made], float]) -> Estimate | 
     )
 
 
-def _seconds(made: Made, cost: Mapping[str, float]) -> float | None:
-    """The time of a stage: a method's own and ours for looking at it, else all that its making took."""
+def _seconds(made: Made, cost: Mapping[str, float], share: float) -> float | None:
+    """The time of a stage of another size: a method's own grows with it, ours for looking at it does not."""
     if "seconds" in cost:
-        return cost["seconds"] + cost.get("looking_seconds", 0.0)
-    return made.manifest.get("seconds")
+        return share * cost["seconds"] + cost.get("looking_seconds", 0.0)
+    seconds = made.manifest.get("seconds")
+    return None if seconds is None else share * seconds
 
 
 class Rough:
-    """A lower bound: 2 FLOPs a weight and token forward, 4 backward, over the rate of a matrix product measured here.
+    """What a stage takes by its tokens and the pace of the base model on this machine, which is timed on a few rows.
 
-    It leaves out attention, reading the weights anew for every token that is sampled, and Python, which is more than
-    what it counts twice: a prompt with each of its responses, as the costs do. Memory is weights,
-    gradients, Adam's moments and the largest logits, on a CPU with what the process holds already; activations are
-    left out.
+    Memory is weights, gradients, Adam's moments and the largest logits, on a CPU with what the process holds already;
+    activations are left out. Replies are taken to be as long as those of the pairs.
     """
 
-    def __init__(self, base: Checkpoint, tuning: Tuning, pairs: Sequence[Pair], micro_tokens: int):
+    def __init__(
+        self, base: Checkpoint, tuning: Tuning, pairs: Sequence[Pair], micro_tokens: int, threads: int | None = None
+    ):
+        """threads: of a cell that is trained, where those are others than there are."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
         trust = remote_code_allowed()
@@ -129,37 +221,55 @@ class Rough:
             self.size = sum(
                 p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=trust).parameters()
             )
-        text = config.get_text_config()
-        self.width, self.tuning = text.hidden_size, tuning
-        self.logits = 4 * micro_tokens * text.vocab_size
+        self.tuning, self.base, self.looked_at = tuning, base, min(PAIRS, len(pairs))
+        self.logits = 4 * micro_tokens * config.get_text_config().vocab_size
         self.prompt = statistics.fmean(len(p.prompt.ids) for p in pairs)
         self.reply = statistics.fmean((len(p.chosen) + len(p.rejected)) / 2 for p in pairs)
+        self.threads = threads if threads and tuning.device == "cpu" else torch.get_num_threads()
 
     @cached_property
-    def rate(self) -> float:
-        """FLOPs a second of a product as wide as the model, the best of several."""
-        kind = torch.bfloat16 if self.tuning.precision == "bf16" else torch.float32
-        left = torch.randn(1024, self.width, device=self.tuning.device, dtype=kind)
-        right = torch.randn(self.width, 4 * self.width, device=self.tuning.device, dtype=kind)
-        best = float("inf")
-        for _ in range(5):
-            started = time.perf_counter()
-            float((left @ right)[0, 0])  # reading a number waits for the device
-            best = min(best, time.perf_counter() - started)
-        return 2.0 * left.numel() * right.shape[1] / best
+    def pace(self) -> Pace:
+        """With all threads, as what cells share is trained."""
+        return self._timed(torch.get_num_threads())
+
+    @cached_property
+    def pace_of_cells(self) -> Pace:
+        """With those that train a cell."""
+        return self.pace if self.threads == torch.get_num_threads() else self._timed(self.threads)
+
+    def _timed(self, threads: int) -> Pace:
+        return pace_of(self.base, self.tuning, max(1, round(self.prompt)), max(1, round(self.reply)), threads)
 
     def stage(
-        self, *, trained: float = 0, sampled: float = 0, read: float = 0, trainable: int = 0, frozen: int = 1
+        self,
+        *,
+        trained: float = 0,
+        sampled: float = 0,
+        read: float = 0,
+        trainable: int = 0,
+        frozen: int = 1,
+        by_cell: bool = False,
+        with_samples: bool = False,
     ) -> Estimate:
-        """trained: tokens with a backward pass; sampled and read: without; trainable and frozen: models in memory."""
-        backward = 2 if self.tuning.lora_rank else 4
-        flops = self.size * (trained * (2 + backward) + (sampled + read) * 2)
+        """trained: tokens with a backward pass; sampled and read: without; trainable and frozen: models in memory.
+
+        by_cell: with a cell's threads, and the probes of its training; with_samples: those draw responses as well.
+        """
+        pace = self.pace_of_cells if by_cell else self.pace
+        sequence = self.prompt + self.reply
+        seconds = (
+            trained * pace.trained + sampled * pace.sampled + read * pace.read + (trainable + frozen) * pace.opened
+        )
+        if by_cell:  # SFT's log-probs of the probe's pairs, then at each look the policy's
+            seconds += (1 + len(SHARES)) * 2 * self.looked_at * sequence * pace.read
+            if with_samples:
+                seconds += len(SHARES) * PROMPTS * (self.reply * pace.sampled + 2 * sequence * pace.read)
         if self.tuning.lora_rank:  # one frozen model under all adapters
             trainable, frozen = 0, 1
         memory = self.size * (trainable * TRAINED + frozen * FROZEN[self.tuning.precision]) + self.logits
         if self.tuning.device == "cpu":
             memory += resident()
-        return Estimate(AT_LEAST, flops / self.rate, memory / MIB, trained + sampled)
+        return Estimate(BY_PACE, seconds, memory / MIB, trained + sampled)
 
     def sft(self, examples: int) -> Estimate:
         return self.stage(trained=examples * (self.prompt + self.reply), trainable=1, frozen=0)
@@ -174,9 +284,9 @@ class Rough:
         """Of a method by what it says it needs; replies are taken to be as long as those of the pairs."""
         sequence, critic = self.prompt + self.reply, getattr(method, "needs_critic", False)
         if getattr(method, "responses_per_answer", 1) > 1:
-            return self.stage()
+            return MOMENT
         if not getattr(method, "needs_reward", False):
-            return self.stage(trained=2 * budget * sequence, trainable=1, frozen=1)
+            return self.stage(trained=2 * budget * sequence, trainable=1, frozen=1, by_cell=True, with_samples=True)
         passes = getattr(method, "epochs", 1) * (2 if critic else 1)
         # sampled once, with log-probs; read by the reference, the reward model and the critic
         return self.stage(
@@ -185,9 +295,19 @@ class Rough:
             read=budget * (2 + critic) * sequence,
             trainable=1 + critic,
             frozen=2,
+            by_cell=True,
         )
 
     def generations(self, prompts: int, responses: int) -> Estimate:
         """Sampling, and two passes for the KL."""
         sequence = self.prompt + self.reply
         return self.stage(sampled=prompts * responses * self.reply, read=prompts * 2 * sequence, frozen=2)
+
+    def scores(self, traits: Traits, prompts: int, pairs: int) -> Estimate | None:
+        """Of responses by a reward model, or of held-out pairs by policy and reference; None where it asks a judge."""
+        sequence = self.prompt + self.reply
+        if traits.asks_models or traits.is_judge or traits.keeps_answers:
+            return None
+        if traits.needs_policy:
+            return self.stage(read=2 * 2 * pairs * sequence, frozen=2) if traits.needs_pairs else None
+        return self.stage(read=prompts * sequence) if traits.needs_reward_model else MOMENT

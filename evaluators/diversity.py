@@ -8,13 +8,14 @@ white space.
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge, Gt
 
 from ..results.records import Generation, Score
-from .base import OpenPolicy
+from .base import OpenPolicy, OtherTokens
 
 Words = list[str]
 
@@ -73,10 +74,11 @@ class PolicyDiversity:
         reference: OpenPolicy,
     ) -> Iterator[Score]:
         entropies: Sequence[float | None] = [r.entropy for r in responses]
-        if None in entropies:  # nobody computed them with the responses
-            entropies = policy.entropies([(r.prompt, r.response) for r in responses])
-        for response, value in zip(responses, entropies, strict=True):
-            yield Score("entropy", response.prompt_id, value)
+        with suppress(OtherTokens):
+            if None in entropies:  # nobody computed them with the responses
+                entropies = policy.entropies([(r.prompt, r.response) for r in responses])
+            for response, value in zip(responses, entropies, strict=True):
+                yield Score("entropy", response.prompt_id, value)
         chosen = [responses[i] for i in _drawn([r.prompt_id for r in responses], self.prompts)]
         drawn = policy.sample([r.prompt for r in chosen for _ in range(self.samples)], seed=0)
         for place, response in enumerate(chosen):

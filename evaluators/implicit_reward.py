@@ -32,7 +32,8 @@ class ImplicitReward:
     ) -> Iterator[Score]:
         def text(place: int) -> Conversation:
             pair = self.pairs[place // 2]
-            return pair.prompt, (pair.chosen, pair.rejected)[place % 2]
+            text = (pair.chosen, pair.rejected)[place % 2]
+            return (pair.prompt, text, True) if pair.cut[place % 2] else (pair.prompt, text)
 
         texts = LazySequence(2 * len(self.pairs), text)
         ratios = [ours - theirs for ours, theirs in zip(policy.logps(texts), reference.logps(texts), strict=True)]

@@ -130,8 +130,13 @@ class Judge:
                 raise InputError(f"judge: pattern {self.pattern!r} is no regular expression ({error})") from None
         if known := [name for name in OURS if name in self.extra_body]:
             raise InputError(f"judge: extra_body cannot hold {known[0]}; give that as a field of the judge")
+        by_endpoint = any(model.startswith(OPENAI) for model in self.models)
+        if by_endpoint:
+            from .judge_openai import check_proxy
+
+            check_proxy()
         if self.url is not None:
-            if not any(model.startswith(OPENAI) for model in self.models):
+            if not by_endpoint:
                 raise InputError(f"judge: a url needs an endpoint's model, openai:NAME, but model is {self.model!r}")
             _check_url(self.url)
 

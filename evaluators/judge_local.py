@@ -3,6 +3,7 @@
 import copy
 import logging
 import re
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch import nn
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..models.chat import encode_prompt
+from ..models.chat import OPENED, encode_rendered, render
 from ..models.layout import pad
+from ..models.limits import context_window
+from ..models.logit_rule import LogitRule
+from ..models.lora import backbone_of
 from ..models.micro_batches import micro_batches, start_tokens
 from ..models.model_files import remote_code_allowed
 from ..models.tuning import Tuning
@@ -26,7 +30,7 @@ SHORTEST_PREFIX = 16  # shared tokens from which on their cache is worth its cop
 
 
 class LocalAsker:
-    """Answers "A" where log p(A) >= log p(B) for the next token, else "B"; None where the prompt exceeds the context.
+    """Answers "A" where log p(A) >= log p(B) for what comes next, else "B"; None where the prompt exceeds the context.
 
     Weights are fp32 on the CPU and bf16 on CUDA; the comparison is made in fp32. InputError for a model that cannot
     be loaded or a tokenizer that has no token of its own for each verdict.
@@ -40,7 +44,7 @@ class LocalAsker:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise InputError(
                 f"judge: {name} holds no language model that can be loaded ({first}); "
@@ -48,9 +52,10 @@ class LocalAsker:
             ) from None
         self.model: Any = model.to(self.device).eval()
         self.context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.verdicts = self._verdict_tokens(name)
+        self.alike = context_window(model.config)  # tokens up to which rows of a pass leave each other alone
         special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)")
+        self.verdicts = self._verdict_tokens(name)
 
     def ask(self, prompts: list[str], keep: Keep | None = None) -> list[Verdict | None]:
         margins = self.margins(prompts, keep)
@@ -67,19 +72,17 @@ class LocalAsker:
         ids = [self.encode(prompt) for prompt in prompts]
         fits = [i for i, row in enumerate(ids) if self.context is None or len(row) <= self.context]
         margins: list[float | None] = [None] * len(prompts)
-        backbone = getattr(self.model, self.model.base_model_prefix)
-        # The softmax has one denominator for both tokens, so log p(A) - log p(B) is the difference of their logits:
-        # two rows of the head suffice, in fp32, where bf16 logits would often tie.
-        head = self.model.get_output_embeddings()
-        a, b = self.verdicts
-        direction = head.weight[a].float() - head.weight[b].float()
-        bias = getattr(head, "bias", None)
-        offset = 0.0 if bias is None else (bias[a].float() - bias[b].float()).item()
+        backbone = backbone_of(self.model)
         overhead = start_tokens(sum(p.numel() for p in self.model.parameters()), self.device)
-        shared, cache = self._shared_prefix(backbone, [ids[i] for i in fits])
+        alike = [i for i in fits if self.alike is None or len(ids[i]) <= self.alike]
+        common, cache = self._shared_prefix(backbone, [ids[i] for i in alike])
+        groups = [
+            ([alike[i] for i in g], common) for g in micro_batches([len(ids[i]) for i in alike], TOKENS, overhead)
+        ]
+        groups += [([i], 0) for i in fits if i not in set(alike)]
         with tqdm(total=len(fits), desc="judge", unit="question", disable=None) as progress:
-            for group in micro_batches([len(ids[i]) for i in fits], TOKENS, overhead):
-                rows = [ids[fits[i]][shared:] for i in group]
+            for group, shared in groups:
+                rows = [ids[i][shared:] for i in group]
                 batch, mask = pad(rows, self.device)
                 more: dict[str, Any] = {"use_cache": False}
                 if shared:
@@ -88,19 +91,19 @@ class LocalAsker:
                     more["past_key_values"].batch_repeat_interleave(len(rows))
                 states = backbone(input_ids=batch, attention_mask=mask.long(), **more).last_hidden_state
                 last = states[torch.arange(len(rows)), [len(row) - 1 for row in rows]].float()
-                for i, margin in zip(group, (last @ direction + offset).tolist(), strict=True):
-                    margins[fits[i]] = margin
+                for i, margin in zip(group, self._margins(last).tolist(), strict=True):
+                    margins[i] = margin
                     if keep:
-                        keep(fits[i], Answer(_verdict(margin)))
+                        keep(i, Answer(_verdict(margin)))
                 progress.update(len(group))
         return margins
 
     def _shared_prefix(self, backbone: nn.Module, rows: list[list[int]]) -> tuple[int, Any]:
         """The number of tokens that all rows begin with (each keeps one of its own), and their cache, computed once.
 
-        0 and None where that is not worth while, or the architecture has another kind of cache.
+        0 and None where that is not worth while, or the architecture keeps something else than keys and values.
         """
-        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
         length = 0
         if len(rows) > 1:
@@ -110,8 +113,9 @@ class LocalAsker:
         if length < SHORTEST_PREFIX:
             return 0, None
         prefix = torch.tensor([rows[0][:length]], device=self.device)
-        cache = backbone(input_ids=prefix, use_cache=True).past_key_values
-        return (length, cache) if type(cache) is DynamicCache else (0, None)
+        cache = getattr(backbone(input_ids=prefix, use_cache=True), "past_key_values", None)
+        kinds = {type(layer) for layer in getattr(cache, "layers", [None])}
+        return (length, cache) if kinds <= {DynamicLayer, DynamicSlidingWindowLayer} else (0, None)
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a question: in the chat template as the user's message, or as plain text without a template.
@@ -121,14 +125,49 @@ class LocalAsker:
         prompt = self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", prompt)
         if self.tokenizer.chat_template is None:
             return self.tokenizer(prompt)["input_ids"]
-        return encode_prompt(self.tokenizer, [{"role": "user", "content": prompt}])
+        return encode_rendered(self.tokenizer, [self._rendered(prompt)])[0]
 
-    def _verdict_tokens(self, name: str) -> tuple[int, int]:
-        """The first token of each verdict alone; InputError if they are the same or unknown."""
-        a, b = (self.tokenizer(verdict, add_special_tokens=False)["input_ids"] for verdict in "AB")
-        if not a or not b or a[0] == b[0] or self.tokenizer.unk_token_id in (a[0], b[0]):
+    def _rendered(self, prompt: str) -> str:
+        """A question in the chat template; a block of thinking that it opens is closed, for the verdict comes next."""
+        text = render(self.tokenizer, [{"role": "user", "content": prompt}])
+        opened = OPENED.search(text)
+        return f"{text.rstrip()}\n\n</{opened[1]}>\n\n" if opened else text
+
+    def _verdict_tokens(self, name: str) -> tuple[list[int], list[int]]:
+        """The tokens by which a reply to a question begins that says A, and B; InputError if there are none.
+
+        They are read off in their place: behind a line break SentencePiece writes another token for "A" than for "A"
+        alone. Where a question ends without a space, the reply may begin with one.
+        """
+        templated = self.tokenizer.chat_template is not None
+        asked = self._rendered("?") if templated else "?"
+        encode = partial(self.tokenizer, add_special_tokens=not templated)
+        start = len(encode(asked)["input_ids"])
+        found: dict[str, list[int]] = {"A": [], "B": []}
+        for space in ("",) if asked[-1:].isspace() else ("", " "):
+            a, b = (encode(asked + space + verdict)["input_ids"][start : start + 1] for verdict in found)
+            if a and b and a != b and self.tokenizer.unk_token_id not in (*a, *b):
+                found["A"] += a
+                found["B"] += b
+        if not found["A"]:
             raise InputError(f"judge: the tokenizer of {name} cannot tell A from B by one token; use another judge")
-        return a[0], b[0]
+        return found["A"], found["B"]
+
+    def _margins(self, states: torch.Tensor) -> torch.Tensor:
+        """log p(A) - log p(B) [rows] of the last hidden states [rows, width] in fp32.
+
+        The softmax has one denominator for all tokens, so the logits of these suffice: a few rows of the head, in fp32,
+        where bf16 logits would often tie.
+        """
+        head, rule = self.model.get_output_embeddings(), LogitRule.of(self.model.config)
+        bias = getattr(head, "bias", None)
+
+        def said(tokens: list[int]) -> torch.Tensor:
+            logits = states @ head.weight[tokens].float().T
+            return rule(logits if bias is None else logits + bias[tokens].float()).logsumexp(1)
+
+        a, b = map(said, self.verdicts)
+        return a - b
 
 
 def identity(device: str) -> dict[str, Any]:

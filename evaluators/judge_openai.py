@@ -28,6 +28,17 @@ LONGEST_BODY = 4 * 2**20  # bytes of a reply, as they come
 Post = Callable[[str], Reply]  # sends one question
 
 
+def check_proxy() -> None:
+    """InputError for a proxy named in the environment that cannot be used as httpx is installed."""
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError) as error:
+        raise InputError(
+            f"judge: the proxy that the environment names (ALL_PROXY, HTTPS_PROXY, HTTP_PROXY) cannot be used: "
+            f"{str(error).rstrip('.')}; for a SOCKS proxy pip install 'httpx[socks]', or unset the variable"
+        ) from None
+
+
 class OpenAIAsker:
     """Asks one question a request; 408, 409, 429, 5xx, timeouts and lost connections are tried again, ever later.
 

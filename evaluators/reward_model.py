@@ -13,8 +13,36 @@ from ..results.lazy import chunks
 from ..results.records import Generation, Score, win
 
 
+class RewardWinRate:
+    """Rewards and the win rate that follows from them; a subclass has `rewards`, and `label` for names of metrics."""
+
+    label: str
+    has_rewards = True
+    rewards_text = True
+
+    @property
+    def scores_along(self) -> tuple[str, ...]:
+        return (f"reward.{self.label}",)
+
+    def rewards(self, generations: Sequence[Generation]) -> list[float]:
+        """A number a response."""
+        raise TypeError(f"{type(self).__name__} must define rewards(generations)")
+
+    def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterable[Score]:
+        both = self.rewards([*baseline, *responses])  # at once: the same response has the same reward to the last digit
+        return self.compare(responses, both[len(baseline) :], both[: len(baseline)])
+
+    def compare(
+        self, responses: Sequence[Generation], rewards: Sequence[float], baseline: Sequence[float]
+    ) -> Iterable[Score]:
+        """The scores of responses from the rewards of their own and of the baseline's."""
+        for generation, our, their in zip(responses, rewards, baseline, strict=True):
+            yield Score(f"reward.{self.label}", generation.prompt_id, our)
+            yield Score(f"win_rate.{self.label}", generation.prompt_id, win(our, their))
+
+
 @dataclass(frozen=True)
-class RewardModelWinRate:
+class RewardModelWinRate(RewardWinRate):
     """Win rate of the policy's responses against the SFT checkpoint's by the evaluation reward model."""
 
     model: str
@@ -31,24 +59,6 @@ class RewardModelWinRate:
 
     needs_reward_model = True
     compares_with_training = True
-    has_rewards = True
-    rewards_text = True
-
-    @property
-    def scores_along(self) -> tuple[str, ...]:
-        return (f"reward.{self.label}",)
-
-    def score(self, responses: Sequence[Generation], baseline: Sequence[Generation]) -> Iterable[Score]:
-        both = self.rewards([*baseline, *responses])  # at once: the same response has the same reward to the last digit
-        return self.compare(responses, both[len(baseline) :], both[: len(baseline)])
-
-    def compare(
-        self, responses: Sequence[Generation], rewards: Sequence[float], baseline: Sequence[float]
-    ) -> Iterable[Score]:
-        """The scores of responses from the rewards of their own and of the baseline's."""
-        for generation, our, their in zip(responses, rewards, baseline, strict=True):
-            yield Score(f"reward.{self.label}", generation.prompt_id, our)
-            yield Score(f"win_rate.{self.label}", generation.prompt_id, win(our, their))
 
     def rewards(self, generations: Sequence[Generation]) -> list[float]:
         """The model's scores; it is in memory only meanwhile, if it did not give all of them in its gate already."""

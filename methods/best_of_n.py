@@ -23,6 +23,7 @@ class BestOfN:
     # Up to a KL of log 16 - 15/16, or 1.8 nats.
     space: ClassVar[dict[str, Range]] = {"n": Range(2, 16, "log")}
     needs_reward: ClassVar[bool] = True
+    goal: ClassVar[str] = "best_of_n"
 
     @property
     def responses_per_answer(self) -> int:

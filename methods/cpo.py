@@ -23,6 +23,7 @@ class CPO(PairwiseMethod):
     # Meng et al. (2024, arXiv:2405.14734), table of search ranges: 0.01 to 0.1; here ten times as far, for the KL that
     # a beta leads to depends on the model.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
+    goal: ClassVar[str] = "least_loss"
 
     def loss(self, logps: PairLogps) -> Tensor:
         return losses.cpo(

@@ -24,6 +24,7 @@ class DPO(PairwiseMethod):
     # the highest of Rafailov et al., section 6.1.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 5.0, "log")}
     needs_reference: ClassVar[bool] = True
+    goal: ClassVar[str] = "kl_regularized_reward"
 
     def loss(self, logps: PairLogps) -> Tensor:
         return losses.dpo(

@@ -27,6 +27,10 @@ class Group:
     """Log-probs under the SFT checkpoint."""
     advantages: Tensor
     """[prompts, k], from `GroupedMethod.advantages`."""
+    longest: int
+    """The most tokens that a response may have."""
+    mean_tokens: float
+    """Of the round's responses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,7 @@ class GroupedRollout(Rollout):
     reference: Tensor
     advantages: Tensor
     """[prompts, k]"""
+    mean_tokens: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,11 @@ class GroupedMethod(OnlineMethod):
     """Passes over each round's responses."""
 
     needs_reference: ClassVar[bool] = True
+
+    @property
+    def learnt_per_prompt(self) -> int:
+        """Responses to a prompt that are learnt: all, unless a trainer keeps some."""
+        return self.samples_per_prompt
 
     def advantages(self, rewards: Tensor, log_ratios: Tensor) -> Tensor:
         """The worth of each response beside the others, [prompts, k].
@@ -72,18 +82,22 @@ class GroupedTrainer(OnlineTrainer):
     def __init__(self, method: GroupedMethod, task: TrainingTask, policy: Policy):
         super().__init__(method, task, policy, method.samples_per_prompt)
         self.reference = Policy.open(task.sft, task.tuning, trainable=False)
-        self.epochs = method.epochs
+        self.epochs, self.k = method.epochs, method.learnt_per_prompt
+        self.prompts_per_step = max(1, method.minibatch_size // self.k)
         steps = self.rounds * method.epochs * -(-self.prompts_per_round // self.prompts_per_step)
         self.optimizer = self.optimizer_for(policy.network, method.lr, steps)
 
     def score(self, samples: list[Sample]) -> GroupedRollout:
-        k = self.samples_per_prompt
-        rewards, signals = self.rewards(samples)
+        return self.rollout(samples, *self.rewards(samples))
+
+    def rollout(self, samples: list[Sample], rewards: Tensor, signals: dict[str, float]) -> GroupedRollout:
+        """Those of a round's responses that are learnt, with their rewards [responses]."""
+        k = self.k
         old = self.old_logps(samples)
         reference = self.reference_logps(self.reference, samples, old)
         log_ratios = (old.values - reference.values).sum(1)
         signals |= {
-            "kl": float(log_ratios.mean()),
+            "kl_estimate": float(log_ratios.mean()),
             "entropy": float(-losses.masked_mean(old.values, old.mask)),
         }
         return GroupedRollout(
@@ -93,17 +107,19 @@ class GroupedTrainer(OnlineTrainer):
             old=old.values,
             reference=reference.values,
             advantages=self.method.advantages(rewards.view(-1, k), log_ratios.view(-1, k)),
+            mean_tokens=sum(len(s.ids) for s in samples) / len(samples),
         )
 
     def update(self, rollout: GroupedRollout, prompts: list[int]) -> dict[str, float]:
         """A step on the mean of the minibatch's losses, in micro-batches of whole groups."""
-        k = self.samples_per_prompt
+        k = self.k
 
         def loss(batch: Batch[int]) -> Watched:
             new = self.policy.logps(batch.layout, self.method.temperature)
             rows, width = [i * k + j for i in batch.rows for j in range(k)], new.mask.shape[1]
             old, reference = rollout.old[rows, :width], rollout.reference[rows, :width]
-            each, watched = self.method.loss(Group(new, old, reference, rollout.advantages[batch.rows]))
+            worth, longest = rollout.advantages[batch.rows], self.task.prompts.max_new_tokens
+            each, watched = self.method.loss(Group(new, old, reference, worth, longest, rollout.mean_tokens))
             means = {name: float(values.sum()) / len(prompts) for name, values in watched.items()}
             return each.sum() / len(prompts), means
 

@@ -55,6 +55,7 @@ class KTO(OfflineMethod):
     # a beta leads to depends on the model.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
     needs_reference: ClassVar[bool] = True
+    goal: ClassVar[str] = "saturating"
 
     def objective(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> Objective:
         return Couples(self, policy, task, ledger)

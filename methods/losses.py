@@ -71,23 +71,78 @@ def robust_dpo(
     return (flip_rate * F.logsigmoid(-margin) - (1 - flip_rate) * F.logsigmoid(margin)) / (1 - 2 * flip_rate)
 
 
-def ipo(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    reference_chosen_logps: Tensor,
-    reference_rejected_logps: Tensor,
-    *,
-    beta: float,
-) -> Tensor:
+def ipo(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float) -> Tensor:
     """Identity preference optimization: squared distance of the log-ratio margin from 1 / (2 beta). All [batch].
 
-    Azar et al. (2024, arXiv:2310.12036), eq. 17, whose tau is beta. The log-probs are the caller's: sums, as in the
-    paper, or means over tokens.
+    Azar et al. (2024, arXiv:2310.12036), eq. 17, whose tau is beta. The log-ratios are of whole responses or their
+    means over tokens.
     """
-    margin = log_ratio_margin(
-        policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps
-    )
-    return (margin - 1 / (2 * beta)) ** 2
+    return (chosen_log_ratios - rejected_log_ratios - 1 / (2 * beta)) ** 2
+
+
+def dpop(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float, penalty: float) -> Tensor:
+    """DPO-Positive: DPO whose margin shrinks with what the chosen response lost against the reference. All [batch].
+
+    -log sigmoid(beta (h - penalty max(0, -c))) with c the log-ratio log pi - log pi_SFT of the chosen response and h
+    the margin of both. Pal et al. (2024, arXiv:2402.13228), eq. 3.
+    """
+    lost = (-chosen_log_ratios).clamp(min=0)
+    return -F.logsigmoid(beta * (chosen_log_ratios - rejected_log_ratios - penalty * lost))
+
+
+def hinge(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float) -> Tensor:
+    """max(0, 1 - beta (margin of the log-ratios)). All tensors [batch].
+
+    The hinge of Zhao et al. (2023, arXiv:2305.10425) on likelihoods relative to the reference, as in Liu et al. (2024,
+    arXiv:2309.06657), section 3.
+    """
+    return (1 - beta * (chosen_log_ratios - rejected_log_ratios)).clamp(min=0)
+
+
+def exo(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float, label_smoothing: float) -> Tensor:
+    """Reverse KL of the policy's preference of two responses to the labels', smoothed. All tensors [batch].
+
+    q = sigmoid(beta margin) is the policy's chance for the chosen one, and the labels' is 1 - label_smoothing, which
+    must be above 0. Ji et al. (2024, arXiv:2402.00856), eq. 16.
+    """
+    margin = beta * (chosen_log_ratios - rejected_log_ratios)
+    first, second = F.logsigmoid(margin), F.logsigmoid(-margin)
+    kept, flipped = math.log1p(-label_smoothing), math.log(label_smoothing)
+    return first.exp() * (first - kept) + second.exp() * (second - flipped)
+
+
+def sppo(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float) -> Tensor:
+    """Squared distances of both log-ratios from +1 / (2 beta) and -1 / (2 beta). All tensors [batch].
+
+    Wu et al. (2024, arXiv:2405.00675), eq. 4.7, whose eta is 1 / beta, with a win probability of 1 or 0 for a label.
+    """
+    goal = 1 / (2 * beta)
+    return (chosen_log_ratios - goal) ** 2 + (rejected_log_ratios + goal) ** 2
+
+
+def apo_zero(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float) -> Tensor:
+    """Anchored preference optimization that raises chosen and lowers rejected responses. All tensors [batch].
+
+    D'Oosterlinck et al. (2024, arXiv:2408.06266), eq. 7.
+    """
+    return torch.sigmoid(-beta * chosen_log_ratios) + torch.sigmoid(beta * rejected_log_ratios)
+
+
+def apo_down(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float) -> Tensor:
+    """Anchored preference optimization that lowers both, rejected responses more. All tensors [batch].
+
+    D'Oosterlinck et al. (2024, arXiv:2408.06266), eq. 8.
+    """
+    margin = beta * (chosen_log_ratios - rejected_log_ratios)
+    return torch.sigmoid(beta * chosen_log_ratios) + torch.sigmoid(-margin)
+
+
+def alpha_reward(mean_logps: Tensor, *, alpha: float) -> Tensor:
+    """(1 - p^-alpha) / alpha of mean probabilities p given as logs, elementwise; the log itself at alpha 0.
+
+    Gupta et al. (2025, arXiv:2501.03884): alpha above 0 bends the reward so that unlikely responses weigh more.
+    """
+    return -torch.expm1(-alpha * mean_logps) / alpha if alpha else mean_logps
 
 
 def simpo(chosen_mean_logps: Tensor, rejected_mean_logps: Tensor, *, beta: float, gamma: float) -> Tensor:
@@ -146,19 +201,21 @@ def kl_estimate(logps: Tensor, reference_logps: Tensor, kind: KLEstimator) -> Te
     return difference**2 / 2 if kind == "k2" else torch.expm1(-difference) + difference
 
 
-def clipped_surrogate(log_ratios: Tensor, advantages: Tensor, *, clip: float) -> Tensor:
+def clipped_surrogate(log_ratios: Tensor, advantages: Tensor, *, clip: float, clip_high: float | None = None) -> Tensor:
     """max(-A r, -A clip(r, 1 - c, 1 + c)) with r = exp(log-ratio), elementwise; to be minimized.
 
-    Schulman et al. (2017, arXiv:1707.06347), eq. 7.
+    Schulman et al. (2017, arXiv:1707.06347), eq. 7. clip_high: c of the upper end, where it is another.
     """
     ratio = torch.exp(log_ratios)
-    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
+    highest = 1 + (clip if clip_high is None else clip_high)
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, highest))
 
 
 @torch.no_grad()
-def outside_clip(log_ratios: Tensor, *, clip: float) -> Tensor:
-    """1 where the ratio exp(log-ratio) is outside 1 - clip to 1 + clip, else 0, elementwise."""
-    return ((torch.exp(log_ratios) - 1).abs() > clip).float()
+def outside_clip(log_ratios: Tensor, *, clip: float, clip_high: float | None = None) -> Tensor:
+    """1 where the ratio exp(log-ratio) is outside 1 - clip to 1 + clip (or clip_high), else 0, elementwise."""
+    beyond = torch.exp(log_ratios) - 1
+    return ((beyond < -clip) | (beyond > (clip if clip_high is None else clip_high))).float()
 
 
 def ppo_policy(new_logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: Tensor, *, clip: float) -> Tensor:

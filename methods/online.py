@@ -16,6 +16,7 @@ from ..models.network import Network
 from ..models.policy import Policy, TokenValues
 from ..models.sampler import Sample, to_generations
 from ..models.sampling import sample
+from ..results.records import Generation
 from ..runtime import processes
 from ..training.ledger import Ledger, Snapshots
 from ..training.loop import Optimizer
@@ -50,6 +51,10 @@ class OnlineMethod:
 
     needs_reward: ClassVar[bool] = True
 
+    def round_size(self, budget: int) -> int:
+        """Responses sampled per round of a training that may sample so many in all."""
+        return min(self.rollout_size, budget)
+
     def begin(self, task: TrainingTask, policy: Policy) -> "OnlineTrainer":
         """The trainer of one training."""
         raise TypeError(f"{type(self).__name__} must define begin(task, policy)")
@@ -79,6 +84,8 @@ class OnlineTrainer:
     """Of the policy; a subclass makes it, for it knows how many steps are to come."""
     value_head: nn.Linear | None = None
     """Of a critic on the policy's own trunk."""
+    scores_per_response: int = 1
+    """Rewards that are asked for each response."""
 
     def __init__(self, method: Any, task: TrainingTask, policy: Policy, samples_per_prompt: int = 1):
         """samples_per_prompt: responses to one prompt in a round; they stand side by side."""
@@ -86,9 +93,10 @@ class OnlineTrainer:
             raise TrainingError(f"{type(method).__name__} learns from a reward model, and this task has none")
         if not len(task.prompts):
             raise TrainingError(f"{type(method).__name__} samples from prompts, and this task has none")
-        self.method, self.task, self.policy, self.reward = method, task, policy, task.reward
+        self.method, self.task, self.policy = method, task, policy
+        self.reward: Callable[[Sequence[Generation]], Sequence[Any]] = task.reward  # a number a response, or several
         self.samples_per_prompt = samples_per_prompt
-        self.prompts_per_round = max(1, min(method.rollout_size, task.budget.examples) // samples_per_prompt)
+        self.prompts_per_round = max(1, method.round_size(task.budget.examples) // samples_per_prompt)
         self.size = self.prompts_per_round * samples_per_prompt
         self.rounds = task.budget.examples // self.size
         if self.rounds == 0:
@@ -153,14 +161,17 @@ class OnlineTrainer:
             self.task.out, self.ledger.phase(label), self.rounds, held, every=self.task.checkpoint_every
         )
         first = checkpoints.restore()
-        order = itertools.islice(shuffled(len(self.task.prompts), self.task.seed), first * self.prompts_per_round, None)
+        count, k = len(self.task.prompts), self.samples_per_prompt
+        places = enumerate(shuffled(count, self.task.seed))  # an epoch has each prompt once
+        order = itertools.islice(places, first * self.prompts_per_round, None)
         for number in checkpoints.steps(first, label, unit="round"):
-            chosen = [self.task.prompts.prompts[i] for i in itertools.islice(order, self.prompts_per_round)]
+            drawn = [(place // count, i) for place, i in itertools.islice(order, self.prompts_per_round)]
             samples = sample(
                 self.policy,
-                [prompt for prompt in chosen for _ in range(self.samples_per_prompt)],
+                [self.task.prompts.prompts[i] for _, i in drawn for _ in range(k)],
                 max_new_tokens=self.task.prompts.max_new_tokens,
-                seed=self.task.seed * 1_000_003 + number,
+                seed=self.task.seed,
+                numbers=[epoch * k + j for epoch, _ in drawn for j in range(k)],
                 temperature=self.method.temperature,
                 value_head=self.value_head,
                 together=True,
@@ -174,24 +185,30 @@ class OnlineTrainer:
     @torch.no_grad()
     def rewards(self, samples: list[Sample]) -> tuple[Tensor, dict[str, float]]:
         """The reward of each response [batch], normalized, less the penalty for a missing EOS; and what to watch."""
-        shard = processes.shard_in_order(to_generations(self.policy, samples))
+        asked = self.scores_per_response
+        shard = [*processes.shard_in_order(to_generations(self.policy, samples))]
         if self.task.reward_model:  # a network of the policy's size reads each response
-            self.ledger.scored_tokens += count_tokens({(s.prompt.ids, s.ids) for s in samples})
+            self.ledger.scored_tokens += asked * count_tokens({(s.prompt.ids, s.ids) for s in samples})
         scores = processes.all_gather([*self.reward(shard)] if shard else [])
         raw = torch.tensor([score for part in scores for score in part], dtype=torch.float32)
         if not torch.isfinite(raw).all():
-            worst = samples[int((~torch.isfinite(raw)).nonzero()[0])].prompt.id
+            worst = samples[int((~torch.isfinite(raw)).nonzero()[0][0])].prompt.id
             raise TrainingError(
                 f"step {self.ledger.optimizer_steps}: the reward of a response to {worst} is not finite"
             )
+        raw = self.combined(raw)
         if self.scale is None:  # the first round's responses are the SFT policy's
             self.scale = (float(raw.mean()), max(float(raw.std(correction=0)), 1e-6))
         finished = torch.tensor([s.finished for s in samples])
         final = (raw - self.scale[0]) / self.scale[1] - self.method.missing_eos_penalty * (~finished).float()
         self.ledger.examples += len(samples)
-        self.ledger.reward_queries += len(samples)
+        self.ledger.reward_queries += asked * len(samples)
         self.ledger.generated_tokens += sum(len(s.ids) for s in samples)
         return final.to(self.policy.device), {"reward": float(raw.mean()), **response_signals(samples)}
+
+    def combined(self, scores: Tensor) -> Tensor:
+        """The reward [batch] from what `reward` says of each response: one number, or several [batch, scores]."""
+        return scores
 
     def logps(self, policy: Policy, sequences: Sequences) -> TokenValues:
         """Log-probs under a policy at the method's temperature, without gradients."""

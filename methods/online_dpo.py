@@ -22,6 +22,7 @@ class OnlineDPO(GroupedMethod):
 
     # DPO's.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 5.0, "log")}
+    goal: ClassVar[str] = "sampled_preferences"
 
     def advantages(self, rewards: Tensor, log_ratios: Tensor) -> Tensor:
         """1 for the better of the two and -1 for the other; 0 for both where they tie, which teaches nothing."""

@@ -27,6 +27,7 @@ class ORPO(PairwiseMethod):
 
     # Meng et al. (2024, arXiv:2405.14734), table of search ranges: 0.1 to 2.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "weight": Range(0.1, 2.0, "log")}
+    goal: ClassVar[str] = "least_loss"
 
     @property
     def needs_prompt(self) -> bool:

@@ -102,6 +102,17 @@ class PairLogps:
         """TypeError for a method that does not say `needs_reference`."""
         return _of_reference(self._reference_rejected)
 
+    @property
+    def log_ratios(self) -> tuple[Tensor, Tensor]:
+        """log pi - log pi_SFT of the chosen and the rejected responses, each [batch]."""
+        return self.chosen.sum() - self.reference_chosen, self.rejected.sum() - self.reference_rejected
+
+    @property
+    def mean_log_ratios(self) -> tuple[Tensor, Tensor]:
+        """The same a token of the response."""
+        chosen, rejected = self.log_ratios
+        return chosen / self.chosen.mask.sum(1), rejected / self.rejected.mask.sum(1)
+
 
 def _of_reference(logps: Tensor | None) -> Tensor:
     if logps is None:
@@ -155,7 +166,11 @@ class Pairs(Objective[PlacedPair]):
         return sides_of(example.pair)
 
     def losses(self, batch: Batch[PlacedPair]) -> tuple[Tensor, dict[str, Tensor]]:
-        logps = self.logps_of(batch.rows, self.policy.logps(batch.layout))
+        return self.losses_of(batch.rows, self.policy.logps(batch.layout))
+
+    def losses_of(self, rows: list[PlacedPair], both: TokenValues) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses and values to watch from the log-probs of pairs, laid out as for `logps_of`."""
+        logps = self.logps_of(rows, both)
         reference = (logps.reference_chosen, logps.reference_rejected) if self.reference else (None, None)
         return self.method.loss(logps), signals(logps.chosen.sum(), logps.rejected.sum(), *reference)
 
@@ -179,13 +194,16 @@ class Pairs(Objective[PlacedPair]):
 def signals(
     chosen: Tensor, rejected: Tensor, reference_chosen: Tensor | None, reference_rejected: Tensor | None
 ) -> dict[str, Tensor]:
-    """Values to watch, each [batch]: summed log-probs of both sides, their margin, and how often it is positive."""
-    margin = chosen - rejected
+    """Values to watch, each [batch]: summed log-probs of both sides, their margin, and how often it is positive.
+
+    The margin is against the reference, or `logp_margin`, by log-probs alone, where there is none.
+    """
+    margin, kind = chosen - rejected, "logp_"
     if reference_chosen is not None and reference_rejected is not None:
-        margin = margin - (reference_chosen - reference_rejected)
+        margin, kind = margin - (reference_chosen - reference_rejected), ""
     return {
         "chosen_logps": chosen,
         "rejected_logps": rejected,
-        "margin": margin,
-        "accuracy": (margin > 0).float(),
+        f"{kind}margin": margin,
+        f"{kind}accuracy": (margin > 0).float(),
     }

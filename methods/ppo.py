@@ -95,18 +95,27 @@ class PPO(OnlineMethod):
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
     needs_reference: ClassVar[bool] = True
     needs_critic: ClassVar[bool] = True
+    goal: ClassVar[str] = "kl_regularized_reward"
 
     def __post_init__(self) -> None:
         if self.critic_start == "policy":  # no network beside the policy's
             object.__setattr__(self, "needs_critic", False)
+
+    @property
+    def needs_reward_model(self) -> bool:
+        """The reward must be a network of the policy's family, from which the critic starts."""
+        return self.critic_start == "reward_model"
 
     def train(self, task: TrainingTask) -> Checkpoint:
         with contextlib.ExitStack() as open_meanwhile:
             policy = open_meanwhile.enter_context(trained_policy(task))
             reference = Policy.open(task.sft, task.tuning, trainable=False)
             critic = open_meanwhile.enter_context(closing(self.open_critic(task))) if self.needs_critic else None
-            Trainer(self, task, policy, reference, critic).run()
+            self.trainer(task, policy, reference, critic).run()
         return task.made
+
+    def trainer(self, task: TrainingTask, policy: Policy, reference: Policy, critic: Network | None) -> "Trainer":
+        return Trainer(self, task, policy, reference, critic)
 
     def open_critic(self, task: TrainingTask) -> Network:
         """A network of the critic's own, which may be trained."""
@@ -123,15 +132,19 @@ class PPO(OnlineMethod):
 class Trainer(OnlineTrainer):
     """One PPO training in progress; without a critic network the policy's trunk carries the values as well."""
 
-    def __init__(self, method: PPO, task: TrainingTask, policy: Policy, reference: Policy, critic: Network | None):
+    def __init__(self, method: Any, task: TrainingTask, policy: Policy, reference: Policy, critic: Network | None):
         super().__init__(method, task, policy, method.samples_per_prompt)
         self.reference, self.critic = reference, critic
         self.beta, self.epochs = method.beta, method.epochs
-        per_round = method.epochs * -(-self.prompts_per_round // self.prompts_per_step)
-        if critic:
+        self.make_optimizers(method.epochs * -(-self.prompts_per_round // self.prompts_per_step))
+
+    def make_optimizers(self, per_round: int) -> None:
+        """Those of the policy and of what tells values; per_round: optimizer steps."""
+        method, policy = self.method, self.policy
+        if self.critic:
             learning = max(1, self.rounds - method.critic_warmup)
             self.optimizer = self.optimizer_for(policy.network, method.lr, per_round * learning)
-            self.critic_optimizer = self.optimizer_for(critic, method.critic_lr, per_round * self.rounds)
+            self.critic_optimizer = self.optimizer_for(self.critic, method.critic_lr, per_round * self.rounds)
         else:
             width = policy.network.model.config.get_text_config().hidden_size
             self.value_head = nn.Linear(width, 1, bias=False, device=policy.device)
@@ -161,7 +174,7 @@ class Trainer(OnlineTrainer):
     def round(self, number: int, samples: list[Sample]) -> dict[str, float]:
         rollout = self.score(samples)
         if self.method.target_kl is not None:
-            error = rollout.signals["kl"] / self.method.target_kl - 1
+            error = rollout.signals["kl_estimate"] / self.method.target_kl - 1
             self.beta *= 1 + self.method.kl_gain * min(0.2, max(-0.2, error))
         return rollout.signals | self.learn(rollout, learn_policy=number >= self.method.critic_warmup)
 
@@ -172,19 +185,13 @@ class Trainer(OnlineTrainer):
         sequences = [(s.prompt.ids, s.ids) for s in samples]
         old = self.old_logps(samples)
         reference = self.reference_logps(self.reference, samples, old)
-        if method.critic_start == "sft" and self.ledger.optimizer_steps == 0:  # its head is still 0
-            values = TokenValues(torch.zeros_like(old.values), old.mask)
-        elif self.value_head and self.sampler_is_exact and all(s.values for s in samples):
-            values = self.drawn([s.values for s in samples])
-        else:
-            values = self.collect(sequences, self.critic or self.policy.network, self.values)
-        mask = old.mask
+        values, mask = self.estimates(samples, old), old.mask
         penalty = losses.kl_estimate(old.values, reference.values, method.kl_estimator)
         rewards = token_rewards(final, penalty, mask, beta=self.beta)
-        advantages, returns = losses.gae(rewards, values.values, mask, gamma=method.gamma, lam=method.lam)
-        explained = 1 - (returns - values.values)[mask].var() / returns[mask].var().clamp(min=1e-8)
+        advantages, returns = losses.gae(rewards, values, mask, gamma=method.gamma, lam=method.lam)
+        explained = 1 - (returns - values)[mask].var() / returns[mask].var().clamp(min=1e-8)
         signals |= {
-            "kl": float((old.values - reference.values).sum(1).mean()),
+            "kl_estimate": float((old.values - reference.values).sum(1).mean()),
             "entropy": float(-losses.masked_mean(old.values, mask)),
             "explained_variance": float(explained),
             "beta": self.beta,
@@ -194,11 +201,20 @@ class Trainer(OnlineTrainer):
             sequences=sequences,
             signals=signals,
             old_logps=old.values,
-            old_values=values.values,
+            old_values=values,
             advantages=whiten(advantages, mask),
             returns=returns,
             mask=mask,
         )
+
+    def estimates(self, samples: list[Sample], old: TokenValues) -> Tensor:
+        """The critic's values [batch, time] before the tokens of a round's responses; old: their log-probs."""
+        if self.method.critic_start == "sft" and self.ledger.optimizer_steps == 0:  # its head is still 0
+            return torch.zeros_like(old.values)
+        if self.value_head and self.sampler_is_exact and all(s.values for s in samples):
+            return self.drawn([s.values for s in samples]).values
+        sequences = [(s.prompt.ids, s.ids) for s in samples]
+        return self.collect(sequences, self.critic or self.policy.network, self.values).values
 
     def update(self, rollout: PPORollout, prompts: list[int], *, learn_policy: bool = True) -> dict[str, float]:
         """A minibatch's step of policy and critic, each with its own weights or both at once."""

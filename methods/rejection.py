@@ -25,6 +25,7 @@ class RejectionSampling(OnlineMethod):
 
     # Up to 8: with the same budget of responses, as many prompts fewer.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "samples_per_prompt": Range(2, 8, "log")}
+    goal: ClassVar[str] = "no_kl"
 
     def begin(self, task: TrainingTask, policy: Policy) -> OnlineTrainer:
         return RejectionTrainer(self, task, policy)

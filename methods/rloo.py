@@ -22,6 +22,7 @@ class RLOO(GroupedMethod):
 
     # Around the paper's 0.03 and 0.10, up to a whole unit of (normalized) reward for a nat.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 1.0, "log")}
+    goal: ClassVar[str] = "kl_regularized_reward"
 
     def advantages(self, rewards: Tensor, log_ratios: Tensor) -> Tensor:
         """R_i less the mean of the other R_j, with R = reward - beta log-ratio."""

@@ -27,6 +27,7 @@ class RobustDPO(PairwiseMethod):
         "flip_rate": Range(0.01, 0.3, "linear"),
     }
     needs_reference: ClassVar[bool] = True
+    goal: ClassVar[str] = "flipped_labels"
 
     def loss(self, logps: PairLogps) -> Tensor:
         return losses.robust_dpo(

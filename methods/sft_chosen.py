@@ -21,6 +21,7 @@ class SFTChosen(OfflineMethod):
 
     # It has nothing else to tune.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE}
+    goal: ClassVar[str] = "chosen_replies"
 
     def objective(self, policy: Policy, task: TrainingTask, ledger: Ledger) -> Objective:
         return ChosenReplies(policy, examples(task.pairs.pairs, both=False))

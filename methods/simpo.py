@@ -26,6 +26,7 @@ class SimPO(PairwiseMethod):
         "beta": Range(2.0, 10.0, "log"),
         "gamma": Range(0.3, 1.6, "linear"),
     }
+    goal: ClassVar[str] = "least_loss"
 
     def loss(self, logps: PairLogps) -> Tensor:
         return losses.simpo(logps.chosen.mean(), logps.rejected.mean(), beta=self.beta, gamma=self.gamma)

@@ -1,11 +1,13 @@
 """The base of the methods that run TRL's trainers: TRL as it is, given our checkpoint, token ids, order and budget."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..errors import TrainingError
 from ..models.checkpoint import Checkpoint
+from ..models.lora import lora_targets
 from ..models.model_files import remote_code_allowed
 from ..models.policy import Policy
 from ..training.ledger import Ledger
@@ -62,13 +64,14 @@ class Training:
             return {"model": self.model(), **({"ref_model": self.model()} if reference else {})}
         from peft import LoraConfig
 
+        model = self.model()
         lora = LoraConfig(
             r=tuning.lora_rank,
             lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]  # peft says int and divides it by the rank
-            target_modules="all-linear",
+            **lora_targets(model),
             task_type="CAUSAL_LM",
         )
-        return {"model": self.model(), "peft_config": lora}
+        return {"model": model, "peft_config": lora}
 
     def adapt(self, trainer: type) -> type:
         """The trainer class with our schedule and weight decay, our log, and data taken as they are, in their order."""
@@ -137,7 +140,15 @@ class TRLMethod:
         policy = Policy.open(task.sft, task.tuning, trainable=True)  # for its size; let go before TRL loads its own
         ledger = Ledger.of(policy.network, task.out)
         policy.network.close()
-        trainer = self.trainer(trl, task, ledger)
+        try:
+            trainer = self.trainer(trl, task, ledger)
+        except (ImportError, AttributeError) as error:
+            if not re.match(r"(No module named|module) '?trl\b|cannot import name .* from 'trl\b", str(error)):
+                raise  # a mistake of ours
+            raise TrainingError(
+                f"TRL {trl.__version__} does not have this trainer ({error}); install a version that has it, or "
+                f"leave out {type(self).__name__}"
+            ) from None
         trainer.remove_callback(_printer())  # it would print between our lines
         trainer.train()
         folder = task.made.path

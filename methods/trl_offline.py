@@ -3,7 +3,9 @@
 import warnings
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Le
 
 from ..errors import TrainingError
 from ..models.layout import count_tokens
@@ -62,6 +64,8 @@ class TRLDPO(TRLMethod, DPO):
 
     gradient_checkpointing: bool = False
     """Keep no activations and compute them again in the backward pass, TRL's default: less memory, more time."""
+    label_smoothing: Annotated[float, Ge(0), Le(0)] = 0.0
+    """TRL's DPO loss ignores it, so it must be 0."""
     precompute_reference: bool = False
     """Compute the reference's log-probs once before training, not at each step; the same numbers in less time."""
 
@@ -79,7 +83,6 @@ class TRLDPO(TRLMethod, DPO):
         config = trl.DPOConfig(
             **training.options(
                 beta=self.beta,
-                label_smoothing=self.label_smoothing,
                 max_length=None,
                 precompute_ref_log_probs=self.precompute_reference,
                 gradient_checkpointing=self.gradient_checkpointing,

@@ -45,11 +45,11 @@ class TRLOnline(TRLMethod):
         order = shuffled(len(task.prompts), task.seed)
         prompts = [task.prompts.prompts[i] for i in itertools.islice(order, ours.rounds * ours.prompts_per_round)]
         by_id = {p.id: p for p in prompts}
-        eos = policy.tokenizer.eos_token_id
+        stops = policy.stops
 
         def reward(prompts, completions, completion_ids, **others):
             samples = [
-                Sample(by_id[name], tuple(ids), ids[-1] == eos)
+                Sample(by_id[name], tuple(ids), ids[-1] in stops)
                 for name, ids in zip(prompts, completion_ids, strict=True)
             ]
             tokens = sum(len(s.prompt.ids) + len(s.ids) for s in samples)

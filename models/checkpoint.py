@@ -7,20 +7,26 @@ model that lies in memory once and is shared by policy, reference (adapters off)
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from ..errors import InputError
+from ..results.adapters import base_of, is_adapter
 from .chat import load_tokenizer
-from .lora import Host, round_products
+from .logit_rule import LogitRule
+from .lora import Host, backbone_of, round_products
 from .model_files import remote_code_allowed
 from .network import Kind, Network
 from .tuning import Tuning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+SCORE = "score.weight"  # of a scorer
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,8 @@ def open_network(
     head_std: standard deviation of a new scalar head; 0 starts every score at 0; None keeps the head on disk.
     """
     folder = Path(folder)
-    if (folder / "adapter_config.json").exists():
-        from peft import LoraConfig
-
-        host = _host(Path(LoraConfig.from_pretrained(str(folder)).base_model_name_or_path), tuning)
+    if is_adapter(folder):
+        host = _host(Path(base_of(folder)), tuning)
         network = Network(host.model, kind, tuning, host, host.add(tuning, folder))
         if network.score is not None:
             host.load_score(folder, network.score)
@@ -78,15 +82,15 @@ def merge_adapter(network: Network) -> "PreTrainedModel":
 
 def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False) -> "PreTrainedModel":
     """Load a model with dropout off and weights in fp32; frozen: see `round_products`, which changes no number."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM
 
     given = {"dtype": torch.float32, "trust_remote_code": remote_code_allowed()}
     try:
         if kind == "lm":
             model = AutoModelForCausalLM.from_pretrained(str(folder), **given)
         else:
-            model = AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=1, **given)
-    except (OSError, ValueError) as error:
+            model = _load_scorer(folder, given)
+    except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(
             f"{folder} holds no model that can be loaded ({first}); give a folder in Hugging Face layout"
@@ -98,15 +102,49 @@ def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False
     return model.to(tuning.device).eval()
 
 
+def _load_scorer(folder: Path, given: dict[str, Any]) -> "PreTrainedModel":
+    """transformers' sequence classifier with one output; where it has none, one made of its parts.
+
+    That takes the layers of the language model: from_pretrained would leave some architectures' buffers without values.
+    """
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+    )
+    from transformers.modeling_layers import GenericForSequenceClassification
+
+    kind = type(AutoConfig.from_pretrained(str(folder), trust_remote_code=remote_code_allowed()))
+    if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=1, **given)
+    lm = AutoModelForCausalLM.from_pretrained(str(folder), num_labels=1, **given)
+    base = next(each for each in type(lm).__mro__ if each.__name__.endswith("PreTrainedModel"))
+    name = type(lm).__name__.replace("ForCausalLM", "") + "ForSequenceClassification"
+    like = {"base_model_prefix": lm.base_model_prefix, "__module__": type(lm).__module__}
+    made = type(name, (GenericForSequenceClassification, base), like)
+    with torch.device("meta"):
+        model = made(lm.config)
+    setattr(model, lm.base_model_prefix, backbone_of(lm))
+    model.score = nn.Linear(lm.config.get_text_config().hidden_size, 1, bias=False)
+    for file in folder.glob("*.safetensors"):
+        with safe_open(str(file), "pt") as weights:
+            if SCORE in weights.keys():  # noqa: SIM118  (it is no mapping)
+                model.score.load_state_dict({"weight": weights.get_tensor(SCORE)})
+    return model
+
+
 @torch.no_grad()
 def _check_head(model: "PreTrainedModel", folder: Path) -> None:
-    """Refuse architectures that change the logits after the head: only scored positions reach the head here."""
+    """Refuse architectures that change the logits by another `LogitRule`: only scored positions reach the head here."""
     ids = torch.tensor([[0, 1]])
-    states = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
-    if not torch.allclose(model.get_output_embeddings()(states), model(input_ids=ids).logits, atol=1e-3, rtol=1e-3):
+    states = backbone_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+    ours, theirs = LogitRule.of(model.config)(model.get_output_embeddings()(states)), model(input_ids=ids).logits
+    if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
         raise InputError(
-            f"{folder}: {type(model).__name__} changes its logits after the output layer, which is not supported; "
-            f"use a model without logit scaling or soft-capping"
+            f"{folder}: {type(model).__name__} changes its logits after the output layer in a way that is not known; "
+            f"use a model of another architecture"
         )
 
 

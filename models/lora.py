@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from .tuning import Tuning
 
 ADAPTER = "adapter_model.safetensors"
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")  # names in the configurations of mixtures
+# In a mixture peft takes a layer of these names for an expert of old, and leaves out dense and shared ones.
+EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+# By architecture: layers whose weights its code, or a fused kernel, reads itself and so passes adapters by.
+BYPASSED = {
+    "falcon_h1": ("out_proj",),
+    "falcon_mamba": ("dt_proj", "out_proj"),
+    "jamba": ("dt_proj",),
+    "mamba": ("dt_proj", "out_proj"),
+    "mamba2": ("out_proj",),
+    "nemotron_h": ("out_proj",),
+}
 
 
 class Host:
@@ -29,7 +41,7 @@ class Host:
         self.folder = folder
         self.model = model.requires_grad_(False)
         self.size = sum(p.numel() for p in model.parameters())
-        self._targets = _linear_names(self.model)
+        self._targets = lora_targets(self.model)
         self._names = (f"adapter{i}" for i in count())
         self._configs: dict[str, LoraConfig] = {}
         self._parameters: dict[str, list[nn.Parameter]] = {}
@@ -47,7 +59,7 @@ class Host:
                 r=tuning.lora_rank,
                 lora_alpha=tuning.lora_alpha,  # type: ignore[arg-type]  # peft says int and divides it by the rank
                 lora_dropout=0.0,
-                target_modules=self._targets,
+                **self._targets,
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # several adapters on one model are what we want
@@ -102,7 +114,7 @@ class Host:
         with torch.no_grad():
             for path, layer in self.model.named_modules():
                 if isinstance(layer, LoraLayer):
-                    weight = whole.get_submodule(path).weight
+                    weight = whole.get_parameter(adapted_name(path, layer))
                     weight += added_weight(layer, name).to(weight.device)
         return whole
 
@@ -131,6 +143,22 @@ class Host:
         score.load_state_dict({"weight": weights["base_model.model.score.weight"]})
 
 
+def backbone_of(model: "PreTrainedModel") -> nn.Module:
+    """The layers before the head; an architecture without a name for them is its own."""
+    names = (model.base_model_prefix, "model")
+    return next((part for name in names if (part := getattr(model, name, None)) is not None), model)
+
+
+def adapted_name(path: str, layer: "LoraLayer") -> str:
+    """The name, in the plain model, of the weight that an adapter's layer adds to; path: where that layer stands."""
+    return f"{plain_name(path)}.{getattr(layer, 'parameter_name', 'weight')}"
+
+
+def plain_name(name: str) -> str:
+    """The name that a module or weight has in the model without adapters."""
+    return name.replace(".base_layer", "")
+
+
 def added_weight(layer: "LoraLayer", name: str) -> Tensor:
     """The matrix that an adapter adds to the weight of its layer."""
     return layer.get_delta_weight(name)  # type: ignore[attr-defined]  # all kinds of it have it, their base does not
@@ -153,9 +181,40 @@ def round_products(model: nn.Module) -> None:
                     parameter.data = parameter.data.to(torch.bfloat16)
 
 
+def lora_targets(model: "PreTrainedModel") -> dict[str, Any]:
+    """peft's target_modules and target_parameters: the linear layers and stacked experts of the backbone, no head."""
+    names, stacked, config = _linear_names(model), stacked_names(model), model.config.get_text_config()
+    if not any(getattr(config, name, None) for name in EXPERT_COUNTS):
+        return {"target_modules": names}
+    taken = [name for name in names if name in EXPERTS]
+    return {
+        "target_modules": [name for name in names if name not in EXPERTS],
+        "target_parameters": [*stacked, *(f"{name}.weight" for name in taken)],  # each layer of its own, by its weight
+    }
+
+
 def _linear_names(model: "PreTrainedModel") -> list[str]:
-    """Last name parts of the linear layers of the backbone; heads are left out."""
+    """Last name parts of the linear layers of the backbone."""
     from transformers.pytorch_utils import Conv1D
 
-    backbone = getattr(model, model.base_model_prefix)
-    return sorted({n.rpartition(".")[2] for n, m in backbone.named_modules() if isinstance(m, (nn.Linear, Conv1D))})
+    linear = [n for n, m in backbone_of(model).named_modules() if isinstance(m, (nn.Linear, Conv1D)) and not _routes(m)]
+    names = {name.rpartition(".")[2] for name in linear}
+    return sorted(names.difference(BYPASSED.get(model.config.model_type, ())))
+
+
+def _routes(module: nn.Module) -> bool:
+    """True for a linear layer that chooses experts, and may return more than a product."""
+    return "Router" in type(module).__name__
+
+
+def stacked_names(model: "PreTrainedModel") -> list[str]:
+    """Last two name parts of the weights [experts, ..., ...] in which transformers stacks the experts of a mixture."""
+    known = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)
+    found = {
+        ".".join([path.rpartition(".")[2], name])
+        for path, module in backbone_of(model).named_modules()
+        if not isinstance(module, known)
+        for name, weight in module.named_parameters(recurse=False)
+        if weight.ndim == 3 and min(weight.shape) > 1
+    }
+    return sorted(found)

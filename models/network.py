@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ..results.records import Ids
 from ..runtime import processes
 from .layout import Batch, Item, Layout, Sequences, Text, count_tokens, families, family_lengths, lay_out, numbered
-from .lora import Host
+from .logit_rule import LogitRule
+from .lora import Host, backbone_of
 from .micro_batches import halved, micro_batches, start_tokens
 from .packed_attention import packed_attention
 from .target_logps import TargetLogps
@@ -49,11 +50,12 @@ class Network:
     def _hold(self, model: "PreTrainedModel") -> None:
         """Make passes through this model."""
         self.model = model
-        self.backbone: Callable[..., Any] = getattr(model, model.base_model_prefix)
+        self.backbone: Any = backbone_of(model)
         if self.kind == "lm":
-            self._head = model.get_output_embeddings()
+            self._head, self._rule = model.get_output_embeddings(), LogitRule.of(model.config)
         else:
             self.score = self._head = self.score if self._host else model.score
+            self._rule = LogitRule()
 
     @property
     def is_adapter(self) -> bool:
@@ -105,19 +107,19 @@ class Network:
 
     def head(self, states: Tensor) -> Tensor:
         """Logits or scores of hidden states, by the model that they come from: the one of the last pass."""
-        return self._head(states)
+        return self._rule(self._head(states))
 
     def target_logps(self, states: Tensor, targets: Tensor, temperature: float) -> Tensor:
         """Log-probs [targets], fp32, of tokens from their states [targets, width], with logits over a temperature."""
-        if type(self._head) is not nn.Linear:  # there is an adapter on it
+        if type(self._head) is not nn.Linear or self._rule.cap:  # there is an adapter on it, or more than a product
             with self.autocast():
-                logits = self._head(states).float() / temperature
+                logits = self.head(states).float() / temperature
             return torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
         numbers = torch.bfloat16 if self.tuning.precision == "bf16" else self._head.weight.dtype
         weight, bias = (part if part is None else part.to(numbers) for part in (self._head.weight, self._head.bias))
         if not torch.is_grad_enabled():  # a trainable head would have its logits kept
             weight, bias = weight.detach(), bias if bias is None else bias.detach()
-        return TargetLogps.apply(states.to(numbers), weight, bias, targets, temperature)
+        return TargetLogps.apply(states.to(numbers), weight, bias, targets, temperature / self._rule.factor)
 
     def _states(self, layout: Layout) -> Tensor:
         """One pass through the layers; padded where the architecture cannot pack."""

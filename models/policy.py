@@ -11,6 +11,7 @@ from .checkpoint import Checkpoint, open_network
 from .layout import Layout, Sequences
 from .network import Network
 from .tuning import Tuning
+from .turn_end import stop_ids
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Policy:
     def open(cls, checkpoint: Checkpoint, tuning: Tuning, *, trainable: bool) -> "Policy":
         """Trainable: a copy of the checkpoint (or a fresh adapter on it); frozen: the shared checkpoint itself."""
         return cls(open_network(checkpoint.path, "lm", tuning, trainable=trainable), checkpoint.tokenizer())
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Ids that end a response."""
+        return stop_ids(self.tokenizer, self.network.model)
 
     def logps(self, of: Layout | Sequences, temperature: float = 1.0) -> TokenValues:
         """Log-probability of each target given what stands before it; gradients flow if enabled.

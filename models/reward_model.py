@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..results.records import Generation, Ids
-from .chat import encode_prompt, encode_response, load_tokenizer
+from .chat import encode_prompt, encode_response, load_tokenizer, render
 from .checkpoint import open_network
 from .layout import Layout, Sequences
 from .model_files import remote_code_allowed
@@ -18,14 +18,14 @@ from .network import Network
 from .tuning import Tuning
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class RewardModel:
     """A sequence classifier with one output, read at the last real token of prompt and response.
 
     Callable as a `Reward`: generations in, scores out. It takes text, so policy and reward model may differ in their
-    tokenizers. A response is always shown with its EOS; that it did not end by itself is counted elsewhere.
+    tokenizers. A response that did not end by itself is shown without EOS.
     """
 
     def __init__(self, network: Network, tokenizer):
@@ -53,8 +53,9 @@ class RewardModel:
 
 
 def encode(tokenizer: "PreTrainedTokenizerBase", generation: Generation) -> tuple[Ids, Ids]:
-    """Ids of the prompt and of the response, with EOS."""
-    return tuple(encode_prompt(tokenizer, generation.prompt)), tuple(encode_response(tokenizer, generation.response))
+    """Ids of the prompt and of the response, with EOS if it ended by itself."""
+    response = encode_response(tokenizer, generation.response, not generation.finished)
+    return tuple(encode_prompt(tokenizer, generation.prompt)), tuple(response)
 
 
 class TextRewardModel:
@@ -67,39 +68,15 @@ class TextRewardModel:
     """
 
     def __init__(self, name: str, device: str = "auto"):
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
         self.name, self.tuning = name, Tuning(device=device).resolve()
-        if (Path(name) / "adapter_config.json").exists():  # its base's config decides what is read, often wrongly
-            raise InputError(f"reward model {name} is an adapter; merge it into its base and give the whole model")
-        trust = remote_code_allowed()
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
-            model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust
-            )
-        except (OSError, ValueError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise InputError(
-                f"reward model {name} cannot be loaded as a sequence classifier with its tokenizer ({first}); "
-                f"give a hub id or a folder in Hugging Face layout"
-            ) from None
-        if model.config.num_labels != 1:
-            raise InputError(
-                f"reward model {name} has {model.config.num_labels} outputs, but a reward is one number; "
-                f"give a classifier with num_labels 1"
-            )
-        if loaded["missing_keys"]:
-            raise InputError(
-                f"reward model {name} holds no weights for {sorted(loaded['missing_keys'])[0]}, so its scores would be "
-                f"random; give a model that was trained as a sequence classifier"
-            )
+        self.tokenizer, model = _open_classifier(name)
         self.model = model.to(self.tuning.device).eval()
+        self.window = _window(model)
 
     def encode(self, generation: Generation) -> dict[str, list[int]]:
         messages = [*generation.prompt, {"role": "assistant", "content": generation.response}]
         if self.tokenizer.chat_template is not None:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+            text = render(self.tokenizer, messages, is_prompt=False)
             return dict(self.tokenizer(text, add_special_tokens=False))
         prompt = "\n\n".join(message["content"] for message in generation.prompt)
         return dict(self.tokenizer(prompt, generation.response))
@@ -108,12 +85,11 @@ class TextRewardModel:
     def __call__(self, generations: Sequence[Generation]) -> list[float]:
         """Scores; InputError where a text is longer than the model reads."""
         rows = [self.encode(g) for g in generations]
-        window = getattr(self.model.config, "max_position_embeddings", None)
         longest = max((len(row["input_ids"]) for row in rows), default=0)
-        if window and longest > window:
+        if self.window and longest > self.window:
             raise InputError(
-                f"reward model {self.name} reads at most {window} tokens, but a prompt and response have {longest}; "
-                f"lower the benchmark's max_prompt_tokens or max_response_tokens, or give another model"
+                f"reward model {self.name} reads at most {self.window} tokens, but a prompt and response have "
+                f"{longest}; lower the benchmark's max_prompt_tokens or max_response_tokens, or give another model"
             )
         batch = 16 if self.model.config.pad_token_id is not None else 1  # transformers wants one row without a pad id
         places: dict[int, list[int]] = {}
@@ -128,3 +104,51 @@ class TextRewardModel:
             for i, value in zip(group, logits.tolist(), strict=True):
                 scores[i] = value
         return scores
+
+
+def check_classifier(name: str) -> None:
+    """InputError for what `TextRewardModel` cannot read, found without its weights in memory."""
+    _open_classifier(name, device_map="meta")
+
+
+def _open_classifier(name: str, **how: Any) -> tuple[Any, Any]:
+    """The tokenizer and the model of a sequence classifier that has one output, trained; InputError for any other."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    if (Path(name) / "adapter_config.json").exists():  # its base's config decides what is read, often wrongly
+        raise InputError(f"reward model {name} is an adapter; merge it into its base and give the whole model")
+    trust = remote_code_allowed()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, trust_remote_code=trust, **how
+        )
+    except (OSError, ValueError, ImportError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"reward model {name} cannot be loaded as a sequence classifier with its tokenizer ({first}); "
+            f"give a hub id or a folder in Hugging Face layout"
+        ) from None
+    if loaded["missing_keys"]:
+        raise InputError(
+            f"reward model {name} holds no weights for {sorted(loaded['missing_keys'])[0]}, so its scores would be "
+            f"random; give a model that was trained as a sequence classifier"
+        )
+    if model.config.num_labels != 1:
+        raise InputError(
+            f"reward model {name} has {model.config.num_labels} outputs, but a reward is one number; "
+            f"give a classifier with num_labels 1"
+        )
+    return tokenizer, model
+
+
+def _window(model: "PreTrainedModel") -> int | None:
+    """Most tokens of a text; fewer than the configuration says where positions are counted on from the padding's id.
+
+    So do RoBERTa and its kin: of 514 learnt positions the first two are never a token's.
+    """
+    windows = [getattr(model.config, "max_position_embeddings", None)]
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            windows.append(module.num_embeddings - module.padding_idx - 1)
+    return min(filter(None, windows), default=None)

@@ -1,5 +1,6 @@
 """Our own sampler: batches of prompts, left-padded, one uniform number a token."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ def sample_rows(
     prompts: Sequence[Prompt],
     rows: Sequence[int],
     *,
+    streams: Sequence[int],
     max_new_tokens: int,
     seed: int,
     temperature: float,
@@ -37,7 +39,7 @@ def sample_rows(
     with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:
         while order:
             group = order[: min(batch_size, policy.most_rows or batch_size)]
-            numbers = torch.stack([uniforms(seed, i, max_new_tokens) for i in group])
+            numbers = torch.stack([uniforms(seed, streams[i], max_new_tokens) for i in group])
             numbers = numbers.to(policy.device, torch.float32 if policy.device == "mps" else torch.float64)
             try:
                 drawn = _sample_batch(policy, [prompts[i] for i in group], temperature, top_p, numbers, value_head)
@@ -50,12 +52,12 @@ def sample_rows(
     return [found[i] for i in rows]
 
 
-def uniforms(seed: int, index: int, count: int) -> Tensor:
-    """Uniform numbers [count] of a seed and an index, in [0, 1).
+def uniforms(seed: int, stream: int, count: int) -> Tensor:
+    """Uniform numbers [count] of a seed and a stream, in [0, 1).
 
     Philox, whose streams are told apart by a key: Salmon et al. (2011), Parallel random numbers: as easy as 1, 2, 3.
     """
-    key = np.array([seed, index], dtype=np.uint64)
+    key = np.array([seed, stream], dtype=np.uint64)
     return torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).random(count))
 
 
@@ -88,22 +90,27 @@ def _sample_batch(
     real = torch.arange(longest + max_new_tokens, device=device)[None] >= gaps[:, None]
     positions = (real[:, :longest].long().cumsum(1) - 1).clamp(min=0)
     cache = reserved_cache(model.config, longest + max_new_tokens)
-    eos = policy.tokenizer.eos_token_id
+    takes = inspect.signature(policy.network.backbone.forward).parameters
+    name = "cache_params" if "cache_params" in takes else "past_key_values"  # Mamba ignores one under the common name
+    stops = policy.stops
     responses: list[list[tuple[int, float, float | None]]] = [[] for _ in prompts]  # token, its log-prob, its value
     alive = list(range(len(prompts)))  # row of the batch -> index of the prompt
     for step in range(max_new_tokens):
-        mask = real[:, : longest + step]
+        seen = real[:, : longest + step]
+        mask: Tensor | None = seen
         if step and policy.network.packs:  # its attention is one that takes a mask made already
-            mask = mask[:, None, None]
+            mask = seen[:, None, None]
+        elif step and name == "cache_params":  # its state is without padding; it would take the mask for the token's
+            mask = None
         with policy.network.autocast():
             states = policy.network.backbone(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **{name: cache}
             ).last_hidden_state[:, -1]
             logits = policy.network.head(states)
         if step == 0 and len(different) < len(prompts):  # from here on a row a response
             row_of = {ids: row for row, ids in enumerate(different)}
             rows = torch.tensor([row_of[p.ids] for p in prompts], device=device)
-            cache.batch_select_indices(rows)
+            cache.reorder_cache(rows)
             positions, real, states, logits = positions[rows], real[rows], states[rows], logits[rows]
         chances = torch.softmax(logits.float() / temperature, dim=-1)
         if top_p < 1:
@@ -114,21 +121,21 @@ def _sample_batch(
         drawn = list(zip(tokens.tolist(), logps.tolist(), values, strict=True))
         going = []
         for row, i in enumerate(alive):
-            if not responses[i] or responses[i][-1][0] != eos:
+            if not responses[i] or responses[i][-1][0] not in stops:
                 responses[i].append(drawn[row])
-                if drawn[row][0] != eos:
+                if drawn[row][0] not in stops:
                     going.append(row)
         if not going:
             break
         ids, positions = tokens[:, None], positions[:, -1:] + 1
         if len(going) <= 0.75 * len(alive):  # moving the cache costs, so rows leave in groups
             keep = torch.tensor(going, device=device)
-            cache.batch_select_indices(keep)
+            cache.reorder_cache(keep)
             ids, positions, real, numbers = ids[keep], positions[keep], real[keep], numbers[keep]
             alive = [alive[row] for row in going]
     columns = (zip(*response, strict=True) for response in responses)
     return [
-        Sample(prompt, ids, ids[-1] == eos, logps, values if value_head else ())
+        Sample(prompt, ids, ids[-1] in stops, logps, values if value_head else ())
         for prompt, (ids, logps, values) in zip(prompts, columns, strict=True)
     ]
 
@@ -164,9 +171,10 @@ def reserved_cache(config: Any, length: int) -> Any:
             self.keys, self.values = (room[:, :, :end] for room in self.room)
             return self.keys, self.values
 
-        def batch_select_indices(self, indices: Tensor) -> None:
-            end = self.get_seq_length()
-            self.room = [room[indices] for room in self.room]
+        def reorder_cache(self, beam_idx: Tensor) -> None:
+            if not (end := self.get_seq_length()):
+                raise ValueError("it keeps no keys and values in the cache that it is given")
+            self.room = [room[beam_idx] for room in self.room]
             self.keys, self.values = (room[:, :, :end] for room in self.room)
 
     cache = DynamicCache(config=config)

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..results.records import Prompt
-from .lora import added_weight
+from .limits import context_window
+from .lora import adapted_name, added_weight, plain_name
 from .network import Network
 from .policy import Policy
 from .sampler import Sample
@@ -41,6 +42,7 @@ def sample(
     prompts: Sequence[Prompt],
     rows: Sequence[int],
     *,
+    streams: Sequence[int],
     max_new_tokens: int,
     seed: int,
     temperature: float,
@@ -53,15 +55,15 @@ def sample(
     check_temperatures({"this sampling": temperature})
     if not rows:
         return []
-    eos = policy.tokenizer.eos_token_id
+    stops = policy.stops
     settings = [
         SamplingParams(
             temperature=temperature,
             top_p=top_p,
             max_tokens=max_new_tokens,
-            seed=_seed(seed, i),
+            seed=_seed(seed, streams[i]),
             logprobs=0,  # of the drawn token alone
-            stop_token_ids=[eos],
+            stop_token_ids=sorted(stops),
             detokenize=False,
         )
         for i in rows
@@ -78,7 +80,7 @@ def sample(
         [response] = outcome.outputs
         ids = tuple(response.token_ids)
         logps = tuple(step[token].logprob for token, step in zip(ids, response.logprobs, strict=True))
-        samples.append(Sample(prompts[i], ids, ids[-1] == eos, logps))
+        samples.append(Sample(prompts[i], ids, ids[-1] in stops, logps))
     return samples
 
 
@@ -97,14 +99,14 @@ def plain_weights(network: Network) -> Iterator[tuple[str, Tensor]]:
 
     model = network.activate()
     adapted = {
-        f"{path}.weight": layer
+        adapted_name(path, layer): layer
         for path, layer in model.named_modules()
         if isinstance(layer, LoraLayer) and not layer.disable_adapters
     }
     for name, tensor in model.state_dict().items():
         if ".lora_" in name:
             continue
-        name = name.replace(".base_layer.", ".")
+        name = plain_name(name)
         if name in adapted:
             layer = adapted[name]
             tensor = tensor + sum(added_weight(layer, adapter) for adapter in layer.active_adapters)
@@ -114,7 +116,7 @@ def plain_weights(network: Network) -> Iterator[tuple[str, Tensor]]:
 def _engine(policy: Policy, length: int) -> Any:
     """The engine for this policy's architecture and sequences of so many tokens; one that is there is used again."""
     config = policy.network.model.config
-    window = getattr(config.get_text_config(), "max_position_embeddings", None)
+    window = context_window(config)
     length = -(-length // STEP) * STEP
     key = (config.to_json_string(), policy.network.tuning.precision, min(length, window or length))
     if key not in _engines:
@@ -153,9 +155,9 @@ def _start(config: str, precision: str, length: int, device: str, model: Any) ->
         )
 
 
-def _seed(seed: int, index: int) -> int:
-    """A row's seed in 63 bits, of the seed and its index: neither batch nor other rows change its response."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _seed(seed: int, stream: int) -> int:
+    """A row's seed in 63 bits, of the seed and its stream: neither batch nor other rows change its response."""
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _bar(label: str, work: Iterable | None = None, **given: Any) -> tqdm:

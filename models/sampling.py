@@ -1,8 +1,10 @@
 """Sampling responses from a policy."""
 
 import dataclasses
+import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +27,7 @@ def sample(
     *,
     max_new_tokens: int,
     seed: int,
+    numbers: Sequence[int] | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
     value_head: nn.Module | None = None,
@@ -33,8 +36,9 @@ def sample(
 ) -> list[Sample]:
     """One response a prompt, in the order of the prompts; top_p 1 samples purely, below 1 from the `nucleus`.
 
-    vLLM draws where `tuning.sampler` says so, else our own sampler. A prompt's random numbers are those of the seed and
-    its index, so that neither its batch nor the other prompts change its response (but for the rounding of sums).
+    vLLM draws where `tuning.sampler` says so, else our own sampler. A response's random numbers are those of the seed,
+    its prompt's id and its number among the responses to that prompt (`streams`): nothing else changes it (but for the
+    rounding of sums), and all policies draw it with the same ones. numbers: of each response, counted from 0 if None.
     value_head: from last hidden states [rows, width] to values [rows, 1]; vLLM has none. progress: the label of a
     progress bar, none if None. together: all processes of the run are here, and each samples its shard.
     """
@@ -51,6 +55,7 @@ def sample(
         policy,
         prompts,
         rows,
+        streams=streams(prompts, numbers),
         max_new_tokens=max_new_tokens,
         seed=seed,
         temperature=temperature,
@@ -63,6 +68,21 @@ def sample(
     return [found[i] for i in range(len(prompts))]
 
 
+def streams(prompts: Sequence[Prompt], numbers: Sequence[int] | None = None) -> list[int]:
+    """The stream of random numbers of each response, 64 bits: a hash of its prompt's id and its number.
+
+    numbers: how many responses to its prompt come before each; None counts them in these prompts.
+    """
+    if numbers is None:
+        seen: Counter[str] = Counter()
+        numbers = []
+        for prompt in prompts:
+            numbers.append(seen[prompt.id])
+            seen[prompt.id] += 1
+    texts = (f"{number} {prompt.id}" for prompt, number in zip(prompts, numbers, strict=True))
+    return [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) for text in texts]
+
+
 @dataclass(frozen=True)
 class Choice:
     """The choice of best-of-n: the best of several responses by a reward."""
@@ -70,7 +90,9 @@ class Choice:
     responses: int
     reward: Callable[[], Reward]
     key: str
-    """Of the reward model."""
+    """Of the reward."""
+    is_network: bool = True
+    """The reward is a network of the policy's size, whose passes count."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +134,7 @@ def respond(
     )
     generated, read = sum(len(s.ids) for s in samples), 0
     if choice:
-        read = count_tokens((s.prompt.ids, s.ids) for s in samples)
+        read = count_tokens((s.prompt.ids, s.ids) for s in samples) if choice.is_network else 0
         rewards = torch.tensor(choice.reward()(to_generations(policy, samples))).view(-1, n)
         samples = [samples[i * n + j] for i, j in enumerate(rewards.argmax(1).tolist())]
     seconds = time.monotonic() - began

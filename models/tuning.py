@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt
 
 from ..errors import InputError
 from ..runtime import processes
+from ..runtime.device import check_device, kind_of
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Tuning:
     """Trained weights and their precision: the same for every method of a run."""
 
     lora_rank: Annotated[int, Ge(0)] = 0
-    """Rank of the LoRA adapters on all linear layers; 0 trains every weight."""
+    """Rank of the LoRA adapters on all linear layers and a mixture's experts; 0 trains every weight."""
     lora_alpha: Annotated[float, Gt(0)] = 32.0
     """LoRA's scale: the update is multiplied by alpha / rank."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -40,9 +41,7 @@ class Tuning:
         if device == "auto":
             mps = torch.backends.mps.is_available()
             device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-        kind = kind_of(device)
-        if kind not in ("cpu", "cuda", "mps"):
-            raise InputError(f"--device {device} is not known; give cpu, cuda, cuda:N, mps or auto")
+        kind = kind_of(check_device(device))
         if kind == "cuda" and not torch.cuda.is_available() or kind == "mps" and not torch.backends.mps.is_available():
             raise InputError(f"--device {device} is not available to this torch; leave it out or give cpu")
         if precision == "auto":
@@ -57,11 +56,6 @@ class Tuning:
         if self.sampler == "vllm" and processes.size() > 1:
             raise InputError("the sampler vLLM works in one process; launch one, or use the sampler torch")
         return replace(self, precision=precision, device=device)
-
-
-def kind_of(device: str) -> str:
-    """A device without its number: cpu, cuda, mps."""
-    return device.partition(":")[0]
 
 
 def has_fast_bf16(device: str) -> bool:

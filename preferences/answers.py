@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..results.integrity import no_link, own_folder
 from ..results.store import write_jsonl
 from .labels import ITEMS, LABELS, Answer, Item, folded, make_label, read_items, read_rows
-from .read import encodable
+from .messages import encodable
 
 ANSWERS = get_args(Answer)
 LEASE = timedelta(hours=1)  # after which an open slot may be given to another, once nothing else is left

@@ -35,7 +35,7 @@ class Tokens:
 
 
 def audit(data: Judgements, against: Judgements | None = None, tokens: Tokens | None = None) -> list[Section]:
-    """All checks in the order of the page, "What to fix first" last."""
+    """All checks in their order, "What to fix first" last, where a terminal shows it; the page begins with it."""
     clusters = near_duplicates(sorted({row.prompt_text for row in data.rows}))
     sections = [
         rows_section(data),

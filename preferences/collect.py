@@ -14,16 +14,19 @@ from typing import Any, Literal, get_args
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..models.chat import encode_prompt
+from ..models.chat import Refused, encode_prompt
+from ..models.limits import context_window
 from ..models.policy import Policy
 from ..models.sampler import to_generations
 from ..models.sampling import sample
 from ..results.integrity import digest, write_json
 from ..results.records import Generation, Message, Prompt, Reward
 from ..results.store import write_jsonl
+from .columns import Columns
 from .files import open_source
 from .labels import CANDIDATES, COLLECTION, ITEMS, Item, append, locked, read_record, read_rows, repair
-from .read import Unusable, prompt_of
+from .messages import Unusable
+from .read import prompt_of
 
 Rule = Literal["all", "random", "most_different", "best_random"]
 CHUNK = 64  # prompts whose candidates are sampled together and written at once
@@ -57,11 +60,16 @@ class Sampling:
             raise InputError(f"--rule {self.rule} is not known; give {', '.join(get_args(Rule))}")
 
 
-def read_prompts(source: str, split: str = "train") -> tuple[list[tuple[tuple[Message, ...], str]], dict[str, int]]:
-    """The different prompts of a source, each with its `prompt_source` (else the source), and the dropped by reason."""
+def read_prompts(
+    source: str, split: str = "train", columns: Columns | None = None
+) -> tuple[list[tuple[tuple[Message, ...], str]], dict[str, int]]:
+    """The different prompts of a source, each with its `prompt_source` (else the source), and the dropped by reason.
+
+    columns: the source's own names, see columns.py.
+    """
     found: dict[str, tuple[tuple[Message, ...], str]] = {}
     dropped: Counter[str] = Counter()
-    for _, rows in open_source(source, split):
+    for _, rows in open_source(source, split, columns):
         for row in rows:
             try:
                 prompt = prompt_of(row)
@@ -99,11 +107,17 @@ def collect(
     about = json.loads(json.dumps({**about, "model_version": model_version, **dataclasses.asdict(settings)}))
     with locked(out, "collect"):
         _open(out, about)
-        usable, overlong = _encode(policy, prompts, settings.max_new_tokens)
+        usable, overlong, refused = _encode(policy, prompts, settings.max_new_tokens)
         _sample_all(policy, model_version, usable, settings, out / CANDIDATES)
         candidates = [row for _, row in read_rows(out / CANDIDATES)]
         items, counts = pair_up(candidates, settings, reward() if reward and settings.rule == "best_random" else None)
-        counts = {"prompts": len(usable), "prompts over the context": overlong, **counts, "pairs": len(items)}
+        counts = {
+            "prompts": len(usable),
+            "prompts over the context": overlong,
+            **refused,
+            **counts,
+            "pairs": len(items),
+        }
         if not items:
             raise InputError(_nothing(model_version, counts))
         write_jsonl(out / ITEMS, items)
@@ -161,7 +175,9 @@ def _likeness(a: str, b: str) -> float:
 def _score(groups: dict[str, list[dict[str, Any]]], reward: Reward) -> dict[str, list[float]]:
     rows = [row for group in groups.values() for row in group]
     values = iter(
-        reward([Generation(r["prompt_id"], tuple(r["prompt"]), r["response"], r["length"], True) for r in rows])
+        reward(
+            [Generation(r["prompt_id"], tuple(r["prompt"]), r["response"], r["length"], r["finished"]) for r in rows]
+        )
     )
     return {prompt: [next(values) for _ in group] for prompt, group in groups.items()}
 
@@ -179,6 +195,8 @@ def _item(a: dict[str, Any], b: dict[str, Any]) -> Item:
         b_version=b["model_version"],
         prompt_source=a["prompt_source"],
         decoding=decoding,
+        a_cut=not a["finished"],
+        b_cut=not b["finished"],
     )
 
 
@@ -202,21 +220,28 @@ def _open(out: Path, about: dict[str, Any]) -> None:
 
 def _encode(
     policy: Policy, prompts: Sequence[tuple[Sequence[Message], str]], max_new_tokens: int
-) -> tuple[list[tuple[Prompt, str]], int]:
-    """The prompts that leave room for a response in the model's context, and how many do not."""
+) -> tuple[list[tuple[Prompt, str]], int, dict[str, int]]:
+    """The prompts that leave room for a response in the model's context, how many do not, and how many the template
+    refuses, by its words."""
     model: Any = policy.network.model
-    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    encoded = [
-        (Prompt(digest(list(m))[:16], tuple(m), tuple(encode_prompt(policy.tokenizer, m))), source)
-        for m, source in prompts
-    ]
+    window = context_window(model.config)
+    encoded, refused = [], Counter[str]()
+    for messages, source in prompts:
+        try:
+            ids = tuple(encode_prompt(policy.tokenizer, messages))
+        except Refused as why:
+            refused[str(why)] += 1
+        else:
+            encoded.append((Prompt(digest(list(messages))[:16], tuple(messages), ids), source))
+    if refused and not encoded:
+        raise InputError(f"none of the {len(prompts)} prompts can be used: {next(iter(refused))}; give other prompts")
     fitting = [e for e in encoded if not window or len(e[0].ids) + max_new_tokens <= window]
     if not fitting:
         raise InputError(
             f"no prompt leaves room for {max_new_tokens} tokens in the model's context of {window}; lower "
             f"--max-new-tokens or give shorter prompts"
         )
-    return fitting, len(encoded) - len(fitting)
+    return fitting, len(encoded) - len(fitting), dict(refused)
 
 
 def _sample_all(

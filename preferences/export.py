@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
-from .convert import NUMBERS, SHAPES, TEXTS, Comparison, comparisons
-from .files import FORMATS, HUB_ID, format_of, open_source, path_of
+from .columns import Columns
+from .convert import CUTS, NUMBERS, TEXTS, Comparison, comparisons
+from .files import FORMATS, HUB_ID, TABLES, format_of, open_source, path_of
+from .shapes import SHAPES
 
 if TYPE_CHECKING:
     import pyarrow
@@ -34,18 +36,24 @@ class Converted:
 
 
 def convert(
-    source: str, out: str, shape: str | None = None, *, split: str = "train", private: bool = True
+    source: str,
+    out: str,
+    shape: str | None = None,
+    *,
+    split: str = "train",
+    private: bool = True,
+    columns: Columns | None = None,
 ) -> Converted:
     """Convert a file, folder or hub data set; returns the counts.
 
     out: a file named after its format, a new folder (a data set that `datasets` loads), or hub:OWNER/NAME. shape: see
-    convert.SHAPES; none is pairs, or text for a CSV. Rows are streamed to a temporary sibling that is then renamed,
-    so a file that was there stays whole until the new one is. InputError for bad input, or if nothing could be
-    written.
+    shapes.SHAPES; none is pairs, or text for a table. columns: the source's own names, see columns.py. Rows are
+    streamed to a temporary sibling that is then renamed, so a file that was there stays whole until the new one is.
+    InputError for bad input, or if nothing could be written.
     """
     target = path_of(out)
     to_hub, kind = out.startswith(HUB), format_of(target)
-    shape = shape or ("text" if kind == ".csv" else "pairs")
+    shape = shape or ("text" if kind in TABLES else "pairs")
     if shape not in SHAPES:
         raise InputError(f"--to {shape} is not a shape of rows; {nearest(shape, SHAPES)}")
     _check_target(source, out, target, kind, shape)
@@ -54,7 +62,7 @@ def convert(
     written: Counter[str] = Counter()
 
     def compared() -> Iterator[Comparison]:
-        for where, rows in open_source(source, split):
+        for where, rows in open_source(source, split, columns):
             for one in comparisons(rows, where, dropped, read):
                 read["comparisons"] += 1
                 yield one
@@ -67,11 +75,11 @@ def convert(
             reasons = ", ".join(f"{reason}: {n}" for reason, n in dropped.items())
             raise InputError(f"{source}: none of its {read['rows']} rows fits the shape {shape} ({reasons})")
 
-    columns = _columns(shape)
+    kinds = _columns(shape)
     if to_hub:
-        _push(rows(), columns, out.removeprefix(HUB), split, private)
+        _push(rows(), kinds, out.removeprefix(HUB), split, private)
     else:
-        _write(rows(), columns, target, kind)
+        _write(rows(), kinds, target, kind)
     return Converted(read["rows"], read["comparisons"], written["rows"], dict(dropped.most_common()))
 
 
@@ -88,7 +96,7 @@ def _check_target(source: str, out: str, target: Path, kind: str | None, shape: 
     if Path(source).exists() and target.exists() and target.samefile(source):
         raise InputError(f"{out} is the source itself; give another name")
     nested = [name for name, of in SHAPES[shape].columns.items() if of in ("messages", "completions")]
-    if kind == ".csv" and nested:
+    if kind in TABLES and nested:
         raise InputError(
             f"{out}: a CSV holds texts, but {', '.join(nested)} of the shape {shape} are lists; give --to text, hh, "
             f"ties or alpacaeval, or write .jsonl or .parquet"
@@ -99,7 +107,7 @@ def _columns(shape: str) -> dict[str, str]:
     own = SHAPES[shape].columns
     if shape == "scored":
         return own
-    more = {**dict.fromkeys(TEXTS, "text"), **dict.fromkeys(NUMBERS, "number")}
+    more = {**dict.fromkeys(TEXTS, "text"), **dict.fromkeys(NUMBERS, "number"), **dict.fromkeys(CUTS, "truth")}
     return own | more
 
 
@@ -127,8 +135,8 @@ def _write_text(rows: Iterable[dict[str, Any]], columns: dict[str, str], path: P
     import fsspec
 
     with fsspec.open(str(path.absolute()), "wt", compression="infer", encoding="utf-8", newline="") as stream:
-        if kind == ".csv":
-            writer = csv.DictWriter(stream, list(columns))
+        if kind in TABLES:
+            writer = csv.DictWriter(stream, list(columns), delimiter=TABLES[kind])
             writer.writeheader()
             writer.writerows(rows)
         elif kind == ".jsonl":

@@ -19,10 +19,13 @@ from typing import IO, Any
 from ..errors import InputError, nearest
 from ..results.integrity import digest, file_digest
 from ..results.store import folder_digest
+from .columns import Columns, renamed
 from .json_array import LONGEST_ROW, invalid, read_array, too_long
 from .labels import ITEMS, LABELS
 
-FORMATS = (".jsonl", ".json", ".parquet", ".csv")
+TABLES = {".csv": ",", ".tsv": "\t"}  # with what divides fields where nothing else does
+FORMATS = (".jsonl", ".json", ".parquet", *TABLES)
+WORKBOOKS = (".xlsx", ".xls", ".ods")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_TIMEOUT = 10.0  # seconds for the first answer of the hub; without one, what is cached is used
 SPLIT_WORD = re.compile(r"(?<![a-z])(train|training|validation|valid|val|dev|test|testing|eval)(?![a-z])")
@@ -33,12 +36,17 @@ MOST_PACKED = 100  # times that a packed Parquet file may grow: text grows tenfo
 Rows = Iterator[dict[str, Any]]
 
 
-def open_source(source: str, split: str = "train") -> Iterator[tuple[str, Rows]]:
+def open_source(source: str, split: str = "train", columns: Columns | None = None) -> Iterator[tuple[str, Rows]]:
     """The tables of a local file or folder or a hub data set: where each lies, and its rows.
 
-    split: the split of a hub data set, or of a folder whose files or subfolders are named after splits. InputError
-    if there is no such source, or (while the rows are read) it is damaged.
+    split: the split of a hub data set, or of a folder whose files or subfolders are named after splits. columns: the
+    source's own names by ours. InputError if there is no such source, or (while the rows are read) it is damaged.
     """
+    for where, rows in _tables(source, split):
+        yield where, renamed(rows, columns, where) if columns else rows
+
+
+def _tables(source: str, split: str) -> Iterator[tuple[str, Rows]]:
     path = _local(source)
     if path is None:
         yield source, _read_hub(source, split)
@@ -93,12 +101,18 @@ def format_of(path: Path) -> str | None:
 def read_file(path: Path) -> Rows:
     """Rows of a file; InputError names the file, and the line or field, of what is wrong."""
     kind = format_of(path)
+    if path.suffix.lower() in WORKBOOKS:
+        raise InputError(
+            f"{path}: a workbook is not read; save its sheet as CSV, or write it as rows with `pip install openpyxl && "
+            f"python -c \"import pandas; pandas.read_excel('{path}').to_json('{path.stem}.jsonl', orient='records', "
+            f'lines=True)"` and give {path.stem}.jsonl'
+        )
     if kind is None:
         raise InputError(f"{path}: the name does not show the format; known: {', '.join(FORMATS)}, with .gz or not")
     if kind == ".parquet":
         yield from _parquet_rows(path)
-    elif kind == ".csv":
-        yield from _csv_rows(path)
+    elif kind in TABLES:
+        yield from _table_rows(path, TABLES[kind])
     else:
         yield from _json_rows(path, kind)
 
@@ -173,18 +187,19 @@ def _json(text: str, line: int, path: Path) -> Any:
     raise InputError(invalid(path, line, problem))
 
 
-def _csv_rows(path: Path) -> Rows:
+def _table_rows(path: Path, delimiter: str) -> Rows:
+    """Rows of a CSV whose fields are divided by a comma (or as the header shows, by a semicolon or a tab), or a TSV."""
     csv.field_size_limit(LONGEST_ROW)  # a long transcript is no error; the default is 128 KiB
     parts = (part for line in _lines(path, _blocks(path)) for part in io.StringIO(line, newline=""))
-    reader = csv.DictReader(parts, strict=True)
+    head = next(parts, "")
+    if delimiter not in head:
+        delimiter = next((other for other in ";\t" if other in head), delimiter)
+    reader = csv.DictReader(itertools.chain([head], parts), strict=True, delimiter=delimiter)
     try:
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise InputError(f"{where}: not as many fields as in the header; quote texts that hold commas")
-            for field, value in row.items():
-                if re.match(r"\[\{\s*['\"](role|content)['\"]", value):
-                    raise InputError(f"{where}, field {field}: messages do not fit a CSV; save JSON Lines or Parquet")
+                raise InputError(f"{where}: not as many fields as in the header; quote texts that hold {delimiter!r}")
             yield row
     except csv.Error as error:
         begin = reader.line_num + 1  # of the row: line_num is where the last good one ended

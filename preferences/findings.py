@@ -63,7 +63,7 @@ def as_text(data: Judgements, sections: Sequence[Section]) -> str:
 
 
 def write_page(path: Path, data: Judgements, sections: Sequence[Section]) -> None:
-    """Write the findings as one self-contained HTML page; all text is escaped."""
+    """Write the findings as one self-contained HTML page, what to fix first; all text is escaped."""
     from jinja2 import Environment, PackageLoader
 
     folders = PackageLoader("alignment_bench.preferences")
@@ -71,6 +71,6 @@ def write_page(path: Path, data: Judgements, sections: Sequence[Section]) -> Non
     style = Path(__file__).parent.parent.joinpath("reports", "templates", "report.css").read_text(encoding="utf-8")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, page.render(data=data, sections=sections, style=style))
+        write_text(path, page.render(data=data, sections=[sections[-1], *sections[:-1]], style=style))
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror}); give another file with --out") from None

@@ -12,8 +12,9 @@ from typing import Any
 
 from ..errors import InputError
 from ..results.records import Message
+from .columns import Columns, by_scores, shape_of
 from .files import path_of, read_file
-from .read import PreferenceRow, read_source, usable
+from .read import PreferenceRow, is_true, read_source, usable
 
 SIDES = {"a": "first", "b": "second", "tie": "tie", "both_bad": "both_bad"}
 
@@ -72,8 +73,11 @@ class Judgements:
     """Known answers of attention checks: item -> text of the right response."""
 
 
-def read_judgements(source: str, split: str = "train") -> Judgements:
-    """Read a file, a folder, a hub data set or a collection folder; InputError says what is wrong."""
+def read_judgements(source: str, split: str = "train", columns: Columns | None = None) -> Judgements:
+    """Read a file, a folder, a hub data set or a collection folder; InputError says what is wrong.
+
+    columns: the source's own names, see columns.py.
+    """
     folder = path_of(source)
     gold: dict[str, str] = {}
     if (folder / "items.jsonl").is_file():
@@ -84,7 +88,7 @@ def read_judgements(source: str, split: str = "train") -> Judgements:
         items = read_file(folder / "items.jsonl")
         gold = {item["id"]: item[item["gold"]] for item in items if item.get("gold") in ("a", "b")}
     else:
-        rows = list(read_source(source, split))
+        rows = list(read_source(source, split, columns))
     if not rows:
         raise InputError(f"{source} holds no rows; give a file with rows of prompt, chosen, rejected")
     kinds = Counter(map(_kind, rows))
@@ -94,7 +98,14 @@ def read_judgements(source: str, split: str = "train") -> Judgements:
     (kind,) = kinds
     if kind == UNKNOWN:
         known = ", ".join(sorted({str(name) for row in rows for name in row})[:20])
-        raise InputError(f"{source}: no row has chosen and rejected, or response_a and response_b; it has {known}")
+        convert = (
+            f"`bench convert {source} pairs.jsonl` writes such rows"
+            if shape_of(rows[0])
+            else "name them with --columns"
+        )
+        raise InputError(
+            f"{source}: no row has chosen and rejected, or response_a and response_b; it has {known}; {convert}"
+        )
     data = Judgements(source, kind, len(rows), gold=gold)
     seen: set[Judgement] = set()
     for raw in rows:
@@ -119,16 +130,16 @@ PREFERENCES, LABELS, ANSWERS = "chosen and rejected", "labels with an answer", "
 def _kind(row: Mapping[str, Any]) -> str:
     if "response_a" in row and "response_b" in row:
         return ANSWERS
-    if "chosen" in row or "rejected" in row:
+    if "chosen" in row or "rejected" in row or shape_of(row) == "pairs":
         return LABELS if row.get("answer") is not None and "item" in row else PREFERENCES
     return UNKNOWN
 
 
 def _of_preference(raw: Mapping[str, Any]) -> Iterable[Judgement | str]:
-    row = usable(raw)
+    row = by_scores(raw) or usable(raw)
     if isinstance(row, str):
         return [row]
-    return [_judgement(raw, row, (row.chosen, row.rejected), "tie" if raw.get("tie") is True else "a")]
+    return [_judgement(raw, row, (row.chosen, row.rejected), "tie" if is_true(raw.get("tie")) else "a")]
 
 
 def _of_label(raw: Mapping[str, Any]) -> Iterable[Judgement | str]:

@@ -98,7 +98,7 @@ class SimulatedPerson:
         Gold(self.reward)  # a wrong name is told before anything is labelled
 
     def label(self, items: Sequence[Item]) -> Iterator[Verdict]:
-        both = [_generation(item, text) for item in items for text in (item.a, item.b)]
+        both = [_generation(item, side) for item in items for side in "ab"]
         gold = [s for s in Gold(self.reward).score(both, both) if s.metric == "reward.gold"]
         rewards = [s.value for s in gold if s.value is not None]  # it is never None
         for item, a, b in zip(items, rewards[::2], rewards[1::2], strict=True):
@@ -129,7 +129,7 @@ class RewardModelLabeller:
     """Device and precision."""
 
     def label(self, items: Sequence[Item]) -> Iterator[Verdict]:
-        scores = self._model([_generation(item, text) for item in items for text in (item.a, item.b)])
+        scores = self._model([_generation(item, side) for item in items for side in "ab"])
         for a, b in zip(scores[::2], scores[1::2], strict=True):
             answer: Answer = "tie" if a == b else "a" if a > b else "b"
             yield Verdict(answer, "ab", f"reward model: a {a:.4f}, b {b:.4f}")
@@ -150,7 +150,7 @@ class JudgeLabeller:
     judge: Judge
 
     def label(self, items: Sequence[Item]) -> Iterator[Verdict]:
-        ours, theirs = ([_generation(item, text) for item in items for text in [getattr(item, s)]] for s in "ab")
+        ours, theirs = ([_generation(item, side) for item in items] for side in "ab")
         wins = [s.value for s in self.judge.score(ours, theirs) if s.metric == "win_rate.judge"]
         for win in wins:
             if win is None:
@@ -206,8 +206,9 @@ def _remember(directory: Path, labeller: Labeller, name: str) -> None:
         write_json(path, {**known, name: settings})
 
 
-def _generation(item: Item, text: str) -> Generation:
-    return Generation(item.id, item.prompt, text, length=0, finished=True)
+def _generation(item: Item, side: str) -> Generation:
+    text, is_cut = (item.a, item.a_cut) if side == "a" else (item.b, item.b_cut)
+    return Generation(item.id, item.prompt, text, length=0, finished=not is_cut)
 
 
 def _sigmoid(x: float) -> float:

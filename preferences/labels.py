@@ -50,6 +50,9 @@ class Item:
     """The sampling of both: {"a": {"temperature", "top_p", "seed"}, "b": {...}}."""
     gold: Literal["a", "b"] | None = None
     """The known answer of a question that tests attention."""
+    a_cut: bool = False
+    """True where a did not end by itself, for it reached the limit of tokens."""
+    b_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ class Label:
     strength: int | None = None
     """Strength, 1 (a little) to 3 (a lot); None where nobody said."""
     prompt_source: str | None = None
+    chosen_cut: bool = False
+    """True where the response did not end by itself; training then learns no end from it."""
+    rejected_cut: bool = False
 
 
 def make_label(
@@ -87,10 +93,10 @@ def make_label(
     strength: int | None = None,
 ) -> Label:
     """The row of an answer given now."""
-    sides = [(item.a, item.a_version), (item.b, item.b_version)]
+    sides = [(item.a, item.a_version, item.a_cut), (item.b, item.b_version, item.b_cut)]
     if answer == "b":
         sides.reverse()
-    versions = dict.fromkeys(version for _, version in sides if version)
+    versions = dict.fromkeys(version for _, version, _ in sides if version)
     return Label(
         item=item.id,
         prompt=item.prompt,
@@ -105,6 +111,8 @@ def make_label(
         shown=shown,
         strength=strength,
         prompt_source=item.prompt_source,
+        chosen_cut=sides[0][2],
+        rejected_cut=sides[1][2],
     )
 
 

@@ -1,15 +1,15 @@
 """Preference pairs: read from files, folders or the hub, brought to one form, and split by prompt.
 
-A row has `prompt`, `chosen` and `rejected`, each text or chat messages ({"role", "content"}), as TRL reads them; and
-perhaps `subset` and `labeler_id`; a row whose `tie` is true or whose `answer` is "skip" (labels.py) states no
-preference and is dropped. Other fields are ignored. `prompt` may be left out where both replies contain the
-conversation: as messages, or as a transcript in the format of HH-RLHF ("\\n\\nHuman: ...\\n\\nAssistant: ..."). Two
-plain texts without a prompt are not guessed at: the words they start with alike need not be a prompt.
-White space around each text is dropped, so a row has the same id in every format.
+A row has `prompt`, `chosen` and `rejected`, each text or chat messages (messages.py), or what other tools call them
+(columns.py); and perhaps `subset`, `labeler_id`, and `chosen_cut` or `rejected_cut`, true for a reply that did not end
+by itself. A row whose `tie` is true, whose `answer` is "skip" (labels.py) or whose own scores are equal or the other
+way round states no preference and is dropped. Other fields are ignored. `prompt` may be left out where both replies
+contain the conversation: as messages, or as a transcript in the format of HH-RLHF
+("\\n\\nHuman: ...\\n\\nAssistant: ..."). Two plain texts without a prompt are not guessed at: the words they start with
+alike need not be a prompt. White space around each text is dropped, so a row has the same id in every format.
 """
 
 import math
-import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,15 +22,14 @@ import numpy as np
 from ..errors import InputError, nearest
 from ..results.integrity import digest
 from ..results.records import Message
+from .columns import REPLIES, Columns, by_scores, shape_of, standard, with_context
 from .files import open_source
+from .messages import Unusable, encodable, messages_of
 
 Row = TypeVar("Row", bound="Identified")
 Prompted = TypeVar("Prompted", bound="HasPrompt")
 
 PAIRED = ("chosen", "rejected")
-ROLES = ("system", "user", "assistant")
-TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
-TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 
 class Identified(Protocol):
@@ -55,10 +54,8 @@ class PreferenceRow:
     rejected: str
     subset: str | None
     labeler_id: str | None
-
-
-class Unusable(Exception):
-    """A row that is dropped; the text is the reason under which it is counted."""
+    cut: tuple[bool, bool] = (False, False)
+    """True for a reply (chosen, rejected) that was cut: it did not end by itself."""
 
 
 class Reading(Generic[Row]):
@@ -139,13 +136,14 @@ class HashSet:
         return place
 
 
-def read_preferences(source: str, split: str = "train") -> Reading[PreferenceRow]:
+def read_preferences(source: str, split: str = "train", columns: Columns | None = None) -> Reading[PreferenceRow]:
     """Preference pairs of a local file or folder, or of a hub data set.
 
-    split: the split of a hub data set, or of a folder whose files or subfolders are named after splits. Going over them
-    ends with an InputError if there is no such source, it cannot be read, or it has no usable row.
+    split: the split of a hub data set, or of a folder whose files or subfolders are named after splits. columns: the
+    source's own names, see columns.py. Going over them ends with an InputError if there is no such source, it cannot
+    be read, or it has no usable row.
     """
-    return from_rows(_checked_tables(source, split), source)
+    return from_rows(_checked_tables(source, split, columns), source)
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]], source: str) -> Reading[PreferenceRow]:
@@ -153,21 +151,21 @@ def from_rows(rows: Iterable[Mapping[str, Any]], source: str) -> Reading[Prefere
     return Reading(rows, source, normalise, PAIRED, "a prompt and two replies to it, chosen and rejected, that differ")
 
 
-def _checked_tables(source: str, split: str) -> Iterator[dict[str, Any]]:
+def _checked_tables(source: str, split: str, columns: Columns | None) -> Iterator[dict[str, Any]]:
     """The rows of a source; InputError names the file of several that has no preferences."""
-    for where, rows in open_source(source, split):
-        columns: set[str] = set()
+    for where, rows in open_source(source, split, columns):
+        found: set[str] = set()
         read = 0
         for row in rows:
-            columns |= row.keys()
+            found |= row.keys()
             read += 1
             yield row
-        check_columns(columns, read, where)
+        check_columns(found, read, where)
 
 
-def read_source(source: str, split: str = "train") -> Iterator[dict[str, Any]]:
-    """Rows of a local file or folder, or of a hub data set, as they are; InputError as `read_preferences`."""
-    for _, rows in open_source(source, split):
+def read_source(source: str, split: str = "train", columns: Columns | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a local file or folder, or of a hub data set; InputError as `read_preferences`."""
+    for _, rows in open_source(source, split, columns):
         yield from rows
 
 
@@ -227,6 +225,7 @@ def normalise(raw: Mapping[str, Any]) -> PreferenceRow:
 
 def pair_of(raw: Mapping[str, Any]) -> PreferenceRow:
     """Prompt and two replies of a row, the preferred or first one as chosen; Unusable says why they are none."""
+    raw = standard(raw)
     given = [] if raw.get("prompt") is None else messages_of(raw["prompt"], "prompt", "user")
     chosen, rejected = (messages_of(raw.get(side), side, "assistant") for side in ("chosen", "rejected"))
     for side, messages in (("chosen", chosen), ("rejected", rejected)):
@@ -234,34 +233,43 @@ def pair_of(raw: Mapping[str, Any]) -> PreferenceRow:
             raise Unusable(f"{side} does not end with the assistant's turn")
         if not messages[-1]["content"]:
             raise Unusable(f"{side} is empty")
-    prompt = _prompt(given, chosen[:-1], rejected[:-1])
+    prompt = with_context(raw, _prompt(given, chosen[:-1], rejected[:-1]))
     check_prompt(prompt)
     replies = chosen[-1]["content"], rejected[-1]["content"]
     if replies[0] == replies[1]:
         raise Unusable("chosen equals rejected")
     labeler = _label(raw.get("labeler_id"))
+    cut = is_true(raw.get("chosen_cut")), is_true(raw.get("rejected_cut"))
     # Two people who prefer the same reply are two rows, so the labeler is part of the id.
-    name = digest([prompt, *replies, labeler])[:16]
-    return PreferenceRow(name, tuple(prompt), *replies, _label(raw.get("subset")), labeler)
+    name = digest([prompt, *replies, labeler, *([cut] if any(cut) else [])])[:16]
+    return PreferenceRow(name, tuple(prompt), *replies, _label(raw.get("subset")), labeler, cut)
 
 
 def prompt_of(raw: Mapping[str, Any]) -> tuple[Message, ...]:
     """The prompt of a row, from its own field or from what its replies share; Unusable if there is none."""
+    raw = standard(raw)
     given = [] if raw.get("prompt") is None else messages_of(raw["prompt"], "prompt", "user")
     if not given:
         chosen, rejected = (messages_of(raw.get(side), side, "assistant") for side in ("chosen", "rejected"))
         given = _prompt([], chosen[:-1], rejected[:-1])
+    given = with_context(raw, given)
     check_prompt(given)
     return tuple(given)
 
 
 def no_preference(raw: Mapping[str, Any]) -> str | None:
-    """The reason why a label prefers neither reply (`tie`, `answer`, see labels.py); None where it prefers one."""
+    """The reason why a row prefers neither reply (`tie`, `answer`, see labels.py), or its own scores do not prefer the
+    one that it names; None where all is well."""
     if raw.get("answer") == "skip":
         return "skipped by the labeller"
     if raw.get("answer") == "both_bad":
         return "both bad by the labeller"
-    return "tie" if str(raw.get("tie")).lower() in ("true", "1") or raw.get("answer") == "tie" else None
+    return "tie" if is_true(raw.get("tie")) or raw.get("answer") == "tie" else by_scores(raw)
+
+
+def is_true(value: Any) -> bool:
+    """A flag of a row, which a CSV has as text."""
+    return str(value).lower() in ("true", "1", "1.0")
 
 
 def check_prompt(prompt: list[Message]) -> None:
@@ -291,41 +299,6 @@ def _prompt(given: list[Message], before_chosen: list[Message], before_rejected:
     return before_chosen or before_rejected or given
 
 
-def messages_of(value: Any, field: str, role: str) -> list[Message]:
-    """Messages of a field; plain text becomes one message of the role, a transcript the messages of its turns."""
-    if value is None:
-        raise Unusable(f"{field} is missing")
-    if isinstance(value, str):
-        messages = _transcript(value, field) if TRANSCRIPT.match(value) else [{"role": role, "content": value}]
-    elif isinstance(value, list | tuple) and all(isinstance(message, Mapping) for message in value):
-        messages = [{"role": m.get("role"), "content": "" if m.get("content") is None else m["content"]} for m in value]
-    else:
-        raise Unusable(f"{field} is neither text nor messages")
-    for message in messages:
-        if not isinstance(message["content"], str):
-            raise Unusable(f"{field} is neither text nor messages")
-        if message["role"] not in ROLES:
-            raise Unusable(f"{field} has a role other than {', '.join(ROLES)}")
-        if not encodable(message["content"]):
-            raise Unusable(f"{field} is not valid Unicode")
-        message["content"] = message["content"].strip()
-    if not any(message["content"] for message in messages):
-        raise Unusable(f"{field} is empty")
-    return messages
-
-
-def _transcript(text: str, field: str) -> list[Message]:
-    """Turns of an HH-RLHF transcript; a prompt's closing "Assistant:" only says whose turn it is."""
-    _, *parts = TURN.split(text)
-    turns = [
-        {"role": "user" if speaker == "Human" else "assistant", "content": said.strip()}
-        for speaker, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
-    if field == "prompt" and turns[-1] == {"role": "assistant", "content": ""}:
-        turns.pop()
-    return turns
-
-
 def _label(value: Any) -> str | None:
     """The text of a labeler's or subset's name; None where there is none (null, empty, NaN) or it is no name."""
     if not isinstance(value, str | int | float) or value == "" or value != value:
@@ -333,16 +306,21 @@ def _label(value: Any) -> str | None:
     return str(value) if encodable(str(value)) else None
 
 
-def encodable(text: str) -> bool:
-    """True if text can be written as UTF-8: JSON can hold half of a surrogate pair, a tokenizer cannot."""
-    return not re.search("[\ud800-\udfff]", text)
-
-
 def check_columns(columns: Iterable[str], read: int, where: str | Path, fields: Iterable[str] = PAIRED) -> None:
-    """InputError if there are no rows, or none has one of the fields."""
+    """InputError if there are no rows, or none has one of the fields; it says how the file can be read."""
     if not read:
-        raise InputError(f"{where} holds no rows; give a file with rows of prompt, {', '.join(fields)}")
+        raise InputError(f"{where} holds no rows; give a file with rows of {', '.join(('prompt', *fields))}")
     columns = set(columns)
-    for field in fields:
-        if field not in columns:
-            raise InputError(f"{where}: no row has the field {field!r}; {nearest(field, columns)}; rename it")
+    missing = [field for field in fields if field not in columns and REPLIES.get(field) not in columns]
+    shape = shape_of(columns)
+    if not missing or (fields == PAIRED and shape == "pairs"):
+        return
+    if fields == PAIRED and shape:
+        raise InputError(
+            f"{where}: its rows are of the shape {shape}, not pairs; `bench convert {where} pairs.jsonl` writes pairs, "
+            f"which can be given"
+        )
+    raise InputError(
+        f"{where}: no row has the field {missing[0]!r}; {nearest(missing[0], columns)}; say which column it is with "
+        f"--columns {missing[0]}=COLUMN"
+    )

@@ -207,4 +207,4 @@ def _key(run: Run, folder: Path, responses: Responses) -> list[Pairing]:
 def _item(pairing: Pairing, responses: Responses) -> Item:
     a, b = (responses[name, pairing.seed][pairing.prompt_id] for name in (pairing.a, pairing.b))
     left, right = (g.response if g.response.strip() else EMPTY for g in (a, b))
-    return Item(pairing.item, a.prompt, left, right)
+    return Item(pairing.item, a.prompt, left, right, a_cut=not a.finished, b_cut=not b.finished)

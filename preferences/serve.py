@@ -6,6 +6,7 @@ loopback address unless there is a token, Host and Origin checked, a strict Cont
 (`answers.py`).
 """
 
+import contextlib
 import re
 import secrets
 import socket
@@ -79,29 +80,38 @@ def serve(
         raise InputError(f"an overlap of {overlap} needs {overlap} labellers, but {len(names)} are named; name more")
     _check_address(host, token)
     items = checked_items(directory)
-    with _lock(directory), _listen(host, port) as listening:
+    with _lock(directory), listen(host, port) as listening:
         answers = Answers(directory, items, overlap, overlap_share)
         answers.export()  # what a server that was killed could not write out
-        port = listening.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
         app = build_app(answers, names=names, host=host, token=token)
-        print(f"labelling {len(items)} pairs of {directory} at http://{shown}:{port}/" + _query(token), flush=True)
-        print("every answer is saved as it is given; Ctrl-C stops, the same command goes on", flush=True)
-        config = uvicorn.Config(
-            app,
-            http=Impatient,
-            log_level="error",
-            access_log=False,
-            timeout_graceful_shutdown=3,
-            ws="none",
-            backlog=BACKLOG,
+        print(
+            f"labelling {len(items)} pairs of {directory} at {at_address(host, listening)}" + _query(token), flush=True
         )
+        print("every answer is saved as it is given; Ctrl-C stops, the same command goes on", flush=True)
         try:
-            uvicorn.Server(config).run(sockets=[listening])
-        except KeyboardInterrupt:
-            pass  # uvicorn has shut down in order and raises it again
+            serve_until_interrupted(app, listening)
         finally:
             answers.close()
+
+
+def serve_until_interrupted(app: ASGIApp, listening: socket.socket) -> None:
+    """Serve an application at a socket until Ctrl-C."""
+    config = uvicorn.Config(
+        app,
+        http=Impatient,
+        log_level="error",
+        access_log=False,
+        timeout_graceful_shutdown=3,
+        ws="none",
+        backlog=BACKLOG,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down in order and raises it again
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def at_address(host: str, listening: socket.socket) -> str:
+    """The address of a page that is served at a socket."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
 
 
 def build_app(answers: Answers, *, names: Sequence[str], host: str, token: str | None) -> ASGIApp:
@@ -259,7 +269,7 @@ def _lock(directory: Path) -> AbstractContextManager:
         raise InputError(f"{directory} cannot be written to ({error.strerror}); labels are kept there") from None
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A socket that listens on the address; InputError if it is taken or is no address of this machine."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -49,6 +49,6 @@ def reward_along(found: Mapping[str, Any], looks: Mapping[str, Style]) -> Figure
         "Mark: a checkpoint's mean reward less SFT's, with its 95% interval; line: of three forms the one that fits "
         "best, d (alpha - beta d) and d (alpha - beta log d) of Gao et al. (2022), d the square root of the KL, and "
         "alpha (1 - exp(-d / beta)), which levels off. A line is drawn for the eye: over-optimized is what is shown to "
-        "lie below an earlier checkpoint in the true reward while the training reward model's rises.",
+        "lie below an earlier checkpoint in the true reward while the training reward rises.",
         charts,
     )

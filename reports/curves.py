@@ -8,13 +8,15 @@ from .drawing import DASHED, INK, Chart, Figure, Style, finish_chart, literal, n
 
 BINS = 40  # a curve is drawn through at most this many points
 
+KL_ESTIMATE = "kl_estimate"
 # Metrics of a training log by the figure they stand in, and how they are called; all others follow in a last figure.
 MAIN = {
     "loss": "Loss",
-    "accuracy": "Preference accuracy",
-    "margin": "Margin, chosen over rejected",
-    "reward": "Reward (training reward model)",
-    "kl": "KL to SFT (nats)",
+    "implicit_accuracy": "Preference accuracy against SFT, same pairs",
+    "implicit_margin": "Margin against SFT, same pairs (nats)",
+    "reward": "Training reward",
+    "kl": "KL to SFT, exact, same prompts (nats)",
+    KL_ESTIMATE: "KL to SFT, estimated from each round (nats)",
     "entropy": "Entropy (nats per token)",
     "chosen_logps": "Log-probability, chosen",
     "rejected_logps": "Log-probability, rejected",
@@ -25,6 +27,12 @@ SIGNALS = {
     "length": "Length of sampled responses (tokens)",
     "eos_rate": "Share that ends by itself",
     "repetition": "Share of repeated 4-grams",
+}
+BATCHES = {
+    "accuracy": "Preference accuracy against SFT, training batches",
+    "margin": "Margin against SFT, training batches (nats)",
+    "logp_accuracy": "Preference accuracy by log-probability alone, training batches",
+    "logp_margin": "Margin of log-probabilities, training batches (nats)",
 }
 AXES = {"examples": "Examples (pairs, or sampled responses)", "step": "Optimizer step"}
 NOT_CURVES = {"step", "examples", "epoch", "seconds", "seed", "lr"}
@@ -37,7 +45,11 @@ CAPTION = (
 
 def training(logs: Logs, looks: Mapping[str, Style]) -> Figure | None:
     """The main metrics of the logs."""
-    more = " Losses of different methods are on different scales and do not compare."
+    more = (
+        " Losses of different methods are on different scales and do not compare. What is of the same pairs or prompts "
+        "was measured alike for every method; the estimated KL is the mean log-ratio of a round's few responses, which "
+        "may lie below 0, and has an axis of its own."
+    )
     return _figure("Training curves", CAPTION + more, MAIN, logs, looks)
 
 
@@ -50,9 +62,8 @@ def signals(logs: Logs, looks: Mapping[str, Style]) -> Figure | None:
 def further(logs: Logs, looks: Mapping[str, Style]) -> Figure | None:
     """All other metrics that were logged."""
     rest = sorted(_logged(logs) - set(MAIN) - set(SIGNALS) - NOT_CURVES)
-    return _figure(
-        "Further training metrics", CAPTION, {m: m.replace("_", " ").capitalize() for m in rest}, logs, looks
-    )
+    names = {m: BATCHES.get(m, m.replace("_", " ").capitalize()) for m in rest}
+    return _figure("Further training metrics", CAPTION, names, logs, looks)
 
 
 def _logged(logs: Logs) -> set[str]:
@@ -99,7 +110,7 @@ def _curve(metric: str, title: str, axis: str, logs: Logs, looks: Mapping[str, S
             label=literal(method),
         )  # fmt: skip
         spoken.append(f"{method} from {mean[0]:.3g} to {mean[-1]:.3g}")
-    if metric.endswith("displacement"):
+    if metric.endswith("displacement") or metric == KL_ESTIMATE:
         axes.axhline(0, color=INK, linewidth=1, linestyle=DASHED)
     axes.set_xlabel(AXES[axis])
     axes.margins(x=0.03)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..analysis.comparisons import LEVEL
+from ..analysis.elsewhere import is_elsewhere
 from ..analysis.grids import SFT
 from ..analysis.metric_names import FAMILIES, evaluator, title
 from ..analysis.quantities import COSTS, MISSING, cost, measured, p_value, share
@@ -90,6 +91,8 @@ def cell(summary: Mapping[str, Any], method: str, key: str) -> Value:
     """A method's value in a column."""
     row = summary["methods"][method]
     kind, _, name = key.partition(".")
+    if kind == "cost" and is_elsewhere(row):
+        return Value("unknown")
     if kind in SPENT:
         amount = (row.get(kind) or {}).get(name)
         return Value(cost(amount, name), number=amount) if measured(amount) else Value()

@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..analysis import pathology
+from ..analysis.data_account import account
+from ..analysis.elsewhere import MARK, elsewhere, marked
 from ..analysis.findings import Findings, findings
 from ..analysis.metric_names import title
 from ..analysis.tuning import untuned
 from . import curves, drawing, figures
 from .along import reward_along
 from .leaderboard import cell, groups, matrices
+from .policies import snippet
 from .reading import Material
 from .reliability import reliability
 from .samples import samples
@@ -25,6 +28,8 @@ def page(
     record, summary, methods = material.record, material.summary, material.methods
     looks = looks or drawing.styles(material.names)
     said = findings(summary) if summary else NO_FINDINGS
+    if so_far := summary.get("unfinished"):
+        said = Findings(f"No verdict yet: {so_far}.", [], [], [], [], [])
     gates = summary.get("gates", [])
     failed = [gate for gate in gates if not gate.get("passed")]
     heads = {confound.partition(";")[0] for confound in said.confounds}  # an older run words the rest otherwise
@@ -45,7 +50,9 @@ def page(
         "methods": methods,
         "looks": looks,
         "shown": shown,
-        "untuned": untuned(summary) if summary else [],
+        "marks": _marks(summary, methods),
+        "policies": material.policies,
+        "snippet": snippet(**{k: material.policies[0][k] for k in ("folder", "base")}) if material.policies else "",
         "facts": _facts(record, methods, chosen["prompts"]),
         "groups": columns,
         "cells": {m: {c.key: cell(summary, m, c.key) for g in columns for c in g.columns} for m in shown},
@@ -60,6 +67,7 @@ def page(
         "people_shares": list(PEOPLE_SHARES.items()),
         "people_kappas": list(PEOPLE_KAPPAS.items()),
         "data": record.get("data") or {},
+        "account": account(record.get("data") or {}),
         "contract": flat(record.get("contract") or {}),
         "packages": environment.pop("packages", None) or {},
         "environment": flat(environment),
@@ -106,13 +114,19 @@ def _others(sentences: Sequence[str], failed: Sequence[Mapping[str, Any]]) -> li
     return [said for said in sentences if not any(gate.get("text") and gate["text"] in said for gate in failed)]
 
 
+def _marks(summary: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, str]:
+    """What stands beside a row's name in tables: that it was not tuned like the others, or not trained here."""
+    return dict.fromkeys(untuned(summary) if summary else [], "not tuned") | dict.fromkeys(elsewhere(methods), MARK)
+
+
 def _facts(record: Mapping[str, Any], methods: Mapping[str, Any], prompts: int) -> list[str]:
     """The line below the title: what was compared, on how much, when."""
-    trained = [m for m in methods if m != "sft"]
-    seeds = max((methods[m].get("seeds") or 0 for m in trained), default=0)
-    facts = [", ".join(trained)] if trained else []
+    rows = [m for m in methods if m != "sft"]
+    seeds = max((methods[m].get("seeds") or 0 for m in rows), default=0)
+    facts = [", ".join(marked(m, methods) for m in rows)] if rows else []
     facts += [f"{seeds} seed{'s' * (seeds != 1)}"] if seeds else []
-    facts += [f"{prompts:,} held-out prompts"] if prompts else []
+    kind = "questions" if (record.get("data") or {}).get("questions") else "held-out prompts"
+    facts += [f"{prompts:,} {kind}"] if prompts else []
     facts += [str(record["created"])[:16].replace("T", " ")] if record.get("created") else []
     return [*facts, f"run {record.get('run_id', 'without an id')}"]
 

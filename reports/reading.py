@@ -7,6 +7,8 @@ from typing import Any
 
 from ..results.records import Generation
 from ..results.run_folder import Cell, Run
+from .curves import KL_ESTIMATE
+from .policies import policies
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Material:
     summary: dict[str, Any]
     cells: list[Trained]
     missing: list[str] = field(default_factory=list)
+    policies: list[dict[str, Any]] = field(default_factory=list)
+    """Where they lie; see policies.py."""
 
     @property
     def methods(self) -> dict[str, Any]:
@@ -58,13 +62,16 @@ class Material:
         return found
 
 
-def read(run: Run) -> Material:
-    """All that a report shows of a run."""
+def read(run: Run, so_far: dict[str, Any] | None = None) -> Material:
+    """All that a report shows of a run; so_far: the summary of one that is not finished."""
     missing: list[str] = []
     record = run.record
-    summary = _attempt(lambda: run.summary, missing, "summary.json: the run has not been summarized", {})
-    cells = [_read_cell(cell, missing) for cell in (run.cells() if record.get("methods") else ())]
-    return Material(record, summary, cells, missing)
+    summary = so_far or _attempt(lambda: run.summary, missing, "summary.json: the run has not been summarized", {})
+    found = [*run.cells()] if record.get("methods") else []
+    cells = [_read_cell(cell, missing) for cell in found]
+    return Material(
+        record, summary, cells, missing, _attempt(lambda: policies(found, run.path), missing, "policies", [])
+    )
 
 
 def _read_cell(cell: Cell, missing: list[str]) -> Trained:
@@ -76,8 +83,15 @@ def _read_cell(cell: Cell, missing: list[str]) -> Trained:
     ):
         scores.setdefault(metric, {})[prompt] = None if value is None or math.isnan(value) else float(value)
     generations = _attempt(cell.generations, missing, f"responses of {where}", [])
-    log = _attempt(cell.metrics, missing, f"training log of {where}", [])
+    log = [_named_as_now(row) for row in _attempt(cell.metrics, missing, f"training log of {where}", [])]
     return Trained(cell.method, cell.seed, scores, {g.prompt_id: g for g in generations}, log)
+
+
+def _named_as_now(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a log by the names of today: beside a round's reward, older versions called the estimated KL `kl`."""
+    if "reward" not in row or KL_ESTIMATE in row:
+        return row
+    return {KL_ESTIMATE if name == "kl" else name: value for name, value in row.items()}
 
 
 def _attempt(read: Callable[[], Any], missing: list[str], what: str, otherwise: Any) -> Any:

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,29 @@ from . import drawing, tables, wording
 from .contracts import differences
 from .page import page
 from .reading import Material, read
-from .study import study_page
+from .study import study_frames, study_page
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = ("report.js", "samples.js")
 FORMATS = ("html", "md", "latex", "csv", "parquet", "json", "svg", "pdf")
 
 
-def render(runs: Sequence[Run], out: Path | None = None, formats: Sequence[str] = ("html", "md")) -> list[Path]:
+def render(
+    runs: Sequence[Run],
+    out: Path | None = None,
+    formats: Sequence[str] = ("html", "md"),
+    unfinished: Mapping[Path, dict[str, Any]] | None = None,
+) -> list[Path]:
     """Write the report of each run and return the paths; InputError for an unknown format.
 
     html: `index.html`; md: `report.md`; latex: `tables.tex`; csv, parquet: a file a table in `tables/`; json:
     `report.json`; svg, pdf: every drawing in `figures/`. Without `out` a report lies in the run's own folder. Several
     runs have, beside a report each, an overview that says what differs between their contracts: with `out` it lies
     there and the reports in folders below, named by their run ids; without, in `report/` of the folder they share.
+    unfinished: by folder the summaries of runs that have none on disk.
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise InputError(f"--format {name} is not known; {nearest(name, FORMATS)}")
-    materials = [read(run) for run in runs]
+    check_formats(formats)
+    materials = [read(run, (unfinished or {}).get(run.path)) for run in runs]
     out = Path(out) if out is not None else None
     folders = _folders(runs, out)
     written: list[Path] = []
@@ -53,11 +57,52 @@ def render(runs: Sequence[Run], out: Path | None = None, formats: Sequence[str] 
     return written
 
 
-def render_study(folder: Path, study: Mapping[str, Any]) -> list[Path]:
-    """Write `index.html` and `report.md` of a study into `report/` of its folder; the paths."""
-    shown, out = study_page(folder, study), own_folder(folder / "report")
-    pages = (("study.html.j2", "index.html"), ("study.md.j2", "report.md"))
-    return [write_text(out / file, fill(template, shown)) for template, file in pages]
+def check_formats(formats: Sequence[str]) -> None:
+    """InputError for a format that is not known."""
+    for name in formats:
+        if name not in FORMATS:
+            raise InputError(f"--format {name} is not known; {nearest(name, FORMATS)}")
+
+
+def render_study(
+    folder: Path, study: Mapping[str, Any], out: Path | None = None, formats: Sequence[str] = ("html", "md")
+) -> list[Path]:
+    """Write the page of a study, by default into `report/` of its folder, tables and drawings beside it; the paths."""
+    place = make_folder(Path(out)) if out else own_folder(folder / "report")
+    shown = study_page(study, place)
+    figures = [part["figure"] for part in (*shown["axes"], *shown["frontiers"])]
+    return write_formats(place, "study", shown, figures, lambda: study_frames(study), formats)
+
+
+def write_formats(
+    folder: Path,
+    template: str,
+    shown: dict[str, Any],
+    figures: Iterable[drawing.Figure],
+    frames: Callable[[], Mapping[str, Any]],
+    formats: Sequence[str],
+) -> list[Path]:
+    """Write a page by its templates, its tables and its drawings, as far as they are asked for; the paths.
+
+    shown: for the templates. frames: the tables by name.
+    """
+    check_formats(formats)
+    written = [
+        write_text(folder / file, fill(f"{template}.{name}.j2", shown))
+        for name, file in (("html", "index.html"), ("md", "report.md"))
+        if name in formats
+    ]
+    for name in ("csv", "parquet"):
+        if name in formats:
+            written += tables.write(frames(), folder / "tables", name)
+    charts = [chart for figure in figures for chart in figure.charts]
+    for name in ("svg", "pdf"):
+        if name in formats:
+            own_folder(folder / "figures")
+            for chart in charts:
+                drawing.save(chart, folder / "figures" / f"{chart.key}.{name}")
+                written.append(folder / "figures" / f"{chart.key}.{name}")
+    return written
 
 
 def _overview_folder(runs: Sequence[Run], out: Path | None) -> Path:
@@ -102,25 +147,13 @@ def _folders(runs: Sequence[Run], out: Path | None) -> list[Path]:
 
 def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> list[Path]:
     shown = page(material, with_figures=not {"html", "svg", "pdf"}.isdisjoint(formats))
-    written: list[Path] = []
-    for name, template, file in (("html", "report.html.j2", "index.html"), ("md", "report.md.j2", "report.md")):
-        if name in formats:
-            written.append(write_text(folder / file, fill(template, shown)))
+    figures = [figure for part in shown["figures"].values() for figure in part]
+    written = write_formats(folder, "report", shown, figures, lambda: tables.frames(material), formats)
     if "latex" in formats:
         written.append(write_text(folder / "tables.tex", tables.latex(material)))
-    for name in ("csv", "parquet"):
-        if name in formats:
-            written += tables.write(material, folder / "tables", name)
     if "json" in formats:
         write_json(folder / "report.json", {"run": material.record, "summary": material.summary})
         written.append(folder / "report.json")
-    charts = [p for part in shown["figures"].values() for figure in part for p in figure.charts]
-    for name in ("svg", "pdf"):
-        if name in formats:
-            own_folder(folder / "figures")
-            for chart in charts:
-                drawing.save(chart, folder / "figures" / f"{chart.key}.{name}")
-                written.append(folder / "figures" / f"{chart.key}.{name}")
     return written
 
 

@@ -1,23 +1,28 @@
 """The page of a study, from study.json alone: curves over each axis, methods by values, frontiers, variance."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..analysis.axes import headline_of, series_name
+from ..analysis.axes import headline_of, series_name, text_of
 from ..analysis.frontier import TRUSTED, scorer_name
 from ..analysis.metric_names import title
-from ..analysis.quantities import measured, share
+from ..analysis.quantities import MISSING, measured, number, share
 from ..analysis.variance import CALLED
 from . import drawing
 from .drawing import Figure, Style, finish_chart, limits, literal, new_canvas
 from .wording import bracket, ordered, value
 
+if TYPE_CHECKING:
+    import pandas
+
+AUDITED = ("Training", "Evaluation", "Kendall's tau", "Ruined rows", "Taken for better")
 MOST = 6  # charts of an axis: the scores that are trusted most, then KL and length
 
 
-def study_page(folder: Path, study: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of the templates."""
+def study_page(study: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """The contents of the templates; out: the folder of the page, from which it links to those of the runs."""
     metric = headline_of(study)
     looks = drawing.styles(_names(study))
     return {
@@ -26,7 +31,8 @@ def study_page(folder: Path, study: Mapping[str, Any]) -> dict[str, Any]:
         "axes": [_axis(study, field, metric, looks) for field in study["axes"]],
         "frontiers": [_frontier(study, part, looks) for part in study["frontiers"]],
         "variance": [_variance(row) for row in study["variance"] if row["metric"] == metric],
-        "runs": [{**run, "link": _link(folder, run["run_dir"])} for run in study["runs"]],
+        "runs": [{**run, "link": _link(out, run["run_dir"]), "audit": _audit(run)} for run in study["runs"]],
+        "audited": AUDITED,
         "headline": title(metric) if metric else "",
         "looks": looks,
     }
@@ -49,11 +55,47 @@ def _facts(study: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _link(folder: Path, run: str) -> str:
-    """The report of a run, from the page."""
-    import os
+def study_frames(study: Mapping[str, Any]) -> "dict[str, pandas.DataFrame]":
+    """The tables by name, numbers as they are in study.json: curves, what was tested along axes, and at equal KL."""
+    import pandas
 
-    return Path(os.path.relpath(Path(run) / "report" / "index.html", folder / "report")).as_posix()
+    rows: dict[str, list[dict[str, Any]]] = {"curves": [], "tested": [], "equal_kl": []}
+    for field, axis in study["axes"].items():
+        others = [name for name in study["axes"] if name != field]
+        for part in ("curves", "changes", "interactions", "pairs"):
+            for row in axis[part]:
+                plain = {name: cell for name, cell in row.items() if name not in ("points", "at")}
+                at = {name: place for name, place in zip(others, row["at"], strict=True) if place is not None}
+                place = {"axis": field, **{name: study["axes"][name]["values"][n] for name, n in at.items()}}
+                if part == "curves":
+                    rows["curves"] += [{**place, **plain, **point} for point in row["points"]]
+                else:
+                    rows["tested"].append({**place, "what": part, **plain})
+    for part in study["frontiers"]:
+        place = {field: study["axes"][field]["values"][n] for field, n in part["at"].items()}
+        for row in part["comparisons"]:
+            rows["equal_kl"].append({**place, **{n: v for n, v in row.items() if not isinstance(v, (dict, list))}})
+    return {name: pandas.DataFrame(found) for name, found in rows.items() if found}
+
+
+def _link(out: Path, run: str) -> str:
+    """The report of a run, from the page."""
+    return Path(os.path.relpath(Path(run) / "report" / "index.html", out)).as_posix()
+
+
+def _audit(run: Mapping[str, Any]) -> list[str]:
+    """The cells of a run's reward models: accuracies on held-out pairs, and the evaluation's beside the truth."""
+    if (found := run.get("reward_models")) is None:  # of a study that was made before it was kept
+        return [MISSING] * len(AUDITED)
+    shares = [
+        f"{share(row['mean'])} {bracket(row, 'accuracy')}".strip() if row else MISSING
+        for row in (found["accuracy"].get(role) for role in ("training", "evaluation"))
+    ]
+    return [
+        *shares,
+        number(found["tau"]),
+        *(MISSING if found[n] is None else str(found[n]) for n in ("ruined", "missed")),
+    ]
 
 
 def _axis(study: Mapping[str, Any], field: str, metric: str | None, looks: Mapping[str, Style]) -> dict[str, Any]:
@@ -61,29 +103,25 @@ def _axis(study: Mapping[str, Any], field: str, metric: str | None, looks: Mappi
     axis = study["axes"][field]
     rows = [row for row in axis["curves"] if row["metric"] == metric]
     cells = {
-        series_name(row, field, study): {_text(point["value"]): _cell(point, metric) for point in row["points"]}
+        series_name(row, field, study): {text_of(point["value"]): _cell(point, metric) for point in row["points"]}
         for row in rows
     }
     return {
         "field": field,
-        "heads": [_text(v) for v in axis["values"]],
+        "heads": [text_of(v) for v in axis["values"]],
         "cells": cells,
         "figure": _curves(study, field, looks),
-        "changes": [
-            {**row, "name": series_name(row, field, study), "text": _signed(row, row["metric"])}
-            for row in axis["changes"]
-            if row["metric"] == metric
-        ],
+        "changes": [_tested(row, series_name(row, field, study)) for row in axis["changes"] if row["metric"] == metric],
         "interactions": [
-            {**row, "name": f"{row['a']} less {row['b']}", "text": _signed(row, row["metric"])}
-            for row in axis["interactions"]
-            if row["metric"] == metric
+            _tested(row, f"{row['a']} less {row['b']}") for row in axis["interactions"] if row["metric"] == metric
         ],
     }
 
 
-def _text(given: Any) -> str:
-    return f"{given:g}" if isinstance(given, float) else str(given)
+def _tested(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A change or an interaction, under a name, with its values and its estimate as text."""
+    ends = {end: text_of(row[end]) for end in ("from", "to")}
+    return {**row, **ends, "name": name, "text": _signed(row, row["metric"])}
 
 
 def _cell(cell: Mapping[str, Any], metric: str | None) -> str:
@@ -114,11 +152,11 @@ def _curves(study: Mapping[str, Any], field: str, looks: Mapping[str, Style]) ->
             plot.fill_between(xs, low, high, color=look.colour, alpha=0.15, linewidth=0)
             means = [p["mean"] for p in points]
             plot.plot(xs, means, look.marker, linestyle="-", color=look.colour, linewidth=1.6, label=literal(name))
-            spoken.append(f"{name}: " + ", ".join(f"{_text(p['value'])} {value(p['mean'], metric)}" for p in points))
+            spoken.append(f"{name}: " + ", ".join(f"{text_of(p['value'])} {value(p['mean'], metric)}" for p in points))
         if metric.startswith("win_rate."):
             plot.axhline(0.5, color=looks["sft"].colour, linewidth=1, linestyle=drawing.DASHED)
         if not numbers:
-            plot.set_xticks(range(len(axis["values"])), [literal(_text(v)) for v in axis["values"]])
+            plot.set_xticks(range(len(axis["values"])), [literal(text_of(v)) for v in axis["values"]])
         plot.set_xlabel(field)
         charts.append(
             finish_chart(canvas, f"axis-{field}-{metric}", title(metric), f"{title(metric)}. {'; '.join(spoken)}")
@@ -175,7 +213,7 @@ def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[
 
 
 def _at(study: Mapping[str, Any], at: Mapping[str, int]) -> str:
-    return ", ".join(f"{field} {_text(study['axes'][field]['values'][place])}" for field, place in at.items())
+    return ", ".join(f"{field} {text_of(study['axes'][field]['values'][place])}" for field, place in at.items())
 
 
 def _variance(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The tables of a run as data: CSV, Parquet and LaTeX."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.costs import LOOKING, RESPONSE
+from ..analysis.elsewhere import TRAINED_HERE, elsewhere, marked
 from ..analysis.metric_names import evaluator
 from ..analysis.quantities import p_value
 from ..results.integrity import own_folder, replacing
@@ -43,14 +45,17 @@ def frames(material: Material) -> "dict[str, pandas.DataFrame]":
         for metric, found in (summary.get("changes") or {}).items()
         for method, row in found.items()
     ]
+    if away := elsewhere(material.methods):
+        for found in (row for name in rows for row in rows[name] if "method" in row):
+            found[TRAINED_HERE] = found["method"] not in away
     return {name: pandas.DataFrame(found) for name, found in rows.items() if found}
 
 
-def write(material: Material, folder: Path, format: str) -> list[Path]:
+def write(frames: "Mapping[str, pandas.DataFrame]", folder: Path, format: str) -> list[Path]:
     """Write every table as FOLDER/NAME.csv or .parquet; returns the paths."""
     own_folder(folder)
     written = []
-    for name, frame in frames(material).items():
+    for name, frame in frames.items():
         path = folder / f"{name}.{format}"
         with replacing(path) as stream:
             if format == "csv":
@@ -75,7 +80,10 @@ def latex(material: Material) -> str:
     for group in groups(summary):
         heads = ["Method", *(column.head or group.title for column in group.columns)]
         rows = [
-            [method, *(_joined(cell(summary, method, column.key)) for column in group.columns)]
+            [
+                marked(method, material.methods),
+                *(_joined(cell(summary, method, column.key)) for column in group.columns),
+            ]
             for method in material.methods
         ]
         for start in range(1, len(heads), WIDEST):
@@ -84,7 +92,7 @@ def latex(material: Material) -> str:
             caption = f"{group.title}. Means with 95\\% intervals." if "ost" not in group.title else f"{group.title}."
             parts.append(_table(frame, caption))
     rows = [
-        [evaluator(row["metric"].removeprefix("win_rate.")), row["a"], row["b"]]
+        [evaluator(row["metric"].removeprefix("win_rate.")), *(marked(row[side], material.methods) for side in "ab")]
         + [f"{value(row['mean'], 'win_rate')} {bracket(row, 'win_rate')}".strip(), p_value(row["p_adjusted"])]
         for row in meetings(summary)
     ]

@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..analysis.metric_names import title
 from ..analysis.quantities import cost, measured, number, seconds, share
 from ..analysis.selection import CALLED
 from ..analysis.tuning import rule_in_words
 from ..errors import InputError
-from ..results.integrity import DamageError, make_folder, own_folder, read_record, write_text
+from ..results.integrity import DamageError, make_folder, own_folder, read_record
 from ..results.run_folder import TUNE
 from . import drawing
-from .render import fill
+from .render import write_formats
 
-PAGES = {"html": ("tuning.html.j2", "index.html"), "md": ("tuning.md.j2", "report.md")}
+if TYPE_CHECKING:
+    import pandas
+
 HEIGHT = 2.6  # inches of a chart
 LINES = {"selection_reward_model": "-", "judge": drawing.DASHED, "gold": "-.", "labels": ":"}
 
@@ -32,7 +34,32 @@ def render_tuning(folder: Path, out: Path | None = None, formats: Sequence[str] 
         raise InputError(f"{damage}; give the bench tune command again, which writes it anew from the cache") from None
     place = make_folder(Path(out)) if out else own_folder(folder / "report")
     shown = page(record)
-    return [write_text(place / file, fill(template, shown)) for f, (template, file) in PAGES.items() if f in formats]
+    return write_formats(place, "tuning", shown, shown["figures"], lambda: frames(record), formats)
+
+
+def frames(record: Mapping[str, Any]) -> "dict[str, pandas.DataFrame]":
+    """The tables by name, numbers as they are in tune.json: every trial, and the winners."""
+    import pandas
+
+    trials = [
+        {
+            "method": label,
+            **{name: trial.get(name) for name in ("number", "budget", "kl", "failed")},
+            "picked": trial.get("number") == row["picked"],
+            **{f"settings.{field}": value for field, value in trial["settings"].items()},
+            **{f"scores.{criterion}": score for criterion, score in trial["scores"].items()},
+            **{f"cost.{name}": spent for name, spent in trial["cost"].items()},
+        }
+        for label, row in record["methods"].items()
+        for trial in row["trials"]
+    ]
+    winners = [
+        {"method": label, "seeds": row["seeds"], "metric": metric, **cell}
+        for label, row in (record.get("winners") or {}).items()
+        for metric, cell in row["metrics"].items()
+    ]
+    found = {"trials": trials, "winners": winners}
+    return {name: pandas.DataFrame(rows) for name, rows in found.items() if rows}
 
 
 def page(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +168,6 @@ def _marks(axes: Any, points: Sequence[tuple[float, float, bool, bool]], look: d
 def _points(record: Mapping[str, Any], label: str) -> list[tuple[Mapping[str, Any], float, bool, bool]]:
     """A row's trials with their score by the rule's scorer, whether they are within its limit, and picked."""
     rule, row = record["contract"]["rule"], record["methods"][label]
-    full = max((t["budget"] for t in row["trials"]), default=0)
     limit = rule["at_most_kl"]
     return [
         (
@@ -150,9 +176,22 @@ def _points(record: Mapping[str, Any], label: str) -> list[tuple[Mapping[str, An
             limit is None or (measured(t["kl"]) and t["kl"] <= limit),
             t["number"] == row["picked"],
         )
-        for t in row["trials"]
-        if measured(t["scores"].get(rule["by"])) and t["budget"] == full
+        for t in _full(row)
+        if measured(t["scores"].get(rule["by"]))
     ]
+
+
+def _full(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A row's trials with the whole budget."""
+    whole = max((t["budget"] for t in row["trials"]), default=0)
+    return [t for t in row["trials"] if t["budget"] == whole]
+
+
+def _canvas(more: float = 0.0) -> tuple[Any, Any]:
+    """A chart of percent of prompts on which SFT is beaten, with a line where SFT stands; more: inches of height."""
+    canvas, axes = drawing.new_canvas(HEIGHT + more)
+    axes.axhline(50, color=drawing.INK, linewidth=1, linestyle=drawing.DASHED)
+    return canvas, axes
 
 
 def _by_setting(record: Mapping[str, Any], looks: Mapping[str, drawing.Style]) -> drawing.Figure | None:
@@ -164,10 +203,9 @@ def _by_setting(record: Mapping[str, Any], looks: Mapping[str, drawing.Style]) -
         for field, limits in row["space"].items():
             if not points:
                 continue
-            canvas, axes = drawing.new_canvas(HEIGHT)
+            canvas, axes = _canvas()
             if limits["scale"] == "log":
                 axes.set_xscale("log")
-            axes.axhline(50, color=drawing.INK, linewidth=1, linestyle=drawing.DASHED)
             _marks(axes, [(t["settings"][field], 100 * y, w, p) for t, y, w, p in points], looks[label])
             axes.set_xlabel(field)
             axes.margins(x=0.08, y=0.15)
@@ -188,15 +226,13 @@ def _by_kl(record: Mapping[str, Any], looks: Mapping[str, drawing.Style]) -> dra
     asked, limit = record["contract"]["criteria"], record["contract"]["rule"]["at_most_kl"]
     charts = []
     for label, row in record["methods"].items():
-        full = max((t["budget"] for t in row["trials"]), default=0)
-        canvas, axes = drawing.new_canvas(HEIGHT + 0.4)
-        axes.axhline(50, color=drawing.INK, linewidth=1, linestyle=drawing.DASHED)
+        canvas, axes = _canvas(0.4)
         spoken = []
         for criterion, marker in zip(asked, drawing.MARKERS, strict=False):
             found = sorted(
                 (t["kl"], 100 * t["scores"][criterion])
-                for t in row["trials"]
-                if measured(t["kl"]) and measured(t["scores"].get(criterion)) and t["budget"] == full
+                for t in _full(row)
+                if measured(t["kl"]) and measured(t["scores"].get(criterion))
             )
             if not found:
                 continue
@@ -233,8 +269,7 @@ def _curve(record: Mapping[str, Any], looks: Mapping[str, drawing.Style]) -> dra
         lines = {m: row["expected"][criterion] for m, row in record["methods"].items() if criterion in row["expected"]}
         if not lines:
             continue
-        canvas, axes = drawing.new_canvas(HEIGHT)
-        axes.axhline(50, color=drawing.INK, linewidth=1, linestyle=drawing.DASHED)
+        canvas, axes = _canvas()
         for label, values in lines.items():
             look = looks[label]
             axes.plot(

@@ -130,7 +130,8 @@ def _named(stage: Made, need: str, by_name: dict[str, list[Made]], kept: dict[Pa
 def _referred(run: Run) -> Iterator[str]:
     """Keys of the stages in a run's cells and of its tokenized pairs, and every hash in its contract."""
     yield from _texts(run.record.get("contract", {}))
-    yield from _texts(run.record.get("data", {}).get("stage"))
+    data = run.record.get("data", {})
+    yield from _texts([data.get("stage"), data.get("brought")])
     for manifest in run.path.glob(f"*/seed-*/{MANIFEST}"):
         yield from read_record(manifest).get("stages", {}).values()
 

@@ -57,6 +57,8 @@ class LabelledPair:
     chosen: str
     rejected: str
     subset: str | None = None
+    cut: tuple[bool, bool] = (False, False)
+    """True for a reply that did not end by itself."""
 
 
 Reward = Callable[[Sequence[Generation]], Sequence[float]]
@@ -91,7 +93,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Pair:
-    """A prompt with a preferred and a rejected reply; the replies' ids end with EOS."""
+    """A prompt with a preferred and a rejected reply; the replies' ids end with EOS, but for one that was cut."""
 
     id: str
     prompt: Prompt
@@ -101,7 +103,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class RatedReply:
-    """A reply to a prompt that people found good, or not, on its own; the ids end with EOS."""
+    """A reply to a prompt that people found good, or not, on its own; the ids end with EOS unless it was cut."""
 
     id: str
     prompt: Prompt

@@ -5,9 +5,7 @@ import json
 import os
 import platform
 import re
-import shutil
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,15 +19,13 @@ from .integrity import (
     DamageError,
     MissingError,
     check_file,
-    file_digest,
-    file_names,
-    own_folder,
     read_record,
-    seal,
     write_json,
     write_record,
     writing,
 )
+from .placing import place, restore_all
+from .progress import PROGRESS, Progress, read_progress
 from .records import Generation
 from .store import (
     ALONG_SCORES,
@@ -37,6 +33,7 @@ from .store import (
     GENERATIONS,
     INFERENCE,
     METRICS,
+    PICKED,
     RUN,
     SCORES,
     Stage,
@@ -48,13 +45,14 @@ from .store import (
 if TYPE_CHECKING:
     import pandas
 
+FORMAT = 1  # of run.json and summary.json, which name it; those of the first versions do not, and are read as well
 SUMMARY = "summary.json"
 STUDY = "study.json"  # in a study's folder: what its runs found together
 STUDIES, TRIALS = "studies", "trials"  # folders of what several runs answer, and in there of a tuning's trials
 TUNE = "tune.json"  # the record of a tuning, in its study's folder
 TRACKED = "tracked.json"  # in a run's folder: what was sent to trackers
 LOCK, HOLDER = ".lock", ".holder.json"  # in a run's folder: held by the process that writes it, and who that is
-REPLACED = ".replaced"  # end of the name of a cell while another takes its place
+BASE = "sft/model"  # in a run's folder: the SFT checkpoint on which the cells' adapters stand
 
 
 @dataclass(frozen=True)
@@ -113,6 +111,10 @@ class Cell:
         path = self._file(ALONG_SCORES)
         return pandas.read_parquet(path) if path else None
 
+    def picked(self) -> dict[str, Any] | None:
+        """The checkpoint of its training that is evaluated, see `stages/picked.py`; None where no rule picked it."""
+        return read_json(path) if (path := self._file(PICKED)) else None
+
     def _file(self, name: str) -> Path | None:
         """A file of the cell, or None if it never had one; InputError where it is not what was written."""
         if name not in (manifest := self.manifest)["files"]:
@@ -150,14 +152,24 @@ class Run:
         return (self.path / RUN).exists()
 
     @property
+    def is_finished(self) -> bool:
+        return (self.path / SUMMARY).exists()
+
+    @property
     def record(self) -> dict[str, Any]:
         """run.json: {"run_id", "benchmark", "created", "commands", "contract", "environment", "data", "methods",
-        "shared"}; the last has the cost of each stage that is made once for all cells."""
+        "shared"}; the last has the cost of each stage that is made once for all cells. A run that continues another has
+        the "parent", its folder, too."""
         return _read(self.path / RUN)
 
     @property
     def summary(self) -> dict[str, Any]:
         return _read(self.path / SUMMARY)
+
+    @property
+    def progress(self) -> Progress | None:
+        """Its steps and how far they are; None for a run of a version that kept none, or one copied without it."""
+        return read_progress(self.path)
 
     @property
     def report_path(self) -> Path:
@@ -166,11 +178,14 @@ class Run:
     def write_summary(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json; returns what it holds."""
         with writing(self.path):
-            return write_record(self.path / SUMMARY, summary)
+            return write_record(self.path / SUMMARY, {"format": FORMAT, **summary})
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes out of this run. InputError that says who holds it; a dead process holds nothing."""
+    def held(self, waits: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Keep other processes out of this run. InputError that says who holds it; a dead process holds nothing.
+
+        waits: told who holds it, where this process is to wait for it in place of the InputError.
+        """
         lock = FileLock(self.path / LOCK)
         try:
             with writing(self.path):
@@ -181,9 +196,13 @@ class Run:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 found = read_json(self.path / HOLDER)
                 who = f"process {found['process']} on {found['machine']} since {found['since']}"
-            raise InputError(
-                f"{self.path} is being written by {who}; wait for it, or give another folder with --out"
-            ) from None
+            if waits is None:
+                raise InputError(
+                    f"{self.path} is being written by {who}; wait for it, or give another folder with --out; "
+                    f"bench run --wait waits by itself"
+                ) from None
+            waits(f"{self.path} is being written by {who}; waiting for it")
+            lock.acquire()
         try:
             since = datetime.now(UTC).isoformat(timespec="seconds")
             write_json(self.path / HOLDER, {"process": os.getpid(), "machine": platform.node(), "since": since})
@@ -218,6 +237,7 @@ class Run:
         elif self.path.exists() and (not self.path.is_dir() or any(map(_is_foreign, self.path.iterdir()))):
             raise InputError(f"{self.path} is not empty and holds no run.json; give a new or empty folder with --out")
         merged = {
+            "format": FORMAT,
             **record,
             "created": old.get("created", record["created"]),
             "commands": [*old.get("commands", []), *record["commands"]],
@@ -252,23 +272,9 @@ class Run:
         """
         cell = self.path / method / f"seed-{seed}"
         with writing(cell):
-            own_folder(cell.parent)
-            _restore(cell)
-            partial = Path(tempfile.mkdtemp(prefix=f".{cell.name}.", suffix=".partial", dir=cell.parent))
-            try:
-                for stage in stages:
-                    for name in file_names(stage.path):
-                        _link(stage.path / name, partial / name)
-                made_of = {s.path.parent.name: s.key for s in stages}
-                seal(partial, {"method": method, "seed": seed, "stages": made_of, "evaluators": dict(evaluators or {})})
-                if not _is_same(cell, partial):
-                    if cell.exists():
-                        shutil.rmtree(_aside(cell), ignore_errors=True)
-                        cell.rename(_aside(cell))
-                    partial.rename(cell)
-                    shutil.rmtree(_aside(cell), ignore_errors=True)  # links: the files themselves stay in the cache
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            place(
+                cell, self.path / BASE, stages, {"method": method, "seed": seed, "evaluators": dict(evaluators or {})}
+            )
         return Cell(method, seed, cell)
 
     def scores(self) -> "pandas.DataFrame":
@@ -283,8 +289,7 @@ class Run:
         order = ["sft", *(name for name in self.record["methods"] if name != "sft")]
         check_names(order)
         for method in order:
-            for aside in (self.path / method).glob(_aside(Path("seed-*")).name):
-                _restore(aside.with_name(aside.name.removeprefix(".").removesuffix(REPLACED)))
+            restore_all(self.path / method)
             found = [(int(p.name.removeprefix("seed-")), p) for p in (self.path / method).glob("seed-*")]
             for seed, path in sorted(found):
                 yield Cell(method, seed, path)
@@ -338,58 +343,30 @@ def find_run(path: Path, finished: bool = False) -> Run:
     runs = find_runs(path)
     if len(runs) > 1:
         raise InputError(f"{path} holds {len(runs)} runs; give the folder of one, for example {runs[0].path}")
-    if finished and not (runs[0].path / SUMMARY).exists():
+    if finished and not runs[0].is_finished:
         raise InputError(f"{runs[0].path} has no {SUMMARY}: the run is not finished; give its command again")
     return runs[0]
 
 
 def _is_foreign(path: Path) -> bool:
     """True for a file in a folder without run.json that is not ours; a killed process leaves an unfinished one."""
-    return path.name not in (f".{RUN}.partial", LOCK, HOLDER)
-
-
-def _aside(cell: Path) -> Path:
-    """The place of a cell while another takes its own."""
-    return cell.with_name(f".{cell.name}{REPLACED}")
-
-
-def _restore(cell: Path) -> None:
-    """Bring back a cell that was moved away by a process which then died; a new one that is there already stays."""
-    if _aside(cell).exists() and not cell.exists():
-        _aside(cell).rename(cell)
+    return path.name not in (f".{RUN}.partial", LOCK, HOLDER, PROGRESS)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return read_record(path)
+        record = read_record(path)
     except DamageError as damage:
         raise type(damage)(
             f"{damage}; give the bench run command again with --out and an empty folder, which makes the run anew from "
             f"the cache"
         ) from None
-
-
-def _is_same(cell: Path, other: Path) -> bool:
-    """True if a cell has the stages, evaluators and files of another that is whole, and is whole itself."""
-    try:
-        old, new = (read_record(folder / MANIFEST) for folder in (cell, other))
-        same = all(old.get(part) == new[part] for part in ("stages", "evaluators", "files"))
-        return same and all(_is_same_file(cell / name, other / name) for name in new["files"])
-    except (OSError, DamageError):
-        return False
-
-
-def _is_same_file(a: Path, b: Path) -> bool:
-    return os.path.samefile(a, b) or file_digest(a) == file_digest(b)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    if not isinstance(made := record.get("format", 0), int) or made > FORMAT:
+        raise InputError(
+            f"{path} was written in format {made}, and this version of alignment-bench reads formats up to {FORMAT}; "
+            f"update alignment-bench"
+        )
+    return record
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

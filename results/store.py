@@ -3,15 +3,19 @@
     <root>/cache/<stage>/<key>/              what a stage made, manifest.json written last
     <root>/cache/verdicts/<judge>.jsonl      a judge's answers, appended as they come; see evaluators/judge_cache.py
     <root>/studies/<benchmark>/<study-id>/tune.json  report/
+    <root>/studies/<study>/<study-id>/study.json  report/
+    <root>/rounds/<benchmark>/<round-id>/  a collection, see preferences/labels.py; policies/ has those that it joins
     <root>/studies/<benchmark>/trials/<run-id>/  a run without summary and report
     <root>/runs/<benchmark>/<run-id>/run.json  summary.json  report/  tracked.json
     <root>/runs/<benchmark>/<run-id>/<method>/seed-<n>/  manifest.json  cost.json  metrics.jsonl  generations.jsonl
                                                          inference.json  scores.parquet  policy/  along/  along.parquet
+    <root>/runs/<benchmark>/<run-id>/sft/model/  the base of the cells' adapters, where policies are adapters
+                                                         picked.json
 
 A stage's key is the hash of its settings and of its inputs' keys. Its files are made in a temporary sibling, flushed
 and renamed; a stage without a valid manifest does not exist; a damaged one is named, kept aside and made again (see
 integrity.py). A cell of a run (method, seed) holds hard links to the files of its stages (copies where the file system
-has no links), so it can be copied away and costs no space.
+has no links), so a run can be copied away and costs no space.
 """
 
 import contextlib
@@ -32,6 +36,7 @@ from filelock import FileLock, Timeout
 
 from ..runtime import processes
 from ..runtime.memory import give_back
+from .adapters import ADAPTER, name_bases_within
 from .hold import Hold
 from .integrity import (
     MANIFEST,
@@ -60,9 +65,9 @@ COST, METRICS, GENERATIONS, SCORES, POLICY = (
 INFERENCE = "inference.json"  # what the responses took
 MODEL = "model"  # folder of a trained model within its stage
 GATE = "gate.json"  # what a gate looks at, within the stage
-ADAPTER = "adapter_config.json"
 STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
 EVERY = 120.0  # seconds between them
+PICKED = "picked.json"  # which checkpoint of a cell is evaluated, where a rule picked it
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
 
 
@@ -113,7 +118,7 @@ class Stage:
         """Hash of what the stage made.
 
         Left out are its log and costs, which hold times, and an adapter's configuration, which names the folder where
-        its base lies and otherwise says what is in the stage's settings: a cache may be moved.
+        its base lies (one outside the cache by its whole path) and otherwise says what is in the stage's settings.
         """
         files = read_record(self.path / MANIFEST)["files"]
         return digest(
@@ -137,6 +142,11 @@ class Made:
         """When a run last made or found it."""
         touched = datetime.fromtimestamp((self.path / MANIFEST).stat().st_mtime, UTC)
         return max(touched, datetime.fromisoformat(self.manifest["created"]))
+
+
+def finished(partial: Path) -> Path:
+    """The folder that a stage has when it is finished, by the one in which it is made."""
+    return partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
 
 
 class Store:
@@ -185,6 +195,10 @@ class Store:
             logging.getLogger(__name__).warning("%s", damage)
             return None
         return Stage(folder, key, fresh=False)
+
+    def partial(self, name: str, key: str) -> Path:
+        """The folder in which a stage is made."""
+        return self.cache / name / f".{key[:20]}.partial"
 
     def made(self) -> Iterator[Made]:
         """Every stage on disk that has a manifest; its files are not checked against it."""
@@ -247,7 +261,7 @@ class Store:
                     aside = parent / f"{key[:20]}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
                     folder.rename(aside)
                     logging.getLogger(__name__).warning("%s is kept as %s and made again", folder, aside.name)
-                partial = parent / f".{key[:20]}.partial"
+                partial = self.partial(name, key)
                 if is_whole(partial, key):  # a process died when only the name was left to be given
                     partial.rename(folder)
                     self._use(folder)
@@ -260,6 +274,7 @@ class Store:
                     build(partial)
                     seconds = round(time.monotonic() - started, 3)
                     shutil.rmtree(partial / STEPS, ignore_errors=True)
+                    name_bases_within(self.cache, partial)
                     seal(partial, {"stage": name, "key": key, "inputs": inputs, "seconds": seconds})
                     partial.rename(folder)
                 except BaseException:
@@ -277,7 +292,11 @@ class Store:
 
 
 class NotMade(Exception):
-    """A stage is not on disk."""
+    """A stage is not on disk; `partial` is the folder in which it is made."""
+
+    def __init__(self, name: str, partial: Path):
+        super().__init__(name)
+        self.partial = partial
 
 
 class Looking(Store):
@@ -288,7 +307,14 @@ class Looking(Store):
     ) -> Stage:
         if found := self.find(name, inputs):
             return found
-        raise NotMade(name)
+        raise NotMade(name, self.partial(name, digest({"stage": name, **inputs})))
+
+
+class Placing(Looking):
+    """A store that looks at nothing on disk, and says of every stage in which folder it is made."""
+
+    def find(self, name: str, inputs: dict[str, Any]) -> Stage | None:
+        return None
 
 
 @contextlib.contextmanager

@@ -56,14 +56,16 @@ def build_tokenizer(*, pad_is_eos: bool = True, template: str | None = TEMPLATE)
     return fast
 
 
-def save_tiny_model(folder: Path, *, seed: int = 0, template: str | None = TEMPLATE, std: float = 0.2) -> Path:
-    """A random two-layer Llama, 32 wide, that reads 256 tokens; weights are large so that its outputs differ."""
+def save_tiny_model(
+    folder: Path, *, seed: int = 0, template: str | None = TEMPLATE, std: float = 0.2, layers: int = 2
+) -> Path:
+    """A random Llama, 32 wide and of so many layers, that reads 256 tokens; weights are large, so outputs differ."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=259,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,

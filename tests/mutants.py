@@ -1,8 +1,8 @@
 """A test of the tests, by hand: one-line mistakes in the code that learns, and who notices them.
 
 `python tests/mutants.py [NAME ...]` copies the package into a temporary folder, makes one mistake at a time there (all
-of mistakes.py, or those named), runs the tests named beside it until one fails, and writes which test that was into
-results/published/mutants.json. It prints the mistakes that no test noticed and then ends with 1.
+of mistakes.py and mistakes_relatives.py, or those named), runs the tests named beside it until one fails, and writes
+which test that was into results/published/mutants.json. It prints the mistakes that no test noticed, then ends with 1.
 
 Each mistake has a process of its own, forked from this one, which has imported the libraries but nothing of ours.
 """
@@ -18,8 +18,11 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-from mistakes import MUTANTS, Mutant
+from mistakes import MUTANTS as OF_THE_FIRST
+from mistakes import Mutant
+from mistakes_relatives import MUTANTS as OF_RELATIVES
 
+MUTANTS = [*OF_THE_FIRST, *OF_RELATIVES]
 ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / "results" / "published" / "mutants.json"
 LIMIT = 900  # seconds that the tests of a mutant may take

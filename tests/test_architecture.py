@@ -30,13 +30,14 @@ BENCHMARKS = [  # the same within benchmarks: folders and modules at its top
     {"api"},
     {"cli"},
     {"studies", "selfcheck"},
-    {"plan", "worker", "export"},
-    {"harness", "estimate"},
-    {"contract", "engine", "checks", "summing_up"},
+    {"plan", "worker", "export", "export_policy", "watch"},
+    {"harness"},
+    {"contract", "engine", "checks", "summing_up", "estimate"},
+    {"notes"},
     {"stages"},
     {"data", "request"},
     {"definition"},
-    {"context", "tracker", "judging", "world"},
+    {"context", "tracker", "judging", "world", "pace"},
     {"world_reward"},
 ]
 
@@ -143,11 +144,15 @@ def test_the_top_of_benchmarks_is_small():
     assert len(list((ROOT / "benchmarks").glob("*.py"))) <= 20
 
 
-def test_help_and_list_do_not_import_torch():
+def test_help_list_and_wrong_names_import_nothing_slow():
     code = (
         "import sys; from typer.testing import CliRunner; from alignment_bench.benchmarks.cli.main import app; "
         "results = [CliRunner().invoke(app, a) for a in (['--help'], ['run', '--help'], ['list'])]; "
         "assert all(r.exit_code == 0 for r in results), results; assert 'dpo' in results[2].output; "
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+        "wrong = (['run', '-m', 'dpo', '--device', 'gpu'], ['run', '-m', 'dpoo'], ['run', '-m', 'dpo', '-b', 'quik']); "
+        "said = [str(CliRunner().invoke(app, a).exception) for a in wrong]; "
+        "known = ['--device gpu is not known', \"there is no method 'dpoo'\", \"there is no benchmark 'quik'\"]; "
+        "assert [s.split(',')[0].split(';')[0] for s in said] == known, said; "
+        "slow = {'torch', 'transformers', 'scipy', 'pandas', 'uvicorn'} & {*sys.modules}; assert not slow, slow"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -7,10 +7,11 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from alignment_bench.benchmarks.cli.scaffold import new_method
+from alignment_bench.benchmarks.cli.scaffold import Kind, new_method
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,7 +56,8 @@ def test_a_users_own_code_passes_mypy_and_its_mistakes_do_not(tmp_path):
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")}))
     (packages / "alignment_bench").symlink_to(ROOT, target_is_directory=True)
     (packages / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
-    written = [path for path in new_method("mine", tmp_path) if path.suffix == ".py"]
+    kinds = get_args(Kind)
+    written = [path for kind in kinds for path in new_method(f"my_{kind}", tmp_path, kind) if path.suffix == ".py"]
     for path in (*written, ROOT / "tests/plugin/slic_plugin.py"):
         shutil.copy(path, tmp_path)
     for name, text in (("mypy.ini", SETTINGS), ("api.py", API), ("wrong.py", WRONG)):
@@ -72,4 +74,4 @@ def test_a_users_own_code_passes_mypy_and_its_mistakes_do_not(tmp_path):
     upper, loss, found = done.stdout.splitlines()
     assert upper == 'wrong.py:7: error: "list[str]" has no attribute "upper"  [attr-defined]'
     assert loss.startswith('wrong.py:14: error: Return type "float" of "loss" incompatible with return type "Tensor"')
-    assert found == "Found 2 errors in 1 file (checked 5 source files)"
+    assert found == "Found 2 errors in 1 file (checked 9 source files)"

@@ -137,7 +137,7 @@ def test_names_that_are_no_names(bench, tmp_path, name):
         Run(tmp_path / "run").open(record)
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**SPEC, "name": name, "model": "builtin/base_model"}))
     done = bench("run", "-b", "tiny.yaml", "-m", "dpo", cwd=tmp_path, code=2)
-    said = "a character of code 0" if "\0" in name else "name: string should match pattern"
+    said = "a character of code 0" if "\0" in name else "name: give letters, digits, dots, dashes and underscores"
     assert done.stderr.startswith("bench: ") and said in done.stderr
     with pytest.raises(InputError, match="the labeller's name"):
         label_path(tmp_path, f"{name}/x" if name.strip() in ("a", "con") else name)  # white space around it is trimmed

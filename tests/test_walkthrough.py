@@ -1,4 +1,4 @@
-"""The README's way from a model to a comparison, run as it is written, on a benchmark of a few rows."""
+"""The documented way from a model to a comparison, run as it is written, on a benchmark of a few rows."""
 
 import json
 import re
@@ -9,13 +9,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "howto" / "preferences.md"
 
 
 def commands() -> list[list[str]]:
-    """The lines of the code block under the README's heading, without the leading `bench`."""
-    section = README.read_text().partition("### From a model to preferences to a report")[2]
-    block = re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1]
+    """The lines of the page's first code block, without the leading `bench`."""
+    block = re.search(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
     return [shlex.split(line, comments=True)[1:] for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
@@ -35,7 +34,7 @@ def small(tmp_path):
     return str(tmp_path / "small.yaml")
 
 
-def test_the_readme_goes_from_a_model_to_a_report(small, tmp_path, monkeypatch):
+def test_the_documents_go_from_a_model_to_a_report(small, tmp_path, monkeypatch):
     from alignment_bench.benchmarks.cli.main import app
 
     monkeypatch.chdir(tmp_path)

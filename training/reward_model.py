@@ -1,9 +1,10 @@
-"""A reward model's training: Bradley-Terry on preference pairs, from the SFT checkpoint."""
+"""A reward model's training: Bradley-Terry on preference pairs, from the SFT checkpoint or another model."""
 
 import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,8 @@ class Preferences(Objective[Pair]):
 
 
 def fit_reward_model(
-    sft: Checkpoint,
+    start: Checkpoint,
+    tokenizer: Any,
     tuning: Tuning,
     recipe: Recipe,
     train: Sequence[Pair],
@@ -53,14 +55,15 @@ def fit_reward_model(
 ) -> None:
     """Train a reward model; writes out/model and out/gate.json.
 
+    tokenizer: that of the pairs, which is saved with the model, whatever template `start` has.
     gate.json: of each held-out pair [prompt id, score of chosen, of rejected, tokens of chosen, of rejected].
     known.json: its scores of both sides of each held-out pair.
     """
     torch.manual_seed(recipe.seed)
-    width = _width(sft)
+    width = _width(start)
     head_std = (width + 1) ** -0.5
-    with contextlib.closing(open_network(sft.path, "score", tuning, trainable=True, head_std=head_std)) as network:
-        model = RewardModel(network, sft.tokenizer())
+    with contextlib.closing(open_network(start.path, "score", tuning, trainable=True, head_std=head_std)) as network:
+        model = RewardModel(network, tokenizer)
         ledger = Ledger.of(network, out)
         fit(Preferences(model, train), network, ledger=ledger, recipe=recipe)
         ledger.close()

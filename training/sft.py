@@ -14,7 +14,7 @@ from ..models.layout import Batch, Sequences
 from ..models.policy import Policy
 from ..models.tuning import Tuning
 from ..results.lazy import LazySequence, chunks
-from ..results.records import Ids, Pair, Prompt
+from ..results.records import Ids, Pair, Prompt, RatedReply
 from ..results.store import GATE, MODEL
 from ..runtime import processes
 from .ledger import Ledger
@@ -26,7 +26,7 @@ class Example:
     """One row of SFT: a prompt and the reply to imitate."""
 
     id: str
-    """Of the pair it comes from."""
+    """Of the pair, or the demonstration, it comes from."""
     prompt: Prompt
     response: Ids
 
@@ -83,6 +83,16 @@ def examples(pairs: Sequence[Pair], *, both: bool) -> Sequence[Example]:
         return Example(pair.id, pair.prompt, pair.chosen if place < len(pairs) else pair.rejected)
 
     return LazySequence(len(pairs) * (2 if both else 1), example)
+
+
+def demonstrated(replies: Sequence[RatedReply]) -> Sequence[Example]:
+    """The rows that SFT imitates where a team brings demonstrations of its own."""
+
+    def example(place: int) -> Example:
+        reply = replies[place]
+        return Example(reply.id, reply.prompt, reply.ids)
+
+    return LazySequence(len(replies), example)
 
 
 def mean_by_prompt(rows: Sequence[Example], values: Sequence[float]) -> list[float]:

@@ -70,6 +70,8 @@ class TrainingTask:
     """The model that `sft` was tuned from, for methods that replace SFT as well."""
     reward_model: Checkpoint | None = None
     """The model behind `reward`, for a critic that starts from it."""
+    more_rewards: Sequence[Reward] = ()
+    """Rewards beside `reward`, for a method that says how many `reward_models` it wants: models with other seeds."""
     unpaired: Sequence[RatedReply] = ()
     """Replies rated on their own, where the benchmark has such; their prompts are not evaluated."""
     along: int = 0

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ...errors import InputError
+from .training import Columns
 
 
 def audit_data(
@@ -13,6 +14,7 @@ def audit_data(
         str, typer.Argument(metavar="FILE", help="A file, folder, hub id, or a folder of `bench collect` with labels.")
     ],
     split: Annotated[str, typer.Option(help="Split of a hub data set or of a folder with splits.")] = "train",
+    columns: Columns = None,
     against: Annotated[
         str | None, typer.Option(help="The other side of a split, to look for prompts on both sides.")
     ] = None,
@@ -27,11 +29,13 @@ def audit_data(
     if context and not model:
         raise InputError("--context goes with --model, whose tokenizer counts; give both")
     from ...preferences.audit import audit
+    from ...preferences.columns import parse_columns
     from ...preferences.findings import as_text, write_page
     from ...preferences.judgements import read_judgements
 
-    data = read_judgements(source, split)
-    other = read_judgements(against, split) if against else None
+    named = parse_columns(columns)
+    data = read_judgements(source, split, named)
+    other = read_judgements(against, split, named) if against else None
     sections = audit(data, other, _tokens(model, context) if model else None)
     page = out or Path(f"{Path(source).name.split('.')[0] or 'preferences'}.audit.html")
     write_page(page, data, sections)
@@ -42,6 +46,7 @@ def audit_data(
 def _tokens(model: str, context: int | None):
     """The tokenizer and context of a model; InputError if either is not to be had."""
     from ...models.chat import encode_prompt, encode_response, load_tokenizer
+    from ...models.limits import context_window
     from ...preferences.audit import Tokens
 
     tokenizer = load_tokenizer(model)
@@ -49,7 +54,7 @@ def _tokens(model: str, context: int | None):
         from transformers import AutoConfig
 
         try:
-            context = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
+            context = context_window(AutoConfig.from_pretrained(model))
         except (OSError, ValueError):
             context = None
         if context is None:

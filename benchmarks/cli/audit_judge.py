@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import InputError, nearest
+from .training import Columns, Device
 
 COLUMN = "column:"
 
@@ -21,6 +22,7 @@ def audit_judge(
     labels: Annotated[
         Path, typer.Option(help="Pairs: id, prompt, response_a, response_b, human or label (a, b, tie or a list).")
     ],
+    columns: Columns = None,
     pairs: Annotated[Path | None, typer.Option(help="Texts by id, where the label file holds only ids.")] = None,
     subset: Annotated[str, typer.Option(help="Column of the subset.")] = "subset",
     judge_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; the key: OPENAI_API_KEY.")] = None,
@@ -35,7 +37,7 @@ def audit_judge(
         typer.Option("--set", metavar="FIELD=VALUE", help="A judge's setting, as in a benchmark: max_tokens=4000."),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Pairs asked a second time, for self-consistency.", min=0)] = 30,
-    device: Annotated[str, typer.Option(help="Where a local judge runs: cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    device: Device = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
     ] = False,
@@ -47,10 +49,11 @@ def audit_judge(
     Example: bench audit-judge --judge openai:gpt-4.1-mini --labels people.jsonl
     """
     from ...models.model_files import allow_remote_code
+    from ...preferences.columns import parse_columns
     from ..judging.labels import read_labels
 
     allow_remote_code(trust_remote_code)
-    rows = read_labels(labels, pairs, subset)[:judge_limit]
+    rows = read_labels(labels, pairs, subset, parse_columns(columns))[:judge_limit]
     given = {"prompt": judge_prompt, "url": judge_url, "price": read_price(judge_price), "repeats": repeats}
     given |= read_settings(settings or ())
     found = audit(list(judge), rows, given, device, root, lambda line: print(line, file=sys.stderr))

@@ -25,6 +25,8 @@ def audit_reward(
     if not summary.get("reward_models"):
         raise InputError(f"{run} has no audit of its reward models; give its `bench run` command again to add one")
     found = {"pairs": summary["reward_models"], "rows": beside_the_truth(summary)}
+    if brought := (summary.get("contract") or {}).get("training_reward"):
+        found["training_reward"] = brought["name"]
     print(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
 
 
@@ -33,10 +35,12 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     from ...analysis.reward_audit import length_text, share_text
 
     said = []
+    called = {"training": "training reward"} if found.get("training_reward") else {}
     for name, part in found["pairs"].items():
         said.append("held-out pairs" if name == "heldout" else f"pairs from {part['source']}")
         for role, row in part["models"].items():
-            said.append(f"  {role} reward model: accuracy {share_text(row['accuracy'])} of {row['pairs']} pairs")
+            title = called.get(role, f"{role} reward model")
+            said.append(f"  {title}: accuracy {share_text(row['accuracy'])} of {row['pairs']} pairs")
             if "length_rule" in row:
                 said.append(f"    {length_text(row)}")
             said += [f"    {facet}: {share_text(cell['accuracy'])}" for facet, cell in row["subsets"].items()]

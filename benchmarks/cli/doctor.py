@@ -13,7 +13,8 @@ import typer
 from .terminal import console, size, table
 
 State = Literal["ok", "note", "broken"]
-EXTRAS = {  # what each extra of pyproject.toml enables
+PACKAGE = "alignment-bench"
+EXTRAS = {  # what each extra enables; which there are, the installed package says
     "lm-eval": "the evaluator lm_eval: the alignment tax",
     "trl": "the methods trl-*: TRL's own trainers beside ours",
     "vllm": "tuning.sampler vllm: responses drawn by vLLM",
@@ -23,6 +24,7 @@ EXTRAS = {  # what each extra of pyproject.toml enables
     "wandb": "--tracker wandb",
     "trackio": "--tracker trackio",
     "mlflow": "--tracker mlflow",
+    "docs": "make docs: the documentation as a site",
     "test": "the tests, and working on alignment-bench itself",
 }
 HUB = "https://huggingface.co"
@@ -122,11 +124,11 @@ def _network() -> Iterator[Finding]:
 def _plugins() -> Iterator[Finding]:
     """Methods and evaluators of other packages."""
     from ...errors import InputError
-    from ..definition.plugins import available, load
+    from ..definition.plugins import available, doubled, is_ours, load
 
     for group in ("methods", "evaluators"):
         for name, entry in available(group).items():
-            if entry.module.startswith("alignment_bench."):
+            if is_ours(entry.module) and name not in doubled(group):
                 continue
             try:
                 load(group, name)
@@ -136,28 +138,33 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, use in EXTRAS.items():
-        missing = missing_packages(extra)
+    from importlib.metadata import metadata
+
+    for extra in metadata(PACKAGE).get_all("Provides-Extra") or []:
+        missing, use = missing_packages(extra), EXTRAS.get(extra, f"the extra {extra}")
         if missing:
-            yield Finding(
-                f"for {use}", f"without {', '.join(missing)}", "note", f"pip install 'alignment-bench[{extra}]'"
-            )
+            yield Finding(f"for {use}", f"without {', '.join(missing)}", "note", f"pip install '{PACKAGE}[{extra}]'")
         else:
             yield Finding(f"for {use}", "installed", "ok")
 
 
 def missing_packages(extra: str) -> list[str]:
-    """The packages of an extra that are not installed."""
-    import re
-    from importlib.metadata import PackageNotFoundError, distribution, requires
+    """The packages of an extra, and of the extras that it names, that are missing or not of the version it asks for."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import Requirement
 
     names = []
-    for line in requires("alignment-bench") or []:
-        requirement, _, marker = line.partition(";")
-        if re.search(rf"extra\s*==\s*['\"]{re.escape(extra)}['\"]", marker):
-            name = re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]
-            try:
-                distribution(name)
-            except PackageNotFoundError:
-                names.append(name)
+    for requirement in map(Requirement, requires(PACKAGE) or []):
+        marker = requirement.marker
+        if not marker or marker.evaluate({"extra": ""}) or not marker.evaluate({"extra": extra}):
+            continue  # one of the package itself, or of another extra
+        if requirement.name == PACKAGE:
+            names += [name for other in sorted(requirement.extras) for name in missing_packages(other)]
+            continue
+        try:
+            if not requirement.specifier.contains(version(requirement.name), prereleases=True):
+                names.append(f"{requirement.name}{requirement.specifier} ({version(requirement.name)} is installed)")
+        except PackageNotFoundError:
+            names.append(requirement.name)
     return names

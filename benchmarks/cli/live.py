@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import TextIOBase
 from typing import TYPE_CHECKING, Any
 
-from ..request import CELL, DONE, FAILED, WAITING
+from ...results.progress import CELL, DONE, FAILED, WAITING
 from .terminal import console, duration, table
 
 if TYPE_CHECKING:

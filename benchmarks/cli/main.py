@@ -3,17 +3,19 @@
 import errno
 import json
 import os
+import platform
 import signal
 import sys
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from ...errors import GateError, InputError, Stopped, one_of
-from ...results.integrity import DISK, own_folder
+from ...results.integrity import DISK
 from ...runtime import launch
 from ...runtime.quiet import hearing, quiet
 from . import preferences as cli_preferences
@@ -23,14 +25,34 @@ from .audit_judge import audit_judge, read_price
 from .audit_reward import audit_reward
 from .cache import cache
 from .doctor import doctor
+from .export import export
 from .live import watching
 from .plan import print_plan
 from .power import power
+from .rounds import carry_on
 from .speed import speed
 from .study import carry_out, study
 from .terminal import streams
-from .training import AtOnce, CellCpus, CellTimeout, Device, Engine, Gate, RayAddress, Root, TrustRemoteCode, named
+from .training import (
+    AtOnce,
+    CellCpus,
+    CellTimeout,
+    Columns,
+    ContinueFrom,
+    Device,
+    Engine,
+    Gate,
+    LabelledBy,
+    NewPairs,
+    NoSFT,
+    RayAddress,
+    Root,
+    TrustRemoteCode,
+    given_policies,
+    named,
+)
 from .tune import tune
+from .watch import watch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,17 +64,38 @@ app = typer.Typer(
 INTERRUPTED = 130
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"alignment-bench {version('alignment-bench')}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def bench(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The options that stand before a command."""
+
+
 @app.command()
 def run(
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--method",
             "-m",
             help="Methods by comma, each NAME or NAME:FIELD=VALUE:...; see `bench list`.",
             autocompletion=cli_show.complete_methods,
         ),
-    ],
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODEL", help="A policy trained elsewhere as a further row: hub id or folder; may be repeated."
+        ),
+    ] = None,
     benchmark: Annotated[
         str,
         typer.Option(
@@ -67,6 +110,8 @@ def run(
     preferences: Annotated[
         str | None, typer.Option(help="Preference pairs: hub id, local folder or file (JSONL, JSON, Parquet, CSV).")
     ] = None,
+    columns: Columns = None,
+    no_sft: NoSFT = False,
     reward_model: Annotated[
         str | None, typer.Option(help="Evaluate with this reward model: a sequence classifier, hub id or folder.")
     ] = None,
@@ -100,6 +145,9 @@ def run(
             metavar="FIELD=V1,V2,...", help="A study along a field: dpo.beta, labels.flip, budget; repeat to cross."
         ),
     ] = None,
+    continue_from: ContinueFrom = None,
+    labeller: LabelledBy = "simulated",
+    new_pairs: NewPairs = None,
     tracker: Annotated[
         str | None, typer.Option(help="Also send logs and scores to: tensorboard, wandb, trackio or mlflow.")
     ] = None,
@@ -111,6 +159,7 @@ def run(
     at_once: AtOnce = None,
     cell_timeout: CellTimeout = None,
     trust_remote_code: TrustRemoteCode = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait while another process makes the same run.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
     root: Root = Path("results"),
     dry_run: Annotated[
@@ -122,16 +171,19 @@ def run(
 
     Example: bench run --method ppo,dpo,orpo --seeds 3
     """
+    from ...preferences.columns import parse_columns
     from ..definition.options import Options, chosen_spec
     from ..definition.plugins import check_methods
     from ..request import ENGINES, GATES
 
     device = launch.start(device)
-    names = named(method)
+    names = named(method) if method is not None else ()
     checked_gate, checked_engine = one_of("--gate", gate, GATES), one_of("--engine", engine, ENGINES)
     options = Options(
         model=model,
         preferences=preferences,
+        columns=parse_columns(columns),
+        no_sft=no_sft,
         external_pairs=external_pairs,
         reward_model=reward_model,
         judge=judge or (),
@@ -140,6 +192,7 @@ def run(
         judge_limit=judge_limit,
         judge_pairs=judge_pairs,
         judge_price=read_price(judge_price),
+        policies=given_policies(policy or ()),
         tracker=tracker,
         settings=settings or (),
     )
@@ -162,6 +215,7 @@ def run(
         cell_cpus=cell_cpus,
         at_once=at_once,
         cell_timeout=cell_timeout,
+        wait=wait,
         trust_remote_code=trust_remote_code,
     )
     if vary:
@@ -169,8 +223,15 @@ def run(
 
         if out:
             raise InputError("--out is the folder of one run, and --vary makes several; leave it out")
+        if continue_from:
+            raise InputError("--vary makes runs that begin, and --continue-from goes on with one; give one of the two")
         carry_out(varied(spec, names, seeds, vary), request, dry_run, as_json)
         return
+    if continue_from:
+        carry_on(request, continue_from, labeller, new_pairs, dry_run, as_json)
+        return
+    if new_pairs:
+        raise InputError("--new-pairs goes with --continue-from RUN")
     if dry_run:
         print_plan(request, as_json)
         return
@@ -186,11 +247,14 @@ def run(
 
 
 app.command()(tune)
+app.command()(export)
+app.command()(watch)
 app.command("audit-judge")(audit_judge)
 app.command("audit-reward")(audit_reward)
 
 
 @app.command()
+@cli_show.reads_runs
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs or studies, or a folder that holds some.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default into each run's folder.")] = None,
@@ -213,47 +277,16 @@ def report(
     for folder in (folder for folder in runs if folder not in studies):
         with suppress(InputError) if find_tunings(folder) else nullcontext():  # a tuning's folder may hold no run
             found += find_runs(folder)
-    written = [path for folder in studies for path in render_study(folder, read_record(folder / STUDY))]
-    written += render(found, out, chosen) if found else []
-    for tuning in tunings:
-        written += render_tuning(tuning, out / tuning.name if out and (found or len(tunings) > 1) else out, chosen)
+    unfinished = {run.path: cli_show.so_far(run) for run in found if not run.is_finished}
+    written = render(found, out, chosen, unfinished) if found else []
+    alone = not found and len(studies) + len(tunings) == 1
+    for folder in (*studies, *tunings):
+        place = out / folder.name if out and not alone else out
+        if folder in studies:
+            written += render_study(folder, read_record(folder / STUDY), place, chosen)
+        else:
+            written += render_tuning(folder, place, chosen)
     for path in dict.fromkeys(p.parent if p.parent.name in ("figures", "tables") else p for p in written):
-        print(path)
-
-
-@app.command()
-def export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    format: Annotated[str, typer.Option("--format", help="alpaca_eval or arena.")],
-    questions: Annotated[
-        Path | None, typer.Option(help="The tool's own questions (or outputs) for the policies to answer.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest response to --questions, in tokens; by default the benchmark's.", min=1)
-    ] = None,
-    device: Device = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default RUN/export.")] = None,
-) -> None:
-    """Write the policies' responses as model-output files of AlpacaEval or Arena-Hard-Auto.
-
-    Example: bench export RUN --format alpaca_eval --questions alpaca_eval.json
-    """
-    from ...results.outputs import FORMATS
-    from ...results.run_folder import find_run
-
-    form = one_of("--format", format, FORMATS)
-    if max_new_tokens and not questions:
-        raise InputError("--max-new-tokens goes with --questions; the run's own responses are there already")
-    found = find_run(run_folder)
-    quiet()
-
-    from ...models.model_files import allow_remote_code
-    from ..export import export as write
-
-    allow_remote_code(trust_remote_code)
-    folder = out or own_folder(found.path / "export")
-    for path in write(found, form, folder, questions=questions, max_new_tokens=max_new_tokens, device=device):
         print(path)
 
 
@@ -293,18 +326,23 @@ def check(
 
 @app.command("new-method")
 def new_method(
-    name: Annotated[str, typer.Argument(help="Name of the method, as in --method.")],
+    name: Annotated[str, typer.Argument(help="Name of the method, as in --method, or of the evaluator.")],
+    kind: Annotated[
+        Literal["pairwise", "online", "evaluator"],
+        typer.Option(help="What it starts as: DPO, which learns from pairs; REINFORCE, which samples; an evaluator."),
+    ] = "pairwise",
     parent: Annotated[Path, typer.Option(help="Folder in which the package is made.")] = Path("."),
 ) -> None:
-    """Write a small installable package for a method of your own: method, test, entry point, README.
+    """Write a small installable package for a method or evaluator of your own: code, test, entry point, README.
 
     Example: bench new-method my_dpo
     """
     from .scaffold import new_method as write
 
-    files = write(name, parent)
+    files = write(name, parent, kind)
     print("\n".join(map(str, files)))
-    print(f"next: pip install -e {files[0].parent}, then bench check {name}")
+    then = "pytest" if kind == "evaluator" else f"bench check {name}"
+    print(f"next: pip install -e {files[0].parent}, then {then}")
 
 
 app.command("audit-data")(audit_data)

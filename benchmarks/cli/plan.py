@@ -4,6 +4,7 @@ import json
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ...analysis.data_account import account
 from .terminal import console, count, duration, size, table
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ def print_plan(request: "Request", as_json: bool) -> None:
         print(json.dumps(found.as_json(), indent=2))
         return
     to = console()
+    first, *rest = account(found.data)
+    to.print(f"{request.spec.name}: {first}", soft_wrap=True)
+    for line in rest:
+        to.print(f"  {line}", soft_wrap=True)
     heads = ("stage", "state", "time", "memory", "tokens", "basis")
     to.print(table(heads, _rows(found), title=f"{request.spec.name}: the plan", right=heads[2:5]))
     for line in _totals(found):
@@ -38,34 +43,33 @@ def _rows(found: "Plan") -> list[list[str]]:
         known = [s.estimate.seconds for s in alike if s.estimate.seconds is not None]
         seconds = sum(known) if len(known) == len(alike) else None
         memory = size(guess.memory_mb * 2**20) if guess.memory_mb else ""
-        rows.append(
-            [label, alike[0].state, duration(seconds) if later else "", memory, count(guess.tokens), guess.basis]
-        )
+        basis = "; ".join(dict.fromkeys(s.estimate.basis for s in alike))
+        rows.append([label, alike[0].state, duration(seconds) if later else "", memory, count(guess.tokens), basis])
     return rows
 
 
 def _alike(planned: "Planned") -> object:
     """Equal for scores of a cell that share a row of the table."""
     step = planned.step
-    return (step.cell, planned.state, planned.estimate.basis) if step.is_score else step.key
+    return (step.cell, planned.state, planned.estimate.seconds is None) if step.is_score else step.key
 
 
 def _totals(found: "Plan") -> list[str]:
     seconds, unknown = found.seconds
-    how = "at least" if found.is_bound else "about"
-    lines = [f"{len(found.to_do)} of {len(found.steps)} stages to do, {how} {duration(seconds)}"]
+    lines = [f"{len(found.to_do)} of {len(found.steps)} stages to do, about {duration(seconds)}"]
     if unknown:
-        lines[0] += f", and {len(unknown)} of which nothing is known yet (scoring is quick, a judge may be slow)"
+        lines[0] += f", and {len(unknown)} of which nothing is known yet (a judge may be slow)"
     peak = max((step.estimate.memory_mb or 0 for step in found.to_do), default=0)
     tokens = sum(step.estimate.tokens or 0 for step in found.to_do)
     if peak:
-        lines.append(f"peak memory: {how} {size(peak * 2**20)}; tokens trained on or sampled: {count(tokens)}")
-    if found.rate is not None:
+        lines.append(f"peak memory: about {size(peak * 2**20)}; tokens trained on or sampled: {count(tokens)}")
+    if found.is_rough:
         lines.append(
-            "at least: FLOPs of the weights over the rate of a matrix product measured just now, "
-            f"{found.rate / 1e9:,.0f} GFLOP/s; attention, sampling token by token and Python come on top"
+            "nothing like some of it has run here yet: for that a few rows were timed just now, which is rough; "
+            "a machine at other work is slower"
         )
     if found.judging:
         lines.append(f"judge: {found.judging}; verdicts on disk are not paid for again")
-    lines += found.can_show
+    lines += [f"warning: {warning}" for warning in found.warnings]
+    lines += [*found.can_show, *(f"note: {note}" for note in found.notes)]
     return [*lines, "nothing was trained, asked or written; omit --dry-run to begin"]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from ...errors import InputError, nearest
+from .training import Columns, Device
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +26,7 @@ def collect(
     prompts: Annotated[
         str | None, typer.Option(help="Rows with a field `prompt`: file, folder or hub id; by default the benchmark's.")
     ] = None,
+    columns: Columns = None,
     benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="Where model or prompts come from.")] = "quick",
     k: Annotated[int, typer.Option("-k", help="Candidates per prompt, 2 or more.")] = 4,
     temperature: Annotated[str, typer.Option(help="Temperatures, separated by commas, used in turn.")] = "1.0",
@@ -39,7 +41,7 @@ def collect(
     limit: Annotated[int | None, typer.Option(help="Only this many prompts, the first ones.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling and of the pairs.")] = 0,
     sampler: Annotated[str, typer.Option(help="Sampler of the responses: torch (this package) or vllm.")] = "torch",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    device: Device = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
     ] = False,
@@ -56,6 +58,7 @@ def collect(
     from ...models.model_files import allow_remote_code
     from ...models.policy import Policy
     from ...models.reward_model import RewardModel
+    from ...models.trial import try_model
     from ...models.tuning import Tuning
     from ...preferences.collect import Sampling, read_prompts
     from ...preferences.collect import collect as run
@@ -75,6 +78,8 @@ def collect(
         raise InputError("--rule best_random needs a reward model; give its folder with --reward-model")
     scorer = find_model(reward_model, "--reward-model") if reward_model else None
     checkpoint = find_model(model, "--model") if model else None
+    if checkpoint:
+        try_model(checkpoint, tuning, f"--model {model}", trainable=False)
     rows, dropped = read_prompts(prompts) if prompts else ([], {})
     name, source = model, prompts
     if not (model and prompts):
@@ -85,7 +90,7 @@ def collect(
             rows = [(prompt.messages, spec.preferences) for prompt in training.prompts]
             source = f"{spec.name}: prompts of the training pairs"
         if not model:
-            name, checkpoint = f"{spec.name}-sft", made.make_sft()
+            name, checkpoint = f"{spec.name}-sft" if spec.sft else spec.model, made.make_sft()
         if max_new_tokens is None:
             settings = replace(settings, max_new_tokens=spec.max_response_tokens)
     assert name and checkpoint  # given, or the benchmark's
@@ -153,7 +158,7 @@ def label(
     judge_prompt: Annotated[str, typer.Option(help="Judge: file of evaluators/prompts with the question.")] = (
         "pairwise"
     ),
-    device: Annotated[str, typer.Option(help="Models: cpu, cuda, cuda:N, mps or auto.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Label the pairs of a collection: people in a browser, or a simulation, a reward model or a judge.
 
@@ -222,19 +227,22 @@ def convert(
     to: Annotated[str | None, typer.Option("--to", help="Shape of the rows; by default pairs, for a CSV text.")] = None,
     split: Annotated[str, typer.Option(help="Split of a hub data set or folder, read and pushed.")] = "train",
     public: Annotated[bool, typer.Option("--public", help="Make a pushed data set public.")] = False,
+    columns: Columns = None,
 ) -> None:
     """Convert preferences to another shape and format; what does not fit is counted.
 
     Shapes: pairs (prompt, chosen, rejected as messages); implicit (chosen and rejected with the prompt in them); text
     (prompt, chosen, rejected as text); hh (transcripts); unpaired (prompt, completion, label: true or false);
     ties (prompt, response_a, response_b, label: a, b or tie); alpacaeval (instruction, output_1, output_2,
-    preference); scored (prompt, completions with response and overall_score). The source's shape is seen in its rows.
+    preference); scored (prompt, completions with response and overall_score). The source's shape is seen in its rows;
+    Nectar's, HelpSteer's, ShareGPT's and LLaMA-Factory's are read too. A tie is no pair, and is counted.
 
     Example: bench convert collected/labels pairs.parquet
     """
+    from ...preferences.columns import parse_columns
     from ...preferences.export import convert as run
 
-    done = run(source, out, to, split=split, private=not public)
+    done = run(source, out, to, split=split, private=not public, columns=parse_columns(columns))
     print(f"{done.read} rows read, {done.comparisons} comparisons in them, {done.written} rows written to {out}")
     for reason, number in done.dropped.items():
         print(f"dropped: {number} ({reason})")

@@ -98,15 +98,15 @@ def carry_out(found: "Study", base: "Request", dry_run: bool, as_json: bool) -> 
 
 
 def _cost(planned: Any) -> str:
-    seconds, unknown, bound = planned.seconds
-    text = f"{len(planned.to_do)} different stages to do, {'at least' if bound else 'about'} {duration(seconds)}"
+    seconds, unknown = planned.seconds
+    text = f"{len(planned.to_do)} different stages to do, about {duration(seconds)}"
     return f"{text}, and {unknown} of which nothing is known yet" if unknown else text
 
 
 def _as_json(found: "Study", planned: Any) -> dict[str, Any]:
     from ..studies.study import told_of
 
-    seconds, unknown, _ = planned.seconds
+    seconds, unknown = planned.seconds
     runs = [{"told": told_of(run, found), "rows": list(run.labels), **made.as_json()} for run, made in planned.runs]
     return {
         "name": found.name,

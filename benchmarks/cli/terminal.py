@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas
@@ -22,6 +22,7 @@ OBEYED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 BAR = re.compile("(\n|\x1b\\[A)*")  # tqdm's way to another bar's line
+GAP = 3  # columns between two of a table
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -99,22 +100,39 @@ def table(
     right, whole = set(right), set(whole)
     made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, title_style="bold")
     for head in heads:
-        made.add_column(head, justify="right" if head in right else "left", overflow="fold", no_wrap=head in whole)
+        longest = max(map(len, head.split()), default=0)  # a head is not broken within its words
+        side: Literal["left", "right"] = "right" if head in right else "left"
+        made.add_column(head, justify=side, overflow="fold", no_wrap=head in whole, min_width=longest)
     for row in rows:
         made.add_row(*row)
     return made
 
 
-def narrower(head: str, frame: "pandas.DataFrame", width: int) -> "Table":
-    """A frame of texts as a table with its rows as columns, where it is too wide for the terminal otherwise."""
+def narrower(head: str, frame: "pandas.DataFrame", width: int) -> "list[Table]":
+    """A frame of texts as tables of whole words, side by side in one where the width allows it.
 
-    def needed(each: "pandas.DataFrame") -> int:
-        columns = [each.index, *(each[name] for name in each)]
-        names = [head, *each]
-        return sum(3 + max(len(name), *map(len, texts)) for name, texts in zip(names, columns, strict=True))
+    Where not, its columns come some at a time; rows and columns change places where that makes fewer tables.
+    """
+    shown = min((frame, frame.T), key=lambda each: len(_pieces(head, each, width)))
+    tables = []
+    for names in _pieces(head, shown, width):
+        rows = [(name, *row) for name, *row in shown[names].itertuples()]
+        tables.append(table((head, *names), rows, right=names, whole=names))
+    return tables
 
-    shown = frame.T if needed(frame) > width and needed(frame.T) < needed(frame) else frame
-    return table((head, *shown), [(name, *row) for name, *row in shown.itertuples()], right=map(str, shown))
+
+def _pieces(head: str, frame: "pandas.DataFrame", width: int) -> list[list[str]]:
+    """A frame's columns in as many parts as it takes to have each fit beside the rows' names."""
+    first = left = max(len(head), *map(len, frame.index))
+    pieces: list[list[str]] = [[]]
+    for name in map(str, frame):
+        needed = GAP + max(len(name), *map(len, frame[name]))
+        if pieces[-1] and left + needed > width:
+            pieces.append([])
+            left = first
+        pieces[-1].append(name)
+        left += needed
+    return pieces
 
 
 def duration(seconds: float | None) -> str:

@@ -1,13 +1,16 @@
 """Options that the commands which train have in common, and what they take from them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ...errors import InputError
+from ...runtime.device import check_device
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.")]
+NoSFT = Annotated[bool, typer.Option("--no-sft", help="Train no SFT: every method starts from the model as it is.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps or auto.", callback=check_device)]
 Gate = Annotated[str, typer.Option(help="What a failed gate does: warn, fail or ignore.")]
 Engine = Annotated[str, typer.Option(help="Train cells one after another (local) or side by side (ray).")]
 RayAddress = Annotated[
@@ -21,7 +24,34 @@ CellTimeout = Annotated[float | None, typer.Option(help="Seconds that the traini
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
 ]
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Columns of the preferences that have other names: prompt=question,chosen=answer_a,..."),
+]
+ContinueFrom = Annotated[
+    Path | None,
+    typer.Option("--continue-from", metavar="RUN", help="Next round: its policies answer, labels, all trained anew."),
+]
+LabelledBy = Annotated[
+    str, typer.Option("--labeller", help="With --continue-from: simulated (true reward), judge or people.")
+]
+NewPairs = Annotated[
+    int | None,
+    typer.Option("--new-pairs", help="With --continue-from: pairs to label; by default one a training prompt.", min=1),
+]
 Root = Annotated[Path, typer.Option("--root", help="Folder of the cache and of new runs.")]
+
+
+def given_policies(items: Iterable[str]) -> dict[str, str]:
+    """The policies of --policy by name; InputError for one without a name or a place, or a name that is given twice."""
+    found: dict[str, str] = {}
+    for item in items:
+        name, _, place = item.partition("=")
+        if not name or not place:
+            raise InputError(f"--policy {item} is not NAME=MODEL; give for example --policy theirs=./their-model")
+        if found.setdefault(name, place) != place:
+            raise InputError(f"--policy {name} is given twice, as {found[name]} and {place}; give each another name")
+    return found
 
 
 def named(method: str) -> tuple[str, ...]:

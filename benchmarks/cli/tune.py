@@ -11,7 +11,20 @@ from ...errors import one_of
 from .live import watching
 from .show import complete_benchmark, complete_methods, print_summary
 from .terminal import console, duration, table
-from .training import AtOnce, CellCpus, CellTimeout, Device, Engine, Gate, RayAddress, Root, TrustRemoteCode, named
+from .training import (
+    AtOnce,
+    CellCpus,
+    CellTimeout,
+    Columns,
+    Device,
+    Engine,
+    Gate,
+    NoSFT,
+    RayAddress,
+    Root,
+    TrustRemoteCode,
+    named,
+)
 
 if TYPE_CHECKING:
     from ..studies.tune import Tuned, Tuning
@@ -49,6 +62,8 @@ def tune(
     ] = False,
     model: Annotated[str | None, typer.Option(help="Base model: hub id or local folder.")] = None,
     preferences: Annotated[str | None, typer.Option(help="Preference pairs: hub id, local folder or file.")] = None,
+    columns: Columns = None,
+    no_sft: NoSFT = False,
     reward_model: Annotated[
         str | None, typer.Option(help="Evaluate the winners with this reward model; no trial sees it.")
     ] = None,
@@ -77,6 +92,7 @@ def tune(
 
     Trials answer prompts of their own and are scored by a reward model of their own. Example: bench tune -m ppo,dpo
     """
+    from ...preferences.columns import parse_columns
     from ...runtime import launch
     from ...runtime.quiet import quiet
     from ..definition.options import Options, chosen_spec
@@ -89,6 +105,8 @@ def tune(
     options = Options(
         model=model,
         preferences=preferences,
+        columns=parse_columns(columns),
+        no_sft=no_sft,
         reward_model=reward_model,
         judge=judge or (),
         judge_url=judge_url,
@@ -170,11 +188,9 @@ def plan_lines(tuning: "Tuning") -> list[str]:
     both = [plan(tuning.trial_request(tuning.first(), tuning.budgets[0])), plan(tuning.winners_request(own, None))]
     for name, found in zip(("trials", "winners"), both, strict=True):
         seconds, unknown = found.seconds
-        how = "at least" if found.is_bound else "about"
         more = f", and {len(unknown)} stages of which nothing is known yet" if unknown else ""
-        lines.append(f"{name}: {len(found.to_do)} of {len(found.steps)} stages to do, {how} {duration(seconds)}{more}")
+        lines.append(f"{name}: {len(found.to_do)} of {len(found.steps)} stages to do, about {duration(seconds)}{more}")
         lines += [f"judge: {found.judging}; verdicts on disk are not paid for again"] if found.judging else []
-    lines[-1] += "; one cell after another, and less where several train at once"
     return lines
 
 

@@ -85,16 +85,21 @@ def token_ids(batch: RecordBatch, column: str, place: int) -> tuple[int, ...]:
     return tuple(batch.column(column)[place].values.to_numpy().tolist())
 
 
-def divide(path: Path, parts: Mapping[Path, np.ndarray]) -> None:
-    """Copy rows of an Arrow file into others: places, which rise, by file. One batch is in memory at a time."""
+def divide(path: Path, parts: Mapping[Path, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Copy rows of an Arrow file into others: by file their places, which rise, and the ids that their prompts get.
+
+    One batch is in memory at a time.
+    """
     with pyarrow.OSFile(str(path)) as stream, ExitStack() as stack:
         source = pyarrow.ipc.open_file(stream)
         writers = {part: stack.enter_context(pyarrow.ipc.new_file(str(part), source.schema)) for part in parts}
         start = 0
         for number in range(source.num_record_batches):
             batch = source.get_batch(number)
-            for part, places in parts.items():
+            for part, (places, prompt_ids) in parts.items():
                 first, last = np.searchsorted(places, (start, start + batch.num_rows))
                 if first < last:
-                    writers[part].write_batch(batch.take(pyarrow.array(places[first:last] - start)))
+                    rows = batch.take(pyarrow.array(places[first:last] - start))
+                    column, ids = rows.schema.get_field_index("prompt_id"), pyarrow.array(prompt_ids[first:last])
+                    writers[part].write_batch(rows.set_column(column, rows.schema.field(column), ids))
             start += batch.num_rows

@@ -4,8 +4,9 @@ import contextlib
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -15,9 +16,10 @@ import pyarrow
 from pyarrow import RecordBatch
 
 from ...errors import InputError, nearest
-from ...models.chat import encode_prompts, encode_responses
+from ...models.chat import as_sampled, encode_responses
 from ...models.checkpoint import Checkpoint
 from ...models.find import BUILTIN
+from ...preferences.demonstrations import PromptRow
 from ...preferences.files import source_digest
 from ...preferences.read import PreferenceRow, Reading, from_rows, places_by_prompt, read_preferences, split_key
 from ...preferences.unpaired import RatedRow, read_unpaired
@@ -31,6 +33,9 @@ from ..context import Workshop
 from ..definition.spec import BenchmarkSpec, Labels
 from .arrow_rows import ArrowFile, ArrowRows, divide, token_ids
 from .labels import changed
+from .misfits import SAME, Misfits
+from .more_pairs import Rows, append_pairs
+from .prompts import Shown, ids_hash, least, show
 
 WORLDS = {"world": "alignment_bench.benchmarks.world:preference_rows"}
 WORLD_ROWS, WORLD_SEED = 6000, 20260
@@ -45,10 +50,12 @@ FITTING, UNPAIRED, RECORD = ".fitting.arrow", "unpaired.arrow", "record.json"
 _MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
 _IDS = pyarrow.list_(pyarrow.int32())
 # An id is 16 hexadecimal digits, so it is kept as the number that they are.
-_PROMPT = [("id", pyarrow.uint64()), ("prompt_id", pyarrow.uint64()), ("prompt", _MESSAGES), ("prompt_ids", _IDS)]
+_NAMES = [(name, pyarrow.uint64()) for name in ("id", "prompt_id", "prompt_hash")]
+PROMPT = [*_NAMES, ("prompt", _MESSAGES), ("prompt_ids", _IDS)]
 _REPLIES = [("chosen", pyarrow.string()), ("rejected", pyarrow.string()), ("chosen_ids", _IDS), ("rejected_ids", _IDS)]
-PAIRS = pyarrow.schema([*_PROMPT, *_REPLIES, ("subset", pyarrow.string())])
-REPLIES = pyarrow.schema([*_PROMPT, ("ids", _IDS), ("good", pyarrow.bool_())])
+_CUT = [("chosen_cut", pyarrow.bool_()), ("rejected_cut", pyarrow.bool_())]
+PAIRS = pyarrow.schema([*PROMPT, *_REPLIES, *_CUT, ("subset", pyarrow.string())])
+REPLIES = pyarrow.schema([*PROMPT, ("ids", _IDS), ("good", pyarrow.bool_())])
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,16 @@ class Corpus:
     tuning: ArrowRows[Pair]
     unpaired: Sequence[RatedReply]
     """Replies rated on their own, none of them to a prompt of another use than `sft` and `training`."""
+    demonstrations: Sequence[RatedReply]
+    """What SFT imitates in place of the pairs of `sft`; empty where it does not."""
+    practice: ArrowRows[Any]
+    """Rows whose prompts methods sample from: `training`, unless the benchmark brings others."""
+    questions: ArrowRows[Any]
+    """Rows whose prompts policies are judged on: `heldout`, unless the benchmark brings others."""
     record: dict[str, Any]
-    """For run.json: source, rows read, dropped by reason, used and left over, pairs and prompts of each split."""
+    """For run.json: source, rows read, dropped by reason, used and left over, pairs and prompts of each split.
+
+    Rows read are those used, those left over by `rows`, and all that were dropped."""
     digest: str
     """Hash of every pair and of the split it is in."""
 
@@ -78,21 +93,30 @@ class Corpus:
         """The pairs of a split as text, in the same order."""
         return getattr(self, part).read_as(_labelled)
 
-    def prompts(self, pairs: ArrowRows[Pair], max_new_tokens: int, limit: int | None = None) -> PromptDataset:
-        """The prompts of some pairs, each once, the first `limit` in the order of their ids (which are hashes)."""
-        places = np.unique(pairs.column("prompt_id"), return_index=True)[1][:limit]
-        prompts = pairs.read_as(_prompt)
+    @property
+    def subsets(self) -> dict[str, str | None]:
+        """The subset of each prompt that policies are judged on, by its id."""
+        return dict(self.questions.read_as(_subset))
+
+    def prompts(self, rows: ArrowRows[Any], max_new_tokens: int, limit: int | None = None) -> PromptDataset:
+        """The prompts of some rows, each once, the first `limit` in the order of their ids (which are hashes)."""
+        places = np.unique(rows.column("prompt_id"), return_index=True)[1][:limit]
+        prompts = rows.read_as(prompt_of)
         return PromptDataset(LazySequence(len(places), lambda i: prompts[places[i]]), max_new_tokens)
 
     def prompt_ids(self, *parts: str) -> np.ndarray:
         """The ids of the prompts of these splits, each once, as rising numbers."""
-        return _prompt_ids(getattr(self, part) for part in parts)
+        return np.unique(np.concatenate([getattr(self, part).column("prompt_id") for part in parts]))
+
+    def prompt_hashes(self, *parts: str) -> np.ndarray:
+        """The hashes of these splits' prompts as the model sees them (`Shown.hash`), each once, rising."""
+        return np.unique(np.concatenate([getattr(self, part).column("prompt_hash") for part in parts]))
 
 
 def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus:
     """Read, limit, tokenize and split a benchmark's preferences, or find them on disk.
 
-    InputError for anything that cannot be used. The first of several processes writes, the others then read.
+    InputError for anything that cannot be used.
     """
     builtin = spec.preferences.startswith(BUILTIN)
     if spec.unpaired:
@@ -104,23 +128,32 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
         "source": spec.preferences if builtin else source_digest(spec.preferences, spec.preferences_split),
         "unpaired": source_digest(spec.unpaired) if spec.unpaired else None,
         "rows": spec.rows,
-        "splits": [*spec.splits.shares.items(), spec.split_seed],
+        "splits": [*spec.shares.items(), spec.split_seed],
         "lengths": [spec.max_prompt_tokens, spec.max_response_tokens],
+        **({"columns": spec.columns} if spec.columns else {}),
+        **({"more_pairs": [source_digest(source) for source in spec.more_pairs]} if spec.more_pairs else {}),
     }
 
     def build(out: Path) -> None:
         _write(spec, base.tokenizer(), out)
 
+    return made_once(shop, "corpus", inputs, build, partial(_open, spec))
+
+
+def made_once(
+    shop: Workshop, name: str, inputs: dict[str, Any], build: Callable[[Path], None], read: Callable[..., Corpus]
+) -> Corpus:
+    """The corpus of a stage's files: read(folder, stage=key). The first of several processes writes them."""
     stage = None
     if not processes.rank():
         with contextlib.suppress(NotMade):  # of a store that only looks
-            stage = shop.store.stage("corpus", inputs, build)
+            stage = shop.store.stage(name, inputs, build)
     stage = processes.broadcast(stage)
     if stage is None:  # so it is made for this once; a mapped file outlives its name
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder))
-            return _open(spec, Path(folder))
-    return _open(spec, stage.path, stage=stage.key)
+            return read(Path(folder))
+    return read(stage.path, stage=stage.key)
 
 
 def rows_digest(rows: Sequence[Pair] | Sequence[RatedReply]) -> str:
@@ -137,92 +170,121 @@ def prompt_id(messages: Sequence[Message]) -> str:
     return digest(list(messages))[:16]
 
 
-def _prompt_ids(parts: Iterable[ArrowRows]) -> np.ndarray:
-    """The ids of the prompts of some splits, each once, as rising numbers."""
-    return np.unique(np.concatenate([part.column("prompt_id") for part in parts]))
-
-
 # Writing
 
 
 def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     """A file a split and one for unpaired replies, and what was left out."""
     usable = _read(spec)
-    names, keys = array("Q"), array("Q")  # of the pairs that fit: 16 bytes each, all that must be in memory of them
-    misfits: Counter[str] = Counter()
+    keys, contents = array("Q"), array("Q")  # of the pairs that fit; with their names all that is in memory of them
+    misfits = Misfits(spec)
     with pyarrow.ipc.new_file(str(out / FITTING), PAIRS) as fitting:
-        for chunk in chunks(usable, "preferences"):
-            fits = []
-            chosen, rejected = (encode_responses(tokenizer, [getattr(r, side) for r in chunk]) for side in SIDES)
-            for row, columns, *replies in zip(chunk, _prompts(tokenizer, chunk), chosen, rejected, strict=True):
-                reason = _too_long(spec, columns["prompt_ids"], *replies)
-                if reason is None and replies[0] == replies[1]:
-                    reason = "chosen and rejected have the same tokens"
-                if reason:
-                    misfits[reason] += 1
-                    continue
-                names.append(columns["id"])
-                keys.append(split_key(spec.split_seed, row.prompt))
-                texts = {"chosen": row.chosen, "rejected": row.rejected, "subset": row.subset}
-                fits.append({**columns, **texts, "chosen_ids": replies[0], "rejected_ids": replies[1]})
-            fitting.write_batch(RecordBatch.from_pylist(fits, PAIRS))
-    if not names:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in misfits.items())
-        raise InputError(
-            f"{spec.preferences}: no pair fits the benchmark's lengths ({reasons}); "
-            f"raise max_prompt_tokens or max_response_tokens"
-        )
-    # ids are hashes, so the smallest are a fixed random choice
-    kept = np.sort(np.argsort(np.frombuffer(names, np.uint64))[: spec.rows])
-    shares = spec.splits.shares
-    places = places_by_prompt(np.frombuffer(keys, np.uint64)[kept], shares, spec.preferences)
-    places |= {name: np.empty(0, np.intp) for name in TO_TUNE if name not in shares}
-    divide(out / FITTING, {out / f"{name}.arrow": kept[rows] for name, rows in places.items()})
+        for fits in _fitting(tokenizer, usable, misfits):
+            keys.extend(split_key(spec.split_seed, row.prompt) for row, _ in fits)
+            contents.extend(_contents(row, columns) for row, columns in fits)
+            fitting.write_batch(RecordBatch.from_pylist([columns for _, columns in fits], PAIRS))
+    if not keys:
+        raise InputError(f"{spec.preferences}: no pair can be used ({misfits.told()})")
+    kept = _kept(ArrowFile(out / FITTING).column("id"), np.frombuffer(contents, np.uint64), spec.rows, misfits)
+    left_over = len(keys) - misfits.count[SAME] - len(kept)
+    hashes, names = (ArrowFile(out / FITTING).column(name)[kept] for name in ("prompt_hash", "prompt_id"))
+    # prompts that are one to the model are one: all have the least of their texts' keys and ids
+    prompts = least(names, hashes)
+    shares = spec.shares
+    places = places_by_prompt(least(np.frombuffer(keys, np.uint64)[kept], hashes), shares, spec.preferences)
+    places |= {name: np.empty(0, np.intp) for name in PARTS if name not in shares}
+    divide(out / FITTING, {out / f"{name}.arrow": (kept[rows], prompts[rows]) for name, rows in places.items()})
     (out / FITTING).unlink()
+    more = _append_more(spec, tokenizer, out) if spec.more_pairs else {}
     parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in places}
     record = {
         "read": usable.read,
         "used": len(kept),
-        "dropped": {**usable.dropped, **misfits},
-        "left_over": len(names) - len(kept),
+        "dropped": {**usable.dropped, **misfits.count},
+        "settings": misfits.settings(),
+        "left_over": left_over,
+        "same_prompts": len(np.unique(names)) - len(np.unique(prompts)),
         "splits": {
             name: {"pairs": len(part), "prompts": len(np.unique(part.column("prompt_id")))}
             for name, part in parts.items()
             if name in shares
         },
+        **more,
     }
     digests = {name: rows_digest(part) for name, part in parts.items()}
     if spec.unpaired:
-        apart = _prompt_ids(part for name, part in parts.items() if name not in TO_TRAIN)
+        apart = np.unique(np.concatenate([hashes[rows] for name, rows in places.items() if name not in TO_TRAIN]))
         record["unpaired"] = _write_unpaired(spec, spec.unpaired, tokenizer, apart, out)
-        digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), _reply))
+        digests["unpaired"] = rows_digest(ArrowRows(ArrowFile(out / UNPAIRED), reply_of))
     write_json(out / RECORD, {"record": record, "digests": digests})
+
+
+def _fitting(tokenizer: Any, rows: Iterable[PreferenceRow], misfits: Misfits) -> Rows:
+    """Chunks of the rows that fit the benchmark, each with its columns; the others are counted by reason."""
+    for chunk in chunks(rows, "preferences"):
+        fits = []
+        for row, shown, sides in encoded(tokenizer, chunk, lambda r: zip((r.chosen, r.rejected), r.cut, strict=True)):
+            if misfits.has(shown, *(ids for _, ids in sides)):
+                continue
+            (chosen, chosen_ids), (rejected, rejected_ids) = sides
+            assert isinstance(shown, Shown)
+            texts = {"chosen": chosen, "rejected": rejected, "subset": row.subset}
+            cut = dict(zip(("chosen_cut", "rejected_cut"), row.cut, strict=True))
+            ids = {"chosen_ids": chosen_ids, "rejected_ids": rejected_ids}
+            fits.append((row, {**prompt_columns(row, shown), **texts, **cut, **ids}))
+        yield fits
+
+
+def _contents(row: PreferenceRow, columns: dict[str, Any]) -> int:
+    """A hash of a pair's tokens, and of who labelled it."""
+    return ids_hash(*(columns[f"{part}_ids"] for part in ("prompt", *SIDES)), also=row.labeler_id or "")
+
+
+def _append_more(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> dict[str, Any]:
+    """For the record: how many further pairs were written behind the training pairs, and what was left out."""
+    others = [ArrowFile(out / f"{name}.arrow").column("prompt_hash") for name in PARTS if name not in TO_TRAIN]
+    read, misfits = [read_preferences(source) for source in spec.more_pairs], Misfits(spec)
+    sources = [_fitting(tokenizer, rows, misfits) for rows in read]
+    found = append_pairs(out / "training.arrow", sources, np.unique(np.concatenate(others)), PAIRS)
+    dropped = sum((Counter(rows.dropped) for rows in read), misfits.count + Counter(found["dropped"]))
+    if not found["used"]:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
+        raise InputError(f"{', '.join(spec.more_pairs)}: none of these pairs can be added to the training ({reasons})")
+    return {"more_pairs": {"used": found["used"], "dropped": dict(dropped)}}
+
+
+def _kept(ids: np.ndarray, contents: np.ndarray, limit: int | None, misfits: Misfits) -> np.ndarray:
+    """The places, rising, of at most so many rows, those of the smallest ids; of rows of the same tokens only one.
+
+    ids are hashes, so the smallest are a fixed random choice. contents: hashes of the rows' tokens.
+    """
+    order = np.argsort(ids)
+    first = np.sort(np.unique(contents[order], return_index=True)[1])  # in the order of ids
+    if again := len(ids) - len(first):
+        misfits.count[SAME] = again
+    return np.sort(order[first[:limit]])
 
 
 def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.ndarray, out: Path) -> dict[str, Any]:
     """A file of rated replies within the benchmark's lengths and not to prompts kept apart; what was left out.
 
-    apart: the ids of those prompts as rising numbers.
+    apart: the hashes of those prompts as the model sees them.
     """
     usable = read_unpaired(source)
-    misfits: Counter[str] = Counter()
+    misfits = Misfits(spec)
     kinds = Counter({True: 0, False: 0})
     with pyarrow.ipc.new_file(str(out / UNPAIRED), REPLIES) as file:
         for chunk in chunks(usable, "unpaired replies"):
             fits = []
-            replies = encode_responses(tokenizer, [row.reply for row in chunk])
-            for row, columns, ids in zip(chunk, _prompts(tokenizer, chunk), replies, strict=True):
-                place = np.searchsorted(apart, np.uint64(columns["prompt_id"]))
-                reason = _too_long(spec, columns["prompt_ids"], ids)
-                if place < len(apart) and apart[place] == columns["prompt_id"]:
-                    reason = "prompt is among those kept for evaluation"
-                if reason:
-                    misfits[reason] += 1
-                    continue
-                kinds[row.good] += 1
-                fits.append({**columns, "ids": ids, "good": row.good})
+            for row, shown, ((_, ids),) in encoded(tokenizer, chunk, lambda r: [(r.reply, r.cut)]):
+                if isinstance(shown, Shown) and np.isin(np.uint64(shown.hash), apart):
+                    misfits.count["prompt is among those kept for evaluation"] += 1
+                elif not misfits.has(shown, ids):
+                    assert isinstance(shown, Shown)
+                    kinds[row.good] += 1
+                    fits.append({**prompt_columns(row, shown), "ids": ids, "good": row.good})
             file.write_batch(RecordBatch.from_pylist(fits, REPLIES))
-    dropped = {**usable.dropped, **misfits}
+    dropped = {**usable.dropped, **misfits.count}
     if not all(kinds.values()):
         raise InputError(
             f"{source}: of its usable replies {kinds[True]} are good and {kinds[False]} are not (dropped: "
@@ -233,7 +295,7 @@ def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.
 
 def _read(spec: BenchmarkSpec) -> Reading[PreferenceRow]:
     if not spec.preferences.startswith(BUILTIN):
-        return read_preferences(spec.preferences, spec.preferences_split)
+        return read_preferences(spec.preferences, spec.preferences_split, spec.columns)
     name = spec.preferences.removeprefix(BUILTIN)
     if name not in WORLDS:
         raise InputError(f"there are no built-in preferences {name!r}; {nearest(name, WORLDS)}")
@@ -241,24 +303,30 @@ def _read(spec: BenchmarkSpec) -> Reading[PreferenceRow]:
     return from_rows(rows, spec.preferences)
 
 
-def _prompts(tokenizer: Any, rows: Sequence[PreferenceRow | RatedRow]) -> list[dict[str, Any]]:
-    """The columns of each row's name and prompt; a prompt that several rows of a chunk have is tokenized once."""
-    names = [prompt_id(row.prompt) for row in rows]
-    unique = {name: row.prompt for name, row in zip(names, rows, strict=True)}
-    ids = dict(zip(unique, encode_prompts(tokenizer, list(unique.values())), strict=True))
-    return [
-        {"id": int(row.id, 16), "prompt_id": int(name, 16), "prompt": row.prompt, "prompt_ids": ids[name]}
-        for name, row in zip(names, rows, strict=True)
-    ]
+def encoded(tokenizer: Any, rows: Sequence[Any], replies_of: Callable[[Any], Iterable[tuple[str, bool]]]) -> Iterator:
+    """Each row with its prompt as the model sees it (or why the template refuses it), and its replies as text and ids.
+
+    replies_of: a row's replies, each with whether it was cut. A prompt that several rows have is tokenized once.
+    """
+    unique = {prompt_id(row.prompt): row.prompt for row in rows}
+    shown = dict(zip(unique, show(tokenizer, list(unique.values())), strict=True))
+    prompts = [shown[prompt_id(row.prompt)] for row in rows]
+    texts: list[list[str]] = []
+    cuts: list[list[bool]] = []
+    for row, prompt in zip(rows, prompts, strict=True):
+        given = list(replies_of(row))
+        before = prompt.text if isinstance(prompt, Shown) else ""
+        texts.append([as_sampled(tokenizer, before, reply, cut) for reply, cut in given])
+        cuts.append([cut for _, cut in given])
+    ids = iter(encode_responses(tokenizer, [t for of in texts for t in of], [c for of in cuts for c in of]))
+    for row, prompt, of in zip(rows, prompts, texts, strict=True):
+        yield row, prompt, [(text, next(ids)) for text in of]
 
 
-def _too_long(spec: BenchmarkSpec, prompt: Sequence[int], *replies: Sequence[int]) -> str | None:
-    """The reason why a row is too long for the benchmark; None where it is not. Nothing is truncated."""
-    if len(prompt) > spec.max_prompt_tokens:
-        return f"prompt longer than {spec.max_prompt_tokens} tokens"
-    if max(map(len, replies)) > spec.max_response_tokens:
-        return f"reply longer than {spec.max_response_tokens} tokens"
-    return None
+def prompt_columns(row: PreferenceRow | RatedRow | PromptRow, shown: Shown) -> dict[str, Any]:
+    """The columns of a row's name and prompt."""
+    names = {"id": int(row.id, 16), "prompt_id": int(prompt_id(row.prompt), 16), "prompt_hash": shown.hash}
+    return {**names, "prompt": row.prompt, "prompt_ids": shown.ids}
 
 
 # Reading
@@ -274,11 +342,21 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
         digests = {**digests, "training": parts["training"].digest}
     unpaired: Sequence[RatedReply] = ()
     if spec.unpaired:
-        unpaired = ArrowRows(ArrowFile(folder / UNPAIRED), _reply, digests["unpaired"])
+        unpaired = ArrowRows(ArrowFile(folder / UNPAIRED), reply_of, digests["unpaired"])
         record["unpaired"] = {"source": spec.unpaired, **record["unpaired"]}
+    if spec.more_pairs:
+        record["more_pairs"] = {"sources": list(spec.more_pairs), **record["more_pairs"]}
     record = {"source": spec.preferences, **record, **more}
     used = {name: of for name, of in digests.items() if name in record["splits"] or name == "unpaired"}
-    return Corpus(**parts, unpaired=unpaired, record=record, digest=digest(used))
+    return Corpus(
+        **parts,
+        unpaired=unpaired,
+        demonstrations=(),
+        practice=parts["training"],
+        questions=parts["heldout"],
+        record=record,
+        digest=digest(used),
+    )
 
 
 def _relabelled(rows: ArrowRows[Pair], labels: Labels) -> tuple[ArrowRows[Pair], dict[str, Any]]:
@@ -300,23 +378,26 @@ def _id(batch: RecordBatch, column: str, place: int) -> str:
     return f"{batch.column(column)[place].as_py():016x}"
 
 
-def _prompt(batch: RecordBatch, place: int) -> Prompt:
+def prompt_of(batch: RecordBatch, place: int) -> Prompt:
     messages = tuple(batch.column("prompt")[place].as_py())
     return Prompt(_id(batch, "prompt_id", place), messages, token_ids(batch, "prompt_ids", place))
 
 
+def _subset(batch: RecordBatch, place: int) -> tuple[str, str | None]:
+    return _id(batch, "prompt_id", place), batch.column("subset")[place].as_py()
+
+
 def _pair(batch: RecordBatch, place: int) -> Pair:
     chosen, rejected = (token_ids(batch, column, place) for column in ("chosen_ids", "rejected_ids"))
-    return Pair(_id(batch, "id", place), _prompt(batch, place), chosen, rejected)
+    return Pair(_id(batch, "id", place), prompt_of(batch, place), chosen, rejected)
 
 
-def _reply(batch: RecordBatch, place: int) -> RatedReply:
+def reply_of(batch: RecordBatch, place: int) -> RatedReply:
     ids, good = token_ids(batch, "ids", place), batch.column("good")[place].as_py()
-    return RatedReply(_id(batch, "id", place), _prompt(batch, place), ids, good)
+    return RatedReply(_id(batch, "id", place), prompt_of(batch, place), ids, good)
 
 
 def _labelled(batch: RecordBatch, place: int) -> LabelledPair:
-    prompt, chosen, rejected, subset = (
-        batch.column(name)[place].as_py() for name in ("prompt", "chosen", "rejected", "subset")
-    )
-    return LabelledPair(_id(batch, "prompt_id", place), tuple(prompt), chosen, rejected, subset)
+    names = ("prompt", "chosen", "rejected", "subset", "chosen_cut", "rejected_cut")
+    prompt, chosen, rejected, subset, *cut = (batch.column(name)[place].as_py() for name in names)
+    return LabelledPair(_id(batch, "prompt_id", place), tuple(prompt), chosen, rejected, subset, (cut[0], cut[1]))

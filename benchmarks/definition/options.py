@@ -1,7 +1,7 @@
 """The options of a run beside its methods: a benchmark's fields, its reward model and its judges."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import InputError
@@ -25,6 +25,10 @@ class Options:
     """Base model: hub id or local folder."""
     preferences: str | None = None
     """Preference pairs: hub id, local folder or file."""
+    columns: Mapping[str, str] | None = None
+    """Names of the preferences' columns by ours, {"prompt": "question"}."""
+    no_sft: bool = False
+    """Train no SFT: every method starts from the model as it is."""
     external_pairs: str | None = None
     """Labelled pairs on which the reward models are tested as well."""
     reward_model: str | None = None
@@ -41,6 +45,8 @@ class Options:
     """Prompts on which a judge compares every two rows directly; 0 compares with SFT alone."""
     judge_price: tuple[float, float] | None = None
     """Dollars per million tokens in and out."""
+    policies: Mapping[str, str] = field(default_factory=dict)
+    """Policies that were trained elsewhere, as further rows: by name a hub id or local folder."""
     tracker: str | None = None
     """tensorboard, wandb, trackio or mlflow."""
     settings: Sequence[str] = ()
@@ -52,7 +58,16 @@ def chosen_spec(benchmark: str, methods: Sequence[str], options: Options) -> Ben
     if options.judge_url and not any(name.startswith("openai:") for name in options.judge):
         raise InputError("--judge-url goes with --judge openai:MODEL")
     top = {name: getattr(options, name) for name in ("model", "preferences", "external_pairs", "tracker")}
+    top["columns"] = dict(options.columns) if options.columns else None
     spec = load_spec(benchmark, top, options.settings)
+    if options.no_sft:
+        spec = spec.with_fields({"sft": None}, "--no-sft")
+    if options.policies:
+        spec = spec.with_fields({"policies": dict(options.policies)}, "--policy")
+    if not methods and not spec.policies:
+        raise InputError(
+            "nothing to compare: give methods with --method ppo,dpo, or policies with --policy NAME=FOLDER"
+        )
     if options.reward_model:
         spec = _evaluator(spec, REWARD_MODEL, model=options.reward_model)
     if options.judge:
@@ -69,7 +84,7 @@ def chosen_spec(benchmark: str, methods: Sequence[str], options: Options) -> Ben
         if JUDGE not in spec.evaluators:
             raise InputError(f"--judge-until-decided needs a judge, and {spec.name} has none; give one with --judge")
         # the level of the strictest comparison after correction for as many methods, so that "decided" is a verdict
-        spec = _evaluator(spec, JUDGE, until_decided=LEVEL / len(methods))
+        spec = _evaluator(spec, JUDGE, until_decided=LEVEL / (len(methods) + len(spec.policies)))
     return spec
 
 

@@ -1,6 +1,7 @@
 """Methods and evaluators by name: entry points, and constructor arguments checked before anything runs."""
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -11,13 +12,14 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ...errors import InputError, nearest
+from .intact import refused
 
 Group = Literal["methods", "evaluators"]
 Where = str | Callable[[Sequence[str]], str]  # a place for errors, or what gives the place of a field
-PAPER = re.compile(r"[A-Z][\w-]+(?: et al\.| and [A-Z][\w-]+)? \(\d{4}(?:, arXiv:[\d.]+\d)?\)")
+PAPER = re.compile(r"[A-Z][\w'-]+(?: et al\.| and [A-Z][\w-]+)? \(\d{4}(?:, arXiv:[\d.]+\d)?\)")
 
 
 def available(group: Group) -> dict[str, EntryPoint]:
@@ -26,10 +28,29 @@ def available(group: Group) -> dict[str, EntryPoint]:
     return dict(sorted(found.items()))
 
 
+def doubled(group: Group) -> dict[str, str]:
+    """Names that several packages register in a group, with those packages; nothing is imported."""
+    owners: dict[str, set[str]] = {}
+    for entry in entry_points(group=f"alignment_bench.{group}"):
+        owners.setdefault(entry.name, set()).add(entry.dist.name if entry.dist else entry.value)
+    return {name: " and ".join(sorted(found)) for name, found in owners.items() if len(found) > 1}
+
+
+def _told_twice(group: Group, name: str, packages: str) -> InputError:
+    return InputError(f"{group[:-1]} {name!r} is registered by {packages}; uninstall all but one of them")
+
+
+def is_ours(module: str) -> bool:
+    """True for a module of this package."""
+    return module.startswith("alignment_bench.")
+
+
 def check_methods(names: Iterable[str]) -> None:
     """InputError for an unknown name among some as people type them; nothing is imported."""
-    known = available("methods")
+    known, twice = available("methods"), doubled("methods")
     for name in (item.partition(":")[0] for item in names):
+        if name in twice:
+            raise _told_twice("methods", name, twice[name])
         if name not in known and name != "sft":
             raise InputError(f"there is no method {name!r}; {nearest(name, known)}")
 
@@ -39,12 +60,29 @@ def load(group: Group, name: str) -> type:
     known = available(group)
     if name not in known:
         raise InputError(f"there is no {group[:-1]} {name!r}; {nearest(name, known)}")
+    if packages := doubled(group).get(name):
+        raise _told_twice(group, name, packages)
+    entry = known[name]
     try:
-        return known[name].load()
+        with _guarded(group, name) if entry.module not in sys.modules else contextlib.nullcontext():
+            return entry.load()
+    except InputError:
+        sys.modules.pop(entry.module, None)  # it would count as imported, and its changes as harmless
+        raise
     except Exception as error:
         raise InputError(
             f"{group[:-1]} {name!r} ({known[name].value}) cannot be imported: {error}; repair or uninstall that package"
         ) from error
+
+
+def _guarded(group: Group, name: str) -> contextlib.AbstractContextManager[None]:
+    """What is done with a plugin of another package leaves alone what rows share; ours need no watching."""
+    entry = available(group)[name]
+    return (
+        contextlib.nullcontext()
+        if is_ours(entry.module)
+        else refused(f"{group[:-1]} {name!r} ({entry.value})", entry.module)
+    )
 
 
 def build(group: Group, name: str, settings: Mapping[str, Any], where: Where) -> Any:
@@ -64,8 +102,8 @@ def build(group: Group, name: str, settings: Mapping[str, Any], where: Where) ->
             inspect.signature(cls).bind(**settings)
         except TypeError as error:
             raise InputError(f"{_at(where, [*settings][:1])}: {name}: {error}") from None
-        return cls(**settings)
-    return checked(cls, dict(settings), where)
+    with _guarded(group, name):
+        return checked(cls, dict(settings), where) if fields else cls(**settings)
 
 
 def with_given(plugin: Any, settings: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
@@ -117,6 +155,9 @@ def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
             names = _names_at(cls, location[:-1])
             raise InputError(f"{where}: there is no field {place!r}; {nearest(location[-1], names)}") from None
         problem = first["msg"][0].lower() + first["msg"][1:]
+        if first["type"] == "string_pattern_mismatch":  # told by the field's own words rather than its pattern
+            fields: Any = getattr(cls, "model_fields", {})
+            problem = "give " + fields[location[-1]].description.partition(";")[0].lower()
         given = "" if first["type"].startswith("missing") else f", not {first['input']!r}"
         raise InputError(f"{where}: {place}: {problem}{given}{_paper(cls)}") from None
 
@@ -146,8 +187,8 @@ def _at(where: Where, location: Sequence[str]) -> str:
 
 
 def _paper(cls: type) -> str:
-    """The paper to read about a plugin's settings, if the docstring of its module names one."""
-    found = PAPER.search(sys.modules[cls.__module__].__doc__ or "")
+    """The paper to read about a plugin's settings, if its docstring or that of its module names one."""
+    found = PAPER.search(f"{cls.__doc__ or ''} {sys.modules[cls.__module__].__doc__ or ''}")
     return f"; see {found[0]}" if found else ""
 
 
@@ -155,9 +196,10 @@ def _names_at(cls: Any, location: list[str]) -> list[str]:
     """Names of the fields of the nested model at a location of an error."""
     for part in location:
         annotation = cls.model_fields[part].annotation if part in getattr(cls, "model_fields", {}) else None
-        if not hasattr(annotation, "model_fields"):
+        models = [each for each in (annotation, *get_args(annotation)) if hasattr(each, "model_fields")]  # or X | None
+        if not models:
             return []
-        cls = annotation
+        cls = models[0]
     return list(cls.model_fields)
 
 
@@ -170,7 +212,7 @@ class Description:
     needs: tuple[str, ...]
     """Needs that its class or one that it inherits from declares (`needs_...`): pairs, reference, reward, critic."""
     paper: str
-    """The first that its module's docstring or its own names, or those of a class it inherits from."""
+    """The first that its own docstring or its module's names, or those of a class it inherits from."""
 
 
 def describe(entry: EntryPoint) -> Description:
@@ -182,7 +224,7 @@ def describe(entry: EntryPoint) -> Description:
     for _, node in found:  # the class itself first, so that it may take back what it inherits
         for name, value in _flags(node):
             needs.setdefault(name, value)
-    said = (ast.get_docstring(part) or "" for module, node in found for part in (_tree(module), node))
+    said = (ast.get_docstring(part) or "" for module, node in found for part in (node, _tree(module)))
     papers = (PAPER.search(text) for text in said)
     return Description(
         (ast.get_docstring(found[0][1]) or "").partition("\n")[0],

@@ -1,12 +1,14 @@
 """The rows of a comparison's table: which method each is, with which settings and under which label."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InputError
-from .plugins import build, load, parse_setting
+from ...models.elsewhere import Elsewhere, find_elsewhere
+from .plugins import available, build, load, parse_setting
 from .spec import BenchmarkSpec
 
 
@@ -18,7 +20,9 @@ class Row:
     name: str
     """The method's, as it is registered."""
     method: Any
-    """None for the SFT checkpoint, with which every row is compared."""
+    """None for the SFT checkpoint, with which every row is compared, and for what was trained elsewhere."""
+    policy: Elsewhere | None = None
+    """The policy of a row that is not trained here."""
 
 
 SFT = Row("sft", "sft", None)
@@ -49,6 +53,20 @@ def method_row(spec: BenchmarkSpec, item: str) -> Row:
     # trained from another start, a method is another row, whether that was typed or stands in the benchmark
     elsewhere = getattr(method, "start", "sft") != "sft" and "start" not in typed
     return Row(f"{item}:start={method.start}" if elsewhere else item, name, method)
+
+
+def policy_row(spec: BenchmarkSpec, name: str) -> Row:
+    """The row of a policy that was trained elsewhere, one of `spec.policies`.
+
+    InputError for a name that is a method's or no plain word, and for what `find_elsewhere` refuses.
+    """
+    place = spec.place("policies", name)
+    where = f"{place} {name}" if place.startswith("--") else f"{place}, policies.{name}"
+    if name == SFT.name or name in available("methods"):
+        raise InputError(f"{where}: {name} is the name of a row that is trained here; give the policy another name")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise InputError(f"{where}: {name!r} is no name of a policy; use letters, digits, dots, _ and -")
+    return Row(name, name, None, find_elsewhere(spec.policies[name], where))
 
 
 def method_settings(spec: BenchmarkSpec, name: str) -> dict[str, Any]:

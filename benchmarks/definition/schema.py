@@ -46,18 +46,24 @@ def _plugins(group: Group, definitions: dict[str, Any]) -> dict[str, Any]:
     for name, entry in available(group).items():
         if not entry.module.startswith("alignment_bench."):
             continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # defaults that JSON has no word for
-            schema = TypeAdapter(load(group, name)).json_schema()
-        definitions |= schema.pop("$defs", {})
-        told = _field_docs(entry)
-        for kind in schema["properties"].values():
-            if kind.get("format") == "path":  # where this machine has it installed
-                kind.pop("default", None)
-        fields = {field: {"description": told[field], **kind} for field, kind in schema["properties"].items()}
-        settings = {"description": schema["description"], "properties": fields, "additionalProperties": False}
+        settings, used = settings_schema(group, name)
+        definitions |= used
         found[name] = {"anyOf": [{"type": "object", **settings}, {"type": "null"}]}  # null leaves out what is extended
     return found
+
+
+def settings_schema(group: Group, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A plugin's settings, each described by the docstring of its field; and the definitions that they refer to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # defaults that JSON has no word for
+        schema = TypeAdapter(load(group, name)).json_schema()
+    told = _field_docs(available(group)[name])
+    for kind in schema["properties"].values():
+        if kind.get("format") == "path":  # where this machine has it installed
+            kind.pop("default", None)
+    fields = {field: {"description": told[field], **kind} for field, kind in schema["properties"].items()}
+    settings = {"description": schema["description"], "properties": fields, "additionalProperties": False}
+    return settings, schema.get("$defs", {})
 
 
 def _field_docs(entry: EntryPoint) -> dict[str, str]:

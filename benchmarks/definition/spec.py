@@ -13,6 +13,7 @@ from ..tracker import TRACKERS
 from .plugins import checked
 from .yaml_file import Written, read_benchmark
 
+LAST, BY_REWARD_MODEL, BY_KL = "last", "selection_reward_model", "kl"  # what `evaluation.checkpoint.by` may be
 SUITES = Path(__file__).parent.parent / "suites"
 
 
@@ -23,8 +24,8 @@ class Part(BaseModel):
 class Splits(Part):
     """Shares of the prompts, scaled to sum to 1. All pairs of a prompt stay on one side."""
 
-    sft: float = Field(default=0.25, gt=0)
-    """Pairs whose replies SFT imitates."""
+    sft: float = Field(default=0.25, ge=0)
+    """Pairs whose replies SFT imitates; left out, and shared out among the others, where SFT imitates no pairs."""
     training: float = Field(default=0.40, gt=0)
     """Pairs of the training reward model and of every method."""
     evaluation: float = Field(default=0.20, gt=0)
@@ -97,14 +98,29 @@ class RewardModels(Supervised):
 
     seed: int = Field(default=0, ge=0)
     """Another number trains them anew: their seeds are 3 seed + 1 (training), + 2 (evaluation), + 3 (selection)."""
+    model: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Model that they start from: hub id, local folder, or builtin/NAME, of the benchmark's vocabulary and any size;
+    the benchmark's own model is that before SFT, null is the SFT checkpoint."""
+    training_model: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """The same for the training reward model alone, in place of `model`."""
     pairs: int | None = Field(default=None, gt=0)
     """At most this many pairs for the training reward model, chosen by hash; null takes all of its split."""
+    comparing_pairs: int | None = Field(default=None, gt=0, exclude_if=lambda value: value is None)
+    """The same for the comparing reward models (evaluation, selection)."""
     contrast: float = Field(default=0.0, ge=0, lt=1)
     """Share of contrast pairs in what the comparing reward models (evaluation, selection) learn from: a reply over
     another prompt's, or over the same reply cut, repeated or scrambled. They need no labels and come on top of
     `examples`."""
     contrast_in_training: bool = False
     """Contrast pairs for the training reward model too, which is what methods then optimize."""
+
+    def model_of(self, role: str) -> str | None:
+        """The model that a reward model starts from; None for the SFT checkpoint."""
+        return (self.training_model if role == "training" else None) or self.model
+
+    def pairs_of(self, role: str) -> int | None:
+        """The most pairs of a reward model; None for all of its split."""
+        return self.pairs if role == "training" else self.comparing_pairs
 
     def contrast_of(self, role: str) -> float:
         """The share of contrast pairs of a reward model: training, evaluation or selection."""
@@ -130,6 +146,17 @@ class TuningSpec(Part):
     """The sampler, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
 
 
+class CheckpointRule(Part):
+    """The rule by which the checkpoint of a training is picked that is evaluated, the same for all methods."""
+
+    by: Literal[LAST, BY_REWARD_MODEL, BY_KL] = LAST  # type: ignore[valid-type]  # the names stand in one place
+    """The final policy (last); the highest win rate against SFT on the tuning prompts by the reward model of the split
+    `selection`, among checkpoints within `kl` (selection_reward_model); or the first that reaches `kl`, else the last
+    (kl). The latter two pick among the checkpoints of `along`, on the tuning prompts."""
+    kl: float = Field(default=1.0, gt=0)
+    """Mean KL to SFT in nats, above 0."""
+
+
 class Evaluation(Part):
     """Sampling settings for scoring."""
 
@@ -137,9 +164,16 @@ class Evaluation(Part):
     """Held-out prompts that every policy answers."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; the KL is that of the policy itself at 1.0."""
+    questions: str | None = None
+    """A file of prompts that every policy answers, in place of the held-out pairs'; those that anything is trained or
+    tuned on are left out and counted."""
     along: int = Field(default=0, ge=0, le=50)
     """Checkpoints along training that are scored as well, at shares of the budget that grow by one factor, to show
     over-optimization; saving them counts in a method's training time."""
+    without_thoughts: bool = False
+    """Scorers see responses without the thoughts before the answer (<think>...</think>); where these never end there is
+    no answer."""
+    checkpoint: CheckpointRule = Field(default=CheckpointRule(), exclude_if=lambda rule: rule.by == LAST)
 
 
 class Gates(Part):
@@ -153,27 +187,44 @@ class BenchmarkSpec(Part):
     """A benchmark: a model, preferences, budgets, and the settings of methods and evaluators."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    """Letters, digits, dots, dashes; the folder of its runs."""
+    """Letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first; the folder of its runs."""
     description: str = ""
+    """A line for `bench list`."""
     model: str
     """Base model: hub id, local folder, or builtin/NAME."""
     preferences: str
     """Preference pairs: hub id, local file or folder, or builtin/NAME."""
     preferences_split: str = "train"
     """Split of a hub data set."""
+    columns: dict[str, str] = {}
+    """Columns of the preferences that have other names, by ours: prompt: question, chosen: answer_a."""
     unpaired: str | None = None
     """A file of replies rated on their own (prompt, completion, label), for methods that learn from such."""
+    demonstrations: str | None = None
+    """A file of replies that SFT imitates in place of the pairs' (prompt and completion, or messages); those to prompts
+    kept for evaluation or tuning are left out and counted."""
+    prompts: str | None = None
+    """A file of prompts that methods sample from in place of the training pairs'; those that are kept for evaluation or
+    tuning are left out and counted."""
+    more_pairs: tuple[str, ...] = Field(default=(), exclude_if=lambda sources: not sources)
+    """Labelled pairs (hub ids, files or folders) that methods and the training reward model learn from beside those of
+    their split, such as labels of a policy's own responses; pairs on prompts of other splits are left out."""
     rows: int | None = Field(default=None, gt=0)
     """At most this many usable pairs are taken, chosen by hash; null takes all."""
     splits: Splits = Splits()
     split_seed: int = 0
+    """Seed of the split by prompt."""
     max_prompt_tokens: int = Field(gt=0)
     """Longer prompts are dropped and counted."""
     max_response_tokens: int = Field(gt=1)
     """Pairs with a longer reply (EOS included) are dropped and counted; sampling stops there."""
     tuning: TuningSpec = TuningSpec()
-    sft: SupervisedFineTuning
+    sft: SupervisedFineTuning | None
+    """null trains none: every method starts from the model as it is."""
     reward_model: RewardModels
+    training_reward: str | None = None
+    """The reward that methods are trained on, in place of a reward model trained here: a sequence classifier (hub id or
+    local folder), or a function, package.module:function, of the form that the evaluator `gold` takes."""
     labels: Labels = Labels()
     budget: int = Field(gt=0)
     """Examples a method may draw: pairs (offline) or sampled responses (online), repeats counted."""
@@ -185,6 +236,8 @@ class BenchmarkSpec(Part):
     """Hyperparameters by method."""
     method_defaults: dict[str, Any] = {}
     """Hyperparameters for every method that has fields of these names; `methods` goes over them."""
+    policies: dict[str, str] = {}
+    """Policies that were trained elsewhere, as further rows: by name a hub id or local folder, adapters too."""
     space: dict[str, dict[str, Range]] = {}
     """Search spaces of `bench tune` by method and field, over those that methods declare."""
     select: Selection = Selection()
@@ -195,6 +248,12 @@ class BenchmarkSpec(Part):
     tracker: Literal[*TRACKERS] | None = None  # type: ignore[valid-type]  # the names stand in one place
     """Tracker that logs, scores and the summary are sent to as well."""
     _written: Written | None = PrivateAttr(None)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The shares of the splits that there are; none for SFT where it imitates no pairs."""
+        without = () if self.sft and not self.demonstrations else ("sft",)
+        return {name: share for name, share in self.splits.shares.items() if name not in without}
 
     def with_fields(self, values: Mapping[str, Any], place: str) -> "BenchmarkSpec":
         """The same with some fields set, each dotted; InputError that names `place` for what a field refuses."""

@@ -17,6 +17,7 @@ from ...analysis.agreement import (
     mean_share,
 )
 from ...errors import InputError, nearest
+from ...preferences.columns import Columns, renamed
 from ...preferences.files import read_file
 from ...results.records import Message
 
@@ -39,13 +40,17 @@ class LabelledComparison:
     """The row of the file, where other judges' labels may stand."""
 
 
-def read_labels(path: Path, pairs: Path | None = None, subset: str = "subset") -> list[LabelledComparison]:
+def read_labels(
+    path: Path, pairs: Path | None = None, subset: str = "subset", columns: Columns | None = None
+) -> list[LabelledComparison]:
     """Read `id`, `prompt`, `response_a`, `response_b` and `human` or `label` (one, or a list of them) from a file.
 
     pairs: a second file with the texts, where the first holds only ids and labels. subset: the column of the subset.
+    columns: the labels' own names, see preferences/columns.py.
     InputError names the row of an unknown label, a missing field, a doubled id or an id that the other file lacks.
     """
     rows = _rows(path)
+    rows = list(renamed(rows, columns, str(path))) if columns else rows
     if pairs is not None:
         texts = {str(row.get("id")): row for row in _rows(pairs)}
         if other := [row for row in rows if str(row.get("id")) not in texts]:

@@ -3,67 +3,51 @@
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ...methods.online import OnlineMethod
 from ...models.checkpoint import Checkpoint
-from ...results.records import rated_replies
+from ...models.policy import Policy
+from ...models.sampling import Choice, respond
+from ...results.records import Generation, Reward, rated_replies
 from ...results.store import COST, folder_digest
 from ...training.task import Budget, PairDataset, TrainingTask
 from ..definition.plugins import build, load
-from .optimum import BETA, COMPARISONS, TUNING, Distance, OptimumWorld
+from .goals import Fields, goal_of, unknown_with
+from .optimum import BETA, COMPARISONS, PROMPTS, TUNING, Distance, OptimumWorld
 
-RESPONSES = 160_000  # of online methods
-COMPARED = 1_280_000  # pairs of offline methods that must reach the optimum: a pair tells less than a response
-REPORTED = 320_000  # pairs of the other offline methods
-SHARES = (1 / 64, 1 / 16, 1 / 4, 1)
+ANSWERED = 6_000  # responses by which a method that only chooses is measured
+RESPONSES = 60_000  # of online methods
+COMPARED = 130_000  # pairs of offline methods: a pair tells less than a response
+SHARES = (1 / 16, 1)
+MORE_REWARDS = 7  # beside the first, for a method that wants several
 SMALL = 2048  # examples of the conformance runs
-
-# What methods need to come near the optimum of this world; others run with the first and their own defaults.
-COMMON: dict[str, Any] = {"lr": 1e-3, "max_grad_norm": 1.0, "batch_size": 256}
-ONLINE: dict[str, Any] = {"normalize_reward": False, "missing_eos_penalty": 0.0, "rollout_size": 512}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "ppo": {"beta": BETA, "lr": 5e-4, "critic_lr": 3e-3, "minibatch_size": 256, "epochs": 2, "lam": 1.0, **ONLINE},
-    "rloo": {"beta": BETA, "minibatch_size": 512, **ONLINE},
-    "grpo": {"beta": BETA, "minibatch_size": 512, **ONLINE},
-    "online_dpo": {"beta": BETA, "minibatch_size": 512, **ONLINE},
-    "rejection": {"minibatch_size": 512, **ONLINE},
-    "dpo": {"beta": BETA, "lr": 7e-4},
-    "cdpo": {"beta": BETA},
-    "robust_dpo": {"beta": BETA},
-    "kto": {"beta": BETA},
-    "ipo": {"beta": BETA},
-}
 TARGET = 0.02  # nats
-REACHES = ("ppo", "rloo", "dpo")  # methods whose objective is this world's, and that must come within TARGET
-# Settings with which the objective is this world's; with others a method goes elsewhere, and rightly so.
-OBJECTIVE = {
+# What methods need to come near the optimum of this world, by field; what else they have is at their own defaults.
+SETTINGS: dict[str, Any] = {
+    "lr": 1e-3,
+    "critic_lr": 3e-3,
+    "max_grad_norm": 1.0,
+    "batch_size": 256,
+    "rollout_size": 512,
+    "minibatch_size": 256,
+    "epochs": 2,
     "beta": BETA,
-    "label_smoothing": 0.0,
-    "temperature": 1.0,
-    "gamma": 1.0,
     "normalize_reward": False,
     "missing_eos_penalty": 0.0,
-    "kl_estimator": "k1",
-    "target_kl": None,
 }
-OTHER_OBJECTIVES = {
-    "ipo": "its own optimum (a regression on win probabilities, Azar et al. 2023) is another one; measured against it",
-    "cdpo": "smoothed labels ask for smaller margins than Bradley-Terry's",
-    "robust_dpo": "it corrects for flipped labels, and none are flipped here",
-    "online_dpo": "it takes the better of two as certain, not with Bradley-Terry's probability, so it overshoots",
-    "grpo": "advantages are divided by the group's deviation, which changes the trade against the KL by prompt",
-    "rejection": "it has no KL term: it moves on for as long as it trains",
-    "orpo": "it has no reference, so pi* is not its goal, and its own optimum has no closed form",
-    "simpo": "it has no reference, so pi* is not its goal, and its own optimum has no closed form",
-    "cpo": "it has no reference, so pi* is not its goal, and its own optimum has no closed form",
-    "kto": "its utility saturates, so its goal is the best responses and not pi*",
-    "best_of_n": "it has no KL term and no training; its exact distribution is measured",
-    "sft_chosen": "it imitates the chosen responses, whose distribution is not pi*",
-}
+UNDECLARED = (
+    "it declares no goal, so nothing was required of where it ends; it is measured from the optimum of the "
+    "KL-regularized reward, which may not be its own"
+)
 
 # Promises that mean nothing for a method that only chooses among the responses of the SFT checkpoint.
 OF_TRAINING = ("another seed, other weights", "learns", "stops at its budget", "counts its costs", "logs")
@@ -93,6 +77,8 @@ class Report:
     objective: str
     """Name of the optimum that the distance is to."""
     findings: list[Finding]
+    seconds: float = 0.0
+    """CPU time of the longest training."""
 
     @property
     def passed(self) -> bool:
@@ -102,13 +88,14 @@ class Report:
     def lines(self) -> list[str]:
         """The findings for a person."""
         last = self.curve[-1][1]
-        wanted = f"wanted {self.target}" if self.target is not None else "reported, not required"
+        wanted = f"at most {self.target} wanted" if self.target is not None else "reported, not required"
+        said = "passed" if self.target is not None else "kept its promises; of where it ends nothing was required"
         return [
             f"{self.method}: KL to the optimum {last.kl_to_optimum:.4f} nats ({wanted}); it began at "
             f"{self.start.kl_to_optimum:.3f}",
             f"  measured from: {self.objective}",
             *(f"  {'ok  ' if f.passed else 'FAIL'} {f.name}: {f.text}" for f in self.findings),
-            "passed" if self.passed else "NOT passed",
+            said if self.passed else "NOT passed",
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -133,45 +120,92 @@ def check(
 
     InputError for a method or setting that does not exist.
     """
-    cls = load("methods", name)
-    ours = getattr(cls, "settings_of", name)  # TRL's trainers have the settings and the goals of ours
-    fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
-    settings = {k: v for k, v in (COMMON | SETTINGS.get(ours, {})).items() if k in fields} | (overrides or {})
+    goal = goal_of(load("methods", name))
+    settings = settings_of(name) | (overrides or {})
     method = build("methods", name, settings, "bench check")
-    given = {k: getattr(method, k) for k in OBJECTIVE if hasattr(method, k)}
-    own = name in REACHES and all(value == OBJECTIVE[k] for k, value in given.items())
+    other = unknown_with(goal, method) if goal else ""
+    required = goal is not None and goal.optimum is not None and not other
     candidates = getattr(method, "responses_per_answer", 1)
+    temperature = getattr(method, "temperature", 1.0)
+    seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
         world = OptimumWorld(Path(folder), seed=0)
-        pairs = world.pair_dataset(seed)
-        optimum = world.ipo_optimum(method.beta) if name == "ipo" else None
+        fields_of = Fields(method)
+        pairs = world.pair_dataset(seed, fields_of("flip_rate", 0.0) if goal and goal.flips else 0.0)
+        reward = world.noisy_reward(seed) if goal and goal.noisy else world.reward
+        reference = world.logps(world.reference, temperature)
+        if required and goal and goal.optimum:
+            optimum = goal.optimum(world, fields_of)
+        else:
+            optimum = (reference + world.rewards / BETA).log_softmax(1)
         before = folder_digest(world.reference.path)
-        start = world.distance(world.reference, optimum)
+
+        def distance(logps: Tensor) -> Distance:
+            return world.distance(logps, optimum, reference)
+
+        start = distance(reference)
         say(f"start: {_line(start)}")
         curve = []
-        budget = RESPONSES if hasattr(method, "rollout_size") else COMPARED if own else REPORTED
+        budget = RESPONSES if isinstance(method, OnlineMethod) else COMPARED
+        budget *= 2 if goal and goal.noisy else 1  # its labels are single draws
         for share in shares if candidates == 1 else ():
-            task = _task(world, pairs, int(budget * share), seed, Path(folder) / f"curve-{share}")
+            task = _task(world, pairs, int(budget * share), seed, Path(folder) / f"curve-{share}", reward)
+            began = time.process_time()
             checkpoint = method.train(task)
-            curve.append((_cost(task).get("examples", task.budget.examples), world.distance(checkpoint, optimum)))
-            say(f"{curve[-1][0]:>9,} examples: {_line(curve[-1][1])}")
+            seconds = max(seconds, time.process_time() - began)
+            reached = distance(world.logps(checkpoint, temperature))
+            curve.append((_cost(task).get("examples", task.budget.examples), reached))
+            say(f"{curve[-1][0]:>9,} examples: {_line(reached)}")
         if candidates > 1:
-            curve.append((0, world.distance_of(world.best_of_logps(candidates))))
-        findings = _conformance(name, method, world, pairs, before, start, Path(folder)) if conformance else []
-    objective = "pi*" if own else OTHER_OBJECTIVES.get(ours, "pi*, which may not be this method's own goal")
-    return Report(name, settings, seed, start, curve, TARGET if own else None, objective, findings)
+            curve.append((0, distance(_chosen_logps(world, method, seed, Path(folder) / "chosen"))))
+        findings = _conformance(name, method, world, pairs, before, Path(folder)) if conformance else []
+    said = goal.said if goal else UNDECLARED
+    objective = f"{said}; not required where {other}" if other else said
+    return Report(name, settings, seed, start, curve, TARGET if required else None, objective, findings, seconds)
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """The settings with which a method is checked. InputError if there is none of that name."""
+    cls = load("methods", name)
+    fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    goal = goal_of(cls)
+    usual = {**SETTINGS, **((goal.settings if goal else None) or {})}
+    return {field: value for field, value in usual.items() if field in fields}
+
+
+def _chosen_logps(world: OptimumWorld, method: Any, seed: int, out: Path) -> Tensor:
+    """Log-probs [prompts, responses] of a method that only chooses, from how often the evaluation's own code chose."""
+    policy = Policy.open(
+        method.train(_task(world, world.pair_dataset(seed), SMALL, seed, out)), TUNING, trainable=False
+    )
+    asked = [replace(p, id=f"{p.id} {i}") for p in world.prompts for i in range(ANSWERED // len(world.prompts))]
+    ids = {p.id: p.id.rpartition(" ")[0] for p in asked}
+
+    def reward(generations: Sequence[Generation]) -> list[float]:
+        return world.reward([replace(g, prompt_id=ids[g.prompt_id]) for g in generations])
+
+    choice = Choice(method.responses_per_answer, lambda: reward, "")
+    said = respond(policy, None, asked, max_new_tokens=2, temperature=1.0, seed=seed, choice=choice).generations
+    counts = torch.zeros(world.rewards.shape, dtype=torch.float64)
+    row, column = ({key: i for i, key in enumerate(keys)} for keys in (PROMPTS, world.texts))
+    for g in said:
+        counts[row[ids[g.prompt_id]], column[g.response]] += 1
+    return (counts / counts.sum(1, keepdim=True)).clamp(min=1e-300).log()
 
 
 def _line(distance: Distance) -> str:
     return (
-        f"KL to the optimum {distance.kl_to_optimum:.4f}, regret {distance.regret:.4f}, "
+        f"KL to the optimum {distance.kl_to_optimum:.4f}, "
         f"KL to the reference {distance.kl_to_reference:.3f}, reward {distance.reward:.3f}"
     )
 
 
-def _task(world: OptimumWorld, pairs, examples: int, seed: int, out: Path, reward=None) -> TrainingTask:
+def _task(
+    world: OptimumWorld, pairs: PairDataset, examples: int, seed: int, out: Path, reward: Reward | None = None
+) -> TrainingTask:
     out.mkdir(parents=True)
     reward = reward or world.reward
+    more = [partial(world.reward_of, table=table) for table in world.other_rewards(MORE_REWARDS)]
     rated = [r for p in pairs.pairs[::COMPARISONS] for r in rated_replies(p)]
     return TrainingTask(
         world.reference,
@@ -183,15 +217,15 @@ def _task(world: OptimumWorld, pairs, examples: int, seed: int, out: Path, rewar
         out,
         TUNING,
         base=world.reference,
+        more_rewards=more,
         unpaired=rated,
     )
 
 
 def _conformance(
-    name: str, method: Any, world: OptimumWorld, pairs: PairDataset, before: str, start: Distance, folder: Path
+    name: str, method: Any, world: OptimumWorld, pairs: PairDataset, before: str, folder: Path
 ) -> list[Finding]:
-    """Short trainings that test the interface's promises. before: hash of the SFT checkpoint as it was built; start:
-    where it stands."""
+    """Short trainings that test the interface's promises. before: hash of the SFT checkpoint as it was built."""
     queries = 0
 
     def counting(generations):
@@ -225,8 +259,8 @@ def _conformance(
     say("saves where it should", where == (task.out / "policy").resolve(), f"saved to {where.name}/")
     say("loads", _loads(checkpoint), "AutoModelForCausalLM.from_pretrained reads the saved policy")
     say("leaves the SFT checkpoint alone", folder_digest(world.reference.path) == before, "every file has its hash")
-    end = world.distance(checkpoint)
-    say("learns", end.reward > start.reward, f"expected reward {start.reward:.3f} before, {end.reward:.3f} after")
+    start, end = (float((world.logps(at).exp() * world.rewards).sum(1).mean()) for at in (world.reference, checkpoint))
+    say("learns", end > start, f"expected reward {start:.3f} before, {end:.3f} after")
     cost = _cost(task)
     spent = cost.get("examples", -1)
     say(

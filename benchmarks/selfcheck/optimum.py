@@ -1,10 +1,9 @@
 """A world whose responses can be listed, so that the optimum of alignment is known exactly.
 
-Seven letters and EOS are the whole vocabulary and a response has at most two tokens, so there are 57 responses and no
-others: EOS, a letter and EOS, or two letters. Each has a fixed random reward for each of four prompts. The reference is
-a random tiny Llama, which can hold any table of these probabilities. The optimum of expected reward minus beta times
-the KL to the reference is pi* proportional to pi_ref exp(r / beta) (Rafailov et al. 2023, eq. 4), response by response;
-how far a trained policy is from it is computed by listing all responses, not by sampling.
+Four letters and EOS are the whole vocabulary and a response has at most two tokens, so there are 21 responses and no
+others: EOS, a letter and EOS, or two letters. Each has a fixed random reward for each of three prompts. The reference
+is a random tiny Llama, which can hold any table of these probabilities. What a method aims at in this world says
+`goals.py`; how far a trained policy is from it is computed by listing all responses, not by sampling.
 """
 
 import itertools
@@ -22,17 +21,18 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ...models.chat import encode_prompt, encode_response
 from ...models.checkpoint import Checkpoint
+from ...models.layout import Layout
 from ...models.policy import Policy
 from ...models.tuning import Tuning
-from ...results.records import Generation, Pair, Prompt
+from ...results.records import Generation, Pair, Prompt, Reward
 from ...training.task import PairDataset, PromptDataset
 
-LETTERS = "abcdefg"
-PROMPTS = ("a b", "c d", "e f", "g a")  # two unlike letters: attention over equal ones could not tell how many they are
+LETTERS = "abcd"
+PROMPTS = ("a b", "c d", "d a")  # two unlike letters: attention over equal ones could not tell how many they are
 RESPONSES = ("", *LETTERS, *(f"{first} {second}" for first, second in itertools.product(LETTERS, repeat=2)))
 BETA = 0.5  # rewards per nat
 SPREAD = 1.2  # standard deviation of the rewards: the reference then starts about 3 nats from the optimum
-COMPARISONS = 60  # labels sampled for each two responses to a prompt
+COMPARISONS = 20  # labels for each two responses to a prompt
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 TUNING = Tuning(precision="fp32", device="cpu")
 
@@ -42,9 +42,7 @@ class Distance:
     """A policy's distances and reward; means over the prompts."""
 
     kl_to_optimum: float
-    """KL(pi || pi*) in nats."""
-    regret: float
-    """Objective (reward - beta KL to the reference) of pi* less that of the policy, in rewards."""
+    """KL in nats from the policy to the optimum that it is measured from."""
     kl_to_reference: float
     reward: float
 
@@ -90,69 +88,84 @@ class OptimumWorld:
         """Log-probs [prompts, responses] under the reference."""
         return self.logps(self.reference)
 
-    @cached_property
-    def optimum_logps(self) -> Tensor:
-        """Log-probs of pi* [prompts, responses]."""
-        return (self.reference_logps + self.rewards / BETA).log_softmax(1)
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All responses as texts."""
+        return RESPONSES
 
-    def logps(self, checkpoint: Checkpoint) -> Tensor:
-        """Log-probs [prompts, responses] of a saved policy."""
-        policy = Policy.open(checkpoint, TUNING, trainable=True)
-        return policy.total_logps(self.sequences).reshape(self.rewards.shape).double()
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens [responses] of each response, EOS among them."""
+        return torch.tensor([float(len(response)) for response in self.responses], dtype=torch.float64)
 
-    def distance(self, checkpoint: Checkpoint, optimum: Tensor | None = None) -> Distance:
-        """The distance of a saved policy from pi*, or from another optimum [prompts, responses]."""
-        return self.distance_of(self.logps(checkpoint), optimum)
+    def logps(self, checkpoint: Checkpoint, temperature: float = 1.0) -> Tensor:
+        """Log-probs [prompts, responses] of a saved policy whose logits are divided by the temperature."""
+        policy = Policy.open(checkpoint, TUNING, trainable=False)
 
-    def distance_of(self, logps: Tensor, optimum: Tensor | None = None) -> Distance:
-        """The distance of log-probs [prompts, responses] from pi*, or from another optimum."""
+        def totals(layout: Layout) -> list[float]:
+            return policy.logps(layout, temperature).sum().tolist()
+
+        found = torch.tensor(policy.network.over_distinct(self.sequences, totals))
+        return found.reshape(self.rewards.shape).double()
+
+    def distance(self, logps: Tensor, optimum: Tensor, reference: Tensor | None = None) -> Distance:
+        """The distance of log-probs [prompts, responses] from those of an optimum; all at one temperature."""
         chances = logps.exp()
 
         def mean(values: Tensor) -> float:
             return float((chances * values).sum(1).mean())
 
-        best = self.optimum_logps
-        objective = mean(self.rewards - BETA * (logps - self.reference_logps))
-        highest = float((best.exp() * (self.rewards - BETA * (best - self.reference_logps))).sum(1).mean())
         return Distance(
-            kl_to_optimum=mean(logps - (best if optimum is None else optimum)),
-            regret=highest - objective,
-            kl_to_reference=mean(logps - self.reference_logps),
+            kl_to_optimum=mean(logps - optimum),
+            kl_to_reference=mean(logps - (self.reference_logps if reference is None else reference)),
             reward=mean(self.rewards),
         )
 
-    def best_of_logps(self, n: int) -> Tensor:
-        """Log-probs [prompts, responses] of the best of n samples of the reference, exactly.
-
-        A response is the best with the chance that all n are at most as good, less that all are worse.
-        """
-        order = self.rewards.argsort(1)
-        upto = self.reference_logps.exp().gather(1, order).cumsum(1)
-        below = torch.cat([torch.zeros_like(upto[:, :1]), upto[:, :-1]], 1)
-        chances = torch.zeros_like(upto).scatter(1, order, upto**n - below**n)
-        return chances.clamp(min=1e-300).log()
-
     def reward(self, generations: Sequence[Generation]) -> list[float]:
         """The reward of any response: what a training reward model would be to a method."""
+        return self.reward_of(generations, self.rewards)
+
+    def reward_of(self, generations: Sequence[Generation], table: Tensor) -> list[float]:
+        """What a table [prompts, responses] says of responses."""
         column = {text: i for i, text in enumerate(RESPONSES)}
         row = {prompt.id: i for i, prompt in enumerate(self.prompts)}
-        return [float(self.rewards[row[g.prompt_id], column[g.response]]) for g in generations]
+        return [float(table[row[g.prompt_id], column[g.response]]) for g in generations]
+
+    def noisy_reward(self, seed: int) -> Reward:
+        """The reward with Gumbel noise: of two responses the better is then a Bradley-Terry labeller's choice."""
+        rng = random.Random(seed)
+
+        def reward(generations: Sequence[Generation]) -> list[float]:
+            noise = (-math.log(rng.expovariate(1.0)) for _ in generations)
+            return [value + more for value, more in zip(self.reward(generations), noise, strict=True)]
+
+        return reward
+
+    def other_rewards(self, count: int) -> list[Tensor]:
+        """Tables of `count` reward models that differ from the reward as models with other seeds do."""
+        draw = torch.Generator().manual_seed(1)
+        return [self.rewards + 0.5 * torch.randn(self.rewards.shape, generator=draw) for _ in range(count)]
 
     def prompt_dataset(self) -> PromptDataset:
         return PromptDataset(self.prompts, max_new_tokens=2)
 
-    def pair_dataset(self, seed: int) -> PairDataset:
+    @cached_property
+    def wins(self) -> Tensor:
+        """How often Bradley-Terry labellers prefer the first [prompts, responses, 1] to the second [..., responses]."""
+        return torch.sigmoid(self.rewards[:, :, None] - self.rewards[:, None, :]).double()
+
+    def pair_dataset(self, seed: int, flipped: float = 0.0) -> PairDataset:
         """Each two responses to each prompt, compared COMPARISONS times by Bradley-Terry labellers.
 
-        Equal comparisons are the same pair, as often as it was drawn.
+        flipped: share of labels that say the other. The wins are the expected ones, rounded up or down by chance, so
+        that they are right on average and nearly so for each two. Equal comparisons are the same pair.
         """
         rng = random.Random(seed)
         pairs, index = [], []
         for p, prompt in enumerate(self.prompts):
-            rewards = self.rewards[p].tolist()
             for i, j in itertools.combinations(range(len(RESPONSES)), 2):
-                chance = 1 / (1 + math.exp(rewards[j] - rewards[i]))
-                wins = sum(rng.random() < chance for _ in range(COMPARISONS))
+                chance = flipped + (1 - 2 * flipped) * float(self.wins[p, i, j])
+                wins = math.floor(COMPARISONS * chance + rng.random())
                 for better, worse, count in ((i, j, wins), (j, i, COMPARISONS - wins)):
                     pair = Pair(f"{p}-{better}-{worse}", prompt, self.responses[better], self.responses[worse])
                     pairs += [pair] * count
@@ -161,16 +174,6 @@ class OptimumWorld:
         logps = self.reference_logps.float()
         sides = logps[where[:, 0], where[:, 1]], logps[where[:, 0], where[:, 2]]
         return PairDataset(pairs, lambda: sides)
-
-    def ipo_optimum(self, beta: float) -> Tensor:
-        """Log-probs of IPO's optimum [prompts, responses] when every two responses are compared equally often.
-
-        Each pair asks for a log-ratio difference of (2 p - 1) / (2 beta) in the mean over its labels, p being how often
-        the first wins; the least-squares solution gives each response the mean of that over all (Azar et al. 2023,
-        section 5: a regression).
-        """
-        p = torch.sigmoid(self.rewards[:, :, None] - self.rewards[:, None, :])
-        return (self.reference_logps + ((2 * p - 1) / (2 * beta)).mean(2)).log_softmax(1)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

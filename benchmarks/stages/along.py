@@ -1,6 +1,5 @@
 """Scoring the checkpoints along a training: what the report on over-optimization is made of."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from ...evaluators.base import traits_of
 from ...models.checkpoint import Checkpoint
 from ...results.integrity import code_digest
-from ...results.store import ALONG, ALONG_SCORES, COST, SCORES, Stage
+from ...results.store import ALONG, ALONG_SCORES, POLICY, SCORES, Stage
 from ..context import Workshop
 from .responses import Responses
 from .scores import score_responses
@@ -19,12 +18,19 @@ TRAINING_LABEL = "reward_model.training"  # what its metrics are called
 DISTANCE = "divergence"  # KL to SFT, against which rewards are drawn; the name that it has in settings
 
 
+def checkpoints(trained: Stage) -> dict[int, Checkpoint]:
+    """The policies of a training by the examples spent on them, the final one last; it alone where no other is kept."""
+    folders = sorted((trained.path / ALONG).iterdir()) if (trained.path / ALONG).is_dir() else []
+    found = {int(folder.name): Checkpoint(folder, f"{trained.content}/{folder.name}") for folder in folders}
+    spent = max([int(trained.cost.get("examples", 0)), *found])
+    return {**found, spent: Checkpoint(trained.path / POLICY, trained.content)}
+
+
 def score_along(
     shop: Workshop,
     scorers: Mapping[str, tuple[Any, dict[str, str]]],
     trained: Stage,
     generate: Callable[[Checkpoint], Responses],
-    final: Responses,
     baseline: Responses,
 ) -> Stage:
     """Answer the evaluation prompts with each checkpoint and score them; the stage holds along.parquet.
@@ -32,11 +38,7 @@ def score_along(
     scorers: evaluators by name, with the keys of the models they were given. SFT stands at 0 examples, the final policy
     at what its training spent.
     """
-    spent = json.loads((trained.path / COST).read_text()).get("examples", 0) if (trained.path / COST).exists() else 0
-    points: dict[int, Responses] = {0: baseline}
-    for folder in sorted((trained.path / ALONG).iterdir()):
-        points[int(folder.name)] = generate(Checkpoint(folder, f"{trained.content}/{folder.name}"))
-    points[max(spent, *points)] = final
+    points = {0: baseline, **{examples: generate(policy) for examples, policy in checkpoints(trained).items()}}
     parts = {
         (examples, name): score_responses(shop, name, evaluator, needs, responses, baseline)
         for examples, responses in points.items()

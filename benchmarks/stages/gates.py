@@ -1,7 +1,8 @@
 """The gates between stages: what SFT and the reward models must reach, with its interval."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from ...analysis.reward_audit import ScoredPair, audit_reward_model, length_text, share_text
@@ -9,6 +10,7 @@ from ...analysis.statistics import interval
 from ...errors import InputError
 from ...results.integrity import MANIFEST
 from ...results.store import GATE, Stage
+from .reward_audit import read_scored
 
 
 def sft_gate(stage: Stage) -> dict[str, Any]:
@@ -23,32 +25,48 @@ def sft_gate(stage: Stage) -> dict[str, Any]:
     return _gate("sft_loss_drop", base - sft, low, high, 0.0, base - sft > 0, text)
 
 
+def no_sft_gate(model: str) -> dict[str, Any]:
+    """The gate where no SFT is trained: there is nothing to compare."""
+    text = f"no SFT was trained: every method starts from {model} as it is, which is compared with nothing"
+    return {"name": "sft", "value": None, "low": None, "high": None, "threshold": None, "passed": True, "text": text}
+
+
 def reward_model_gate(stage: Stage, role: str, threshold: float) -> dict[str, Any]:
     """A reward model should order held-out pairs as people did, at least as often as the threshold says.
 
     Its accuracy is the audit's: of the same pairs, by the same code.
     """
     rows = json.loads((stage.path / GATE).read_text())["pairs"]
-    audit = audit_reward_model([ScoredPair(prompt, None, *numbers) for prompt, *numbers in rows])
+    pairs = [ScoredPair(prompt, None, *numbers) for prompt, *numbers in rows]
+    return _accuracy_gate(f"reward_model.{role}", f"{role} reward model", pairs, threshold)
+
+
+def training_reward_gate(stage: Stage, name: str, threshold: float) -> dict[str, Any]:
+    """The same of a reward that the benchmark brings."""
+    return _accuracy_gate("training_reward", f"training reward {name}", read_scored(stage), threshold)
+
+
+def _accuracy_gate(gate: str, title: str, pairs: Sequence[ScoredPair], threshold: float) -> dict[str, Any]:
+    audit = audit_reward_model(pairs)
     mean, low, high = (audit["accuracy"][part] for part in ("mean", "low", "high"))
-    text = f"{role} reward model: held-out accuracy {share_text(audit['accuracy'])}, wanted {threshold:.2f}"
+    text = f"{title}: held-out accuracy {share_text(audit['accuracy'])}, wanted {threshold:.2f}"
     text += f"; {length_text(audit)}"
-    return _gate(f"reward_model.{role}", mean, low, high, threshold, mean >= threshold, text)
+    return _gate(gate, mean, low, high, threshold, mean >= threshold, text)
 
 
 def check_reward_models_apart(trained: Mapping[str, Stage]) -> None:
     """The reward model that trains and the one that evaluates must share neither seed nor pairs, by their manifests.
 
-    trained: the two stages by role. InputError names what they share: errors in common would then count as agreement.
+    trained: the stages by role. InputError names what they share: errors in common would then count as agreement.
     """
-    inputs = [json.loads((stage.path / MANIFEST).read_text())["inputs"] for stage in trained.values()]
+    inputs = {role: json.loads((stage.path / MANIFEST).read_text())["inputs"] for role, stage in trained.items()}
     for what, name in (("seed", "the seed"), ("train", "the training pairs")):
-        first, second = (given[what] for given in inputs)
-        if first == second:
-            raise InputError(
-                f"{' and '.join(trained)} reward models share {name} ({str(first)[:12]}); give each its own, "
-                f"for what they get wrong together cannot be seen"
-            )
+        for (one, first), (two, second) in combinations(inputs.items(), 2):
+            if first[what] == second[what]:
+                raise InputError(
+                    f"{one} and {two} reward models share {name} ({str(first[what])[:12]}); give each its own, "
+                    f"for what they get wrong together cannot be seen"
+                )
 
 
 def _gate(name: str, value: float, low: float, high: float, threshold: float, passed: bool, text: str) -> dict:

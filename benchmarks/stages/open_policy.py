@@ -8,9 +8,10 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
-from ...evaluators.base import Conversation
+from ...evaluators.base import Conversation, OtherTokens
 from ...models.chat import encode_prompt, encode_response
 from ...models.checkpoint import Checkpoint
+from ...models.elsewhere import Elsewhere, open_copy, reads_alike, recounted
 from ...models.kept_values import filled, read_kept
 from ...models.policy import Policy
 from ...models.sampler import to_generations
@@ -40,6 +41,8 @@ class PolicyInMemory:
 
     policy: Policy
     limits: Limits
+    counts: Any = None
+    """The run's tokenizer, where the policy's tokens or template are others."""
 
     def sample(self, prompts: Sequence[Sequence[Message]], seed: int) -> list[Generation]:
         asked = [Prompt(prompt_id(m), tuple(m), tuple(encode_prompt(self.policy.tokenizer, m))) for m in prompts]
@@ -51,7 +54,8 @@ class PolicyInMemory:
             seed=seed,
             progress="responses",
         )
-        return to_generations(self.policy, found)
+        generations = to_generations(self.policy, found)
+        return generations if self.counts is None else recounted(generations, self.counts)
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
         found = (self.policy.total_logps(self._encode(chunk)).tolist() for chunk in chunks(conversations))
@@ -68,14 +72,16 @@ class PolicyInMemory:
         return model, self.policy.tokenizer
 
     def _encode(self, conversations: Sequence[Conversation]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        if self.counts is not None:
+            raise OtherTokens
         tokenizer = self.policy.tokenizer
         return [
-            (tuple(encode_prompt(tokenizer, prompt)), tuple(encode_response(tokenizer, response)))
-            for prompt, response in conversations
+            (tuple(encode_prompt(tokenizer, prompt)), tuple(encode_response(tokenizer, response, any(cut))))
+            for prompt, response, *cut in conversations
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReferenceInMemory(PolicyInMemory):
     """The SFT checkpoint; its log-probs of the same conversations are computed once, for all methods and seeds.
 
@@ -84,10 +90,12 @@ class ReferenceInMemory(PolicyInMemory):
 
     shop: Workshop
     sft: Checkpoint
+    has_gate: bool = True
+    """It was trained here."""
 
     def logps(self, conversations: Sequence[Conversation]) -> list[float]:
         def build(out: Path) -> None:
-            known, found = read_kept(self.sft.path), []
+            known, found = read_kept(self.sft.path) if self.has_gate else {}, []
             for chunk in chunks(conversations):
                 found += filled(self._encode(chunk), known, lambda rows: self.policy.total_logps(rows).tolist())
             write_json(out / LOGPS, found)
@@ -98,16 +106,25 @@ class ReferenceInMemory(PolicyInMemory):
 
 @contextmanager
 def opened(
-    shop: Workshop, sft: Checkpoint, policy: Checkpoint | None, limits: Limits
+    shop: Workshop,
+    sft: Checkpoint,
+    policy: Checkpoint | None,
+    limits: Limits,
+    prompts: Sequence[Sequence[Message]] = (),
+    has_gate: bool = True,
 ) -> Iterator[tuple[PolicyInMemory, PolicyInMemory]]:
-    """A policy (None: the SFT checkpoint itself) and the SFT checkpoint in memory."""
-    reference = ReferenceInMemory(Policy.open(sft, shop.tuning, trainable=False), limits, shop, sft)
+    """A policy (None: the SFT checkpoint itself) and the SFT checkpoint in memory.
+
+    prompts: those it answered. has_gate: SFT was trained here.
+    """
+    opened_sft = Policy.open(sft, shop.tuning, trainable=False)
+    reference = ReferenceInMemory(opened_sft, limits, shop=shop, sft=sft, has_gate=has_gate)
     if policy is None:
         yield reference, reference
         return
-    # a policy that is a whole model is opened as a copy of its own, so that the shared SFT model stays in memory
-    model = Policy.open(policy, shop.tuning, trainable=True)
+    model = open_copy(policy, shop.tuning)
+    alike = not isinstance(policy, Elsewhere) or reads_alike(model, reference.policy, prompts)
     try:
-        yield PolicyInMemory(model, limits), reference
+        yield PolicyInMemory(model, limits, None if alike else reference.policy.tokenizer), reference
     finally:
         model.network.close()

@@ -14,15 +14,17 @@ from ...evaluators.base import Traits, traits_of
 from ...evaluators.divergence import Divergence
 from ...evaluators.judge import OPENAI
 from ...evaluators.judge_question import read_template
+from ...evaluators.reward_function import RewardFunction
 from ...evaluators.reward_model import RewardModelWinRate
 from ...models.checkpoint import Checkpoint
 from ...models.find import find_model
-from ...models.reward_model import RewardModel
-from ...models.tuning import Tuning, kind_of
+from ...models.reward_model import RewardModel, check_classifier
+from ...models.tuning import Tuning
 from ...results.integrity import digest, digest_each
-from ...results.records import LabelledPair
+from ...results.records import LabelledPair, Reward
 from ...results.store import Store, folder_digest
-from ..context import Workshop
+from ...runtime.device import kind_of
+from ..context import Workshop, function_code
 from ..data.corpus import Corpus
 from ..definition.options import option_of
 from ..definition.plugins import Where, available, build, load, with_given
@@ -30,6 +32,7 @@ from ..definition.spec import BenchmarkSpec
 from ..judging.bill import most
 from . import reward_audit
 from .along import DISTANCE, TRAINING, TRAINING_LABEL
+from .training_reward import TrainingReward, find_training_reward
 
 ALLOWED = "allow_training_model"  # the setting that lets the training reward model evaluate
 Given = dict[str, Any]  # what the benchmark fills in, by the name of the constructor's argument
@@ -45,6 +48,8 @@ class ScorerSettings:
     """The user's own, by the evaluator whose settings name it."""
     models: dict[str, Checkpoint]
     """The local models that evaluators ask, as the settings name them; an endpoint has none."""
+    training: TrainingReward | None = None
+    """The reward that methods are trained on, where the benchmark brings one."""
 
     @property
     def traits(self) -> dict[str, Traits]:
@@ -89,6 +94,7 @@ def check_settings(spec: BenchmarkSpec, tuning: Tuning) -> ScorerSettings:
             given["pairs"] = ()
         if traits.needs_reward_model and "model" in settings:
             own[name] = find_model(settings["model"], option_of(name))
+            check_classifier(str(own[name].path))
         elif traits.needs_reward_model:
             given |= {"model": "(trained by the benchmark)", "tuning": tuning}
         made = build("evaluators", name, {**given, **settings}, _where(spec, name))
@@ -101,7 +107,10 @@ def check_settings(spec: BenchmarkSpec, tuning: Tuning) -> ScorerSettings:
             f"{spec.place('evaluators', judges[1])}: {' and '.join(judges)} would both be the judge; name one of them, "
             f"with several models for a panel"
         )
-    return ScorerSettings(evaluators, own, models)
+    training = find_training_reward(spec, evaluators)
+    if training and training.model:
+        training_stamps(spec, own, training.model)  # told now, before anything trains
+    return ScorerSettings(evaluators, own, models, training)
 
 
 def cost_of_judging(spec: BenchmarkSpec, settings: ScorerSettings, tokenizer: Any, rows: int, seeds: int) -> str | None:
@@ -121,6 +130,8 @@ def identities(spec: BenchmarkSpec, settings: ScorerSettings) -> dict[str, Any]:
 def _identity(settings: Mapping[str, Any], traits: Traits, found: Mapping[str, Checkpoint]) -> dict[str, Any]:
     known = settings if traits.determined_by is None else traits.determined_by
     kept = {name: settings[name] for name in known if name in settings}
+    if traits.calls:
+        kept["code"] = digest([function_code(name) for name in traits.calls])
     if traits.asks_models:
         models = _named(settings["model"])
         kept |= {"model": models, "weights": {m: found[m].key for m in models if m in found}}
@@ -156,18 +167,22 @@ class Scorers:
         shop: Workshop,
         corpus: Corpus,
         reward_models: dict[str, Checkpoint],
-        prompts: str,
+        pairs: str,
     ):
-        """reward_models: by role, the one that trains first. prompts: the split whose prompts are answered."""
-        self.spec, self.settings, self.shop, self.corpus, self.prompts = spec, settings, shop, corpus, prompts
+        """reward_models: those that were trained here, by role, the one that scores last. pairs: the split of those
+        that evaluators are given."""
+        self.spec, self.settings, self.shop, self.corpus, self.pairs = spec, settings, shop, corpus, pairs
         self.reward_models = reward_models
-        self.scorer = [*reward_models][1]
-        self.stamps: list[str] = []
-        self._check_reward_models()
+        self.scorer = [*reward_models][-1]
+        self._check_splits()
+        training = settings.training.model if settings.training else _by_content(reward_models["training"])
+        self.stamps = training_stamps(spec, settings.reward_models, training) if training else []
 
     @cached_property
-    def training_reward(self) -> RewardModel:
+    def training_reward(self) -> Reward:
         """The reward that methods are trained on, in memory."""
+        if self.settings.training:
+            return self.settings.training.open(self.shop.tuning.device)
         return RewardModel.open(self.reward_models["training"].path, self.shop.tuning)
 
     @cached_property
@@ -196,10 +211,11 @@ class Scorers:
         self, tokenizer: Any, external: tuple[str, list[LabelledPair], int] | None
     ) -> dict[str, Any]:
         """For summary.json: both reward models on held-out pairs and on those from elsewhere."""
-        models = {
-            role: (RewardModelWinRate(str(made.path), self.shop.tuning), made.key)
-            for role, made in self.reward_models.items()
-        }
+        models: dict[str, tuple[RewardModelWinRate | RewardFunction, str]] = {}
+        if brought := self.settings.training:
+            models["training"] = brought.evaluator(self.shop.tuning.device), brought.key
+        for role, made in self.reward_models.items():
+            models[role] = RewardModelWinRate(str(made.path), self.shop.tuning), made.key
         for name, own in list(self.settings.reward_models.items())[:1]:
             device = self._given(name)[0]["device"]
             models["evaluation"] = RewardModelWinRate(str(own.path), device=device), own.key
@@ -212,7 +228,7 @@ class Scorers:
         given: Given = {}
         keys: Keys = {}
         if traits.needs_pairs:
-            given["pairs"] = self.corpus.labelled_of(self.prompts)
+            given["pairs"] = self.corpus.labelled_of(self.pairs)
             keys["pairs"] = digest_each(dataclasses.asdict(pair) for pair in given["pairs"])
         if own := self.settings.reward_models.get(name):
             given |= {"model": str(own.path), "device": settings.get("device", device)}
@@ -232,26 +248,42 @@ class Scorers:
         given = {"model": str(checkpoint.path), "tuning": self.shop.tuning}
         return given, {"model": checkpoint.key, "tuning": digest(self.shop.tuning.identity())}
 
-    def _training_reward_model(self) -> tuple[RewardModelWinRate, Keys]:
-        """The reward model that methods are trained on as an evaluator, with the keys of what it is given."""
+    def _training_reward_model(self) -> tuple[RewardModelWinRate | RewardFunction, Keys]:
+        """The reward that methods are trained on as an evaluator, with the keys of what it is given."""
+        device = self.shop.tuning.device
+        if brought := self.settings.training:
+            keys = {"model": brought.key, "device": kind_of(device)} if brought.model else {}
+            return brought.evaluator(device), keys
         given, keys = self._reward_model("training")
         return RewardModelWinRate(**given, label=TRAINING_LABEL), keys
 
-    def _check_reward_models(self) -> None:
+    def _check_splits(self) -> None:
         shared = np.intersect1d(self.corpus.prompt_ids("training"), self.corpus.prompt_ids(self.scorer))
         if len(shared):
-            roles = " and ".join(self.reward_models)
-            raise InputError(f"{roles} reward models share {len(shared)} prompts; repair the splits")
-        training = folder_digest(self.reward_models["training"].path)
-        for name, own in self.settings.reward_models.items():
-            if folder_digest(own.path) != training:
-                continue
-            if not self.spec.evaluators[name].get(ALLOWED):
-                raise InputError(
-                    f"{own.path} is the reward model that the methods are trained on, so it cannot judge them; name "
-                    f"another with {option_of(name)}, or force it with {ALLOWED}: true under evaluators.{name}"
-                )
-            self.stamps = [
-                "Evaluated with the training reward model: its win rates and rewards are what the methods were trained "
-                "to raise, not evidence that they are better"
-            ]
+            raise InputError(f"training and {self.scorer} reward models share {len(shared)} prompts; repair the splits")
+
+
+def _by_content(model: Checkpoint) -> Checkpoint:
+    """A model keyed as `find_model` keys those that people name."""
+    return Checkpoint(model.path, folder_digest(model.path))
+
+
+def training_stamps(spec: BenchmarkSpec, own: Mapping[str, Checkpoint], training: Checkpoint) -> list[str]:
+    """What every page says where a reward model of the user's evaluates that is the one that trains.
+
+    InputError where that is not forced. own: the user's, by the evaluator whose settings name it.
+    """
+    stamps = []
+    for name, model in own.items():
+        if model.key != training.key:
+            continue
+        if not spec.evaluators[name].get(ALLOWED):
+            raise InputError(
+                f"{model.path} is the reward model that the methods are trained on, so it cannot judge them; name "
+                f"another with {option_of(name)}, or force it with {ALLOWED}: true under evaluators.{name}"
+            )
+        stamps = [
+            "Evaluated with the training reward model: its win rates and rewards are what the methods were trained "
+            "to raise, not evidence that they are better"
+        ]
+    return stamps

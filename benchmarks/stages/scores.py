@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from ...evaluators.base import traits_of
+from ...evaluators.base import OtherTokens, traits_of
 from ...models.checkpoint import Checkpoint
 from ...results.integrity import code_digest, digest
 from ...results.records import Generation, Score
 from ...results.store import SCORES, Stage
-from ..context import SCORING_CODE, Workshop, class_code, settings_of
+from ..context import SCORING_CODE, Workshop, class_code, function_code, settings_of
+from ..definition.intact import put_back
+from ..definition.plugins import is_ours
 from .open_policy import Limits, opened
 from .responses import Responses, read_responses
 
@@ -29,25 +32,31 @@ def score(
     sft: Checkpoint,
     policy: Checkpoint | None,
     limits: Limits,
+    read: Callable[[Stage], Responses] = read_responses,
+    has_gate: bool = True,
 ) -> Stage:
     """One evaluator's scores of a policy's responses against the baseline's; the stage holds scores.parquet.
 
-    needs: keys of the models that the evaluator uses. ours, baseline: the stages of the responses. policy: None for
-    the SFT checkpoint.
+    needs: keys of the models that the evaluator uses. ours, baseline: the stages of the responses, which `read` reads.
+    policy: None for the SFT checkpoint. has_gate: that was trained here.
     """
-    responses, theirs = read_responses(ours), read_responses(baseline)
+    responses, theirs = read(ours), read(baseline)
     traits = traits_of(evaluator)
     if traits.keeps_answers:
-        scores = list(evaluator.score(responses.read(), theirs.read()))
+        scores = _scores(evaluator, responses.read(), theirs.read())
         inputs = {"evaluator": name, "scores": digest([dataclasses.astuple(s) for s in scores])}
         return shop.store.stage("scores", inputs, lambda out: write_scores(out / SCORES, scores))
     if not traits.needs_policy:
         return score_responses(shop, name, evaluator, needs, responses, theirs)
 
     def build(out: Path) -> None:
-        with opened(shop, sft, policy, limits) as (model, reference):
-            found = evaluator.score(responses.read(), theirs.read(), policy=model, reference=reference)
-            write_scores(out / SCORES, list(found))
+        answers, scores = responses.read(), list[Score]()
+        with (
+            opened(shop, sft, policy, limits, [r.prompt for r in answers], has_gate) as (model, reference),
+            suppress(OtherTokens),
+        ):
+            scores = _scores(evaluator, answers, theirs.read(), policy=model, reference=reference)
+        write_scores(out / SCORES, scores)
 
     inputs = shop.inputs(
         SCORING_CODE,
@@ -61,13 +70,19 @@ def score(
     return shop.store.stage("scores", inputs, build)
 
 
-def score_versus(shop: Workshop, judge: Any, ours: Stage, others: Mapping[str, Stage]) -> Stage:
+def score_versus(
+    shop: Workshop,
+    judge: Any,
+    ours: Stage,
+    others: Mapping[str, Stage],
+    read: Callable[[Stage], Responses] = read_responses,
+) -> Stage:
     """A judge's scores of a row's responses against those of other rows, by label; the stage holds scores.parquet."""
-    responses = read_responses(ours)
+    responses = read(ours)
     scores = [
         score
         for label, other in others.items()
-        for score in judge.score_versus(responses.read(), read_responses(other).read(), label)
+        for score in judge.score_versus(responses.read(), read(other).read(), label)
     ]
     inputs = {"versus": sorted(others), "scores": digest([dataclasses.astuple(s) for s in scores])}
     return shop.store.stage("scores", inputs, lambda out: write_scores(out / SCORES, scores))
@@ -93,7 +108,8 @@ def score_responses(
         def build(out: Path) -> None:
             known = dict(zip(map(_text, than.read()), rewards(than), strict=True)) if than else {}
             texts = [(_text(g), g) for g in of.read()]
-            new = iter(evaluator.rewards([g for text, g in texts if text not in known]))
+            with _apart(evaluator):
+                new = iter(list(evaluator.rewards([g for text, g in texts if text not in known])))
             (out / REWARDS).write_text(json.dumps([known[t] if t in known else next(new) for t, _ in texts]))
 
         stage = shop.store.stage("rewards", {**inputs, "of": of.key, "than": than and than.key}, build)
@@ -105,10 +121,21 @@ def score_responses(
             ours = rewards(responses, than=baseline if shares else None)
             scores = evaluator.compare(responses.read(), ours, rewards(baseline))
         else:
-            scores = evaluator.score(responses.read(), baseline.read())
+            scores = _scores(evaluator, responses.read(), baseline.read())
         write_scores(out / SCORES, list(scores))
 
     return shop.store.stage("scores", {**inputs, "responses": responses.key, "baseline": baseline.key}, build)
+
+
+def _scores(evaluator: Any, *given: Any, **models: Any) -> list[Score]:
+    """All of an evaluator's scores."""
+    with _apart(evaluator):
+        return list(evaluator.score(*given, **models))
+
+
+def _apart(evaluator: Any) -> AbstractContextManager[None]:
+    """What an evaluator of another package changes of torch is put back, for others train and score in this process."""
+    return nullcontext() if is_ours(type(evaluator).__module__) else put_back()
 
 
 def _identity(name: str, evaluator: Any, needs: dict[str, str]) -> dict[str, Any]:
@@ -116,13 +143,15 @@ def _identity(name: str, evaluator: Any, needs: dict[str, str]) -> dict[str, Any
     return {
         "evaluator": name,
         "source": class_code(type(evaluator)),
+        **({"calls": [function_code(name) for name in calls]} if (calls := traits_of(evaluator).calls) else {}),
         "settings": {k: v for k, v in settings_of(evaluator).items() if k not in needs},
         "needs": needs,
     }
 
 
-def _text(generation: Generation) -> tuple[str, str]:
-    return generation.prompt_id, generation.response
+def _text(generation: Generation) -> tuple[str, str, bool]:
+    """All of a response that a reward of the text depends on: one that was cut is read without an end."""
+    return generation.prompt_id, generation.response, generation.finished
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:

@@ -10,14 +10,19 @@ from functools import partial
 from typing import Any
 
 from ...models.checkpoint import Checkpoint
+from ...results.progress import CELL
 from ...results.store import ALONG, POLICY, Stage
 from ..definition.rows import SFT, Row
-from ..request import CELL, Cell
+from ..definition.spec import LAST, BenchmarkSpec
+from ..request import Cell
 from . import gates
-from .pipeline import Pipeline
+from .picked import picked_policy
+from .pipeline import Pipeline, more_reward_models, roles_of
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
 SUPERVISED, SCORER, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
+BROUGHT = "training reward on held-out pairs"  # where the benchmark brings it
+CHECKPOINT = "pick of a checkpoint"
 VERSUS = "judge on pairs of rows"
 Key = tuple[str, int | None, str]  # a row's label and a seed (empty and None for what all share), and the step's name
 Made = Mapping[Key, Stage | None]
@@ -92,50 +97,71 @@ def _stage(made: Made, key: Key) -> Stage:
 
 
 def _shared(pipeline: Pipeline, rows: Sequence[Row]) -> Iterator[Step]:
-    sft = Step(SUPERVISED, "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True)
-    needs = [sft.key]
-    yield sft
-    for role in pipeline.use.roles:
-        yield (step := _reward_model(pipeline, role, (sft.key,)))
+    needs: list[Key] = []
+    threshold = pipeline.spec.gates.reward_model_accuracy
+    if brought := pipeline.brought:  # first, for what cannot be read is to be told before anything trains
+        gate = partial(gates.training_reward_gate, name=brought.name, threshold=threshold)
+        yield Step(BROUGHT, "reward_audit", lambda made: pipeline.read_training_reward(), gate=gate)
+    if pipeline.spec.sft:
+        yield (sft := Step(SUPERVISED, "sft", lambda made: pipeline.train_sft(), gate=gates.sft_gate, trains=True))
+        needs.append(sft.key)
+    start = tuple(needs)
+    for role in roles_of(pipeline.spec, pipeline.use):
+        yield (step := _reward_model(pipeline, role, start, partial(pipeline.train_reward_model, role)))
         needs.append(step.key)
-    if any(REFERENCE in needed(row.method) for row in rows):
+    for number in sorted({number for row in rows for number in more_reward_models(row.method)}):
+        make = partial(pipeline.train_another_reward_model, number)
+        yield (step := _reward_model(pipeline, f"training {number}", start, make))
+        needs.append(step.key)
+    if any(REFERENCE in needed(row.method, pipeline.spec) for row in rows):
         yield Step(REFERENCE, "reference", lambda made: pipeline.reference(), tuple(needs))
 
 
-def needed(method: Any) -> list[str]:
+def needed(method: Any, spec: BenchmarkSpec) -> list[str]:
     """Names of the shared stages without which a method cannot be trained or, for a choice of responses, used."""
     reference = getattr(method, "needs_reference", False) and getattr(method, "needs_pairs", False)
     found = {
-        SUPERVISED: True,
-        SCORER.format("training"): getattr(method, "needs_reward", False),
+        SUPERVISED: spec.sft is not None,
+        SCORER.format("training"): getattr(method, "needs_reward", False) and spec.training_reward is None,
+        **{SCORER.format(f"training {number}"): True for number in more_reward_models(method)},
         REFERENCE: reference,
     }
     return [name for name, is_needed in found.items() if is_needed]
 
 
-def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...]) -> Step:
+def _reward_model(pipeline: Pipeline, role: str, needs: tuple[Key, ...], make: Callable[[], Stage]) -> Step:
     gate = partial(gates.reward_model_gate, role=role, threshold=pipeline.spec.gates.reward_model_accuracy)
     name = SCORER.format(role)
-    return Step(name, "reward_model", lambda made: pipeline.train_reward_model(role), needs, gate=gate, trains=True)
+    return Step(name, "reward_model", lambda made: make(), needs, gate=gate, trains=True)
 
 
 def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], before: Sequence[str]) -> Iterator[Step]:
-    """The steps of a row with one seed; SFT's has no training. before: the rows that come before it, but for SFT."""
+    """The steps of a row with one seed; SFT and what was trained elsewhere have no training.
+
+    before: the rows that come before it, but for SFT.
+    """
     step = partial(Step, row=row, seed=seed)
     trained, responses = (row.label, seed, TRAINING), (row.label, seed, RESPONSES)
     baseline = (SFT.label, seed, RESPONSES)
     both = tuple(dict.fromkeys((responses, baseline)))
+    is_trained = row is not SFT and row.policy is None
+    picked = (row.label, seed, CHECKPOINT)
+    picks = is_trained and pipeline.spec.evaluation.checkpoint.by != LAST
 
     def policy(made: Made) -> Checkpoint | None:
+        if row.policy:
+            return row.policy
+        if picks:
+            return picked_policy(_stage(made, picked))
         stage = made.get(trained)
         return Checkpoint(stage.path / POLICY, stage.content) if stage else None
 
     def along(made: Made) -> Stage | None:
         if not (_stage(made, trained).path / ALONG).is_dir():  # the method saved none
             return None
-        return pipeline.along(_stage(made, trained), seed, _stage(made, responses), _stage(made, baseline))
+        return pipeline.along(_stage(made, trained), seed, _stage(made, baseline))
 
-    if row is not SFT:
+    if is_trained:
         yield step(
             TRAINING,
             "train",
@@ -144,15 +170,24 @@ def _cell(pipeline: Pipeline, row: Row, seed: int, shared: tuple[Key, ...], befo
             trains=True,
             is_placed=True,
         )
+    if picks:
+        yield step(
+            CHECKPOINT,
+            "picked",
+            lambda made: pipeline.pick(_stage(made, trained), seed),
+            (trained,),
+            state=CHECKPOINT,
+            is_placed=True,
+        )
     yield step(
         RESPONSES,
         "generations",
         lambda made: pipeline.generate(policy(made), seed, row.method),
-        shared if row is SFT else (trained,),
+        (picked if picks else trained,) if is_trained else shared,
         state=RESPONSES,
         is_placed=True,
     )
-    if row is not SFT and pipeline.spec.evaluation.along:
+    if is_trained and pipeline.spec.evaluation.along:
         yield step(ALONG_TRAINING, "along", along, (trained, *both), state=ALONG_TRAINING, is_placed=True)
     for name, asks in pipeline.scored_by.names.items():
 

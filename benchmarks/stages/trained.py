@@ -20,6 +20,7 @@ from torch import Tensor
 from ...errors import InputError
 from ...models.checkpoint import Checkpoint
 from ...models.policy import Policy
+from ...models.reward_model import RewardModel
 from ...results.integrity import digest_each
 from ...results.records import Pair, RatedReply, Reward
 from ...results.store import COST, POLICY, Stage
@@ -28,9 +29,9 @@ from ...training.contrast import with_contrast
 from ...training.ledger import Ledger
 from ...training.loop import Recipe
 from ...training.reward_model import fit_reward_model
-from ...training.sft import examples, fine_tune
+from ...training.sft import demonstrated, examples, fine_tune
 from ...training.task import Budget, PairDataset, PromptDataset, TrainingTask, reference_logps
-from ..context import Workshop, library_version, method_code, settings_of
+from ..context import Workshop, functions_code, library_version, method_code, settings_of
 from ..data.corpus import rows_digest
 from ..definition.spec import Supervised, SupervisedFineTuning
 
@@ -38,13 +39,26 @@ REFERENCE = "reference.safetensors"
 
 
 def train_sft(
-    shop: Workshop, base: Checkpoint, settings: SupervisedFineTuning, train: Sequence[Pair], heldout: Sequence[Pair]
+    shop: Workshop,
+    base: Checkpoint,
+    settings: SupervisedFineTuning,
+    train: Sequence[Pair],
+    heldout: Sequence[Pair],
+    demonstrations: Sequence[RatedReply] = (),
 ) -> Stage:
-    """The stage in which the base is fine-tuned on the replies of some pairs; see training/sft.py."""
+    """The stage in which the base is fine-tuned on the replies of some pairs; see training/sft.py.
+
+    demonstrations: imitated in place of the pairs' replies, if there are some.
+    """
     seen, unseen = (examples(pairs, both=settings.replies == "both") for pairs in (train, heldout))
+    if demonstrations:
+        seen = demonstrated(demonstrations)
     recipe = _recipe(settings, shop, seed=settings.seed, label="SFT")
     inputs = shop.inputs(
-        base=base.key, settings=settings.model_dump(), train=rows_digest(train), heldout=rows_digest(heldout)
+        base=base.key,
+        settings=settings.model_dump(),
+        train=rows_digest(demonstrations or train),
+        heldout=rows_digest(heldout),
     )
     return shop.store.stage(
         "sft", inputs, lambda out: fine_tune(base, shop.tuning, recipe, seen, unseen, out), together=True
@@ -60,8 +74,10 @@ def train_reward_model(
     seed: int,
     contrast: float = 0.0,
     longest: int = 0,
+    start: Checkpoint | None = None,
 ) -> Stage:
-    """The stage in which a reward model learns from the SFT checkpoint on; see training/reward_model.py.
+    """The stage in which a reward model learns, from the SFT checkpoint on or from `start`; see
+    training/reward_model.py.
 
     contrast: share of contrast pairs, which come on top of the settings' examples; longest: tokens of their replies.
     """
@@ -77,10 +93,12 @@ def train_reward_model(
         inputs |= {"contrast": contrast, "longest": longest}
         train = with_contrast(train, contrast, seed, longest)
         recipe = replace(recipe, examples=round(settings.examples / (1 - contrast)))
+    if start:
+        inputs |= {"start": start.key}
     return shop.store.stage(
         "reward_model",
         inputs,
-        lambda out: fit_reward_model(sft, shop.tuning, recipe, train, heldout, out),
+        lambda out: fit_reward_model(start or sft, sft.tokenizer(), shop.tuning, recipe, train, heldout, out),
         together=True,
     )
 
@@ -119,13 +137,19 @@ def train_cell(
     pairs: PairDataset,
     unpaired: Sequence[RatedReply],
     prompts: PromptDataset,
-    reward: Callable[[], Reward],
-    reward_model: Checkpoint,
+    reward: Callable[[], Reward | None],
+    reward_model: Checkpoint | None,
+    more_reward_models: Sequence[Checkpoint] = (),
     budget: int,
     seed: int,
     along: int = 0,
+    reward_key: str | None = None,
 ) -> Stage:
-    """Train one method with one seed; the stage holds policy/, metrics.jsonl and cost.json, and along/ if asked for."""
+    """Train one method with one seed; the stage holds policy/, metrics.jsonl and cost.json, and along/ if asked for.
+
+    reward_model: the one behind the reward, where it was trained here; else reward_key has the reward's key, None for
+    a method that does not ask it.
+    """
 
     def build(out: Path) -> None:
         torch.manual_seed(seed)
@@ -140,6 +164,7 @@ def train_cell(
             shop.tuning,
             base=base,
             reward_model=reward_model,
+            more_rewards=[RewardModel.open(model.path, shop.tuning) for model in more_reward_models],
             unpaired=unpaired,
             along=along,
             checkpoint_every=shop.checkpoint_every,
@@ -169,10 +194,12 @@ def train_cell(
         unpaired=rows_digest(unpaired),
         prompts=digest_each(p.id for p in prompts.prompts),
         max_new_tokens=prompts.max_new_tokens,
-        reward=reward_model.key,
+        reward=reward_model.key if reward_model else reward_key,
         budget=budget,
         seed=seed,
         along=along,
+        **({"more_rewards": [model.key for model in more_reward_models]} if more_reward_models else {}),
+        **({"functions": functions_code(method.functions)} if getattr(method, "functions", ()) else {}),
     )
     return shop.store.stage("train", inputs, build, together=True)
 

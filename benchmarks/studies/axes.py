@@ -7,14 +7,17 @@ differ; or a setting of one of the methods (dpo.beta, methods.dpo.beta), whose v
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from ...analysis.budgets import BUDGET
 from ...errors import InputError
-from ...results.integrity import digest
+from ...results.integrity import digest, read_record
+from ...results.run_folder import SUMMARY, TUNE
 from ..definition.options import Options, chosen_spec
 from ..definition.plugins import available, checked, parse_setting, read_value
 from ..definition.rows import Row, method_row
@@ -43,6 +46,8 @@ class StudyFile(Part):
     """Values by field; all are crossed."""
     per_seed: list[Literal[*SEED_FIELDS]] = []  # type: ignore[valid-type]  # the names stand in one place
     """Stages that get another seed as well: from worlds in which they vary, the variance is split by source."""
+    tuned: str | None = None
+    """Folder of a `bench tune` of the same methods: with the axis budget, what its winners showed is told beside."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Study:
     seeds: int
     axes: tuple[Axis, ...]
     per_seed: tuple[str, ...] = ()
+    tuned: Path | None = None
+    """Folder of a tuning whose winners are told of beside."""
 
     def __post_init__(self) -> None:
         """Tell about all that cannot be, before anything trains."""
@@ -92,6 +99,11 @@ class Study:
             raise InputError(f"study {self.name} varies nothing; give it axes, for example labels.flip: [0, 0.25]")
         if self.per_seed and self.seeds < 2:
             raise InputError(f"study {self.name}: per_seed needs two seeds or more to tell variation from; set seeds")
+        if self.spec.policies:
+            place = self.spec.place("policies")
+            raise InputError(
+                f"{place}: policies that were trained elsewhere vary along no axis; leave them out of a study"
+            )
         seen: dict[str, Axis] = {}
         for axis in self.axes:
             if axis.field in seen:
@@ -101,14 +113,34 @@ class Study:
             if axis.field in [SEED_FIELDS[source] for source in self.per_seed]:
                 raise InputError(f"{axis.place}: {axis.field} is varied by per_seed as well; leave one of the two out")
             seen[axis.field] = axis
+        if "sft" in self.per_seed and self.spec.sft is None:
+            raise InputError(f"study {self.name}: per_seed names sft, and no SFT is trained (sft: null); leave it out")
         if len(set(self.per_seed)) < len(self.per_seed):
             raise InputError(f"study {self.name}: per_seed names a stage twice; name each once")
+        if self.tuned and BUDGET not in seen:
+            raise InputError(f"study {self.name}: tuned is told of along the axis {BUDGET}; add that under axes")
+        if self.tuned and not (Path(self.tuning.get("run", "")) / SUMMARY).is_file():
+            raise InputError(
+                f"study {self.name}: there is no finished run of the winners of {self.tuned}; give its bench tune "
+                f"command again, from the same folder"
+            )
+
+    @cached_property
+    def tuning(self) -> dict[str, Any]:
+        """tune.json of the tuning that it names."""
+        assert self.tuned
+        if not (self.tuned / TUNE).is_file():
+            raise InputError(
+                f"study {self.name}: {self.tuned} holds no {TUNE}; give under tuned the folder that bench tune named"
+            )
+        return read_record(self.tuned / TUNE)
 
     @property
     def id(self) -> str:
         """Hash of all that defines the study."""
         axes = [[axis.field, axis.values] for axis in self.axes]
-        return digest([self.spec.model_dump(mode="json"), self.methods, self.seeds, axes, self.per_seed])[:12]
+        parts = [self.spec.model_dump(mode="json"), self.methods, self.seeds, axes, self.per_seed]
+        return digest([*parts, *([self.tuning["study"]] if self.tuned else [])])[:12]
 
     def runs(self) -> list[StudyRun]:
         """The runs, in the order of the axes' values. InputError for a field that is none and a value it refuses."""
@@ -194,7 +226,8 @@ def read_study(path: str) -> Study:
     axes = tuple(
         make_axis(field, values, _place(written, field), found.methods) for field, values in found.axes.items()
     )
-    return Study(found.name, spec, tuple(dict.fromkeys(found.methods)), found.seeds, axes, tuple(found.per_seed))
+    methods, tuned = tuple(dict.fromkeys(found.methods)), Path(found.tuned) if found.tuned else None
+    return Study(found.name, spec, methods, found.seeds, axes, tuple(found.per_seed), tuned)
 
 
 def _place(written: Written, field: str) -> str:

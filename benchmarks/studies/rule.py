@@ -6,7 +6,7 @@ from ...analysis.selection import CRITERIA, LEARNT, OF_THE_BENCHMARK, SCORERS
 from ...errors import InputError
 from ...evaluators.base import traits_of
 from ..definition.plugins import load
-from ..definition.spec import BenchmarkSpec
+from ..definition.spec import LAST, BenchmarkSpec
 from ..stages.along import DISTANCE
 from ..stages.pipeline import SELECTION
 
@@ -47,5 +47,6 @@ def trial_spec(spec: BenchmarkSpec, asked: Sequence[str]) -> BenchmarkSpec:
         settings = spec.evaluators.get(name, {})
         own = traits_of(load("evaluators", name)).needs_reward_model
         evaluators[name] = {k: v for k, v in settings.items() if not (own and k == "model")}
-    evaluation = spec.evaluation.model_copy(update={"along": 0})
+    along = spec.evaluation.along if spec.evaluation.checkpoint.by != LAST else 0
+    evaluation = spec.evaluation.model_copy(update={"along": along})
     return spec.model_copy(update={"evaluators": evaluators, "evaluation": evaluation, "tracker": None})

@@ -18,13 +18,14 @@ from ...analysis import budgets, variance
 from ...analysis import frontier as frontiers
 from ...analysis.budgets import BUDGET
 from ...analysis.findings import few_seeds
+from ...analysis.learnt_scorer import beside_the_truth
 from ...analysis.summary import plain
 from ...analysis.verdict import verdict
 from ...reports.render import render_study
 from ...results.integrity import digest, write_record, writing
-from ...results.run_folder import STUDY, check_names
+from ...results.run_folder import STUDIES, STUDY, Run, check_names
 from .. import harness
-from ..plan import AT_LEAST, Plan, Planned, plan
+from ..plan import Plan, Planned, plan
 from ..request import Request
 from .axes import Study, StudyRun, described
 
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
     import pandas
 
 KEPT = ("kl", "length")  # measures that a study shows beside scores
+# What a tuning's contract and a run's must have in common for the one to be told beside the other.
+ALIKE = ("base", "data", "splits", "lengths", "tuning", "sft", "reward_model", "budget", "evaluation")
 # Fields that a shared stage hangs on: of stages to do that agree in them only one is counted.
 DATA = ("model", "preferences", "preferences_split", "rows", "splits", "split_seed", "max_prompt_tokens",
-        "max_response_tokens", "tuning", "sft")  # fmt: skip
-FEEDS = {"sft": DATA, "reward_model": (*DATA, "labels", "reward_model"), "reference": (*DATA, "labels")}
+        "max_response_tokens", "tuning", "sft", "demonstrations")  # fmt: skip
+TRAINED_ON = (*DATA, "labels", "more_pairs")
+FEEDS = {"sft": DATA, "reward_model": (*TRAINED_ON, "reward_model"), "reference": TRAINED_ON}
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,10 @@ class Planning:
         return list(found.values())
 
     @property
-    def seconds(self) -> tuple[float, int, bool]:
-        """The sum of what is known, of how many stages nothing is, and whether some are lower bounds."""
+    def seconds(self) -> tuple[float, int]:
+        """The sum of what is known, and of how many stages nothing is."""
         known = [step.estimate.seconds for step in self.to_do]
-        bound = any(step.estimate.basis == AT_LEAST for step in self.to_do)
-        return sum(s for s in known if s is not None), known.count(None), bound
+        return sum(s for s in known if s is not None), known.count(None)
 
 
 def _same(run: StudyRun, planned: Planned) -> str:
@@ -72,7 +75,7 @@ def plan_study(study: Study, base: Request, *, keep: bool) -> Planning:
     """
     runs = study.runs()
     if keep:
-        sources = {*DATA, "unpaired"}
+        sources = {*DATA, "unpaired", "more_pairs", "prompts", "evaluation"}
         for run in {digest(run.spec.model_dump(mode="json", include=sources)): run for run in runs}.values():
             harness.Harness(dataclasses.replace(_request(study, run, base), say=lambda line: None))
     return Planning([(run, plan(_request(study, run, base))) for run in runs])
@@ -86,13 +89,17 @@ def run_study(study: Study, base: Request) -> Path:
     """Make all runs that are not on disk, write study.json and the page; the study's folder."""
     runs = study.runs()
     check_names([study.name])
-    folder = base.root / "studies" / study.name / study.id
+    folder = base.root / STUDIES / study.name / study.id
     outcomes = []
     for number, run in enumerate(runs, 1):
         if told := told_of(run, study):
             base.say(f"run {number} of {len(runs)}: {told}")
         outcomes.append(harness.run(_request(study, run, base)))
-    found = found_by(study, runs, outcomes)
+    return write_study(folder, found_by(study, runs, outcomes))
+
+
+def write_study(folder: Path, found: dict[str, Any]) -> Path:
+    """Write study.json and the page; the folder."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_record(folder / STUDY, found)
@@ -104,7 +111,7 @@ def told_of(run: StudyRun, study: Study) -> str:
     """The values of a run, as people read them."""
     values = {axis.field: axis.values[run.at[axis.field]] for axis in study.axes if axis.field in run.at}
     worlds = {f"seed of {source}": number for source, number in run.world.items()}
-    return ", ".join(f"{field} {value}" for field, value in {**values, **worlds}.items())
+    return ", ".join(f"{field} {along_an_axis.text_of(value)}" for field, value in {**values, **worlds}.items())
 
 
 def found_by(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.Outcome]) -> dict[str, Any]:
@@ -124,8 +131,11 @@ def found_by(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.
         "axes": along_an_axis.along_axes(_independent(scores, study), values),
         "frontiers": _frontiers(scores, study, runs, outcomes),
         "variance": _variance(scores, study),
-        "warnings": _warnings(study, runs, outcomes),
+        "tuned": of_tuning(study, runs, outcomes),
+        "warnings": warnings_of(study, runs, outcomes),
     }
+    if study.tuned and not found["tuned"]["at"]:
+        found["warnings"].append(f"No run here has the data, models and budget of the tuning in {study.tuned}.")
     found = plain(found)
     found["verdict"] = verdict_of(found)
     return found
@@ -136,7 +146,10 @@ def verdict_of(found: Mapping[str, Any]) -> list[str]:
     metric = along_an_axis.headline_of(found)
     said = along_an_axis.sentences(found)
     for part in found["frontiers"]:
-        values = [f"{field} {found['axes'][field]['values'][place]}" for field, place in part["at"].items()]
+        values = [
+            f"{field} {along_an_axis.text_of(found['axes'][field]['values'][place])}"
+            for field, place in part["at"].items()
+        ]
         where = f" ({', '.join(values)})" if values else ""
         texts = frontiers.sentences({"frontier": part}) + frontiers.compute_sentences(part["equal_compute"])
         said += [f"{text.removesuffix('.')}{where}." for text in texts]
@@ -204,6 +217,26 @@ def _frontiers(
     return found
 
 
+def of_tuning(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.Outcome]) -> dict[str, Any] | None:
+    """What the winners of the study's tuning showed; at: places of the runs whose contracts are that of the winners'
+    but for settings, None without a tuning."""
+    if not study.tuned:
+        return None
+    found = study.tuning
+    winners = Run(Path(found["run"]))
+    summary, rows = winners.summary, found["rows"]
+    trials = summary["contract"]["tuned"]["trials"]
+    agreed = [outcome.summary["contract"] for outcome in outcomes]
+    alike = [run.at for run, a in zip(runs, agreed, strict=True) if all(a[n] == summary["contract"][n] for n in ALIKE)]
+    return {
+        "folder": str(study.tuned),
+        "trials": {item: trials[label] for item, label in rows.items()},
+        "rows": rows,
+        "comparisons": summary["comparisons"],
+        "at": [{field: place for field, place in at.items() if field != BUDGET} for at in alike],
+    }
+
+
 def _variance(scores: "pandas.DataFrame", study: Study) -> list[dict[str, Any]]:
     """The variance by source, at the first value of each axis of the benchmark's fields."""
     if not study.per_seed:
@@ -225,6 +258,7 @@ def _run(study: Study, run: StudyRun, outcome: harness.Outcome) -> dict[str, Any
         "run_id": summary["run_id"],
         "run_dir": summary["run_dir"],
         "recommendation": verdict(summary)[0],
+        "reward_models": reward_models(summary),
         "rows": {
             label: {"method": item, "at": own, "cost": summary["methods"].get(label, {}).get("cost", {})}
             for label, (item, own) in run.labels.items()
@@ -233,12 +267,33 @@ def _run(study: Study, run: StudyRun, outcome: harness.Outcome) -> dict[str, Any
     }
 
 
-def _warnings(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.Outcome]) -> list[str]:
+def reward_models(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What `bench audit-reward` finds in a run, in short: accuracies on held-out pairs, and where the true reward is
+    known Kendall's tau between it and the evaluation reward model over rows, how many rows are ruined, how many of
+    these the reward model takes for better than SFT."""
+    audit = (summary.get("reward_models") or {}).get("heldout") or {"models": {}}
+    truth = beside_the_truth(summary)
+    return {
+        "accuracy": {role: row["accuracy"] for role, row in audit["models"].items()},
+        "phi": audit.get("phi"),
+        "tau": truth["tau"],
+        "ruined": sum(row["is_ruined"] for row in truth["rows"]) if truth["rows"] else None,
+        "missed": sum(row["is_missed"] for row in truth["rows"]) if truth["rows"] else None,
+    }
+
+
+def warnings_of(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.Outcome]) -> list[str]:
     """Cells that failed, gates that were not passed, too few seeds."""
     said = few_seeds({item: {"seeds": study.seeds} for item in study.methods})
+    failed: dict[tuple[str, str], list[str]] = {}  # gates; runs that share a stage share its gate
     for run, outcome in zip(runs, outcomes, strict=True):
-        where = f" ({told})" if (told := told_of(run, study)) else ""
+        told = told_of(run, study)
+        where = f" ({told})" if told else ""
         said += [f"{label} failed{where}: {why}" for label, why in outcome.failures.items()]
-        gates = outcome.summary.get("gates", ())
-        said += [f"gate {g['name']} not passed{where}: {g['text']}" for g in gates if not g["passed"]]
+        for gate in outcome.summary.get("gates", ()):
+            if not gate["passed"]:
+                failed.setdefault((gate["name"], gate["text"]), []).append(told)
+    for (name, text), places in failed.items():
+        where = f" ({'; '.join(places)})" if 0 < len(places) < len(runs) else ""
+        said.append(f"gate {name} not passed{where}: {text}")
     return said

@@ -19,12 +19,13 @@ from ...analysis.tuning import of_method, rule_in_words
 from ...errors import InputError
 from ...reports.tuning import render_tuning
 from ...results.integrity import digest, write_record, writing
+from ...results.progress import CELL
 from ...results.run_folder import STUDIES, TUNE
 from ...runtime import processes
 from .. import harness
 from ..definition.rows import method_settings
 from ..harness import Outcome
-from ..request import CELL, Request
+from ..request import Request
 from .rule import check_rule, criteria, trial_spec
 from .search import Optimizer, Search, Settings, Space, as_json, space_of
 

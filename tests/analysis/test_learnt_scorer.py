@@ -71,6 +71,11 @@ def test_who_optimized_and_how_mistakes_go_together():
         "are not shown to make the same mistakes (phi = 0.05 [−0.05, 0.15])" in sentences(summary(phi=(-0.05, 0.15)))[0]
     )
     assert "by a reward model of your own: on" in sentences(summary(evaluated_by="ab12"))[0]
+    brought = summary()
+    brought["contract"]["training_reward"] = {"name": "rules:reward"}
+    assert sentences(brought)[0].startswith(
+        "ppo, rloo optimized rules:reward and are compared by a reward model that learnt from the pairs: on held-out"
+    )
     unknown = summary()
     unknown["reward_models"] = {}
     assert sentences(unknown)[0].endswith("how far the two make the same mistakes was not measured.")
@@ -161,6 +166,8 @@ def test_length_is_spoken_of_where_the_model_knows_little_more():
         "The training reward model is not shown to know more than length: it orders 75.0% of held-out pairs as people "
         "did (taking the longer reply alone 0.750"
     )
+    known = summary(training=by_length) | {"contract": {"training_reward": {"name": "rules:reward"}}}
+    assert length_sentences(known)[0].startswith("The training reward is not shown to know more than length: it orders")
     assert "goes with length: it orders" in length_sentences(summary(evaluation=model(r=0.51)))[0]
     assert length_sentences(summary(evaluation=model(r=0.5))) == []
     assert length_sentences({"reward_models": {}}) == []

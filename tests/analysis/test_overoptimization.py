@@ -104,7 +104,7 @@ def test_a_fall_is_named_and_only_then():
     assert 0.6 < bad["fall"]["drop"]["mean"] < 1.2 and bad["fall"]["drop"]["low"] > 0
     assert bad["text"].startswith("ppo is over-optimized in these 3 policies: the true reward falls by ")
     assert f"({bad['fall']['examples']} examples) to the end at a KL of 4 nats" in bad["text"]
-    assert "while the training reward model rises by" in bad["text"]
+    assert "while the training reward rises by" in bad["text"]
     for fine in (said(RISING), said(np.zeros(6)), said(LEVEL)):
         assert fine["fall"] is None and "no fall of the true reward is shown up to a KL of 4 nats" in fine["text"]
     assert said(LEVEL)["fits"][GOLD]["form"] == "saturating"

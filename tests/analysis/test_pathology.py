@@ -86,7 +86,7 @@ def test_hacking_says_what_is_shown():
     falls = [below(0.11, "x:beta=1", "reward.gold"), below(0.23)]
     [said] = flags(summary(hacking=hacked(falls=falls)), {})
     assert said == (
-        "The reward was hacked: x (the training reward model +1.50, the true reward +0.10 standard deviations over "
+        "The reward was hacked: x (the training reward +1.50, the true reward +0.10 standard deviations over "
         "SFT, less than half of the gain; the true reward (helpful) is 0.31 [0.23, 0.39] below SFT's, which has the "
         "lower training reward)."
     )

@@ -15,6 +15,7 @@ from alignment_bench.analysis.power import (
     from_run,
     needed_prompts,
     plan_sentences,
+    plan_warnings,
     spreads,
 )
 from alignment_bench.analysis.statistics import analyse, compare
@@ -146,3 +147,14 @@ def test_designs_from_a_finished_run():
     assert "assumed, for this run has one seed" in from_run(one, lone, 0.1)["comparisons"][0]["text"]
     with pytest.raises(InputError, match="tested no comparison"):
         from_run(scores, {"comparisons": [], "run_dir": "d", "margin": 0.05})
+
+
+def test_a_plan_warns_of_what_can_show_nothing():
+    enough = {"used": 100, "dropped": {"empty": 100}}
+    assert plan_warnings(300, 3, 2, enough) == []
+    (prompts, _) = plan_warnings(3, 1, 2, enough)
+    assert prompts == "3 prompts and one seed can show nothing; raise evaluation.prompts or --seeds"
+    (seeds,) = plan_warnings(300, 1, 1, enough)
+    assert seeds.startswith("one seed says nothing of methods")
+    (rows,) = plan_warnings(300, 3, 2, {"used": 100, "dropped": {"empty": 40, "too long": 61}})
+    assert rows == "more rows are dropped (101) than used (100), most of them for: too long"

@@ -21,7 +21,10 @@ from pathlib import Path
 
 import tqdm
 import yaml
-from kill_and_resume import run_result  # sibling; imports, as it does here, what every fork needs
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
+from trainings import run_result  # imports, as it does here, what every fork needs
 
 from alignment_bench.benchmarks.cli.main import main as bench
 from alignment_bench.evaluators.gold import Gold

@@ -10,7 +10,15 @@ import pytest
 import test_architecture as architecture
 
 from alignment_bench.benchmarks import context
-from alignment_bench.benchmarks.context import LOSSES, MODEL_CODE, SCORING_CODE, TRAINING_CODE, class_code, method_code
+from alignment_bench.benchmarks.context import (
+    LOSSES,
+    MODEL_CODE,
+    SCORING_CODE,
+    TRAINING_CODE,
+    class_code,
+    functions_code,
+    method_code,
+)
 from alignment_bench.benchmarks.definition.plugins import available, load
 from alignment_bench.results import integrity
 from alignment_bench.results.integrity import code_digest
@@ -56,11 +64,14 @@ def test_all_code_of_a_stage_lies_in_the_folders_of_its_key(stage):
 def test_all_code_of_a_cell_lies_in_the_folders_and_files_of_its_key(method):
     """Beside the folders: the files of the classes that the method inherits from, and the losses.
 
-    A file of several methods (TRL's) also imports what the others inherit from.
+    A file of several methods (TRL's) also imports what the others inherit from; what only a method's trainer inherits
+    from is in no key.
     """
     cls = load("methods", method)
     beside = [
-        c for c in vars(sys.modules[cls.__module__]).values() if inspect.isclass(c) and c.__module__ == cls.__module__
+        c
+        for c in vars(sys.modules[cls.__module__]).values()
+        if inspect.isclass(c) and c.__module__ == cls.__module__ and hasattr(c, "train")
     ]
     names = {name.removeprefix("alignment_bench.") for c in beside for name in class_code(c)["files"]}
     own = [architecture.modules()[n].relative_to(architecture.ROOT) for n in names if n in architecture.modules()]
@@ -134,6 +145,16 @@ def test_a_plugins_key_hangs_on_its_base_classes_in_other_files(tmp_path, monkey
     assert class_code(cls) != before
     for name in ("team_base", "team_method"):
         del sys.modules[name]
+
+
+def test_a_cells_key_hangs_on_the_functions_that_settings_name(tmp_path, monkeypatch):
+    (tmp_path / "team_quantity.py").write_text("def words(prompt, response):\n    return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = functions_code(["team_quantity:words", "math:sqrt"])
+    assert before == functions_code(["team_quantity:words", "math:sqrt"]) and before["math:sqrt"] == ""
+    (tmp_path / "team_quantity.py").write_text("def words(prompt, response):\n    return 2\n")
+    assert functions_code(["team_quantity:words"])["team_quantity:words"] != before["team_quantity:words"]
+    del sys.modules["team_quantity"]
 
 
 def test_a_plugins_key_hangs_on_its_packages_version():

@@ -1,8 +1,12 @@
-"""A contract names how many processes trained, and what they divided among them."""
+"""A contract names how many processes trained, and what they divided among them; notes name what a template does."""
+
+from types import SimpleNamespace
 
 import pytest
 
 from alignment_bench.benchmarks.contract import arrangement
+from alignment_bench.benchmarks.definition.spec import load_spec
+from alignment_bench.benchmarks.notes import notes
 from alignment_bench.runtime import processes, zero
 
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
@@ -24,3 +28,37 @@ def test_processes_and_what_they_divide(monkeypatch, variables, divided):
     monkeypatch.setattr(processes, "_SIZE", 3)
     monkeypatch.setattr(zero, "find_spec", lambda name: True)
     assert arrangement() == {"count": 3, "divided": divided}
+
+
+@pytest.mark.parametrize(
+    ("template", "same", "said"),
+    [
+        ("{{ strftime_now('%d') }}", 0, "01 January 2026 stands in every prompt"),
+        ("x", 7, "7 prompts differ from another in their text and not in what the model sees"),
+        ("x", 0, None),
+    ],
+)
+def test_notes_on_what_the_template_does(template, same, said):
+    splits = {"heldout": {"prompts": 9, "pairs": 9}}
+    record = {"splits": splits, "same_prompts": same, "dropped": {}, "read": 9}
+    corpus = SimpleNamespace(record=record, questions=(), prompts=lambda rows, longest: range(9))
+    spec = SimpleNamespace(model="m", sft=True, evaluation=SimpleNamespace(prompts=9))
+    found = notes(spec, SimpleNamespace(chat_template=template), {}, {}, corpus)
+    assert [said in note for note in found] == ([True] if said else [])
+
+
+def test_a_round_says_who_labelled_and_that_such_a_judge_is_no_independent_one():
+    record = {
+        "read": 9, "dropped": {}, "same_prompts": 0, "splits": {"heldout": {"prompts": 300}},
+        "more_pairs": {"sources": ["a", "b"], "used": 7, "dropped": {"duplicate row": 2}},
+    }  # fmt: skip
+    corpus = SimpleNamespace(record=record, questions=(), prompts=lambda rows, longest: range(300))
+    round = {"number": 2, "parent": "abc", "labelled_by": "judge"}
+    given = (load_spec("quick"), SimpleNamespace(chat_template=""), {}, {}, corpus, None)
+    more, continues, judged = notes(*given, round)
+    assert more == "7 of the training pairs are further ones (a, b); 2 of these were left out"
+    assert continues.startswith("round 2 continues run abc: ") and "the labels (judge), are not among" in continues
+    assert judged == "the judge labelled pairs of this round, so its win rates are what was trained for"
+    by_people = {**round, "labelled_by": "people"}
+    people = notes(*given, by_people)
+    assert people[0] == more and len(people) == 2

@@ -6,13 +6,16 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from alignment_bench.benchmarks.data.corpus import WORLD_SEED
 from alignment_bench.benchmarks.world import preference_rows
 from alignment_bench.models import tuning
+from alignment_bench.results.adapters import base_of
+from alignment_bench.results.progress import PROGRESS, Recorder
 from alignment_bench.results.run_folder import Run
-from alignment_bench.results.store import folder_digest
+from alignment_bench.results.store import finished, folder_digest
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +25,13 @@ def workdir(tmp_path_factory, make_tiny):
     return folder
 
 
-def test_run_again_and_grow(bench, workdir, write_tiny):
+def test_run_again_and_grow(bench, workdir, write_tiny, monkeypatch):
     """One run; the same again trains nothing; a seed and a method more train only that; the report is rebuilt."""
-    spec = write_tiny(workdir)
+    spec, partials = write_tiny(workdir), {}
+    begin = Recorder.begin
+    monkeypatch.setattr(
+        Recorder, "begin", lambda self, name, at=None: (partials.setdefault(name, at), begin(self, name, at))
+    )
     base = ["run", "-b", spec, "--model", workdir / "model"]
     first = bench(*base, "-m", "ppo,dpo", "--json", cwd=workdir)
     summary = json.loads(first.stdout)
@@ -61,7 +68,21 @@ def test_run_again_and_grow(bench, workdir, write_tiny):
     weights = {key: folder_digest(cell.path / "policy") for key, cell in cells.items() if key[0] != "sft"}
     assert len(cells["ppo", 0].metrics()) == 2
 
-    again = bench(*base, "-m", "ppo,dpo", "--json", cwd=workdir)
+    progress = run.progress
+    assert progress.state == "done" and set(progress.cells.values()) == {"done"} and len(progress.cells) == 3
+    assert all(step.seconds is not None for step in progress.steps)
+    assert not (run.path.parent / PROGRESS).exists()  # where it was kept before the run had a folder
+    trained = {step.label for step in progress.steps if step.trains}
+    assert {name for name, at in partials.items() if at} == trained and len(trained) == 5
+    for name in trained:  # each lies under its key now
+        partial = workdir / partials[name]
+        assert finished(partial).is_dir(), name
+
+    held, waits = Run.held, []
+    monkeypatch.setattr(Run, "held", lambda self, told=None: (waits.append(told), held(self, told))[1])
+    again = bench(*base, "-m", "ppo,dpo", "--wait", "--json", cwd=workdir)
+    assert callable(waits[0])
+    assert all(step.seconds is None and step.expected for step in run.progress.steps if step.trains)  # found on disk
     assert "made in" not in again.stderr and json.loads(again.stdout) == summary
 
     less = bench(*base, "-m", "ppo,dpo", "--set", "tuning.micro_tokens=300", "--json", cwd=workdir)
@@ -85,6 +106,7 @@ def test_a_third_party_method_and_evaluator(bench, workdir, write_tiny):
     spec = write_tiny(workdir, evaluators={"sentences": {"marks": "."}})
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "ppo,slic", "--json", cwd=workdir)
     row = json.loads(done.stdout)["methods"]["slic"]
+    assert "slic seed 0, training: made in" in done.stderr and "slic seed 0, training: found" not in done.stderr
     assert row["metrics"]["sentences"]["n"] == 6 and "win_rate.gold" in row["metrics"]
     spec = write_tiny(workdir, methods={"slic": {"delta": -1.0}})
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "slic", cwd=workdir, code=2)
@@ -154,13 +176,14 @@ def test_lora_run(bench, workdir, write_tiny):
     spec = write_tiny(workdir, tuning={"lora_rank": 4})
     done = bench("run", "-b", spec, "--model", workdir / "model", "-m", "ppo,dpo,orpo", "--json", cwd=workdir)
     summary = json.loads(done.stdout)
-    policy = Path(summary["run_dir"]) / "ppo" / "seed-0" / "policy"
+    moved = Path(summary["run_dir"]).rename(workdir / "moved")
+    policy = moved / "ppo" / "seed-0" / "policy"
     assert (policy / "adapter_config.json").exists()
-    AutoModelForCausalLM.from_pretrained(policy)
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(moved / "sft" / "model"), policy)
 
 
 def test_keys_do_not_depend_on_where_the_folders_lie(bench, workdir, write_tiny):
-    """A root that was moved has all that the same run needs, though its adapters name the folder where SFT lay."""
+    """A root that was moved has all that the same run needs, the base of its adapters as well."""
     spec = write_tiny(workdir, tuning={"lora_rank": 4}, evaluators={"gold": None, "divergence": None})
     arguments = ["run", "-b", spec, "--model", workdir / "model", "-m", "dpo", "--root"]
     first, moved = workdir / "one place", workdir / "another"
@@ -170,7 +193,8 @@ def test_keys_do_not_depend_on_where_the_folders_lie(bench, workdir, write_tiny)
     assert "made in" not in bench(*arguments, moved, cwd=workdir).stderr
     assert {p.parent.name for p in moved.glob("cache/*/*/manifest.json")} == stages
     (config,) = moved.glob("cache/train/*/policy/adapter_config.json")
-    assert str(first) in config.read_text()
+    assert str(first) not in config.read_text()
+    assert Path(base_of(config.parent)).is_relative_to(moved / "cache" / "sft")
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(bench, workdir, write_tiny):
@@ -179,6 +203,8 @@ def test_a_cell_that_fails_does_not_stop_the_others(bench, workdir, write_tiny):
     summary = json.loads(done.stdout)
     assert "orpo" in summary["methods"] and "dpo" not in summary["methods"]
     assert any(w.startswith("dpo seed 0 failed: step ") for w in summary["warnings"])
+    progress = Run(Path(summary["run_dir"])).progress
+    assert progress.cells["dpo seed 0"] == "failed" and progress.failures["dpo seed 0"].startswith("step ")
 
 
 def test_a_failed_gate_stops_when_asked(bench, workdir, write_tiny):
@@ -229,8 +255,12 @@ def test_bad_input_is_one_sentence(bench, workdir, tmp_path, write_tiny):
         ({"methods": {"dpo": {"beta": -1}}}, "beta: input should be greater than 0, not -1"),
         ({"methods": {"dpoo": {}}}, "methods.dpoo is not a method; did you mean 'dpo'?"),
         ({"evaluators": {"golden": {}}}, "no evaluator 'golden'; did you mean 'gold'?"),
-        ({"max_prompt_tokens": 4}, "no pair fits the benchmark's lengths"),
+        ({"max_prompt_tokens": 4}, "no pair can be used (120 prompt longer than 4 tokens, which max_prompt_tokens="),
         ({"max_prompt_tokens": 4000}, "reads at most 256 tokens"),
+        (
+            {"name": "mine quick"},
+            "name: give letters, digits, dots, dashes and underscores, 64 at most, a letter or digit first",
+        ),
     ]:
         write_tiny(tmp_path, **changes)
         assert message in bad(bench, tmp_path, *run, "-m", "dpo")

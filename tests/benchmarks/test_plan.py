@@ -1,16 +1,24 @@
 """`bench run --dry-run`: what is on disk and what is not, and estimates that follow from what was measured."""
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from alignment_bench.benchmarks.estimate import MIB, Rough
+from alignment_bench.benchmarks import pace
+from alignment_bench.benchmarks.definition.rows import Row
+from alignment_bench.benchmarks.estimate import BY_PACE, MIB, MOMENT, Estimate, Rough
+from alignment_bench.benchmarks.pace import Pace
+from alignment_bench.benchmarks.plan import TO_DO, Plan, Planned
 from alignment_bench.benchmarks.stages import steps as order
 from alignment_bench.benchmarks.stages.steps import Step
+from alignment_bench.evaluators.base import Traits
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.ppo import PPO
 from alignment_bench.models.checkpoint import Checkpoint
+from alignment_bench.models.sampler import Sample
 from alignment_bench.results.records import Pair, Prompt
 from alignment_bench.results.store import Store, folder_digest
 from alignment_bench.runtime.memory import resident
@@ -48,8 +56,9 @@ def test_a_plan_before_between_and_after(bench, work, dry_run):
         "dpo seed 0, training", "dpo seed 0, responses",
         "dpo seed 0, reward_model", "dpo seed 0, length", "dpo seed 0, training_reward_model",
     ]  # fmt: skip
-    assert first["steps"][0]["basis"].startswith("at least, by FLOPs")
-    assert "sft seed 0, length" in first["seconds_unknown"]
+    assert first["steps"][0]["basis"] == first["steps"][5]["basis"] == BY_PACE  # SFT, and SFT's rewards
+    assert first["steps"][6]["basis"] == "assumed, a moment" and first["seconds_unknown"] == []
+    assert first["seconds"] == pytest.approx(sum(step["seconds"] for step in first["steps"])) and first["seconds"] > 0
     assert not (work / "results").exists()
 
     bench("run", "-b", "tiny.yaml", "--model", "model", "-m", "dpo", cwd=work)
@@ -58,21 +67,27 @@ def test_a_plan_before_between_and_after(bench, work, dry_run):
     assert {s["state"] for s in after["steps"]} == {"on disk"}
     assert after["seconds"] == 0 and after["seconds_unknown"] == []
 
+    several = [s["stage"] for s in planned("-m", "dpo,ppo_ensemble,ppo_ensemble:reward_models=2")["steps"]]
+    assert [name for name in several if "reward model" in name] == [
+        "training reward model", "evaluation reward model", "training 2 reward model", "training 3 reward model"
+    ]  # fmt: skip
+
     grown = planned("-m", "dpo,orpo", "--seeds", "2")
     states = {s["stage"]: s["state"] for s in grown["steps"]}
     assert states["dpo seed 0, training"] == "on disk" and states["dpo seed 1, training"] == "to do"
     assert states["orpo seed 0, training"] == "to do" and states["sft seed 1, responses"] == "to do"
     assert folder_digest(work / "results") == before
 
-    # another budget is another training; three times as much takes three times what the one on disk took
+    # another budget is another training; three times as much takes three times what the one on disk took, and as many
+    # looks at the policy
     cost = json.loads(next(Path(work / "results/cache/train").glob("*/cost.json")).read_text())
     larger = {s["stage"]: s for s in planned("-m", "dpo,orpo", budget=48)["steps"]}
     dpo = larger["dpo seed 0, training"]
     assert dpo["state"] == "to do" and dpo["basis"] == "measured, 1 earlier"
-    assert dpo["seconds"] == pytest.approx(3 * (cost["seconds"] + cost["looking_seconds"]))
+    assert dpo["seconds"] == pytest.approx(3 * cost["seconds"] + cost["looking_seconds"])
     assert dpo["tokens"] == pytest.approx(3 * (cost["trained_tokens"] + cost["generated_tokens"]))
     assert dpo["memory_mb"] == cost["peak_memory_mb"]
-    assert larger["orpo seed 0, training"]["basis"].startswith("at least")
+    assert larger["orpo seed 0, training"]["basis"] == BY_PACE
     # responses and scores have no ledger; how long they took stands in their manifests
     took = [m.manifest["seconds"] for m in Store(work / "results").made() if m.manifest["stage"] == "generations"]
     assert len(took) == 2 and larger["dpo seed 0, responses"]["seconds"] == pytest.approx(sum(took) / 2)
@@ -108,7 +123,7 @@ def test_a_stage_that_is_added_is_in_the_plan_and_in_the_run(bench, work, dry_ru
 def test_a_table_for_people(work, dry_run):
     done = dry_run("-m", "dpo", "--root", "none")
     assert "dpo seed 0, scores: reward_model, length, training_reward_model" in done.stdout
-    assert "13 of 13 stages to do, at least" in done.stdout and "nothing was trained, asked or written" in done.stdout
+    assert "13 of 13 stages to do, about" in done.stdout and "nothing was trained, asked or written" in done.stdout
     assert not (work / "none").exists()
 
 
@@ -134,19 +149,63 @@ def test_bad_input_is_told_by_a_dry_run_too(dry_run):
     assert "did you mean 'beta'?" in dry_run("-m", "dpo:betta=1", code=2).stderr
 
 
-def test_flops_by_hand(work, full):
+def test_tokens_and_seconds_by_hand(work, full):
     """The tiny model has 259 x 32 shared embeddings, and a layer of 2 x 32 x 32 + 2 x 32 x 16 + 3 x 32 x 64 + 2 x 32
     weights, two of them, and a last norm of 32: 26880 in all."""
     prompt = Prompt("p", (), tuple(range(10)))
     rough = Rough(Checkpoint(work / "model", "k"), full, [Pair("a", prompt, (1,) * 4, (1,) * 8)], micro_tokens=100)
     assert rough.size == 259 * 32 + 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32) + 32 == 26880
-    rough.rate = 1e9
-    # 5 examples of both sides, 10 + 6 tokens each, 6 FLOPs a weight and token
+    rough.pace = rough.pace_of_cells = Pace(trained=1e-3, read=1e-4, sampled=1e-2, opened=2.0)
+    # 5 examples of both sides, 10 + 6 tokens each; policy and reference opened; the probe reads the one pair's sides 5
+    # times, and 4 times draws 16 responses of 6 tokens, each read by both
     offline = rough.training(DPO(), 5)
-    assert offline.tokens == 160 and offline.seconds == pytest.approx(160 * 6 * 26880 / 1e9)
+    looks = 5 * 2 * 16 * 1e-4 + 4 * 16 * (6 * 1e-2 + 2 * 16 * 1e-4)
+    assert offline.tokens == 160 and offline.seconds == pytest.approx(160 * 1e-3 + 2 * 2 + looks)
     held = (16 + 4) * 26880 + 4 * 100 * 259  # trained and reference, and logits
     assert offline.memory_mb == pytest.approx((held + resident()) / MIB, rel=0.02)
     # 5 responses of 6 tokens, read 3 times (reference, reward, critic), 2 epochs of policy and critic
     online = rough.training(PPO(epochs=2), 5)
     assert online.tokens == 5 * 16 * 4 + 5 * 6
-    assert online.seconds == pytest.approx((5 * 16 * 4 * 6 + (5 * 6 + 5 * 16 * 3) * 2) * 26880 / 1e9)
+    seconds = 5 * 16 * 4 * 1e-3 + 5 * 6 * 1e-2 + 5 * 16 * 3 * 1e-4 + 4 * 2 + 5 * 2 * 16 * 1e-4
+    assert online.seconds == pytest.approx(seconds)
+    # 2 responses to each of 6 prompts, the answers read by policy and reference
+    assert rough.generations(6, 2).seconds == pytest.approx(12 * 6 * 1e-2 + 6 * 2 * 16 * 1e-4 + 2 * 2)
+    # a reward model reads 6 answers, two policies both sides of 3 pairs; a length takes a moment, a judge who knows
+    assert rough.scores(Traits(needs_reward_model=True), 6, 3).seconds == pytest.approx(6 * 16 * 1e-4 + 2)
+    asked = Traits(needs_policy=True, needs_pairs=True)
+    assert rough.scores(asked, 6, 3).seconds == pytest.approx(2 * 2 * 3 * 16 * 1e-4 + 2 * 2)
+    assert rough.scores(Traits(), 6, 3) == MOMENT and rough.scores(Traits(is_judge=True), 6, 3) is None
+
+
+@pytest.mark.parametrize(("tick", "rows"), [(1.0, 4), (0.1, 16)])
+def test_a_pace_is_of_what_was_done(work, full, monkeypatch, tick, rows):
+    """By a clock that goes on at each look each kind of work takes a tick, on few rows where that is long."""
+    ticks = itertools.count()
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: tick * next(ticks))
+    monkeypatch.setattr(
+        pace, "sample_rows", lambda _, asked, *__, **how: [Sample(p, (5,) * how["max_new_tokens"], True) for p in asked]
+    )
+    threads = torch.get_num_threads()
+    pace.pace_of.cache_clear()
+    found = pace.pace_of(Checkpoint(work / "model", "k"), full, 10, 6, 1)
+    each = pytest.approx(tick / (rows * 16))
+    assert (found.trained, found.read, found.sampled) == (each, each, pytest.approx(tick / (rows * 6)))
+    assert found.opened == pytest.approx(tick) and torch.get_num_threads() == threads
+
+
+def test_cells_side_by_side_take_a_share_of_the_time(work, dry_run):
+    """Two at once on a machine of two cores; what cells share comes one after another."""
+    methods = Row("dpo", "dpo", None), Row("orpo", "orpo", None)
+    steps = [Planned(Step("SFT", "sft", None, trains=True), TO_DO, Estimate("", 10.0))]
+    for row in methods:
+        steps.append(Planned(Step("training", "train", None, row=row, seed=0, trains=True), TO_DO, Estimate("", 40.0)))
+        steps.append(Planned(Step("length", "scores", None, row=row, seed=0), TO_DO, Estimate("", 3.0)))
+    steps.append(Planned(Step("judge", "scores", None, row=row, seed=0, asks=True), TO_DO))
+    found = Plan({}, steps, None, [], [], [], at_once=2)
+    assert found.seconds == (10 + 80 / 2 + 2 * 3, ["orpo seed 0, judge"])
+
+
+def test_a_plan_warns_of_what_can_show_nothing(dry_run):
+    shown = dry_run("-m", "dpo", "--root", "none", evaluation={"prompts": 3}).stdout
+    assert "warning: 3 prompts and one seed can show nothing; raise evaluation.prompts or --seeds" in shown
+    assert "warning: one seed says nothing of methods, only of the policies that it trains" in shown

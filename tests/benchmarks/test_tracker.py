@@ -5,6 +5,7 @@ from types import ModuleType
 
 import pytest
 
+from alignment_bench.analysis.verdict import verdict
 from alignment_bench.benchmarks import tracker
 from alignment_bench.benchmarks.tracker import TRACKERS, Forwarder
 from alignment_bench.errors import InputError
@@ -58,12 +59,14 @@ def test_tensorboard_reads_back_what_was_logged(run):
     assert whole.Scalars("ppo/length")[0].value == pytest.approx(
         run.summary["methods"]["ppo"]["metrics"]["length"]["mean"]
     )
+    assert any("is done" in name for name in whole.Tags()["tensors"])
     assert {p.name for p in (run.path / "tensorboard").iterdir()} == {
         *(f"{m} seed {s}" for m in ("sft", "ppo", "dpo") for s in (0, 1)), "summary",
     }  # fmt: skip
 
 
 STARTS = {"wandb": "init", "trackio": "init", "mlflow": "start_run"}
+TELLS = {"wandb": "alert", "trackio": "alert", "mlflow": "set_tag"}
 LOGS = {"wandb": "log", "trackio": "log", "mlflow": "log_metrics"}
 
 
@@ -81,6 +84,9 @@ def test_a_run_a_cell_and_a_step_a_row_and_each_only_once(run, monkeypatch, name
         1,
     )  # sft's two cells have one row each
     assert [step for _, step in rows[2:7]] == [1, 2, 3, 4, 5] and rows[6][0]["cost/flops"] == 1e9
+    (told,) = [(args, kwargs) for call, args, kwargs in service.calls if call == TELLS[name]]  # once, at the end
+    text = " ".join([*map(str, told[0]), *map(str, told[1].values())])
+    assert "made-up, run made-up-16, is done" in text and verdict(run.summary)[0] in text
     calls = len(service.calls)
     send(name, run)  # the same command again
     assert [call for call, _, _ in service.calls[calls:]] in ([], ["set_experiment"])

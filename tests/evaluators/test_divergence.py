@@ -15,6 +15,10 @@ def test_kl_is_the_policys_own_and_stays_unknown_where_unknown():
     assert scores == [Score("kl", "p1", 0.75), Score("kl", "p2", None)]
 
 
+def test_no_kl_at_all_yields_nothing():
+    assert list(Divergence().score([CUT_OFF, CUT_OFF], [BASELINE, BASELINE])) == []
+
+
 def test_length_counts_tokens_and_eos_rate_tells_who_ended():
     assert list(Length().score([ENDED, CUT_OFF], [BASELINE, BASELINE])) == [
         Score("length", "p1", 2.0),

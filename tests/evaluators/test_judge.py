@@ -1,5 +1,6 @@
 """The judge: both orders, strict verdicts, and a local model against direct forward passes."""
 
+import math
 import random
 
 import pytest
@@ -302,6 +303,78 @@ def test_the_local_judge_end_to_end(local):
     scores = list(Judge(str(local), prompt="compact").score([ours], [theirs]))
     assert scores[0] == Score("win_rate.judge", "p1", ((a1 > b1) + (b2 > a2)) / 2)
     assert scores[2] == Score("judge.position_consistency", "p1", float((a1 > b1) == (b2 > a2)))
+
+
+def sentencepiece(folder, template: str):
+    """A judge whose tokenizer puts a dummy prefix before a text: "A" alone is another token than in its place."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", "<s>", "</s>", *map(chr, range(33, 127)), "\n", "▁", "▁A", "▁B"]
+    tokenizer = Tokenizer(
+        models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=[("▁", "A"), ("▁", "B")], unk_token="<unk>")
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Replace("▁", " ")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    fast.chat_template = "{% for m in messages %}{{ m['content'] }}</s>\n{% endfor %}{{ " + repr(template) + " }}"
+    fast.save_pretrained(folder)
+    save_model(folder, len(words))
+    return LocalAsker(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("assistant:\n", [("A", "B")]),  # behind a line break
+        ("[/INST]", [("A", "B"), ("▁A", "▁B")]),  # without a space: with one or without
+        ("assistant:\n<think>\n", [("A", "B")]),  # a block of thinking, which is closed
+    ],
+)
+def test_the_verdict_is_read_from_the_tokens_that_stand_behind_the_prompt(tmp_path, template, words):
+    asker = sentencepiece(tmp_path, template)
+    ids = [tuple(map(asker.tokenizer.convert_tokens_to_ids, pair)) for pair in words]
+    assert asker.verdicts == tuple(map(list, zip(*ids, strict=True)))
+    assert asker.tokenizer("A", add_special_tokens=False)["input_ids"] == [asker.tokenizer.convert_tokens_to_ids("▁A")]
+    asked = f"one or two</s>\n{template}" + ("\n</think>\n\n" if "think" in template else "")
+    with torch.no_grad():
+        given = asker.tokenizer(asked, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        chances = asker.model(given).logits[0, -1].softmax(-1)
+    a, b = (sum(float(chances[pair[side]]) for pair in ids) for side in (0, 1))
+    assert asker.margins(["one or two"])[0] == pytest.approx(math.log(a / b), rel=1e-4, abs=1e-5)
+
+
+def test_questions_beyond_the_original_context_go_alone(tmp_path):
+    """There longrope scales every position of a pass by its longest row; all margins are those of single passes."""
+    from transformers import AutoModelForCausalLM, Phi3Config, Phi3ForCausalLM
+
+    fast = save_tokenizer(tmp_path)
+    torch.manual_seed(0)
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    config = Phi3Config(
+        vocab_size=len(fast), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=256, initializer_range=0.6, pad_token_id=0,
+        rope_parameters=rope, original_max_position_embeddings=64,
+    )  # fmt: skip
+    Phi3ForCausalLM(config).save_pretrained(tmp_path)
+    asker = LocalAsker(str(tmp_path))
+    beginning = "the same words to begin with: "
+    questions = [f"{beginning}{end}" for end in ("a", "or b", "c" * 90, "d?", "e" * 70)]
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    a, b = (fast.convert_tokens_to_ids(letter) for letter in "AB")
+    expected = []
+    for question in questions:
+        with torch.no_grad():
+            logits = plain(torch.tensor([asker.encode(question)])).logits[0, -1]
+        expected.append(float(logits[a] - logits[b]))
+    assert asker.margins(questions) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_a_proxy_that_cannot_be_used_is_told_before_anything_trains(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "sox://127.0.0.1:1")
+    with pytest.raises(InputError, match=r"^judge: the proxy .* cannot be used: .*pip install 'httpx\[socks\]'"):
+        Judge("openai:m", url="http://localhost/v1")
+    Judge("folder", prompt="compact")  # asks no endpoint
 
 
 def test_verdicts_that_share_their_first_token_are_refused(tmp_path):

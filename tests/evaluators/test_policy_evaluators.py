@@ -4,20 +4,24 @@ import json
 import math
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 
 from alignment_bench.benchmarks.context import Workshop
+from alignment_bench.benchmarks.stages import scores as scoring
 from alignment_bench.benchmarks.stages.open_policy import Limits, PolicyInMemory, opened
 from alignment_bench.errors import InputError
+from alignment_bench.evaluators.base import OtherTokens
 from alignment_bench.evaluators.diversity import Diversity, PolicyDiversity, bleu, distinct, distinct_shares, repetition
 from alignment_bench.evaluators.implicit_reward import ImplicitReward
 from alignment_bench.evaluators.lm_eval_harness import LMEval
 from alignment_bench.evaluators.refusal import Refusals, read_prompts, refuses
 from alignment_bench.models.chat import encode_prompt, encode_response
+from alignment_bench.models.elsewhere import find_elsewhere
 from alignment_bench.models.policy import Policy
 from alignment_bench.results.records import Generation, LabelledPair
-from alignment_bench.results.store import Store
+from alignment_bench.results.store import GENERATIONS, SCORES, Store, write_jsonl
 
 LIMITS = Limits(max_prompt_tokens=64, max_new_tokens=8, temperature=1.0)
 PROMPT = ({"role": "user", "content": "hi"},)
@@ -232,3 +236,55 @@ def test_lm_eval_scores_the_model_in_memory(policy):
         list(LMEval(("everyday_fact",)).score([], [], policy=policy, reference=policy))
     with pytest.raises(InputError, match="there is no folder"):
         LMEval(folder="nowhere")
+
+
+# --- policies with other tokens
+
+
+def test_a_policy_with_other_tokens_answers_and_is_not_compared_by_token(tiny, make_tiny, full, tmp_path):
+    """It samples with its own template, counts in SFT's tokens, and refuses log-probs and entropies."""
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}>"
+    theirs = find_elsewhere(str(make_tiny(tmp_path / "theirs", seed=5, template=template)), "--policy theirs")
+    shop = Workshop(Store(tmp_path), full, {})
+    with opened(shop, tiny, theirs, LIMITS, [PROMPT]) as (policy, reference):
+        drawn = policy.sample([PROMPT] * 2, seed=0)
+        ids = [encode_response(reference.policy.tokenizer, g.response) for g in drawn]
+        assert [g.length for g in drawn] == [len(i) - (not g.finished) for i, g in zip(ids, drawn, strict=True)]
+        for ask in (policy.logps, policy.entropies):
+            with pytest.raises(OtherTokens):
+                ask([(PROMPT, "yes")])
+        assert len(reference.logps([(PROMPT, "yes")])) == 1
+    with opened(shop, tiny, find_elsewhere(str(tiny.path), "--policy same"), LIMITS, [PROMPT]) as (same, reference):
+        assert same.logps([(PROMPT, "yes")]) == pytest.approx(reference.logps([(PROMPT, "yes")]))
+
+
+class Deaf:
+    """A policy of which only samples can be had."""
+
+    def sample(self, prompts, seed):
+        return [answer(f"p{i}", "a b") for i, _ in enumerate(prompts)]
+
+    def logps(self, conversations):
+        raise OtherTokens
+
+    entropies = logps
+
+
+def test_entropy_is_left_out_and_the_rest_stays():
+    found = by_metric(
+        PolicyDiversity(samples=2, prompts=1).score([answer("p0", "a b")], [], policy=Deaf(), reference=None)
+    )
+    assert "entropy" not in found and found["distinct.1.within"] == [0.5]
+
+
+def test_an_evaluator_that_needs_log_probs_yields_nothing(tiny, make_tiny, full, tmp_path):
+    """Implicit reward lets it pass: an empty table, and no NaN."""
+    shop = Workshop(Store(tmp_path), full, {})
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}>"
+    theirs = find_elsewhere(str(make_tiny(tmp_path / "theirs", seed=5, template=template)), "--policy theirs")
+    answers = shop.store.stage("generations", {}, lambda out: write_jsonl(out / GENERATIONS, [answer("p0", "a b")]))
+    pairs = [LabelledPair("p0", PROMPT, "a", "b")]
+    made = scoring.score(
+        shop, "implicit", ImplicitReward(pairs), {}, answers, answers, sft=tiny, policy=theirs, limits=LIMITS
+    )
+    assert len(pandas.read_parquet(made.path / SCORES)) == 0

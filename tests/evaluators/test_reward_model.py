@@ -161,3 +161,40 @@ def test_models_that_give_no_reward_are_refused(tiny, tmp_path):
     model = TextRewardModel(str(save_encoder(tmp_path / "short")), "cpu")
     with pytest.raises(InputError, match="reads at most 32 tokens, but a prompt and response have 43"):
         model([generation("p", "yes " * 39)])
+
+
+def test_a_response_that_was_cut_is_read_without_an_end_that_it_never_had(tiny):
+    tokenizer = tiny.tokenizer()
+    ended, cut = (
+        Generation("p", ({"role": "user", "content": "q"},), "yes", 3, finished) for finished in (True, False)
+    )
+    assert encode(tokenizer, ended)[1] == (*encode(tokenizer, cut)[1], tokenizer.eos_token_id)
+    assert tokenizer.decode(list(encode(tokenizer, cut)[1])) == "yes"
+
+
+def test_positions_that_are_counted_on_from_the_paddings_id_leave_fewer_tokens(tmp_path):
+    """RoBERTa: of 32 learnt positions, with the padding's id 1, the first two are no token's, so that 30 are read."""
+    from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+
+    AutoTokenizer.from_pretrained(save_encoder(tmp_path / "bert")).save_pretrained(tmp_path / "roberta")
+    config = RobertaConfig(
+        vocab_size=10, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=32, num_labels=1, pad_token_id=1, type_vocab_size=2,
+    )  # fmt: skip
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path / "roberta")
+    model = TextRewardModel(str(tmp_path / "roberta"), "cpu")
+    assert len(model([generation("p", "yes " * 26)])) == 1  # [CLS] hello [SEP] ... [SEP]
+    with pytest.raises(InputError, match="reads at most 30 tokens, but a prompt and response have 31"):
+        model([generation("p", "yes " * 27)])
+
+
+def test_a_scorer_of_an_architecture_without_a_classifier_is_saved_and_opened_again(tmp_path, full):
+    from alignment_bench.benchmarks.selfcheck.architectures import make
+
+    make("cohere", tmp_path / "lm")
+    tokenizer = load_tokenizer(tmp_path / "lm")
+    network = open_network(tmp_path / "lm", "score", full, trainable=True, head_std=0.5)
+    expected = RewardModel(network, tokenizer).scores(ROWS).tolist()
+    assert max(expected) - min(expected) > 0.01
+    network.save(tmp_path / "rm", tokenizer)
+    assert RewardModel.open(tmp_path / "rm", full).scores(ROWS).tolist() == pytest.approx(expected, rel=1e-6)

@@ -132,6 +132,31 @@ def test_no_response_is_drawn_with_the_numbers_of_another(tiny, full, tmp_path, 
         assert len(set(responses)) == len(responses)
 
 
+def test_all_methods_draw_with_the_same_numbers(tiny, full, tmp_path):
+    """A policy that stays as it is gives each prompt the same responses in the same order, in whatever rounds: PPO with
+    one at a time, RLOO with two, rejection with three; and so in trainings of another size."""
+    still = {"lr": 1e-30}
+    seen = []
+    for method, size in (
+        (PPO(rollout_size=8, critic_lr=1e-30, **still), 8 * 6),
+        (RLOO(rollout_size=12, samples_per_prompt=2, **still), 48),
+        (RejectionSampling(rollout_size=24, samples_per_prompt=3, **still), 48),
+        (RLOO(rollout_size=32, samples_per_prompt=4, **still), 32),
+    ):
+        found = {}
+
+        def keep(generations, found=found):
+            for g in generations:
+                found.setdefault(g.prompt_id, []).append(g.response)
+            return by_length(generations)
+
+        method.train(make_task(tiny, full, tmp_path / str(len(seen)), size, reward=keep))
+        seen.append(found)
+    for found in seen:
+        assert {name: responses[:4] for name, responses in found.items()} == {n: r[:4] for n, r in seen[0].items()}
+    assert seen[0] == seen[1] == seen[2]
+
+
 @pytest.fixture
 def passes(monkeypatch):
     """Prompts of the policy's passes with gradients, in their order."""

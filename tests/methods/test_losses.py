@@ -95,7 +95,55 @@ def test_robust_dpo_by_hand_and_unbiased():
 
 def test_ipo_by_hand():
     """Margin 2, and 1 / (2 beta) = 0.5 at beta 1: (2 - 0.5)^2."""
-    assert losses.ipo(t(-1.0), t(-3.0), t(-2.0), t(-2.0), beta=1.0).tolist() == pytest.approx([2.25])
+    assert losses.ipo(t(1.0), t(-1.0), beta=1.0).tolist() == pytest.approx([2.25])
+
+
+def test_dpop_by_hand():
+    """Margin 2 - 1 = 1 at log-ratios 2 and 1: nothing lost. At -0.5 and -3: 2.5 less 4 times half a nat, 0.5."""
+    loss = losses.dpop(t(2.0, -0.5), t(1.0, -3.0), beta=0.5, penalty=4.0)
+    assert loss.tolist() == pytest.approx([math.log(1 + math.exp(-0.5)), math.log(1 + math.exp(-0.25))])
+
+
+def test_hinge_by_hand():
+    """Margins 1 and 3 at beta 0.5: 1 - 0.5, and beyond 1 / beta nothing."""
+    assert losses.hinge(t(2.0, 2.0), t(1.0, -1.0), beta=0.5).tolist() == pytest.approx([0.5, 0.0])
+
+
+def test_exo_by_hand():
+    """h = log 3 gives the policy's chances 3/4 and 1/4, against 4/5 and 1/5; nothing where they are the labels' own."""
+    loss = losses.exo(t(math.log(9)), t(0.0), beta=0.5, label_smoothing=0.2)
+    assert loss.tolist() == pytest.approx([0.75 * math.log(0.75 / 0.8) + 0.25 * math.log(0.25 / 0.2)])
+    assert losses.exo(t(math.log(4)), t(0.0), beta=1.0, label_smoothing=0.2).tolist() == pytest.approx([0.0], abs=1e-12)
+
+
+def test_sppo_by_hand():
+    """Goals 1 and -1 at beta 0.5: (2 - 1)^2 + (1 + 1)^2."""
+    assert losses.sppo(t(2.0), t(1.0), beta=0.5).tolist() == pytest.approx([5.0])
+
+
+def test_apo_by_hand():
+    """Beta 0.5, log-ratios log 9 and -log 4: chances 3/4 and 1/3 of the sides, 6/7 of the margin. Zero pays for 1 - 3/4
+    and 1/3; down for 3/4 and 1 - 6/7."""
+    ratios = t(math.log(9)), t(-math.log(4))
+    assert losses.apo_zero(*ratios, beta=0.5).tolist() == pytest.approx([1 / 4 + 1 / 3])
+    assert losses.apo_down(*ratios, beta=0.5).tolist() == pytest.approx([3 / 4 + 1 / 7])
+
+
+def test_alpha_reward_by_hand():
+    """(1 - 4^0.5) / 0.5 = -2 at p = 1/4; (1 - 4^-0.5) / -0.5 = -1 at alpha -0.5; and the log at 0, its limit."""
+    quarter = t(math.log(0.25))
+    assert losses.alpha_reward(quarter, alpha=0.5).tolist() == pytest.approx([-2.0])
+    assert losses.alpha_reward(quarter, alpha=-0.5).tolist() == pytest.approx([-1.0])
+    assert losses.alpha_reward(quarter, alpha=0.0).tolist() == quarter.tolist()
+    assert losses.alpha_reward(quarter, alpha=1e-7).tolist() == pytest.approx(quarter.tolist(), rel=1e-6)
+
+
+def test_the_two_ends_of_a_clip_by_hand():
+    """Ratios 2, 1.25 and 0.5 at A 1 and -1 with ends 0.8 and 1.3: -1.3, -1.25, and max(0.5, 0.8)."""
+    ratios, advantages = t(2.0, 1.25, 0.5).log(), t(1.0, 1.0, -1.0)
+    loss = losses.clipped_surrogate(ratios, advantages, clip=0.2, clip_high=0.3)
+    assert loss.tolist() == pytest.approx([-1.3, -1.25, 0.8])
+    assert losses.outside_clip(ratios, clip=0.2, clip_high=0.3).tolist() == [1.0, 0.0, 1.0]
 
 
 def test_simpo_by_hand():

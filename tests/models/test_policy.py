@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from alignment_bench.benchmarks.selfcheck.architectures import LORA, make
 from alignment_bench.models.checkpoint import Checkpoint, merge_adapter, open_network
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.sampler import to_generations
@@ -235,3 +236,24 @@ def test_merging_an_adapter_keeps_the_function(tiny):
     assert not [n for n, _ in model.named_parameters() if "lora" in n]
     sums = [sum(one_by_one(model, p, r)) for p, r in SEQUENCES]
     assert sums == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_adapters_on_the_experts_of_a_mixture_load_with_transformers(tmp_path):
+    """DeepSeek's dense, shared and stacked experts; two adapters on one model, of which the other one is not seen."""
+    make("deepseek_v3", tmp_path / "lm")
+    checkpoint = Checkpoint(tmp_path / "lm", "")
+    policy, other = (Policy.open(checkpoint, LORA, trainable=True) for _ in range(2))
+    start = policy.total_logps(SEQUENCES)
+    nudge(other.network)
+    assert torch.equal(policy.total_logps(SEQUENCES), start)
+    nudge(policy.network, seed=1)
+    expected = policy.total_logps(SEQUENCES)
+    assert (expected - start).abs().max() > 0.01
+    policy.save(tmp_path / "policy")
+    policy.network.close()
+    other.network.close()
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "policy").eval()
+    adapted = {name.partition(".lora_A")[0] for name, _ in plain.named_parameters() if ".lora_A" in name}
+    for part in ("layers.0.mlp.gate_proj", "layers.1.mlp.experts", "layers.1.mlp.shared_experts.up_proj"):
+        assert f"model.{part}" in adapted
+    assert [sum(one_by_one(plain, p, r)) for p, r in SEQUENCES] == pytest.approx(expected.tolist(), rel=1e-5)

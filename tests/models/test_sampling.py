@@ -1,4 +1,4 @@
-"""A prompt's response depends on the seed and its index alone, also where memory runs out."""
+"""A response depends on the seed, its prompt and its number alone, also where memory runs out."""
 
 import itertools
 from dataclasses import replace
@@ -14,13 +14,15 @@ from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.micro_batches import OutOfMemory
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.sampler_torch import sample_rows, uniforms
-from alignment_bench.models.sampling import sample
+from alignment_bench.models.sampling import sample, streams
 from alignment_bench.results.records import Prompt
 from alignment_bench.runtime import processes
 
 # lengths differ, and prompts repeat, as they do where a method compares several responses to one
 PROMPTS = [Prompt(str(i), (), tuple(range(5, 7 + i % 5))) for i in range(20)]
-HOW = {"max_new_tokens": 12, "seed": 4, "temperature": 1.0, "top_p": 1.0, "progress": None}
+HOW = {
+    "max_new_tokens": 12, "seed": 4, "temperature": 1.0, "top_p": 1.0, "progress": None, "streams": streams(PROMPTS)
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
@@ -68,6 +70,25 @@ def test_some_rows_get_the_responses_that_they_get_among_all(tiny, full):
     assert sample_rows(policy, PROMPTS, [13, 2, 7], **HOW) == [whole[13], whole[2], whole[7]]
     assert sample_rows(policy, PROMPTS, [], **HOW) == []
     assert sample(policy, PROMPTS, max_new_tokens=12, seed=5) != whole
+
+
+def test_a_response_has_the_numbers_of_its_prompt_wherever_it_stands(tiny, full):
+    """Alone, among others, in another order, or as one of several to its prompt: the first is the same, and the third
+    is where the caller says that two came before."""
+    policy = Policy.open(tiny, full, trainable=False)
+    whole = sample(policy, PROMPTS, max_new_tokens=12, seed=4)
+    assert sample(policy, PROMPTS[::-1], max_new_tokens=12, seed=4) == whole[::-1]
+    assert sample(policy, PROMPTS[7:8], max_new_tokens=12, seed=4) == whole[7:8]
+    three = sample(policy, [p for p in PROMPTS for _ in range(3)], max_new_tokens=12, seed=4)
+    assert three[::3] == whole and len({s.ids for s in three}) == len(three)
+    assert sample(policy, PROMPTS, max_new_tokens=12, seed=4, numbers=[2] * len(PROMPTS)) == three[2::3]
+
+
+def test_streams_are_of_the_id_and_the_number():
+    """The first 64 bits of sha256 of "NUMBER ID"; ids and numbers that read alike together have each their own."""
+    a, b = Prompt("1 a", (), (1,)), Prompt("a", (), (1,))
+    assert streams([b, a, b]) == [0xCF6D9263CF71CECA, streams([a])[0], streams([b], [1])[0]]
+    assert len(set(streams([a, b] * 3, [0, 1, 1, 11, 2, 21]))) == 6
 
 
 def test_uniforms_are_uniform_and_streams_are_independent():

@@ -4,7 +4,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from alignment_bench.models.tuning import Tuning, kind_of
+from alignment_bench.errors import InputError
+from alignment_bench.models.tuning import Tuning
+from alignment_bench.runtime.device import check_device, kind_of
 
 TUNING = Tuning(lora_rank=4, precision="fp32", device="cuda:1", micro_tokens=1000)
 
@@ -29,3 +31,14 @@ def test_no_setting_is_forgotten():
 @pytest.mark.parametrize(("device", "kind"), [("cuda:3", "cuda"), ("cuda", "cuda"), ("cpu", "cpu"), ("mps", "mps")])
 def test_the_kind_of_a_device(device, kind):
     assert kind_of(device) == kind
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1", "mps"])
+def test_devices_that_there_may_be(device):
+    assert check_device(device) == device
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "", "auto:1"])
+def test_devices_that_no_machine_has(device):
+    with pytest.raises(InputError, match=f"^--device {device} is not known; give cpu, cuda, cuda:N, mps or auto$"):
+        check_device(device)

@@ -101,7 +101,7 @@ def test_label_rows_have_what_was_chosen_whatever_the_order(tmp_path):
         assert datetime.fromisoformat(row["timestamp"]).utcoffset() == timedelta(0)
     assert set(rows[0]) == {
         "item", "prompt", "chosen", "rejected", "labeler_id", "timestamp", "reasoning", "model_version", "tie",
-        "answer", "shown", "strength", "prompt_source",
+        "answer", "shown", "strength", "prompt_source", "chosen_cut", "rejected_cut",
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,8 @@ def test_the_command_prints_and_writes_an_inert_page(tmp_path, tiny):
     html = page.read_text()
     assert name not in html and "&lt;script&gt;" in html
     assert "http" not in html.split("</style>")[1]
+    titles = re.findall("<h2>(.*)</h2>", html)
+    assert titles[0] == "What to fix first" and len(titles) == len(set(titles)) > 5
 
 
 def real(name):

@@ -11,7 +11,9 @@ from alignment_bench.models.policy import Policy
 from alignment_bench.models.tuning import Tuning
 from alignment_bench.preferences import collect as module
 from alignment_bench.preferences.collect import Sampling, collect, pair_up, read_prompts
-from alignment_bench.preferences.labels import read_items
+from alignment_bench.preferences.labels import append, label_path, make_label, read_items
+from alignment_bench.preferences.read import read_preferences
+from alignment_bench.results.integrity import digest
 
 PROMPTS = [([{"role": "user", "content": f"say {i}"}], "a test") for i in range(6)]
 SETTINGS = Sampling(k=3, temperatures=(0.7, 1.0), top_p=0.9, max_new_tokens=5, seed=4, rule="all")
@@ -94,6 +96,33 @@ def test_empty_and_identical_candidates_are_dropped_and_counted():
     item = items[0]
     assert (item.a_version, item.b_version, item.prompt_source) == ("m@1", "m@1", "s")
     assert item.decoding["a"]["seed"] == (0 if item.a == "x" else 3)
+
+
+def test_a_response_that_was_cut_is_marked_through_item_label_and_pair(policy, tmp_path):
+    """What the sampler says of each candidate stands in the pair of them, whichever side it is on and wins."""
+    collect(policy, "m@1", PROMPTS, SETTINGS, tmp_path, {})
+    rows = [json.loads(line) for line in (tmp_path / "candidates.jsonl").read_text().splitlines()]
+    finished = {(row["prompt_id"], row["response"]): row["finished"] for row in rows}
+    assert not all(finished.values())  # a random model seldom draws the EOS within 5 tokens
+    for item in read_items(tmp_path):
+        key = digest(list(item.prompt))[:16]
+        assert (item.a_cut, item.b_cut) == (not finished[key, item.a], not finished[key, item.b])
+    (item,), _ = pair_up([candidate("p", 0, "x"), candidate("p", 1, "y") | {"finished": False}], Sampling(rule="all"))
+    assert (item.a_cut, item.b_cut) == ((False, True) if item.b == "y" else (True, False))
+    for answer in "ab":
+        append(label_path(tmp_path, "ann"), [make_label(item, answer, "ann", "ab")])
+    for pair in read_preferences(str(tmp_path)):
+        assert pair.cut == ((False, True) if pair.rejected == "y" else (True, False))
+
+
+def test_a_prompt_that_the_template_refuses_is_counted(make_tiny, full, tmp_path):
+    template = "{% if 'say 2' in messages[0]['content'] %}{{ raise_exception('not two') }}{% endif %}x"
+    checkpoint = Checkpoint(make_tiny(tmp_path / "model", template=template), "m")
+    policy = Policy.open(checkpoint, full, trainable=True)
+    counts = collect(policy, "m@1", PROMPTS, SETTINGS, tmp_path / "out", {})
+    assert counts["prompts"] == 5 and counts["the chat template refuses the prompt: not two"] == 1
+    with pytest.raises(InputError, match="none of the 1 prompts can be used: .* not two"):
+        collect(policy, "m@1", PROMPTS[2:3], SETTINGS, tmp_path / "none", {})
 
 
 def test_all_pairs_and_one_random_pair():

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from alignment_bench.errors import InputError
-from alignment_bench.preferences.convert import SHAPES
 from alignment_bench.preferences.export import convert
 from alignment_bench.preferences.files import open_source
 from alignment_bench.preferences.read import read_preferences
+from alignment_bench.preferences.shapes import SHAPES
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MORE = {"labeler_id": "ann", "timestamp": "2026-01-02T03:04:05+00:00", "prompt_source": "web", "margin": 1.5}
@@ -27,6 +27,7 @@ PAIRS = [
     {"prompt": TURNS, "chosen": "because", "rejected": "third", "labeler_id": "ben"},
 ]
 TIE = {"prompt": [{"role": "user", "content": "q"}], "chosen": "x", "rejected": "y", "tie": True}
+NO_ROOM = "tie: the shape has no room for it, --to ties has"
 
 
 def write(path, rows):
@@ -48,16 +49,18 @@ def facts(source):
     for row in rows_of(source):
         prompt = [{"role": "user", "content": row["prompt"]}] if isinstance(row["prompt"], str) else row["prompt"]
         more = {name: row[name] for name in MORE if row.get(name) not in (None, "")}
-        tie = str(row.get("tie", False)).lower() == "true"
-        found.append((json.dumps(prompt), text(row["chosen"]), text(row["rejected"]), tie, more))
+        found.append((json.dumps(prompt), text(row["chosen"]), text(row["rejected"]), more))
     return found
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".csv", ".jsonl.gz", ".csv.gz", ""])
 @pytest.mark.parametrize("shape", [name for name in SHAPES if name != "scored"])
 def test_round_trips_keep_every_fact(tmp_path, shape, suffix):
-    """pairs -> shape in a format -> pairs; multi-turn prompts and ties where the shape has room for them."""
-    with_ties = shape in ("pairs", "text", "ties", "alpacaeval")
+    """pairs -> shape in a format -> pairs; multi-turn prompts and ties where the shape has room for them.
+
+    Pairs have none: whoever reads `chosen` and `rejected` would take a tie for a preference.
+    """
+    with_ties = shape in ("ties", "alpacaeval")
     single = shape == "alpacaeval"
     rows = [r for r in PAIRS if not (single and len(r["prompt"]) > 1)] + [TIE] * with_ties
     source = write(tmp_path / "in.jsonl", rows)
@@ -68,9 +71,12 @@ def test_round_trips_keep_every_fact(tmp_path, shape, suffix):
         return
     there = convert(source, middle, shape)
     again = convert(middle, str(back))
-    assert there.dropped == {} and again.dropped == {}
+    assert there.dropped == {} and again.dropped == ({NO_ROOM: 1} if with_ties else {})
     assert (there.read, there.written) == (len(rows), len(rows) * (2 if shape == "unpaired" else 1))
-    assert facts(back) == facts(source)
+    assert facts(back) == facts(source)[: again.written]
+    if with_ties:
+        convert(middle, str(tmp_path / "kept.jsonl"), "ties")
+        assert [row["label"] for row in rows_of(tmp_path / "kept.jsonl")] == ["a"] * again.written + ["tie"]
 
 
 def test_what_a_shape_has_no_room_for_is_counted(tmp_path):
@@ -85,7 +91,7 @@ def test_what_a_shape_has_no_room_for_is_counted(tmp_path):
     done = convert(source, str(tmp_path / "hh.jsonl"), "hh")
     assert (done.read, done.comparisons, done.written) == (8, 7, 4)
     assert done.dropped == {
-        "tie: the shape has no room for it": 1,
+        NO_ROOM: 1,
         "a system message does not fit a transcript": 1,
         "a text holds the marker of a turn, Human: or Assistant:": 1,
         "prompt is empty": 1,
@@ -115,18 +121,17 @@ SCORED = [
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".json"])
 def test_scored_lists_become_pairs_with_a_margin_and_back(tmp_path, suffix):
-    """Three responses are three pairs: 8.5 over 2 twice (margin 6.5) and one tie of the two 2s."""
+    """Three responses are three comparisons: 8.5 over 2 twice (margin 6.5) and one tie of the two 2s, no pair."""
     there = convert(write(tmp_path / "in.jsonl", SCORED), str(tmp_path / f"pairs{suffix}"))
-    assert (there.read, there.comparisons, there.written) == (4, 4, 4)
-    assert there.dropped == {"fewer than two completions": 1, "a completion has no score": 1}
+    assert (there.read, there.comparisons, there.written) == (4, 4, 3)
+    assert there.dropped == {"fewer than two completions": 1, "a completion has no score": 1, NO_ROOM: 1}
     pairs = rows_of(tmp_path / f"pairs{suffix}")
-    told = {(text(r["chosen"]), text(r["rejected"]), r["margin"], r["tie"], r["model_version"] if i < 3 else None)
+    told = {(text(r["chosen"]), text(r["rejected"]), r["margin"], r["model_version"] if i < 2 else None)
             for i, r in enumerate(pairs)}  # fmt: skip
     assert told == {
-        ("high", "low", 6.5, False, "m2 | m1"),
-        ("high", "also low", 6.5, False, "m2 | m3"),
-        ("low", "also low", 0.0, True, "m1 | m3"),
-        ("y", "x", 2.0, False, None),
+        ("high", "low", 6.5, "m2 | m1"),
+        ("high", "also low", 6.5, "m2 | m3"),
+        ("y", "x", 2.0, None),
     }
     back = convert(str(tmp_path / f"pairs{suffix}"), str(tmp_path / "back.jsonl"), "scored")
     assert back.dropped == {} and back.written == 2
@@ -144,11 +149,11 @@ def test_alpacaeval_preferences(tmp_path):
         {"instruction": "q", "output_1": "x", "output_2": "y", "generator_1": "g", "generator_2": "h",
          "annotator": "gpt4", "preference": p} for p in (1, 2, 2.0, 1.5, 0, 1.9, 1.05, None, 3)
     ]  # fmt: skip
-    done = convert(write(tmp_path / "in.jsonl", rows), str(tmp_path / "out.jsonl"))
+    done = convert(write(tmp_path / "in.jsonl", rows), str(tmp_path / "out.jsonl"), "ties")
     assert done.dropped == {"preference is not a number": 1, "preference is not from 1 to 2 (0 and 1.5 are ties)": 1}
     found = rows_of(tmp_path / "out.jsonl")
-    assert [text(r["chosen"]) for r in found] == ["x", "y", "y", "x", "x", "y", "x"]
-    assert [r["tie"] for r in found] == [False, False, False, True, True, False, False]
+    assert [text(r["response_a"]) for r in found] == ["x", "y", "y", "x", "x", "y", "x"]
+    assert [r["label"] for r in found] == ["a", "a", "a", "tie", "tie", "a", "a"]
     assert [r.get("margin") for r in found] == [None] * 5 + [pytest.approx(0.8), pytest.approx(0.9)]
     assert found[1]["model_version"] == "h | g" and found[0]["labeler_id"] == "gpt4"
 
@@ -178,12 +183,12 @@ def test_labels_of_a_collection_convert_and_skips_are_counted(tmp_path):
         {**base, "tie": False, "answer": "skip"},
     ]
     write(tmp_path / "labels" / "ann.jsonl", rows)
-    done = convert(str(tmp_path / "labels"), str(tmp_path / "out.parquet"))
+    done = convert(str(tmp_path / "labels"), str(tmp_path / "out.parquet"), "ties")
     assert done.dropped == {"skipped by the labeller": 1}
     found = rows_of(tmp_path / "out.parquet")
-    assert [(r["answer"], r["tie"], r["strength"], r["shown"]) for r in found] == [
-        ("b", False, 3.0, "ba"),
-        ("both_bad", True, None, "ba"),
+    assert [(r["answer"], r["label"], r["strength"], r["shown"]) for r in found] == [
+        ("b", "a", 3.0, "ba"),
+        ("both_bad", "tie", None, "ba"),
     ]
 
 
@@ -285,8 +290,11 @@ def test_memory_stays_flat(tmp_path, names):
     "name, comparisons", [("pandalm_3annotators.jsonl.gz", 1500), ("hh_harmless_raw_sample.jsonl", 169)]
 )  # fmt: skip
 def test_real_files_convert_whole(tmp_path, name, comparisons):
+    """Three people's labels a row of PandaLM, 172 of the 1,500 a tie, 169 of them of rows that can be used."""
     if not (DATA / name).exists():
         pytest.skip(f"{DATA / name} is not there; the shared data is not part of the project")
     done = convert(str(DATA / name), str(tmp_path / "out.parquet"))
-    assert done.written + sum(done.dropped.values()) * (3 if "pandalm" in name else 1) == comparisons
-    assert done.written > 0.9 * comparisons
+    ties = done.dropped.pop(NO_ROOM, 0)
+    assert ties == (169 if "pandalm" in name else 0)
+    assert done.written + ties + sum(done.dropped.values()) * (3 if "pandalm" in name else 1) == comparisons
+    assert done.written > 0.8 * comparisons

@@ -119,7 +119,6 @@ MALFORMED = {
     "short row": ("p.csv", "prompt,chosen,rejected\np,a,b\np,a\n", ["line 3", "not as many fields"]),
     "long row": ("p.csv", "prompt,chosen,rejected\np,a,b,c\n", ["line 2", "not as many fields"]),
     "cut quote": ("p.csv", 'prompt,chosen,rejected\np,a,"b', ["line 2", "not valid CSV"]),
-    "messages": ("p.csv", "prompt,chosen\n[{'role': 'user'}],a\n", ["line 2, field prompt", "save JSON Lines"]),
     "not parquet": ("p.parquet", "PAR1 but no more", ["not a readable Parquet file"]),
     "not gzip": ("p.jsonl.gz", lines([GOOD]), ["cannot be read"]),
     "misnamed field": ("p.jsonl", '{"choosen": "a", "rejected": "b"}', ["'chosen'", "did you mean 'choosen'"]),
@@ -130,7 +129,10 @@ MALFORMED = {
     "empty list": ("p.json", "[]", ["no rows"]),
     "header only": ("p.csv", "prompt,chosen,rejected\n", ["no rows"]),
     "no usable row": ("p.jsonl", lines([GOOD | {"chosen": ""}] * 2), ["none of its 2 rows", "chosen is empty: 2"]),
-    "unknown format": ("p.xlsx", "", ["format", ".jsonl"]),
+    "unknown format": ("p.docx", "", ["format", ".jsonl"]),
+    "workbook": ("p.xlsx", "", ["a workbook", "pip install openpyxl", "read_excel", "give p.jsonl"]),
+    "semicolons": ("p.csv", "prompt;chosen;rejected\np;a, b\n", ["line 2", "quote texts that hold ';'"]),
+    "other shape": ("p.jsonl", '{"prompt": "p", "completions": []}', ["the shape scored", "bench convert"]),
 }
 
 

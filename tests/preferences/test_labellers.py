@@ -58,7 +58,7 @@ def test_rows_have_the_stated_fields(tmp_path, gold):
     rows = [json.loads(line) for line in label_path(tmp_path, "ann").read_text().splitlines()]
     assert set(rows[0]) == {
         "item", "prompt", "chosen", "rejected", "labeler_id", "timestamp", "reasoning", "model_version", "tie",
-        "answer", "shown", "strength", "prompt_source",
+        "answer", "shown", "strength", "prompt_source", "chosen_cut", "rejected_cut",
     }  # fmt: skip
     assert [(r["chosen"], r["rejected"], r["answer"]) for r in rows] == [("x *", "y", "a"), ("y *", "x", "b")]
     assert [r["model_version"] for r in rows] == ["m@1 | m@2", "m@2 | m@1"]

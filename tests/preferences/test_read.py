@@ -78,7 +78,10 @@ BAD = [
     ({"prompt": "p", "chosen": 3, "rejected": "b"}, "chosen is neither text nor messages"),
     ({"prompt": "p", "chosen": ["a"], "rejected": "b"}, "chosen is neither text nor messages"),
     ({"prompt": [user(["image"])], "chosen": "a", "rejected": "b"}, "prompt is neither text nor messages"),
-    ({"prompt": [{"role": "gpt", "content": "p"}], "chosen": "a", "rejected": "b"}, "prompt has a role other than"),
+    (
+        {"prompt": [{"role": "narrator", "content": "p"}], "chosen": "a", "rejected": "b"},
+        "prompt has a role other than",
+    ),
     ({"prompt": [{"content": "p"}], "chosen": "a", "rejected": "b"}, "prompt has a role other than"),
     ({"prompt": "p", "chosen": "\ud83d", "rejected": "b"}, "chosen is not valid Unicode"),
     ({"prompt": "", "chosen": "a", "rejected": "b"}, "prompt is empty"),

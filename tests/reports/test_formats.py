@@ -12,9 +12,10 @@ import pytest
 from alignment_bench.errors import InputError
 from alignment_bench.reports import curves, drawing
 from alignment_bench.reports.contracts import MEANING, differences
-from alignment_bench.reports.reading import Material
+from alignment_bench.reports.curves import KL_ESTIMATE
+from alignment_bench.reports.reading import Material, _named_as_now
 from alignment_bench.reports.render import FORMATS, render
-from alignment_bench.reports.tables import latex, neutral, write
+from alignment_bench.reports.tables import frames, latex, neutral, write
 from alignment_bench.results.integrity import write_record
 from alignment_bench.results.run_folder import Run
 
@@ -66,7 +67,7 @@ def material(name, **metrics):
 
 def test_a_csv_keeps_negative_numbers_and_tames_names(tmp_path):
     made = material("=cmd|' /C calc'!A0", **{"reward.gold": {"mean": -0.3, "low": -0.5, "high": -0.1, "n": 5}})
-    write(made, tmp_path, "csv")
+    write(frames(made), tmp_path, "csv")
     text = (tmp_path / "results.csv").read_text()
     assert "'=cmd|" in text and ",-0.3,-0.5,-0.1," in text
     assert pandas.read_csv(tmp_path / "results.csv")["mean"].tolist() == [-0.3]
@@ -119,10 +120,42 @@ def test_every_drawing_of_the_page_is_a_file(run, tmp_path):
 def test_a_file_has_its_own_title_and_legend(tmp_path):
     logs = {m: [[{"examples": n, "kl": n / size} for n in range(9)]] for m, size in (("$dpo$", 2), ("ppo", 1))}
     (chart,) = curves.training(logs, drawing.styles(logs)).charts
-    assert ">ppo<" not in chart.svg and "KL to SFT (nats)" not in chart.svg.partition(">")[2]
+    assert ">ppo<" not in chart.svg and "KL to SFT, exact" not in chart.svg.partition(">")[2]
     drawing.save(chart, tmp_path / "kl.svg")
     text = (tmp_path / "kl.svg").read_text(encoding="utf-8")
-    assert ">ppo<" in text and ">$dpo$<" in text and "KL to SFT (nats)" in text
+    assert ">ppo<" in text and ">$dpo$<" in text and "KL to SFT, exact" in text
+
+
+def test_quantities_that_do_not_compare_have_an_axis_each():
+    """An estimate of the KL is apart from the exact one, margins by log-probs alone from those against SFT."""
+    logs = {
+        "dpo": [[{"examples": 8, "kl": 1.0, "margin": 0.5, "accuracy": 0.6, "implicit_margin": 0.4}]],
+        "simpo": [[{"examples": 8, "kl": 2.0, "logp_margin": -9.0, "logp_accuracy": 0.4, "implicit_margin": 0.2}]],
+        "ppo": [[{"examples": 8, KL_ESTIMATE: -0.7, "reward": 1.0, "implicit_margin": 0.1}]],
+    }
+    looks = drawing.styles(logs)
+
+    def methods(figure):
+        return {chart.key: re.findall(r"(dpo|simpo|ppo) from", chart.text) for chart in figure.charts}
+
+    assert methods(curves.training(logs, looks)) == {
+        "curve-implicit-margin": ["dpo", "simpo", "ppo"],
+        "curve-reward": ["ppo"],
+        "curve-kl": ["dpo", "simpo"],
+        "curve-kl-estimate": ["ppo"],
+    }
+    assert methods(curves.further(logs, looks)) == {
+        "curve-accuracy": ["dpo"],
+        "curve-margin": ["dpo"],
+        "curve-logp-accuracy": ["simpo"],
+        "curve-logp-margin": ["simpo"],
+    }
+
+
+def test_the_log_of_an_older_version_is_read_by_the_names_of_today():
+    assert _named_as_now({"step": 1, "reward": 2.0, "kl": -0.1}) == {"step": 1, "reward": 2.0, KL_ESTIMATE: -0.1}
+    for row in ({"kl": 0.1, "implicit_margin": 1.0}, {"reward": 2.0, "kl": 0.1, KL_ESTIMATE: -0.1}):
+        assert _named_as_now(row) == row  # exact
 
 
 def test_names_of_files_are_short_and_differ():

@@ -115,9 +115,10 @@ def test_failed_gate_and_warning_stand_in_the_verdict(written, parse):
 
 def test_every_figure_is_drawn_and_described(page):
     drawings = [attrs for tag, attrs in page.elements if tag == "svg"]
-    # 3 win rates, 3 costs, 2 rewards against KL, gold against proxy, length and 1 at equal length, 8 main curves,
-    # 3 signals (displacement of chosen and rejected, length), 1 further curve (grad_norm), calibration, judge
-    assert len(drawings) == 3 + 3 + 2 + 1 + 2 + 8 + 3 + 1 + 1 + 1
+    # 3 win rates, 3 costs, 2 rewards against KL, gold against proxy, length and 1 at equal length, 6 main curves,
+    # 3 signals (displacement of chosen and rejected, length), 3 further curves (grad_norm, accuracy and margin of the
+    # batches), calibration, judge
+    assert len(drawings) == 3 + 3 + 2 + 1 + 2 + 6 + 3 + 3 + 1 + 1
     assert all(d["role"] == "img" and len(d["aria-label"]) > 20 for d in drawings)
     assert page.count("figcaption") == page.count("figure") == 10
     assert "ppo 71.0% (64.9 to 77.1)" in drawings[0]["aria-label"]
@@ -142,7 +143,7 @@ def test_gold_against_proxy_goes_through_every_checkpoint():
     points = [{"reward": {"reward.training": cell(n), "reward.gold": cell(n * (3 - n))}} for n in (1, 2, 3)]
     along = figures.gold_against_proxy({"overoptimization": {"x": {"points": points}}}, looks)
     (chart,) = along.charts
-    assert chart.text == "x ends at the training reward model +3.00, the true reward +0.00"
+    assert chart.text == "x ends at the training reward +3.00, the true reward +0.00"
     assert "Small marks: checkpoints" in along.caption
     drawn = chart.drawing.axes[0].lines
     assert list(drawn[1].get_xdata()) == [0, 1, 2, 3] and list(drawn[1].get_ydata()) == [0, 2, 2, 0]

@@ -3,6 +3,7 @@
 import json
 import re
 
+import pandas
 import pytest
 
 from alignment_bench.analysis.tuning import of_method
@@ -84,6 +85,22 @@ def test_the_html_escapes_names_and_draws_every_setting(folder):
     assert [chart.title for chart in by_setting] == ["<dpo>: selection reward model by beta (%)"]
     assert len(expected) == 2 and "25" not in expected[0].text.partition("to")[2]
     assert html.count('role="img"') == 4 and len(re.findall(r"<h3>", html)) == 3
+
+
+def test_its_tables_and_drawings_are_files_too(folder):
+    written = render_tuning(folder, folder / "files", ("csv", "svg", "pdf"))
+    names = sorted(str(path.relative_to(folder / "files")) for path in written)
+    drawn = [name for name in names if name.startswith("figures/")]
+    assert [name for name in names if name not in drawn] == ["tables/trials.csv", "tables/winners.csv"]
+    assert len(drawn) == 2 * 4 and all((folder / "files" / name).stat().st_size for name in drawn)
+    trials = pandas.read_csv(folder / "files" / "tables" / "trials.csv")
+    assert trials["method"].tolist() == ["<dpo>"] * 4 and trials["picked"].tolist() == [True, False, False, False]
+    assert trials["settings.beta"].tolist() == [1.0, 0.02, 3.0, 0.3]
+    assert trials["scores.gold"].dropna().tolist() == [0.61, 0.25, 0.56]
+    winners = pandas.read_csv(folder / "files" / "tables" / "winners.csv").set_index(["method", "metric"])
+    assert winners.loc[("<dpo>", "win_rate.gold"), ["mean", "low", "high"]].tolist() == [0.63, 0.58, 0.68]
+    with pytest.raises(InputError, match="--format svgz is not known"):
+        render_tuning(folder, folder / "none", ("svgz",))
 
 
 def test_winners_that_have_not_run_and_halved_trials(folder):

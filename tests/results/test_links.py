@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -60,9 +61,7 @@ def test_a_crash_leaves_the_old_file(tmp_path):
 
 def test_a_linked_folder_is_refused(tmp_path, outside):
     (tmp_path / "report").symlink_to(outside)
-    with pytest.raises(
-        InputError, match="report is a link to another place, where nothing is written"
-    ):
+    with pytest.raises(InputError, match="report is a link to another place, where nothing is written"):
         own_folder(tmp_path / "report")
     assert make_folder(tmp_path / "report")  # where the user chose it
     with pytest.raises(InputError, match="file is a file, and a folder is to be written there"):
@@ -84,6 +83,22 @@ def test_a_run_with_links(tmp_path, outside, whole_run):
     (run.path / "dpo").symlink_to(outside)
     with pytest.raises(InputError, match="dpo is a link"):
         run.place("dpo", 1, [])
+
+
+def test_a_run_that_another_holds_is_refused_or_waited_for(tmp_path):
+    run, said = Run(tmp_path / "run"), []
+    with ExitStack() as other:
+        other.enter_context(run.held())
+        with pytest.raises(InputError, match=rf"written by process {os.getpid()} on .*; wait for it, .* --wait waits"):
+            Run(run.path).held().__enter__()
+
+        def ends(line):  # while this one waits
+            said.append(line)
+            other.close()
+
+        with Run(run.path).held(ends), pytest.raises(InputError, match="being written by"), run.held():
+            pass
+    assert len(said) == 1 and said[0].startswith(f"{run.path} is being written by process {os.getpid()}")
 
 
 def test_a_run_whose_methods_are_paths(tmp_path, whole_run):

@@ -52,6 +52,8 @@ def test_figures_by_hand(tmp_path):
     people = among_people(rows)
     assert people["pairs"] == 4 and people["labels"] == 12 and people["without_majority"] == 1
     assert people["agreement"] == (1 + 3 + 1 + 0) / 12
+    other = [{"q" if name == "prompt" else name: value for name, value in row.items()} for row in ROWS]
+    assert read_labels(write(tmp_path, other), columns={"prompt": "q"}) == rows
     labels = published_labels(rows, "j")
     assert labels == ["a", "a", None, "tie"]  # "error" is no answer
     found = against_people(rows, labels)

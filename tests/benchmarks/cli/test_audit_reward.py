@@ -12,7 +12,7 @@ PAIRS = [ScoredPair(f"p{i}", ("helpful", "harmless")[i % 2], i % 3, 1.5, 4 + i %
 OTHER = [ScoredPair(f"p{i}", None, i % 4, 1.5, 4, 4) for i in range(12)]
 
 
-def told(folder, *options, audit=True):
+def told(folder, *options, audit=True, **more):
     """The command on a run whose row "bad" is below SFT in truth and above it by the reward model."""
     cells = {"win_rate.reward_model": 0.7, "win_rate.gold": 0.3}
     metrics = {name: {"mean": mean, "low": mean - 0.1, "high": mean + 0.1} for name, mean in cells.items()}
@@ -20,6 +20,7 @@ def told(folder, *options, audit=True):
     summary = {
         "methods": {"sft": {"metrics": {}}, "bad": {"metrics": metrics}},
         "reward_models": {"heldout": {"models": audited, **compare_reward_models(PAIRS, OTHER)}} if audit else {},
+        **more,
     }
     write_record(folder / "run.json", {"run_id": "x"})
     write_record(folder / "summary.json", summary)
@@ -34,6 +35,11 @@ def test_the_audit_of_a_run_is_printed(tmp_path):
     assert "mistakes of the two correlate by phi = " in shown
     assert "bad" in shown
     assert "0.700  0.300  RUINED: below SFT by the true reward, above it by the reward model" in shown
+
+
+def test_a_reward_that_was_brought_is_not_called_a_model(tmp_path):
+    shown = told(tmp_path, contract={"training_reward": {"name": "package.module:function"}}).stdout
+    assert "training reward: accuracy 0.333 [" in shown and "evaluation reward model: accuracy" in shown
 
 
 def test_json_has_all_of_it(tmp_path):

@@ -11,7 +11,8 @@ from alignment_bench.benchmarks.cli import live
 from alignment_bench.benchmarks.cli.live import Tap, View, watching
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.harness import run as run_harness
-from alignment_bench.benchmarks.request import DONE, Request
+from alignment_bench.benchmarks.request import Request
+from alignment_bench.results.progress import DONE
 
 
 @pytest.fixture

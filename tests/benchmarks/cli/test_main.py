@@ -1,10 +1,12 @@
 """The command line as a whole: errors in one sentence, exit codes, help with examples, completion."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 import typer
@@ -41,7 +43,7 @@ def test_help_has_an_example_of_the_command(path):
     [
         (["sho"], "No such command 'sho'. Did you mean 'show'?; see bench --help"),
         (["run", "--metod", "dpo"], "--method"),
-        (["run"], "Missing option '--method' / '-m'; see bench run --help"),
+        (["run"], "nothing to compare: give methods with --method ppo,dpo, or policies with --policy NAME=FOLDER"),
         (["run", "-m", "dpo", "--seeds", "0"], "Invalid value for '--seeds'"),
         (["cache", "lss"], "Did you mean 'ls'"),
         (["run", "-m", ","], "--method names no method"),
@@ -56,6 +58,11 @@ def test_errors_are_one_sentence(bench, tmp_path, arguments, said):
 
 def test_without_arguments_the_help_is_shown(bench, tmp_path):
     assert "doctor" in bench(cwd=tmp_path, code=2).stdout
+
+
+def test_the_version_is_the_installed_one(bench, tmp_path):
+    said = bench("--version", cwd=tmp_path).stdout
+    assert said == f"alignment-bench {version('alignment-bench')}, Python {platform.python_version()}\n"
 
 
 def test_an_interrupted_run_says_that_nothing_is_lost(bench, tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ def test_best_against_random_with_a_reward_model_of_the_suite(tiny, full, tmp_pa
     model = RewardModel.open(tmp_path / "rm", full)
     for label in labels:
         mine = [c for c in candidates if c["prompt"] == label["prompt"] and c["response"].strip()]
-        scores = {c["response"]: model([Generation("", c["prompt"], c["response"], 0, True)])[0] for c in mine}
+        scores = {c["response"]: model([Generation("", c["prompt"], c["response"], 0, c["finished"])])[0] for c in mine}
         assert label["chosen"] == max(scores, key=scores.get)
 
 
@@ -126,6 +126,20 @@ def test_convert_reports_its_counts(tmp_path):
     output = bench("convert", tmp_path / "in.jsonl", tmp_path / "out.csv").output
     assert "2 rows read, 1 comparisons in them, 1 rows written" in output
     assert "dropped: 1 (chosen equals rejected)" in output
+
+
+def test_named_columns_are_read_by_convert_and_audit_data(tmp_path):
+    (tmp_path / "in.tsv").write_text("question\tgood\tbad\nq\tyes\tno\n")
+    named = ("--columns", "prompt=question,chosen=good,rejected=bad")
+    assert "1 rows written" in bench("convert", tmp_path / "in.tsv", tmp_path / "out.jsonl", *named).output
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert [message["content"] for name in ("prompt", "chosen", "rejected") for message in row[name]] == [
+        "q",
+        "yes",
+        "no",
+    ]
+    output = bench("audit-data", tmp_path / "in.tsv", *named, "--out", tmp_path / "page.html").output
+    assert "1 judgements of 1 pairs under 1 prompts kept; 0 dropped" in output
 
 
 def test_a_full_disk_ends_in_a_sentence(monkeypatch, capsys):

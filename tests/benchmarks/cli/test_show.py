@@ -3,8 +3,10 @@
 import io
 import json
 import re
+import shutil
 import tomllib
-from importlib.metadata import entry_points
+from email.message import Message
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from alignment_bench.analysis.verdict import verdict
 from alignment_bench.benchmarks.cli import doctor, show
 from alignment_bench.benchmarks.cli.terminal import count, duration, interval_plot, size, sparkline
 from alignment_bench.benchmarks.definition.plugins import available, describe, load
+from alignment_bench.results.progress import Recorder, StepProgress
 from alignment_bench.results.store import Store
 
 ROOT = Path(__file__).parents[3]
@@ -31,10 +34,12 @@ def test_list_says_what_is_needed_and_the_paper(bench, tmp_path):
     def row(name):
         return re.split(r"\s{2,}", next(line for line in lines if line.split()[:1] == [name]).strip())
 
-    assert row("dpo")[1:3] == ["pairs, reference", "Rafailov et al. (2023, arXiv:2305.18290)"]
-    assert row("ppo")[1:3] == ["critic, reference, reward", "Ouyang et al. (2022, arXiv:2203.02155)"]
-    assert row("orpo")[1:3] == ["pairs", "Hong et al. (2024, arXiv:2403.07691)"]
-    assert row("trl-kto")[1:3] == ["pairs", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
+    assert row("dpo")[1:4] == ["pairs, reference", "optimum, TRL", "Rafailov et al. (2023, arXiv:2305.18290)"]
+    assert row("ppo")[1:4] == ["critic, reference, reward", "optimum, TRL", "Ouyang et al. (2022, arXiv:2203.02155)"]
+    assert row("orpo")[1:4] == ["pairs", "TRL", "Hong et al. (2024, arXiv:2403.07691)"]
+    assert row("trl-kto")[1:4] == ["pairs", "is TRL", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
+    assert row("dpop")[3] == "Pal et al. (2024, arXiv:2402.13228)"  # of a module whose classes have each their own
+    assert row("apo_zero")[3].startswith("D'Oosterlinck et al. (2024")
     assert {"judge", "quick", "hh"} <= {line.split()[0] for line in lines if line.strip()}
 
 
@@ -64,6 +69,44 @@ def test_sparklines_and_numbers_for_people():
     assert [count(n) for n in (None, 950, 25_000, 12_000_000)] == ["", "950", "25 k", "12 M"]
 
 
+def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(bench, tmp_path, make_run):
+    """What is done is shown with its figures, and nothing is compared before all that was planned is there."""
+    run, steps = make_run(tmp_path), []
+    (run.path / "summary.json").unlink()
+    for cell in run.cells():
+        label = f"{cell.method} seed {cell.seed}"
+        steps.append(StepProgress(f"{label}, training", "training", label, state="done"))
+    for label in ("dpo seed 0", "dpo seed 1"):
+        shutil.rmtree(run.path / label.replace(" seed ", "/seed-"))
+    steps = [step for step in steps if not step.cell.startswith("dpo")]
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    (partial / "metrics.jsonl").write_text('{"step": 1, "loss": 4.0}\n{"step": 2, "loss": 2.0}\n')
+    at_work = StepProgress("dpo seed 0, training", "training", "dpo seed 0", state="at work", folder=str(partial))
+    recorder = Recorder()
+    with recorder.kept(run.path, [*steps, at_work, StepProgress("x", "training", "dpo seed 1")], 1):
+        said = "4 of 6 cells are done; at work: dpo seed 0 (training); waiting: dpo seed 1"
+        shown = bench("show", run.path, cwd=tmp_path).stdout
+        assert f"no verdict yet: {said}" in shown and "bench watch" in shown and "index.html" not in shown
+        ppo = next(line for line in shown.splitlines() if line.split()[:1] == ["ppo"])
+        assert "●" in ppo and "1.000" in ppo
+        assert re.search(r"dpo seed 0\s+loss\s+█▁\s+4\s+2", shown)
+        found = json.loads(bench("show", run.path, "--json", cwd=tmp_path).stdout)
+        assert found["unfinished"] == said and found["comparisons"] == [] and list(found["methods"]) == ["sft", "ppo"]
+        bench("report", run.path, "--out", tmp_path / "page", cwd=tmp_path)
+        page = (tmp_path / "page" / "report.md").read_text()
+        assert f"No verdict yet: {said}." in page and re.search(r"\| ppo .*1\.00", page)
+        assert "no method of this run has been scored" not in page.lower()
+        assert not (run.path / "summary.json").exists()
+        (run.path / "ppo" / "seed-0" / "scores.parquet").unlink()
+        assert "figures are left out: " in bench("show", run.path, cwd=tmp_path).stdout
+        for cell in [*run.cells()]:
+            shutil.rmtree(cell.path)
+        assert f"no verdict yet: {said}" in bench("show", run.path, cwd=tmp_path).stdout  # no cell is there
+        bench("report", run.path, "--out", tmp_path / "page", cwd=tmp_path)
+        assert f"No verdict yet: {said}." in (tmp_path / "page" / "report.md").read_text()
+
+
 def test_show(bench, runs):
     folder, run, _ = runs
     shown = bench("show", run.path, cwd=folder).stdout
@@ -81,9 +124,10 @@ def test_show(bench, runs):
 def test_a_run_that_is_not_finished(bench, tmp_path, make_run):
     run = make_run(tmp_path)
     (run.path / "summary.json").unlink()
-    for command in (["show", run.path], ["compare", run.path, run.path]):
-        told = bench(*command, cwd=tmp_path, code=2).stderr
-        assert "has no summary.json: the run is not finished; give its command again" in told
+    told = bench("compare", run.path, run.path, cwd=tmp_path, code=2).stderr
+    assert "has no summary.json: the run is not finished; give its command again" in told
+    shown = bench("show", run.path, cwd=tmp_path).stdout  # of a version that kept no progress
+    assert "no verdict yet: the run is not finished; cells that are there: sft seed 0, sft seed 1, ppo seed 0" in shown
 
 
 def test_compare(bench, runs):
@@ -128,15 +172,38 @@ def test_doctor(bench, tmp_path, monkeypatch):
     assert re.search(r"broken\s+disk", bench("doctor", cwd=tmp_path, code=1).stdout)
 
 
-def test_every_extra_is_explained_and_missing_packages_are_found(monkeypatch):
+def test_every_extra_is_explained():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(doctor.EXTRAS) == set(declared)
-    monkeypatch.setattr(
-        "importlib.metadata.requires",
-        lambda _: ["torch>=2", "no-such-package>=1 ; extra == 'wandb'", "rich>=13 ; extra == 'wandb'"],
-    )
+
+
+def test_missing_packages_of_an_extra_are_found(monkeypatch):
+    needs = [
+        "torch>=2",
+        "no-package-of-all>=1 ; python_version >= '3'",
+        "no-such-package>=1 ; extra == 'wandb'",
+        "rich>=13 ; extra == 'wandb'",
+        "rich>=1000 ; extra == 'ray'",
+        "alignment-bench[wandb,ray] ; extra == 'test'",
+        "no-test-package ; extra == 'test'",
+    ]
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: needs)
     assert doctor.missing_packages("wandb") == ["no-such-package"]
+    assert doctor.missing_packages("ray") == [f"rich>=1000 ({version('rich')} is installed)"]
+    assert doctor.missing_packages("test") == [*doctor.missing_packages("ray"), "no-such-package", "no-test-package"]
     assert doctor.missing_packages("mlflow") == []
+
+
+def test_doctor_looks_at_the_extras_that_the_package_has(monkeypatch):
+    told = Message()
+    told["Provides-Extra"] = "wandb"
+    told["Provides-Extra"] = "new"
+    monkeypatch.setattr("importlib.metadata.metadata", lambda _: told)
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: ["no-such-package ; extra == 'wandb'"])
+    assert [(f.what, f.found, f.advice) for f in doctor._extras()] == [
+        ("for --tracker wandb", "without no-such-package", "pip install 'alignment-bench[wandb]'"),
+        ("for the extra new", "installed", ""),
+    ]
 
 
 def test_a_plugin_that_cannot_be_read_is_still_listed():
@@ -147,7 +214,7 @@ def test_a_plugin_that_cannot_be_read_is_still_listed():
 
 def test_the_list_fits_a_narrow_terminal(monkeypatch):
     """At 80 columns the papers are left out, and every method stands in one piece beside what it needs."""
-    for width, papers in ((80, False), (100, True)):
+    for width, papers in ((80, False), (120, True)):
         out = io.StringIO()
         monkeypatch.setattr(show, "console", lambda w=width, o=out: Console(file=o, width=w))
         show.list_()
@@ -155,3 +222,35 @@ def test_the_list_fits_a_narrow_terminal(monkeypatch):
         assert max(map(len, lines)) <= width
         assert any(line.split()[:4] == ["ppo", "critic,", "reference,", "reward"] for line in lines)
         assert ("paper" in lines[1].split()) is papers
+
+
+def test_a_methods_page_says_its_settings_with_range_default_and_source(monkeypatch, bench, tmp_path):
+    out = io.StringIO()
+    monkeypatch.setattr(show, "console", lambda: Console(file=out, width=80))
+    show.list_("ppo")
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    assert "Paper: Ouyang et al. (2022, arXiv:2203.02155)" in words and "Needs: critic, reference, reward" in words
+    assert re.search(r"Known optimum: within 0\.0\d{3} nats of KL in .* \(0\.02 wanted\)\.", words)
+    assert "quick: 5 of 5 seeds finished (quick_5_seeds)" in words
+    assert re.search(r"\n clip +0\.2 +above 0 to 1 +Range of the", text)
+    assert re.search(r"\n beta +0\.05 +from 0 +Weight of", text) and "Tuned from 0.01 to 1." in words
+    assert "Tuned from 0.3 to 3 times the benchmark's own." in words
+    told = bench("list", "pppo", cwd=tmp_path, code=2).stderr
+    assert "there is no method 'pppo'; did you mean 'ppo'" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "above 0 to 1"),
+        ({"type": "number", "minimum": 0, "exclusiveMaximum": 0.5}, "from 0 below 0.5"),
+        ({"anyOf": [{"type": "number", "exclusiveMinimum": 0.0}, {"type": "null"}]}, "above 0 or null"),
+        ({"enum": ["sft", "base"]}, "sft, base"),
+        ({"const": "pairs"}, "pairs"),
+        ({"type": "string"}, ""),
+    ],
+)
+def test_ranges_in_words(kind, said):
+    assert show.allowed(kind) == said

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import unicodedata
 
+import pandas
 import pytest
+from rich.console import Console
 
-from alignment_bench.benchmarks.cli.terminal import Filtered, console, streams, table, visible
+from alignment_bench.benchmarks.cli.terminal import Filtered, console, narrower, streams, table, visible
 
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07b\r\u202ec\x9b31m\u2066d\x00\x08\x7f\U000e0041e"
 SHOWN = r"a\x1b[2J\x1b]0;owned\x07b\r\u202ec\x9b31m\u2066d\x00\x08\x7f\U000e0041e"
@@ -119,3 +121,26 @@ def test_a_file_where_a_folder_is_wanted(bench, finished, tmp_path):
         == f"bench: {tmp_path / 'file'} is a file, and a folder is to be written there; give another place\n"
     )
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_frame_that_is_too_wide_comes_in_tables_of_whole_words():
+    """Names of 8, columns of 20 and 3 between: 31 of 31 characters, then a table each; the other way round is two."""
+    frame = pandas.DataFrame({name: ["x" * 20] * 2 for name in ("one", "two", "three")}, index=["a" * 8, "b" * 8])
+
+    def heads(width):
+        return [[column.header for column in made.columns] for made in narrower("", frame, width)]
+
+    assert heads(77) == [["", "one", "two", "three"]]
+    assert heads(76) == [["", *frame.index]]  # 5 + 2 * 23 fit
+    assert heads(50) == [["", "a" * 8], ["", "b" * 8]]  # one less than these
+    assert heads(10) == [["", "a" * 8], ["", "b" * 8]]
+
+
+def test_a_head_is_not_broken_within_its_words():
+    to = Console(file=io.StringIO(), width=40)
+    to.print(table(("unbreakable", "95% interval"), [("word " * 30, "other " * 30)] * 2, right=["95% interval"]))
+    shown = to.file.getvalue()
+    assert "unbreakable" in shown and "interval" in shown and max(map(len, shown.splitlines())) <= 40
+    to = Console(file=io.StringIO(), width=40)
+    to.print(table(("configuration", "x"), [("a", "w" * 200)]))
+    assert "configuration" in to.file.getvalue()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow
 import pytest
 
+from alignment_bench.analysis.data_account import account
 from alignment_bench.benchmarks.context import Workshop
 from alignment_bench.benchmarks.data import corpus as corpus_module
 from alignment_bench.benchmarks.data.arrow_rows import ArrowFile
@@ -17,6 +18,7 @@ from alignment_bench.benchmarks.definition.spec import BenchmarkSpec, Splits
 from alignment_bench.errors import InputError
 from alignment_bench.models.chat import encode_prompt, encode_response
 from alignment_bench.models.checkpoint import Checkpoint
+from alignment_bench.results.integrity import digest
 from alignment_bench.results.lazy import LazySequence
 from alignment_bench.results.records import LabelledPair, Pair, Prompt
 from alignment_bench.results.store import Looking, Store
@@ -39,17 +41,23 @@ def save(path, rows):
 def load(tiny, full, tmp_path):
     """load(rows or a file, looking=False, **spec): the corpus, with everything below tmp_path."""
 
-    def load_from(source, *, looking=False, **more):
+    def load_from(source, *, looking=False, base=tiny, **more):
         path = source if isinstance(source, Path) else save(tmp_path / "pairs.jsonl", source)
         lengths = {"max_prompt_tokens": 60, "max_response_tokens": 30}
         spec = BenchmarkSpec(**{
-            "name": "made-up", "model": str(tiny.path), "preferences": str(path), "sft": STAGE,
+            "name": "made-up", "model": str(base.path), "preferences": str(path), "sft": STAGE,
             "reward_model": STAGE, "budget": 8, **lengths, **more,
         })  # fmt: skip
         store = (Looking if looking else Store)(tmp_path / "results")
-        return load_corpus(spec, tiny, Workshop(store, full, {}))
+        return load_corpus(spec, base, Workshop(store, full, {}))
 
     return load_from
+
+
+@pytest.fixture(scope="module")
+def templated(make_tiny, tmp_path_factory):
+    """templated(template): the checkpoint of a tiny model with that template."""
+    return lambda template: Checkpoint(make_tiny(tmp_path_factory.mktemp("m"), template=template), digest(template))
 
 
 def sha(value):
@@ -240,8 +248,44 @@ def test_unpaired_replies_keep_away_from_the_prompts_of_the_evaluation(load, tmp
         load(rows, unpaired=str(good))
 
 
+def test_more_pairs_stand_behind_the_training_pairs_and_never_on_prompts_of_other_splits(load, tmp_path):
+    """On a training prompt, on one of its own, and the training pairs again; others are left out."""
+    rows = [row(number) for number in range(24)]
+    alone = load(rows)
+    of = {part: [pair.prompt.messages[0]["content"] for pair in getattr(alone, part)] for part in PARTS}
+    ours, unseen = ({"prompt": of[part][0]} for part in ("training", "heldout"))
+    more = [
+        {**row(0, "maybe"), **ours},
+        row(99),
+        {**row(0), **ours},
+        {**row(0, "maybe"), **unseen},
+        {**row(0, "maybe"), "prompt": of["evaluation"][0]},
+        row(98, "y" * 99),
+        {"prompt": "no pair"},
+    ]
+    first = save(tmp_path / "more.jsonl", more)
+    second = save(tmp_path / "more2.jsonl", [more[0], row(97)])
+    found = load(rows, more_pairs=(str(first), str(second)))
+    texts = [(pair.prompt.messages[0]["content"], len(pair.chosen)) for pair in found.training]
+    assert texts == [
+        *[(text, 4) for text in of["training"]], (ours["prompt"], 6), ("Question 99?", 4), ("Question 97?", 4),
+    ]  # fmt: skip
+    assert all([*getattr(found, part)] == [*getattr(alone, part)] for part in PARTS if part != "training")
+    assert found.digest != alone.digest
+    told = found.record["more_pairs"]
+    assert told["sources"] == [str(first), str(second)] and told["used"] == 3
+    dropped = {"prompt is among those kept for evaluation or tuning": 2, "duplicate row": 2}
+    assert {reason: told["dropped"][reason] for reason in dropped} == dropped
+    assert sum(told["dropped"].values()) == 6  # one is too long, and one is no pair
+    assert load(rows).digest == alone.digest
+    with pytest.raises(InputError, match=r"none of these pairs can be added .*\(prompt is among those kept .*: 1\)"):
+        load(rows, more_pairs=(str(save(tmp_path / "none.jsonl", [{**row(0, "maybe"), **unseen}])),))
+
+
 def test_no_pair_fits(load, tmp_path):
-    with pytest.raises(InputError, match=r"no pair fits the benchmark's lengths \(20 reply longer than 2 tokens\)"):
+    with pytest.raises(
+        InputError, match=r"no pair can be used \(20 reply longer than 2 tokens, which max_response_tokens=4 fits\)"
+    ):
         load([row(i) for i in range(20)], max_response_tokens=2)
     assert list((tmp_path / "results/cache/corpus").glob("[!.]*")) == []
 
@@ -295,3 +339,117 @@ def test_the_tokenizer_is_part_of_the_key(load, tiny, full, tmp_path):
     one = load_corpus(spec, tiny, shop).record["stage"]
     assert one != load_corpus(spec, Checkpoint(tiny.path, "other"), shop).record["stage"]
     assert one != load_corpus(spec, tiny, Workshop(shop.store, full, {"tokenizers": "1"})).record["stage"]
+
+
+LEAVES_OUT = (  # the system message
+    "{% for m in messages if m['role'] != 'system' %}{{ '[' ~ m['role'] ~ ']' ~ m['content'] }}{% endfor %}[assistant]"
+)
+REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + (
+    LEAVES_OUT
+)
+
+
+def told(style, number, **more):
+    prompt = [{"role": "system", "content": style}, {"role": "user", "content": f"Question {number}?"}]
+    return row(number, **more) | {"prompt": prompt}
+
+
+def test_prompts_that_are_one_to_the_model_are_one_and_on_one_side(load, templated, tmp_path):
+    """Two system messages to each of 20 questions, with opposite labels; the template shows neither."""
+    sides = {"French": {"chosen": "oui", "rejected": "yes"}, "English": {"chosen": "yes", "rejected": "oui"}}
+    rows = [told(style, i, **sides[style]) for i in range(20) for style in sides]
+    base = templated(LEAVES_OUT)
+    corpus = load(rows, base=base)
+    assert corpus.record["used"] == 40 and corpus.record["same_prompts"] == 20
+    seen = {part: {p.prompt.ids for p in getattr(corpus, part)} for part in PARTS}
+    assert sum(map(len, seen.values())) == 20 == len(set().union(*seen.values()))
+    ids = {part: {p.prompt.id for p in getattr(corpus, part)} for part in PARTS}
+    assert {part: len(of) for part, of in ids.items()} == {part: len(of) for part, of in seen.items()}
+    texts = [rows[i]["prompt"] for i in range(40)]
+    for part in PARTS:  # the id is the least of those of the texts
+        for pair in getattr(corpus, part):
+            question = pair.prompt.messages[-1]["content"]
+            assert pair.prompt.id == min(sha(t)[:16] for t in texts if t[-1]["content"] == question)
+    other = load(rows[::-1], base=base)  # the order of rows moves nothing
+    assert {part: {p.id for p in getattr(other, part)} for part in PARTS} == {
+        part: {p.id for p in getattr(corpus, part)} for part in PARTS
+    }
+    shown = load(rows)  # by a template that shows them the prompts are two
+    assert shown.record["same_prompts"] == 0 and sum(s["prompts"] for s in shown.record["splits"].values()) == 40
+    apart = {m.prompt.messages[-1]["content"] for part in ("evaluation", "heldout") for m in getattr(corpus, part)}
+    rated = [{"prompt": f"Question {i}?", "completion": "fine", "label": i % 2 == 0} for i in range(20)]
+    found = load(rows, base=base, unpaired=str(save(tmp_path / "rated.jsonl", rated)))
+    assert {r.prompt.messages[-1]["content"] for r in found.unpaired} == {r["prompt"] for r in rated} - apart
+
+
+def test_rows_of_the_same_tokens_are_one_row_and_two_people_are_two(load, templated):
+    rows = [*(told(style, i) for i in range(20) for style in ("a", "b")), told("c", 0, labeler_id="ann")]
+    corpus = load(rows, base=templated(LEAVES_OUT), rows=15)
+    assert corpus.record["dropped"] == {"same tokens as another row": 20}
+    assert (corpus.record["used"], corpus.record["left_over"]) == (15, 6)
+    names = sorted(sha([r["prompt"], "yes", "no", r.get("labeler_id")])[:16] for r in rows)
+    kept = sorted(p.id for part in PARTS for p in getattr(corpus, part))
+    assert set(kept) < set(names)
+    again = load(rows[::-1], base=templated(LEAVES_OUT), rows=15)
+    assert sorted(p.id for part in PARTS for p in getattr(again, part)) == kept
+
+
+def test_what_the_template_refuses_is_dropped_and_everything_adds_up(load, templated):
+    rows = (
+        [row(i) for i in range(30)] + [told("s", i) for i in range(3)] + [row(99, chosen="y" * 40), row(5), row(6, "")]
+    )
+    record = load(rows, base=templated(REFUSES), rows=20).record
+    assert record["dropped"] == {
+        "chosen is empty": 1,
+        "duplicate row": 1,
+        "the chat template refuses the prompt: System role not supported": 3,
+        "reply longer than 30 tokens": 1,
+    }
+    assert record["read"] == 36 == record["used"] + record["left_over"] + sum(record["dropped"].values())
+    assert record["settings"] == {"reply longer than 30 tokens": "max_response_tokens=41"}  # with EOS
+    lines = account(record)
+    assert lines[0].startswith("20 of 36 rows of ") and lines[0].endswith("are used as pairs, 16 are not:")
+    assert lines[1:] == [
+        "3 dropped: the chat template refuses the prompt: System role not supported",
+        "1 dropped: duplicate row",
+        "1 dropped: chosen is empty",
+        "1 dropped: reply longer than 30 tokens (max_response_tokens=41 fits all)",
+        "10 usable ones left over by rows=20 (rows=null takes them)",
+    ]
+    assert account({"read": 4, "dropped": {}}) == []  # of a run that was made before
+
+
+def test_a_cut_reply_has_no_end_and_fits_where_an_ended_one_does_not(load, tiny):
+    """30 tokens at most: 30 bytes and no EOS are 30, and with EOS 31."""
+    eos = tiny.tokenizer().eos_token_id
+    rows = [row(i, chosen="c" * 30, rejected="r" * 29, chosen_cut=True) for i in range(10)]
+    rows += [row(i, chosen="c" * 30, rejected="r" * 29) for i in range(10, 20)]
+    corpus = load(rows)
+    assert corpus.record["dropped"] == {"reply longer than 30 tokens": 10}
+    for part in PARTS:
+        for pair, said in zip(getattr(corpus, part), corpus.labelled_of(part), strict=True):
+            assert len(pair.chosen) == 30 and eos not in pair.chosen
+            assert len(pair.rejected) == 30 and pair.rejected[-1] == eos
+            assert said.cut == (True, False) and (said.chosen, said.rejected) == ("c" * 30, "r" * 29)
+
+
+def test_replies_are_written_as_the_model_would_write_them(load, templated):
+    """One EOS where the text has it too, and no second opening of the thoughts that the prompt opens."""
+    base = templated(LEAVES_OUT + "<think>\n")
+    rows = [row(i, chosen="<think>\nhm\n</think>\n\nyes</s>", rejected="no") for i in range(10)]
+    corpus = load(rows, base=base)
+    tokenizer = base.tokenizer()
+    for pair, said in zip(corpus.training, corpus.labelled_of("training"), strict=True):
+        assert (said.chosen, said.rejected) == ("hm\n</think>\n\nyes", "\n</think>\n\nno")
+        assert tokenizer.decode(list(pair.prompt.ids) + list(pair.chosen)).count("<think>") == 1
+        assert pair.chosen.count(tokenizer.eos_token_id) == 1 and pair.chosen[-1] == tokenizer.eos_token_id
+        assert pair.rejected == tuple(encode_response(tokenizer, said.rejected))
+
+
+def test_columns_of_other_names_and_their_place_in_the_key(load):
+    rows = [{"q": f"Question {i}?", "good": "yes", "bad": "no"} for i in range(20)]
+    named = load(rows, columns={"prompt": "q", "chosen": "good", "rejected": "bad"})
+    plain = load([row(i) for i in range(20)])
+    assert named.digest == plain.digest
+    other = load(rows, columns={"prompt": "q", "chosen": "bad", "rejected": "good"})
+    assert other.digest != named.digest

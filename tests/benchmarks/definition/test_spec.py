@@ -6,6 +6,7 @@ import jsonschema
 import pytest
 import yaml
 
+from alignment_bench.benchmarks.definition.options import Options, chosen_spec
 from alignment_bench.benchmarks.definition.rows import method_row
 from alignment_bench.benchmarks.definition.schema import PUBLISHED, text
 from alignment_bench.benchmarks.definition.spec import load_spec, suites
@@ -150,3 +151,15 @@ def test_the_schema_refuses_what_we_refuse():
     ):
         with pytest.raises(jsonschema.ValidationError):
             validator(wrong)
+
+
+def test_columns_of_the_preferences_come_from_the_file_or_over_it(write):
+    spec = chosen_spec(write("extends: quick\nname: mine\ncolumns: {prompt: q}\n"), ("dpo",), Options())
+    assert spec.columns == {"prompt": "q"}
+    spec = chosen_spec("quick", ("dpo",), Options(columns={"chosen": "a"}))
+    assert spec.columns == {"chosen": "a"} and chosen_spec("quick", ("dpo",), Options(columns={})).columns == {}
+
+
+def test_a_name_that_no_folder_can_have_is_told_in_words(write):
+    with pytest.raises(InputError, match="line 2: name: give letters, digits, dots, dashes .*'mine quick'"):
+        load_spec(write("extends: quick\nname: mine quick\n"))

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment_bench.analysis.sequential import UNTIL_DECIDED, asking_order
@@ -119,7 +120,8 @@ def test_checkpoints_and_export_of_adapters(tmp_path, make_tiny, write_tiny):
     for cell in (c for c in made.run.cells() if c.method != "sft"):
         folders = [cell.path / "along" / "000000008", cell.path / "policy"]
         assert all((folder / "adapter_config.json").exists() for folder in folders)
-        models = [AutoModelForCausalLM.from_pretrained(folder) for folder in folders]
+        sft = made.run.path / "sft" / "model"
+        models = [PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(sft), folder) for folder in folders]
         ids = encode_prompt(AutoTokenizer.from_pretrained(folders[1]), hello)
         halfway, final = (model(input_ids=torch.tensor([ids])).logits for model in models)
         assert not torch.allclose(halfway, final, atol=1e-6)

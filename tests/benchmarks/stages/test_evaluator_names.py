@@ -11,7 +11,13 @@ ROOT = Path(__file__).parents[3]
 ENTRIES = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
 NAMES = set(ENTRIES["alignment_bench.evaluators"])
 PLACE = "options.py"  # the options of the command line write into the settings of two evaluators
-OTHERS = {"labeller", "wanted", "self.found"}  # labellers, built-in models and stages, which bear the same names
+LABELLED_BY = {"labeller", "found.labelled_by", "round['labelled_by']"}
+OTHERS = {
+    *LABELLED_BY,
+    "Literal",
+    "wanted",
+    "self.found",
+}  # labellers, built-in models and stages, which bear the same names
 LOOKUPS = ("get", "pop", "setdefault")
 
 

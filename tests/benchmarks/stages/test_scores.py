@@ -9,14 +9,14 @@ from alignment_bench.benchmarks.context import Workshop
 from alignment_bench.benchmarks.definition.spec import SupervisedFineTuning
 from alignment_bench.benchmarks.selfcheck.passes import counted
 from alignment_bench.benchmarks.stages.open_policy import Limits, opened
-from alignment_bench.benchmarks.stages.responses import Responses
+from alignment_bench.benchmarks.stages.responses import Responses, read_answers
 from alignment_bench.benchmarks.stages.scores import score_responses
 from alignment_bench.benchmarks.stages.trained import train_sft
 from alignment_bench.models.chat import encode_prompt, encode_response
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.policy import Policy
 from alignment_bench.results.records import Generation, Pair, Prompt, Score, win
-from alignment_bench.results.store import MODEL, SCORES, Store
+from alignment_bench.results.store import GENERATIONS, MODEL, SCORES, Store, write_jsonl
 
 ASK = ({"role": "user", "content": "Why is the sky blue?"},)
 
@@ -98,3 +98,19 @@ def test_what_sfts_gate_looked_at_is_known_to_the_reference(tmp_path, tiny, full
             found = reference.logps(texts)
     assert found == pytest.approx(expected, rel=1e-5)
     assert passes.scored == len(prompt) + len(third)
+    # beside a model that was not trained here a file of that name says nothing
+    with opened(shop, sft, None, Limits(64, 8, 1.0), has_gate=False) as (_, reference):
+        reference.policy.total_logps([(prompt, one)])  # so that how to pack is found out before
+        with counted() as passes:
+            assert reference.logps(texts[:2]) == pytest.approx(expected[:2], rel=1e-5)
+    assert passes.scored == len(prompt) + len(one) + len(other)
+
+
+def test_answers_without_thoughts_are_other_responses_with_a_key_of_their_own(tmp_path):
+    texts = ("<think>hm</think>yes", "no", "<think>never ends")
+    stage = Store(tmp_path).stage("x", {}, lambda out: write_jsonl(out / GENERATIONS, responses("x", *texts).read()))
+    whole, inside = read_answers(stage, opened=False), read_answers(stage, opened=True)
+    assert [g.response for g in whole.read()] == ["yes", "no", ""]
+    assert [g.response for g in inside.read()] == ["yes", "", ""]  # a prompt that opens them leaves thoughts alone
+    assert [g.length for g in whole.read()] == [len(text) for text in texts]
+    assert len({whole.key, inside.key, stage.content}) == 3

@@ -21,7 +21,7 @@ from alignment_bench.models.policy import Policy
 from alignment_bench.models.reward_model import RewardModel
 from alignment_bench.models.sampler import to_generations
 from alignment_bench.models.sampling import Choice, sample
-from alignment_bench.results.records import Generation, Pair, Prompt
+from alignment_bench.results.records import Generation, Pair, Prompt, RatedReply
 from alignment_bench.results.store import (
     GENERATIONS,
     INFERENCE,
@@ -38,11 +38,11 @@ PROMPT = Prompt("p", ({"role": "user", "content": "?"},), (0, 10, 11))
 SHORT, LONG = (20, 1), (30, *range(40, 70), 1)  # ids; 1 is EOS
 
 
-def first_token_logps(tmp_path, tiny, full, replies: str) -> tuple[float, float]:
+def first_token_logps(tmp_path, tiny, full, replies: str, demonstrations=()) -> tuple[float, float]:
     """Train on one pair with SFT; log-probs of the first token of the chosen (short) and the rejected (long) reply."""
     pairs = [Pair("x", PROMPT, chosen=SHORT, rejected=LONG)]
     settings = SupervisedFineTuning(examples=480, lr=3e-3, batch_size=4, replies=replies)
-    stage = train_sft(Workshop(Store(tmp_path), full, {}), tiny, settings, pairs, pairs)
+    stage = train_sft(Workshop(Store(tmp_path), full, {}), tiny, settings, pairs, pairs, demonstrations)
     policy = Policy.open(Checkpoint(stage.path / MODEL, ""), full, trainable=False)
     short, long = policy.total_logps([(PROMPT.ids, SHORT[:1]), (PROMPT.ids, LONG[:1])])
     return float(short), float(long)
@@ -54,6 +54,12 @@ def test_both_replies_weigh_the_same_whatever_their_length(tmp_path, tiny, full)
     short, long = first_token_logps(tmp_path, tiny, full, "both")
     assert abs(math.exp(short) - 0.5) < 0.1
     assert abs(math.exp(long) - 0.5) < 0.1
+
+
+def test_demonstrations_take_the_place_of_the_pairs_replies(tmp_path, tiny, full):
+    shown = RatedReply("d", PROMPT, LONG, good=True)
+    short, long = first_token_logps(tmp_path, tiny, full, "chosen", [shown])
+    assert math.exp(long) > 0.9 and math.exp(short) < 0.02
 
 
 def test_chosen_replies_only(tmp_path, tiny, full):
@@ -119,6 +125,23 @@ def test_what_the_gate_of_a_reward_model_scored_is_known(tmp_path, tiny, full):
         found = RewardModelWinRate(str(stage.path / MODEL), full).rewards(shown)
     assert passes.scored == 0
     assert found == pytest.approx(RewardModel.open(stage.path / MODEL, full)(shown), rel=1e-5, abs=1e-5)
+
+
+def test_a_reward_model_may_start_from_a_model_of_another_size(tmp_path, tiny, full, make_tiny):
+    """It has that model's layers and the tokenizer of the SFT checkpoint, whose template made the ids of the pairs."""
+    folder = make_tiny(tmp_path / "small", layers=1, template=None)
+    pairs, shop = [Pair("x", PROMPT, SHORT, LONG)], Workshop(Store(tmp_path), full, {})
+    settings = Supervised(examples=1, lr=1e-3, batch_size=1)
+    own, other = (
+        train_reward_model(shop, tiny, settings, pairs, pairs, 1, start=start)
+        for start in (None, Checkpoint(folder, "small"))
+    )
+    layers = [read_json(stage.path / MODEL / "config.json")["num_hidden_layers"] for stage in (own, other)]
+    assert layers == [2, 1] and own.key != other.key
+    again = train_reward_model(shop, tiny, settings, pairs, pairs, 1, start=Checkpoint(folder, "changed"))
+    assert again.key not in (own.key, other.key)
+    found = RewardModel.open(other.path / MODEL, full)
+    assert found.tokenizer.chat_template == tiny.tokenizer().chat_template
 
 
 def test_a_reward_model_is_trained_as_plain_transformers_train_it(tmp_path, tiny, full):
@@ -226,6 +249,7 @@ def test_the_best_of_three_is_the_answer(tmp_path, tiny, full):
     key, found = answers(Choice(3, lambda: letters, "letters"))
     policy = Policy.open(tiny, full, trainable=False)
     three = to_generations(policy, sample(policy, [p for p in prompts for _ in range(3)], max_new_tokens=12, seed=3))
+    assert three[::3] == to_generations(policy, sample(policy, prompts, max_new_tokens=12, seed=3))  # SFT's own row
     assert [g.prompt_id for g in found] == [p.id for p in prompts]
     assert letters(found) == [max(letters(three[3 * i : 3 * i + 3])) for i in range(5)] != letters(three[::3])
     assert {g.kl for g in found} == {math.log(3) - 2 / 3}

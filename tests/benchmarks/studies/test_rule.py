@@ -61,6 +61,8 @@ def test_trials_see_no_scorer_of_the_evaluation_but_those_that_the_rule_names():
     seen = trial_spec(spec, criteria(spec))
     assert seen.evaluators == {"reward_model": {}, "implicit_reward": {}, "divergence": {}}
     assert seen.evaluation.along == 0 and seen.evaluation.prompts == 300 and seen.tracker is None
+    picks = spec.with_fields({"evaluation.checkpoint.by": "kl"}, "--set")  # of a trial's checkpoints as of a winner's
+    assert trial_spec(picks, criteria(picks)).evaluation == picks.evaluation and picks.evaluation.along == 3
     judged = load_spec("quick", settings=["select.by=judge", "select.beside=[]"])
     assert criteria(judged) == ["selection_reward_model", "judge"]
     assert trial_spec(judged, criteria(judged)).evaluators["judge"]["prompt"] == "compact"

@@ -76,7 +76,7 @@ def test_a_range_that_is_none_is_told_with_its_place(settings, said):
     ("settings", "item", "said"),
     [
         ({"space.dpo.betta": UNIT}, "dpo", "dpo has no field 'betta'; did you mean 'beta'"),
-        ({"space.ipo.length": UNIT}, "ipo", "length is 'sum', and only numbers can be tuned"),
+        ({"space.ipo.length": UNIT}, "ipo", "length is 'mean', and only numbers can be tuned"),
         ({"space.dpo.label_smoothing": UNIT.replace("}", ", factor: true}")}, "dpo", "is 0.0, and only numbers"),
         ({}, "sft_chosen:lr=0.001", "sft_chosen:lr=0.001 has no search space, so it cannot be tuned; leave it out, or"),
     ],

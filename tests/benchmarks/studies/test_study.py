@@ -2,6 +2,7 @@
 
 import json
 
+import pandas
 import pytest
 import yaml
 
@@ -66,7 +67,12 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
     page = (folder / "report" / "index.html").read_text()
     assert "Along labels.flip" in page and "dpo, labels.flip 0.5" in page and "dpo, dpo.beta 0.1" in page
     assert all(sentence.split("<")[0][:40] in page for sentence in study["verdict"])
-    assert "| orpo |" in (folder / "report" / "report.md").read_text()
+    for run in study["runs"]:
+        audit = Run(run["run_dir"]).summary["reward_models"]["heldout"]["models"]
+        assert run["reward_models"]["accuracy"] == {role: row["accuracy"] for role, row in audit.items()}
+        assert run["reward_models"]["missed"] <= run["reward_models"]["ruined"] <= 3
+    assert "Reward models under audit" in page
+    assert "| orpo | 0 | 0.5 |" in (folder / "report" / "report.md").read_text()
 
     again = bench("study", path, "--json", cwd=workdir)
     assert made_in(again.stderr) == []
@@ -74,8 +80,18 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
     assert {**json.loads(again.stdout), **changes} == {**study, **changes}
     text = bench("report", folder, cwd=workdir).stdout
     assert str(folder / "report") in text
+    bench("report", folder, "--out", workdir / "files", "--format", "csv,svg", cwd=workdir)
+    assert not (workdir / "files" / "index.html").exists() and [*(workdir / "files" / "figures").glob("axis-*.svg")]
+    curves = pandas.read_csv(workdir / "files" / "tables" / "curves.csv")
+    found = curves[(curves["axis"] == "labels.flip") & (curves["method"] == "orpo")]
+    assert found[found["metric"] == "win_rate.gold"].set_index("value")["mean"].to_dict() == {
+        point["value"]: point["mean"] for point in orpo["points"]
+    }
+    tested = pandas.read_csv(workdir / "files" / "tables" / "tested.csv")
+    assert set(tested["what"]) == {"changes"} and set(tested["axis"]) == {"labels.flip", "dpo.beta"}
 
 
+@pytest.mark.slow
 def test_the_short_form_and_worlds_of_per_seed(bench, workdir, write_tiny):
     spec = write_tiny(workdir)
     common = ["-b", spec, "--model", workdir / "model", "-m", "orpo"]
@@ -123,4 +139,4 @@ def test_several_processes_are_refused(bench, workdir, write_tiny, monkeypatch):
 
 
 def test_nothing_planned_takes_no_time():
-    assert Planning([]).seconds == (0, 0, False)
+    assert Planning([]).seconds == (0, 0)

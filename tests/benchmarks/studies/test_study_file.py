@@ -7,8 +7,12 @@ import pytest
 import yaml
 
 from alignment_bench.benchmarks.definition.spec import load_spec
+from alignment_bench.benchmarks.harness import Outcome
 from alignment_bench.benchmarks.studies.axes import Study, make_axis, read_study, varied
+from alignment_bench.benchmarks.studies.study import ALIKE, of_tuning, warnings_of
 from alignment_bench.errors import InputError
+from alignment_bench.results.integrity import write_record
+from alignment_bench.results.run_folder import TUNE, Run
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "frontier.yaml"
 
@@ -88,6 +92,8 @@ def test_worlds_of_per_seed(read):
         ({"benchmark": "quik", "axes": {"budget": [16, 32]}}, "there is no benchmark 'quik'"),
         ({"axes": {"budget": 16}}, r"line 6: axes.budget: input should be a valid list, not 16"),
         ({"axis": {"budget": [16]}}, "there is no field 'axis'; .*axes"),
+        ({"tuned": ".", "axes": {"rows": [16, 32]}}, "tuned is told of along the axis budget; add that under axes"),
+        ({"tuned": "nowhere", "axes": {"budget": [16, 32]}}, "nowhere holds no tune.json; give under tuned the folder"),
     ],
 )
 def test_bad_input_is_one_sentence_before_anything_trains(read, fields, said):
@@ -110,6 +116,50 @@ def test_bad_input_is_one_sentence_before_anything_trains(read, fields, said):
 def test_bad_input_of_the_short_form(vary, said):
     with pytest.raises(InputError, match=re.escape(said)):
         varied(load_spec("quick"), ["dpo"], 1, [vary]).runs()
+
+
+def test_a_tuning_is_told_of_where_its_run_has_the_contract_of_the_studys(read, tmp_path):
+    """Flips change the data, so at half of them nothing is equal; the smaller budget is not that of the tuning."""
+    write_record(tmp_path / TUNE, {"study": "t", "run": str(tmp_path / "run"), "rows": {"dpo": "dpo:lr=1"}})
+    fields = {"axes": {"labels.flip": [0, 0.25], "budget": [48, 96]}, "tuned": str(tmp_path)}
+    with pytest.raises(InputError, match="there is no finished run of the winners"):
+        read(**fields)
+    winners, compared = Run(tmp_path / "run"), [{"a": "dpo:lr=1", "b": "sft"}]
+    winners.path.mkdir()
+    agreed = {**dict.fromkeys(ALIKE, "same"), "budget": 96, "methods": {"dpo": {"lr": 1}}}
+    tuned = {"tuned": {"trials": {"dpo:lr=1": 12}}}
+    winners.write_summary({"contract": agreed | tuned, "comparisons": compared})
+    found = read(**fields)
+    assert found.id != read(axes=fields["axes"]).id
+    runs = found.runs()
+    outcomes = [
+        Outcome(winners, {"contract": {**agreed, "budget": r.spec.budget, "data": f"flips {r.at['labels.flip']}"}}, {})
+        for r in runs
+    ]
+    assert of_tuning(found, runs, outcomes)["at"] == []
+    outcomes[1].summary["contract"]["data"] = "same"
+    assert of_tuning(found, runs, outcomes) == {
+        "folder": str(tmp_path), "trials": {"dpo": 12}, "rows": {"dpo": "dpo:lr=1"}, "comparisons": compared,
+        "at": [{"labels.flip": 0}],
+    }  # fmt: skip
+    assert of_tuning(read(axes=fields["axes"]), runs, outcomes) is None
+
+
+def test_a_gate_of_a_stage_that_all_runs_share_is_told_once(read):
+    found = read(axes={"reward_model.model": [None, "builtin/judge_model"]}, seeds=3)
+    runs = found.runs()
+    assert [run.spec.reward_model.model for run in runs] == [None, "builtin/judge_model"]
+
+    def outcome(text, failures):
+        gates = [{"name": "same", "passed": False, "text": "low"}, {"name": "own", "passed": False, "text": text}]
+        return Outcome(None, {"gates": [*gates, {"name": "good", "passed": True, "text": "high"}]}, failures)
+
+    assert warnings_of(found, runs, [outcome("0.5", {}), outcome("0.6", {"dpo seed 1": "no number"})]) == [
+        "dpo seed 1 failed (reward_model.model builtin/judge_model): no number",
+        "gate same not passed: low",
+        "gate own not passed (reward_model.model null): 0.5",
+        "gate own not passed (reward_model.model builtin/judge_model): 0.6",
+    ]
 
 
 def test_the_example_is_a_study():

@@ -1,16 +1,12 @@
 """A whole tiny `bench tune`: equal trials, the rule, fresh seeds, what is trained once, what is said everywhere."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from alignment_bench.analysis.selection import pick
 from alignment_bench.benchmarks.api import tune
-from alignment_bench.results.integrity import read_record
 from alignment_bench.results.run_folder import Run
 from alignment_bench.results.store import Store
 
@@ -125,6 +121,7 @@ def test_the_same_again_trains_nothing_and_another_rule_trains_no_trial(tuned, w
         assert row["picked"] == lowest["number"]  # gold is near one half for all of them
 
 
+@pytest.mark.slow
 def test_in_python_it_is_the_same(tuned, workdir, monkeypatch):
     record, _, _ = tuned
     monkeypatch.chdir(workdir)
@@ -133,6 +130,7 @@ def test_in_python_it_is_the_same(tuned, workdir, monkeypatch):
     assert results.path == Path(record["run"]) and results.contract["tuned"]["trials"] == {"dpo": 3, "orpo": 3}
 
 
+@pytest.mark.slow
 def test_compute_is_shared_out_equally_by_what_the_own_settings_take(workdir, bench):
     """dpo reads pairs, best_of_n trains nothing and gets the number of trials that was asked for."""
     root = ("--root", workdir / "results", "--json")
@@ -147,6 +145,7 @@ def test_compute_is_shared_out_equally_by_what_the_own_settings_take(workdir, be
     assert "does not pay for two trials of dpo" in few.stderr
 
 
+@pytest.mark.slow
 def test_halving_counts_what_it_spends_and_says_that_it_misleads(workdir, bench):
     """Three trials with a third of the budget, then the best of them with all of it."""
     arguments = ("tune", "-b", "tiny.yaml", "-m", "dpo", "--trials", "3", "--seeds", "1", "--halving", "--json")
@@ -162,6 +161,7 @@ def test_halving_counts_what_it_spends_and_says_that_it_misleads(workdir, bench)
     assert Run(workdir / record["run"]).record["contract"]["tuned"]["trials"] == {"dpo": 3}
 
 
+@pytest.mark.slow
 def test_tpe_asks_one_trial_after_another_and_goes_on_where_it_was(workdir, bench):
     arguments = ("tune", "-b", "tiny.yaml", "-m", "dpo", "--seeds", "1", "--optimizer", "tpe", "--json")
     first = json.loads(bench(*arguments, "--trials", "3", cwd=workdir).stdout)
@@ -200,16 +200,3 @@ def test_a_plan_trains_nothing(workdir, bench):
     done = bench("tune", "-b", "tiny.yaml", "-m", "dpo", "--root", workdir / "plan", "--dry-run", cwd=workdir)
     assert "12 trials each (halton)" in done.stdout and "winners: " in done.stdout
     assert not (workdir / "plan" / "cache" / "train").exists() and not (workdir / "plan" / "studies").exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_random_moments(tiny, tmp_path):
-    """Processes are killed at random function calls, in trials, scoring, picking and the winners' run."""
-    script = Path(__file__).parents[1] / "kill_and_resume.py"
-    command = [sys.executable, str(script), str(tiny.path), str(tmp_path), "4", "tune"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    (row,) = map(json.loads, done.stdout.splitlines())
-    assert row["same"] and row["killed"] >= 4 and row["files"] >= 1
-    for study in tmp_path.glob("tune/*/studies/*/*/tune.json"):
-        assert read_record(study)["winners"]["dpo"]["seeds"] == 1

@@ -1,35 +1,20 @@
-"""Kill trainings at random moments, let them go on, and compare the end with that of one that was never stopped.
+"""Kills in trainings, whole runs and tunings, at random calls: the end is that of one that was never stopped.
 
-python kill_and_resume.py MODEL FOLDER KILLS STAGE ... [--out FILE] prints a line of JSON a stage; the stage `run` is a
-whole `bench run` of DPO and PPO, with responses, scores, summary and report, and `tune` a whole `bench tune` of DPO.
-FILE then says on what machine and when, as results/published/kills.json does. This process forks those that are killed
-and never trains itself, for a fork of a process with threads may hang.
+What is compared: of a run the bytes of weights, responses, scores and scores along training, the names of the report's
+files, and the summary but for times, memory and places; of a training the bytes of weights, its log and costs.
 """
 
-import argparse
-import contextlib
 import json
-import os
-import platform
-import random
-import signal
-import sys
-import traceback
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # where tasks.py is
-
-import optuna  # noqa: F401  (imported here once, or every fork would do it)
-import peft  # noqa: F401
-import scipy.stats.qmc  # noqa: F401
 import torch
-import torch._dynamo  # noqa: F401
+from forks import in_child, killed_until_it_ends
+from harness import TINY, World, kind
 from tasks import METHODS, PAIRS, PROMPTS, TUNING
-from transformers import LlamaForCausalLM, LlamaForSequenceClassification  # noqa: F401
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from alignment_bench.benchmarks import harness
 from alignment_bench.benchmarks.context import Workshop
@@ -38,27 +23,20 @@ from alignment_bench.benchmarks.stages.trained import pair_dataset, train_cell, 
 from alignment_bench.benchmarks.studies import tune
 from alignment_bench.models.checkpoint import Checkpoint, open_network
 from alignment_bench.models.reward_model import RewardModel
-from alignment_bench.results.integrity import write_json
+from alignment_bench.models.tuning import Tuning
 from alignment_bench.results.store import COST, METRICS, Store, read_jsonl
-from alignment_bench.runtime.quiet import quiet
 from alignment_bench.training.task import PromptDataset
 
-quiet()  # stdout is for JSON alone
-with contextlib.suppress(ImportError):
-    import deepspeed  # noqa: F401  (accelerate imports it, where it is installed, as a model is saved)
+SAME = "the end, when the same command was given again, is that of one that was never stopped"
+STAGES = ("sft", "reward_model", *METHODS, "run", "tune")
 
-COMPARED = {
-    "run": "bytes of weights, responses, scores, scores along training; names of the report's files; summary but for "
-    "times, memory and where it lies",
-    "others": "bytes of weights; log and costs but for times and memory",
-}
 VARIES = {"seconds", "looking_seconds", "peak_memory_mb"}  # from one making to the next
 
 
 def run(tiny: Checkpoint, root: Path, every: float) -> None:
     """A whole tiny run."""
     changes = {"model": str(tiny.path), "rows": 60, "evaluation": {"prompts": 4, "along": 1}}
-    spec = load_spec(str(Path(__file__).parent / "tiny.yaml"), changes)
+    spec = load_spec(str(TINY), changes)
     harness.run(harness.Request(spec, ("dpo", "ppo"), 1, root, gate="ignore", checkpoint_every=every))
 
 
@@ -66,7 +44,7 @@ def run_tuning(tiny: Checkpoint, root: Path, every: float) -> None:
     """A whole tiny tuning."""
     changes = {"model": str(tiny.path), "rows": 100, "splits": {"selection": 0.2, "tuning": 0.2}}
     changes |= {"evaluation": {"prompts": 4}, "select": {"beside": ["gold"]}}
-    spec = load_spec(str(Path(__file__).parent / "tiny.yaml"), changes)
+    spec = load_spec(str(TINY), changes)
     request = harness.Request(spec, ("dpo",), 1, root, gate="ignore", checkpoint_every=every)
     tune.tune(tune.Tuning(request, trials=2))
 
@@ -79,7 +57,7 @@ def scorer(tiny: Checkpoint) -> RewardModel:
     return RewardModel(network, tiny.tokenizer())
 
 
-def train(name: str, tiny: Checkpoint, root: Path, every: float) -> None:
+def train(name: str, tiny: Checkpoint, root: Path, every: float, tuning: Tuning = TUNING) -> None:
     """Train one stage in this process, 10 steps or 5 rounds, a checkpoint every so many seconds."""
     if name == "run":
         run(tiny, root, every)
@@ -87,7 +65,7 @@ def train(name: str, tiny: Checkpoint, root: Path, every: float) -> None:
     if name == "tune":
         run_tuning(tiny, root, every)
         return
-    shop = Workshop(Store(root), TUNING, {}, checkpoint_every=every)
+    shop = Workshop(Store(root), tuning, {}, checkpoint_every=every)
     if name == "sft":
         train_sft(shop, tiny, SupervisedFineTuning(examples=40, lr=1e-3, batch_size=4), PAIRS, PAIRS[:2])
     elif name == "reward_model":
@@ -135,7 +113,7 @@ def run_result(path: Path) -> tuple[dict[str, bytes], list, dict]:
         summary.pop(name)
     kinds = ("*.safetensors", "generations.jsonl", "scores.parquet", "along.parquet")
     files = {p.relative_to(path.parent).as_posix(): p.read_bytes() for kind in kinds for p in path.parent.rglob(kind)}
-    reports = sorted(p.name for p in (path.parent / "report").iterdir())
+    reports = sorted(p.name for p in path.parent.glob("report/*"))
     return files, reports, summary
 
 
@@ -147,68 +125,44 @@ def without_times(value: Any) -> Any:
     return [without_times(part) for part in value] if isinstance(value, list) else value
 
 
-def in_child(work, kill_at: int | None = None) -> int | None:
-    """Do the work in a fork, which kills itself at a call of any function; returns the calls, None if it was killed."""
-    reading, writing = os.pipe()
-    if child := os.fork():
-        os.close(writing)
-        with os.fdopen(reading) as stream:
-            said = stream.read()
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the child failed; see its output"
-        return int(said) if said else None
-    code, calls = 1, 0
+def killed(
+    work: Callable[[Path], object],
+    result: Callable[[Path], Any],
+    rng: Random,
+    times: int,
+    place: Callable[[], Path],
+) -> Iterator[str]:
+    """Kill work(root) at least so many times, each time going on until it ends, and compare its ends with a quiet one.
 
-    def count(frame, event, argument):
-        nonlocal calls
-        calls += event == "call"
-        if calls == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    try:
-        torch.set_num_threads(1)
-        sys.setprofile(count)
-        work()
-        sys.setprofile(None)
-        os.write(writing, str(calls).encode())
-        code = 0
-    except BaseException:
-        sys.setprofile(None)
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+    place: a root to begin with. Yields an empty text for each kill whose end was the same.
+    """
+    calls = in_child(partial(work, whole := place()))
+    expected, kills = result(whole), 0
+    while kills < times:
+        here = killed_until_it_ends(partial(work, root := place()), calls, rng)
+        found, kills = result(root), kills + here
+        yield from ["" if found == expected else difference(expected, found)] * here
 
 
-def kill_and_resume(name: str, tiny: Checkpoint, folder: Path, kills: int) -> dict:
-    """Kill trainings of one stage so many times, each going on where the last one was killed."""
-    rng = random.Random(name)
-    calls = in_child(lambda: train(name, tiny, folder / "whole", every=1e9))
-    killed, same, ended = 0, True, 0
-    while killed < kills:
-        again = folder / f"ended {ended}"
-        while in_child(lambda root=again: train(name, tiny, root, every=0.0), rng.randrange(calls)) is None:
-            killed += 1
-        same, ended = same and result(again) == result(folder / "whole"), ended + 1
-    return {"stage": name, "killed": killed, "ended": ended, "same": same, "files": len(result(again)[0])}
+def difference(expected: Any, found: Any) -> str:
+    """Where two results first differ."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for name in {**expected, **found}:
+            if expected.get(name) != found.get(name):
+                return f"{name}: {difference(expected.get(name), found.get(name))}"
+    if isinstance(expected, list | tuple) and isinstance(found, list | tuple) and len(expected) == len(found):
+        return "; ".join(difference(a, b) for a, b in zip(expected, found, strict=True) if a != b)
+    return f"{str(expected)[:100]} became {str(found)[:100]}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, kind in (("model", Path), ("folder", Path), ("kills", int)):
-        parser.add_argument(name, type=kind)
-    parser.add_argument("stages", nargs="+")
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    get_checkpoint_conversion_mapping("llama")  # fills transformers' cache
-    rows = []
-    for name in given.stages:
-        rows.append(kill_and_resume(name, Checkpoint(given.model, key="tiny"), given.folder / name, given.kills))
-        print(json.dumps(rows[-1]), flush=True)
-    if given.out:
-        versions = {name: version(name) for name in ("torch", "transformers", "alignment-bench")}
-        about = {"machine": platform.platform(), "packages": versions, "date": datetime.now(UTC).date().isoformat()}
-        write_json(given.out, {"compared": COMPARED, **about, "stages": rows})
+def add(name: str) -> None:
+    """The kind of one stage."""
+
+    @kind(f"killed in {name}", SAME)
+    def tries(world: World, rng: Random, times: int) -> Iterator[str]:
+        work = partial(train, name, world.tiny, every=0.0)
+        yield from killed(lambda root: work(root=root), result, rng, times, world.place)
 
 
-if __name__ == "__main__":
-    main()
+for stage in STAGES:
+    add(stage)

@@ -1,0 +1,105 @@
+"""Torch's switches and the functions that compute, which all rows of a run share in this process, kept as they were.
+
+Plugins are imported and their evaluators score in the process that trains and scores the others, where a function that
+one of them replaced would change the others' numbers under the same keys.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from ...errors import InputError
+
+WATCHED = ("alignment_bench", "torch", "transformers", "peft", "tokenizers", "numpy", "random", "math")
+Place = tuple[str, str, str]  # module, class or nothing, attribute
+
+
+@contextlib.contextmanager
+def refused(what: str, module: str) -> Iterator[None]:
+    """InputError where what happens within leaves something else behind than it found; all of it is put back.
+
+    module: the plugin's own. What is imported within for the first time has no earlier state: there only functions of
+    the plugin's own package are found, and not put back.
+    """
+    changed: list[str] = []
+    with put_back(changed):
+        before = set(sys.modules)
+        yield
+        for place, value in _functions():
+            of = (getattr(value, "__module__", None) or "").partition(".")[0]
+            if place[0] not in before and of == module.partition(".")[0]:
+                changed.append(".".join(part for part in place if part))
+    if changed:
+        raise InputError(
+            f"{what} changes {changed[0]}, on which the numbers of every row depend; change it in `train`, which has a "
+            f"process of its own, or uninstall that package"
+        )
+
+
+@contextlib.contextmanager
+def put_back(changed: list[str] | None = None) -> Iterator[None]:
+    """Put back what happens within changes; changed: takes the names of it."""
+    switches, functions = _switches(), dict(_functions())
+    found = changed if changed is not None else []
+    try:
+        yield
+    finally:
+        for name, value in _switches().items():
+            if value != switches[name]:
+                found.append(name)
+                _turn(name, switches[name])
+        for place, value in _functions():
+            if place in functions and functions[place] is not value:
+                found.append(".".join(part for part in place if part))
+                _set(place, functions[place])
+
+
+def _switches() -> dict[str, Any]:
+    return {name: read() for name, (read, _) in _of_torch().items()}
+
+
+def _turn(name: str, value: Any) -> None:
+    _of_torch()[name][1](value)
+
+
+def _of_torch() -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """Torch's switches by what they are called, each with how it is read and turned."""
+    import torch
+
+    return {
+        "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+        "torch's default device": (torch.get_default_device, torch.set_default_device),
+        "whether torch has gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+        "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
+        "torch's choice of deterministic algorithms": (
+            torch.are_deterministic_algorithms_enabled,
+            torch.use_deterministic_algorithms,
+        ),
+        "torch's precision of matrix products": (
+            torch.get_float32_matmul_precision,
+            torch.set_float32_matmul_precision,
+        ),
+    }
+
+
+def _functions() -> Iterator[tuple[Place, Any]]:
+    """Functions and classes of watched modules, and the functions of their own classes, by place."""
+    for module in [m for name, m in sys.modules.items() if name.partition(".")[0] in WATCHED]:
+        if not isinstance(module, ModuleType):
+            continue
+        for name, value in list(vars(module).items()):
+            if not callable(value):
+                continue
+            yield (module.__name__, "", name), value
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                for inner, member in list(vars(value).items()):
+                    if callable(member) or isinstance(member, staticmethod | classmethod | property):
+                        yield (module.__name__, name, inner), member
+
+
+def _set(place: Place, value: Any) -> None:
+    module, cls, name = place
+    owner = getattr(sys.modules[module], cls) if cls else sys.modules[module]
+    setattr(owner, name, value)

@@ -1,0 +1,132 @@
+"""A plugin's code changes nothing that other rows compute with: it is refused, or put back."""
+
+import sys
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alignment_bench.benchmarks.definition import plugins
+from alignment_bench.benchmarks.definition.intact import put_back
+from alignment_bench.benchmarks.definition.plugins import build, check_methods, doubled, load
+from alignment_bench.benchmarks.stages.scores import _scores
+from alignment_bench.errors import InputError
+from alignment_bench.methods import losses
+from alignment_bench.results.records import Score
+
+
+@pytest.fixture
+def register(tmp_path, monkeypatch):
+    """A method `theirs` of a module with the text that is given."""
+
+    def write(text):
+        name = f"theirs_{len(list(tmp_path.iterdir()))}"
+        (tmp_path / f"{name}.py").write_text(text)
+        made = [EntryPoint("theirs", f"{name}:Theirs", "alignment_bench.methods")]
+        monkeypatch.setattr(plugins, "entry_points", lambda group: made if group.endswith(".methods") else [])
+        return name
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield write
+    for name in [name for name in sys.modules if name.startswith("theirs_")]:
+        del sys.modules[name]
+
+
+CLASS = "\nclass Theirs:\n    def train(self, task):\n        pass\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        ("import torch\ntorch.set_default_dtype(torch.float64)", "torch's default dtype"),
+        ("import torch\ntorch.set_grad_enabled(False)", "whether torch has gradients"),
+        ("import torch\ntorch.nn.functional.logsigmoid = lambda x: x", "torch.nn.functional.logsigmoid"),
+        ("import torch\ntorch.nn.Linear.forward = lambda self, x: x", "torch.nn.modules.linear.Linear.forward"),
+        (
+            "from alignment_bench.methods import losses\nlosses.dpo = lambda *a, **k: 0",
+            "alignment_bench.methods.losses.dpo",
+        ),
+    ],
+)
+def test_a_plugin_that_changes_what_rows_share_is_refused_each_time(register, lines, named):
+    before = (F.logsigmoid, torch.nn.Linear.forward, losses.dpo, torch.get_default_dtype())
+    register(lines + CLASS)
+    for _ in range(2):  # Python would not import it a second time
+        with pytest.raises(InputError, match=f"method 'theirs' .* changes {named}, on which the numbers of every row"):
+            load("methods", "theirs")
+    assert before == (F.logsigmoid, torch.nn.Linear.forward, losses.dpo, torch.get_default_dtype())
+    assert torch.is_grad_enabled()
+
+
+def test_a_patch_of_what_the_plugin_is_the_first_to_import_is_refused(register, monkeypatch):
+    monkeypatch.delitem(sys.modules, "alignment_bench.methods.wpo", raising=False)
+    monkeypatch.delattr("alignment_bench.methods.wpo", raising=False)
+    register("from alignment_bench.methods import wpo\ndef weights(*a):\n    return 1\nwpo.weights = weights" + CLASS)
+    with pytest.raises(InputError, match="alignment_bench.methods.wpo.weights"):
+        load("methods", "theirs")
+    monkeypatch.delitem(sys.modules, "alignment_bench.methods.wpo", raising=False)
+
+
+def test_a_plugin_that_changes_torch_when_it_is_made_is_refused(register):
+    init = (
+        "\n    def __init__(self):\n        import torch\n        torch.set_num_threads(torch.get_num_threads() + 1)\n"
+    )
+    register(CLASS + init)
+    threads = torch.get_num_threads()
+    with pytest.raises(InputError, match="torch's number of threads"):
+        build("methods", "theirs", {}, "here")
+    assert torch.get_num_threads() == threads
+
+
+def test_a_plugin_that_adds_to_modules_and_imports_libraries_is_taken(register):
+    register("import torch\nimport trl.trainer\nimport colorsys\ntorch.theirs = lambda x: x\n" + CLASS)
+    try:
+        assert load("methods", "theirs").__name__ == "Theirs"
+    finally:
+        torch.__dict__.pop("theirs", None)
+
+
+@dataclass(frozen=True)
+class Careless:
+    """An evaluator that leaves torch as it needs it."""
+
+    def score(self, responses, baseline):
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        F.logsigmoid = torch.neg
+        yield Score("x", "p", 1.0)
+
+
+def test_what_an_evaluator_changes_of_torch_is_put_back():
+    before = F.logsigmoid
+    assert _scores(Careless(), [], []) == [Score("x", "p", 1.0)]
+    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32 and F.logsigmoid is before
+
+
+def test_what_fails_is_put_back_too():
+    with pytest.raises(ZeroDivisionError), put_back():
+        torch.set_grad_enabled(False)
+        raise ZeroDivisionError
+    assert torch.is_grad_enabled()
+
+
+class Package:
+    """Of a distribution, its name."""
+
+    def __init__(self, name):
+        self.name = name
+
+
+def test_a_name_that_two_packages_register_is_told(monkeypatch):
+    made = []
+    for package in ("one", "two", "one"):
+        entry = EntryPoint("twice" if len(made) < 2 else "once", "m:C", "alignment_bench.methods")
+        vars(entry).update(dist=Package(package))
+        made.append(entry)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: made)
+    assert doubled("methods") == {"twice": "one and two"}
+    for ask in (lambda: load("methods", "twice"), lambda: check_methods(["twice:beta=1"])):
+        with pytest.raises(InputError, match="'twice' is registered by one and two; uninstall all but one"):
+            ask()
