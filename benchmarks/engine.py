@@ -57,7 +57,7 @@ def train_apart(request: Request, cell: Cell, limit: float | None, threads: int 
         finally:
             process.kill()
             process.wait()
-        said = json.loads(outcome.read_text()) if outcome.exists() else {}
+        said = json.loads(outcome.read_text(encoding="utf-8")) if outcome.exists() else {}
     if said.get("stopped"):
         raise Stopped(said["stopped"])
     if pressed or process.returncode in INTERRUPTED:

@@ -82,7 +82,9 @@ class Earlier:
 
     def generations(self, prompts: int, responses: int) -> Estimate | None:
         made = [m for m in self.found.get("generations", []) if (m.manifest["inputs"]["choice"] or [1])[0] == responses]
-        return _scaled(made, lambda m: prompts / max(1, len((m.path / GENERATIONS).read_text().splitlines())))
+        return _scaled(
+            made, lambda m: prompts / max(1, len((m.path / GENERATIONS).read_text(encoding="utf-8").splitlines()))
+        )
 
     def scores(self, evaluator: str, prompts: int) -> Estimate | None:
         import pandas

@@ -18,7 +18,7 @@ def write_kept(model: Path, sequences: Sequences, values: Iterable[float]) -> No
 def read_kept(model: Path) -> dict[str, float]:
     """Values that `write_kept` kept of a model; none, if it was not called."""
     path = model.parent / NAME
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def filled(

@@ -81,7 +81,7 @@ class Cell:
         return self.manifest.get("evaluators", {})
 
     def cost(self) -> dict[str, float]:
-        return json.loads(path.read_text()) if (path := self._file(COST)) else {}
+        return json.loads(path.read_text(encoding="utf-8")) if (path := self._file(COST)) else {}
 
     def inference(self) -> dict[str, float]:
         """The cost of one response: seconds, flops, generated_tokens, reward_queries; empty where none was recorded."""

@@ -254,7 +254,7 @@ def _settings() -> Settings:
     sizes: dict[str, int] = {}
     if path := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
         try:
-            of_file = json.loads(Path(path).read_text())
+            of_file = json.loads(Path(path).read_text(encoding="utf-8"))
             zero = of_file.pop("zero_optimization")
             stage = zero.pop("stage")
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:

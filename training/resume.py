@@ -86,7 +86,7 @@ class StepCheckpoints:
             if not is_whole(folder):
                 print(f"checkpoint {folder} is damaged; going on from the one before it", file=sys.stderr)
                 continue
-            state = json.loads((folder / STATE).read_text())
+            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
             if state["phase"] != self.phase:  # of another training in this folder, whose end is not on disk
                 shutil.rmtree(folder)
                 continue

@@ -276,7 +276,7 @@ def _conformance(
         f"missing: {', '.join(missing) or 'nothing'}; rewards asked {queries}",
     )
     log = task.out / "metrics.jsonl"
-    say("logs", log.exists() and log.read_text().strip() != "", "metrics.jsonl has lines")
+    say("logs", log.exists() and log.read_text(encoding="utf-8").strip() != "", "metrics.jsonl has lines")
     trains = getattr(method, "responses_per_answer", 1) == 1
     return [finding for finding in found if trains or finding.name not in OF_TRAINING]
 
@@ -284,7 +284,7 @@ def _conformance(
 def _cost(task: TrainingTask) -> dict[str, Any]:
     """A method's costs as it reports them; empty if it reports none."""
     path = task.out / COST
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _loads(checkpoint: Checkpoint) -> bool:

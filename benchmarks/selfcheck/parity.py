@@ -351,7 +351,7 @@ def recorded_difference(name: str, case: Case, recorded: Mapping[str, Any]) -> f
 
 def main() -> None:
     path = PUBLISHED / PARITY
-    rows = json.loads(path.read_text()) if path.exists() else {}
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     rows.pop("sha256", None)
     trl = version("trl")
     rows |= {name: {"trl": trl, "of": case.of, "difference": difference(case)} for name, case in cases().items()}

@@ -15,7 +15,7 @@ from .reward_audit import read_scored
 
 def sft_gate(stage: Stage) -> dict[str, Any]:
     """SFT must beat the base on replies to held-out prompts: the drop of the loss a token, with its interval."""
-    losses = json.loads((stage.path / GATE).read_text())
+    losses = json.loads((stage.path / GATE).read_text(encoding="utf-8"))
     drop = [b - s for b, s in zip(losses["base"], losses["sft"], strict=True)]
     low, high = _mean_interval(drop)[1:]
     base, sft = (sum(losses[k]) / len(losses[k]) for k in ("base", "sft"))
@@ -36,7 +36,7 @@ def reward_model_gate(stage: Stage, role: str, threshold: float) -> dict[str, An
 
     Its accuracy is the audit's: of the same pairs, by the same code.
     """
-    rows = json.loads((stage.path / GATE).read_text())["pairs"]
+    rows = json.loads((stage.path / GATE).read_text(encoding="utf-8"))["pairs"]
     pairs = [ScoredPair(prompt, None, *numbers) for prompt, *numbers in rows]
     return _accuracy_gate(f"reward_model.{role}", f"{role} reward model", pairs, threshold)
 
@@ -59,7 +59,10 @@ def check_reward_models_apart(trained: Mapping[str, Stage]) -> None:
 
     trained: the stages by role. InputError names what they share: errors in common would then count as agreement.
     """
-    inputs = {role: json.loads((stage.path / MANIFEST).read_text())["inputs"] for role, stage in trained.items()}
+    inputs = {
+        role: json.loads((stage.path / MANIFEST).read_text(encoding="utf-8"))["inputs"]
+        for role, stage in trained.items()
+    }
     for what, name in (("seed", "the seed"), ("train", "the training pairs")):
         for (one, first), (two, second) in combinations(inputs.items(), 2):
             if first[what] == second[what]:

@@ -113,7 +113,7 @@ def score_responses(
             (out / REWARDS).write_text(json.dumps([known[t] if t in known else next(new) for t, _ in texts]))
 
         stage = shop.store.stage("rewards", {**inputs, "of": of.key, "than": than and than.key}, build)
-        return json.loads((stage.path / REWARDS).read_text())
+        return json.loads((stage.path / REWARDS).read_text(encoding="utf-8"))
 
     def build(out: Path) -> None:
         if (traits := traits_of(evaluator)).has_rewards:

@@ -179,7 +179,7 @@ def train_cell(
             raise InputError(
                 f"method {name!r} must save its policy to task.out / {POLICY!r} and return that checkpoint"
             )
-        cost = json.loads((out / COST).read_text()) if (out / COST).exists() else {}
+        cost = json.loads((out / COST).read_text(encoding="utf-8")) if (out / COST).exists() else {}
         # a ledger's own seconds go over an interruption and leave out what is spent on looking
         (out / COST).write_text(json.dumps({"seconds": seconds, **cost}, indent=2))
 
