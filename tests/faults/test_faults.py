@@ -29,8 +29,8 @@ def survived(*kinds: str, times: int) -> dict[str, int]:
 
 def test_trainings_that_are_killed_at_random_moments():
     """Some processes a stage are killed, each at a random function call, rollout and saving included."""
-    found = survived(*(f"killed in {name}" for name in TRAININGS), times=8)
-    assert len(found) == len(TRAININGS) and min(found.values()) >= 8
+    found = survived(*(f"killed in {name}" for name in TRAININGS), times=5)
+    assert len(found) == len(TRAININGS) and min(found.values()) >= 5
 
 
 def test_a_tuning_and_what_is_around_training():
