@@ -350,9 +350,10 @@ class Harness:
         """The folder in which a training is made, with its log as far as it is; None for other steps."""
         if not step.trains or self.recorder.folder is None:
             return None
-        placing = {s.key: s for s in steps(self.pipeline.looking(Placing), self.rows, self.seeds)}
+        rows, seeds = ([step.row], [step.seed]) if step.row and step.seed is not None else (self.rows, [])
+        placing = steps(self.pipeline.looking(Placing), rows, seeds)  # those of this cell, or what all share
         try:
-            placing[step.key].make(self.made)
+            next(other for other in placing if other.key == step.key).make(self.made)
         except NotMade as not_made:
             return not_made.partial
         return None

@@ -14,17 +14,11 @@ import alignment_bench
 from alignment_bench.benchmarks.api import Results
 from alignment_bench.benchmarks.cli.doctor import EXTRAS, PACKAGE
 from alignment_bench.benchmarks.cli.main import app
+from alignment_bench.benchmarks.cli.show import limits
 from alignment_bench.benchmarks.definition.options import Options
 from alignment_bench.benchmarks.definition.plugins import Group, available, describe
 from alignment_bench.benchmarks.definition.schema import PUBLISHED, _field_docs
 from alignment_bench.benchmarks.definition.spec import describe_suite, suites
-
-ENDS = (
-    ("minimum", "from {}"),
-    ("exclusiveMinimum", "above {}"),
-    ("maximum", "to {}"),
-    ("exclusiveMaximum", "below {}"),
-)
 
 
 def commands() -> str:
@@ -141,8 +135,8 @@ def _values(kind: Mapping[str, Any]) -> str:
         return " or ".join(map(_values, kind["anyOf"]))
     if "enum" in kind or "const" in kind:
         return ", ".join(f"`{value}`" for value in kind.get("enum", [kind.get("const")]))
-    ends = [text.format(f"{kind[end]:g}") for end, text in ENDS if end in kind]
-    return " ".join([{"object": "mapping", "array": "list"}.get(kind.get("type", ""), kind.get("type", "")), *ends])
+    name = {"object": "mapping", "array": "list"}.get(kind.get("type", ""), kind.get("type", ""))
+    return " ".join(filter(None, [name, limits(kind)]))
 
 
 def _default(kind: Mapping[str, Any]) -> str:

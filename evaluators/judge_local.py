@@ -75,11 +75,12 @@ class LocalAsker:
         backbone = backbone_of(self.model)
         overhead = start_tokens(sum(p.numel() for p in self.model.parameters()), self.device)
         alike = [i for i in fits if self.alike is None or len(ids[i]) <= self.alike]
+        longer = [i for i in fits if self.alike is not None and len(ids[i]) > self.alike]
         common, cache = self._shared_prefix(backbone, [ids[i] for i in alike])
         groups = [
             ([alike[i] for i in g], common) for g in micro_batches([len(ids[i]) for i in alike], TOKENS, overhead)
         ]
-        groups += [([i], 0) for i in fits if i not in set(alike)]
+        groups += [([i], 0) for i in longer]
         with tqdm(total=len(fits), desc="judge", unit="question", disable=None) as progress:
             for group, shared in groups:
                 rows = [ids[i][shared:] for i in group]

@@ -116,6 +116,11 @@ def allowed(kind: Mapping[str, Any]) -> str:
         return "null"
     if "enum" in kind or "const" in kind:
         return ", ".join(map(str, kind.get("enum", [kind.get("const")])))
+    return limits(kind)
+
+
+def limits(kind: Mapping[str, Any]) -> str:
+    """The ends between which a number may lie, from its schema; empty where it has none."""
     ends = (
         ("minimum", "from {}"),
         ("exclusiveMinimum", "above {}"),

@@ -6,6 +6,7 @@ was survived as the kind says. JSON is the outcome; the page is made from it.
 
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class World:
     @cached_property
     def finished(self) -> Path:
         """The root of a finished run of DPO."""
-        from forks import in_child
+        from forks import in_child  # which silences packages, and a test reads this module alone
 
         root = self.place()
         in_child(lambda: self.run(root))
@@ -62,8 +63,6 @@ class World:
 
     def copy(self) -> Path:
         """A copy of the finished run's root."""
-        import shutil
-
         return shutil.copytree(self.finished, self.place() / "results")
 
 

@@ -19,7 +19,7 @@ from forks import SENTENCE, bench, end, in_child, killed_until_it_ends, outcome,
 from harness import World, kind
 from safetensors.torch import load_file
 from tasks import TUNING
-from trainings import difference, result, train
+from trainings import difference, result, run_result, train
 from work import end_of_run, finished_run
 
 from alignment_bench.benchmarks import context
@@ -247,13 +247,11 @@ def neighbours(world: World, rng: Random, times: int) -> Iterator[str]:
             yield said[-500:]
             continue
         found = {(*run.record["methods"],): run for run in find_runs(root)}
-        yield "" if all(run_end(found[methods]) == alone[methods] for methods in orders) else "another end"
-
-
-def run_end(run: Any) -> Any:
-    from trainings import run_result
-
-    return run_result(run.path / "summary.json")
+        yield (
+            ""
+            if all(run_result(found[methods].path / "summary.json") == alone[methods] for methods in orders)
+            else "another end"
+        )
 
 
 @kind(
