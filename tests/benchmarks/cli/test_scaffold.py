@@ -44,7 +44,7 @@ def test_package_is_complete_and_its_own_tests_pass(tmp_path, monkeypatch, kind,
 def test_the_worked_example_is_what_is_written(tmp_path):
     """REINFORCE in CONTRIBUTING.md, line by line, in the package whose tests pass above."""
     page = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
-    part = page[page.index("### An online method: REINFORCE") : page.index("### Leave alone")]
+    part = page[page.index("## An online method: REINFORCE") : page.index("## Leave alone")]
     blocks = re.findall(r"```python\n(.*?)```", part, re.S)
     written = new_method("mine", tmp_path, "online")[1].read_text()
     assert len(blocks) == 2 and all(block in written for block in blocks)
