@@ -24,14 +24,22 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.tuning import Tuning
+from alignment_bench.reports import page
 
+DRAWN = page.drawn
 pytest_plugins = ["plain"]  # plain.py beside this
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and tests press Ctrl-C
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup():
-    """Every test, fixtures that it is the first to ask for among them, draws what it draws when it runs alone."""
+def pytest_runtest_setup(item):
+    """Every test, fixtures that it is the first to ask for among them, draws what it draws when it runs alone.
+
+    Reports of runs have figures in the tests of reports and in those marked `figures`: they take half of the time of
+    a tiny run.
+    """
+    figured = "reports" in item.path.parts or item.get_closest_marker("figures")
+    page.drawn = DRAWN if figured else lambda material, looks: {}
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)

@@ -29,13 +29,14 @@ from trainings import run_result  # imports, as it does here, what every fork ne
 from alignment_bench.benchmarks.cli.main import main as bench
 from alignment_bench.evaluators.gold import Gold
 from alignment_bench.models import sampler_torch
+from alignment_bench.reports import page
 from alignment_bench.training import resume
 
 CTRL_C = b"\x03"
 LONGEST = 60  # seconds that work waits for a key; without one the run ends with 0
 CHANGES = {
-    "sft": {"examples": 80},
-    "budget": 400,
+    "sft": {"examples": 40},
+    "budget": 160,
     "evaluators": {"gold": {"reward": "alignment_bench.benchmarks.world:true_reward"}, "divergence": None},
 }
 
@@ -92,6 +93,7 @@ class Terminal:
             termios.tcsetwinsize(0, (40, 150))  # progress bars are not drawn on a terminal without columns
             sys.argv = ["bench", *arguments]
             hold(held, keys)
+            page.drawn = lambda material, looks: {}  # figures take longer than all the rest
             bench()
         except SystemExit as ended:
             code = ended.code or 0
@@ -151,7 +153,7 @@ def main(model: str, folder: str, *apart: str) -> None:
         "responses": ("responses", r"responses: +\d"),
         "scores": ("scores", r"dpo .*scores"),
         **{f"start of {name}": ("", rf"{name}[^\n]*training") for name in apart},  # imports take seconds there
-        **{f"training of {name}": ("", rf"(?i){name} seed 0: +\d") for name in apart},  # 50 steps
+        **{f"training of {name}": ("", rf"(?i){name} seed 0: +\d") for name in apart},  # 20 steps
         "none": ("",),
     }
     for moment, (held, *patterns) in moments.items():

@@ -24,6 +24,7 @@ from alignment_bench.models.policy import Policy
 from alignment_bench.models.sampler import to_generations
 from alignment_bench.models.sampling import sample
 from alignment_bench.models.tuning import Tuning
+from alignment_bench.reports.render import render
 from alignment_bench.results.outputs import read_outputs
 from alignment_bench.results.records import Prompt
 from alignment_bench.results.run_folder import Run
@@ -65,6 +66,7 @@ def test_checkpoints_are_saved_and_scored(outcome):
         assert last.sort_index().equals(final.sort_index())
 
 
+@pytest.mark.figures
 def test_the_summary_and_the_page_tell_of_it(outcome):
     found = outcome.summary["overoptimization"]
     assert list(found) == ["ppo", "dpo"]
@@ -75,6 +77,7 @@ def test_the_summary_and_the_page_tell_of_it(outcome):
     hacked = outcome.summary["hacking"]  # dpo never sees the reward
     assert hacked["optimized"] == list(hacked["rows"]) == ["ppo"] and hacked["rows"]["ppo"]["metric"] == "reward.gold"
     assert outcome.summary["far"]["dpo"]["responses"] == 6 and set(outcome.summary["far"]) == {"ppo", "dpo"}
+    render([outcome.run])
     page = (outcome.run.report_path / "index.html").read_text()
     assert "Reward along training" in page and "dpo" in found["dpo"]["text"]
 
