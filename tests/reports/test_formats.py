@@ -10,7 +10,7 @@ import pandas
 import pytest
 
 from alignment_bench.errors import InputError
-from alignment_bench.reports import curves, drawing
+from alignment_bench.reports import curves, drawing, page
 from alignment_bench.reports.contracts import MEANING, differences
 from alignment_bench.reports.curves import KL_ESTIMATE
 from alignment_bench.reports.reading import Material, _named_as_now
@@ -223,8 +223,10 @@ def test_the_command_takes_formats_by_comma(bench, tmp_path):
     assert "did you mean 'pdf'" in wrong.stderr
 
 
-def test_a_run_with_links_overwrites_nothing_elsewhere(make_run, tmp_path):
+def test_a_run_with_links_overwrites_nothing_elsewhere(make_run, tmp_path, monkeypatch):
     """Folders that are links are refused, files that are links replaced; a folder that the user names may be a link."""
+    drawn, made = page.drawn, []  # once for all six reports, for drawing takes nearly all of the time
+    monkeypatch.setattr(page, "drawn", lambda *given: made[0] if made else made.append(drawn(*given)) or made[0])
     run, outside = make_run(tmp_path / "run"), tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("theirs")
