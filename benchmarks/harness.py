@@ -25,6 +25,7 @@ from ..results.progress import DONE, FAILED, WAITING, Recorder
 from ..results.run_folder import Run, check_names, runs_folder
 from ..results.store import NotMade, Placing, Stage, Store
 from ..runtime import processes
+from ..runtime.device import keep_order
 from ..runtime.memory import keep_freed
 from . import contract, notes, tracker
 from .checks import (
@@ -114,6 +115,8 @@ class Harness:
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
         if tuning.device == "cpu":
             keep_freed()
+        if tuning.deterministic:
+            keep_order()
         check_sampler(spec, tuning, self.methods)
         self.scored_by = check_settings(spec, tuning)
         judge = self.scored_by.judge

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..results.store import EVERY
 from .definition.spec import BenchmarkSpec
 
 Cell = tuple[str, int]  # label of the row, and seed
@@ -60,8 +59,8 @@ class Request:
     """Threads that train a cell on a CPU, however many cells are trained at once; None: half of what there are."""
     cell_timeout: float | None = None
     """Seconds that a cell's training may take; each cell is then trained in a process of its own."""
-    checkpoint_every: float = EVERY
-    """Seconds between the checkpoints from which a training that was stopped goes on."""
+    checkpoint_every: float | None = None
+    """Seconds between the checkpoints from which a training that was stopped goes on; None: see training/resume.py."""
     wait: bool = False
     """Wait for another process that makes the same run, in place of an InputError."""
     trust_remote_code: bool = False

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..models.layout import Batch, Item, Sequences
 from ..models.network import Network
-from ..results.store import EVERY
 from ..runtime import processes
 from ..runtime.sharding import divided_like, full
 from ..runtime.zero import Zero
@@ -227,8 +226,8 @@ class Recipe:
     """Of the order of the examples."""
     label: str
     """Of the progress bar and the step checkpoints."""
-    checkpoint_every: float = EVERY
-    """Seconds between the checkpoints from which a training that was stopped goes on."""
+    checkpoint_every: float | None = None
+    """Seconds between the checkpoints from which a training that was stopped goes on; None: see training/resume.py."""
 
 
 class Objective(Generic[Example]):

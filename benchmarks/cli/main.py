@@ -37,6 +37,7 @@ from .training import (
     AtOnce,
     CellCpus,
     CellTimeout,
+    CheckpointEvery,
     Columns,
     ContinueFrom,
     Device,
@@ -158,6 +159,7 @@ def run(
     cell_cpus: CellCpus = 1,
     at_once: AtOnce = None,
     cell_timeout: CellTimeout = None,
+    checkpoint_every: CheckpointEvery = None,
     trust_remote_code: TrustRemoteCode = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while another process makes the same run.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
@@ -215,6 +217,7 @@ def run(
         cell_cpus=cell_cpus,
         at_once=at_once,
         cell_timeout=cell_timeout,
+        checkpoint_every=checkpoint_every,
         wait=wait,
         trust_remote_code=trust_remote_code,
     )

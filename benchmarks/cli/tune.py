@@ -15,6 +15,7 @@ from .training import (
     AtOnce,
     CellCpus,
     CellTimeout,
+    CheckpointEvery,
     Columns,
     Device,
     Engine,
@@ -82,6 +83,7 @@ def tune(
     cell_cpus: CellCpus = 1,
     at_once: AtOnce = None,
     cell_timeout: CellTimeout = None,
+    checkpoint_every: CheckpointEvery = None,
     trust_remote_code: TrustRemoteCode = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the study; by default ROOT/studies/BENCHMARK/ID.")] = None,
     root: Root = Path("results"),
@@ -134,6 +136,7 @@ def tune(
         cell_cpus=cell_cpus,
         at_once=at_once,
         cell_timeout=cell_timeout,
+        checkpoint_every=checkpoint_every,
         trust_remote_code=trust_remote_code,
     )
     tuning = Tuning(
