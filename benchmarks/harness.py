@@ -18,6 +18,7 @@ from ..errors import GateError, InputError, nearest
 from ..models.checkpoint import Checkpoint
 from ..models.find import find_model
 from ..models.model_files import allow_remote_code
+from ..models.shared_work import let_go
 from ..models.tuning import Tuning
 from ..reports.render import render
 from ..results.integrity import digest
@@ -54,6 +55,7 @@ from .stages.scorers import check_settings, cost_of_judging, identities
 from .stages.steps import RESPONSES, SCORES, SUPERVISED, TRAINING, Key, Step, steps
 from .summing_up import sum_up
 
+SHARE = "share in a step"  # what the processes beside the first are asked for
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 
 
@@ -85,8 +87,11 @@ def _all_processes(request: Request, work: "Callable[[Harness], Outcome]") -> Ou
     with processes.together():
         harness = Harness(request)
         if processes.rank() == 0:
-            return processes.broadcast(work(harness))
-        harness.follow()
+            with processes.waiting():
+                outcome = work(harness)
+            return processes.broadcast(outcome)
+        processes.help_first({SHARE: harness.follow})
+        let_go()
         return processes.broadcast(None)
 
 
@@ -207,17 +212,10 @@ class Harness:
             self.recorder.move(run.path)
             yield run
 
-    def follow(self) -> None:
-        """The part of a process beside the first: its share of every training, in the same order."""
-        for step in self.steps:
-            if not step.trains:
-                continue
-            try:
-                self._make(step, here=True)
-            except Exception as error:
-                if step.cell is None or isinstance(error, InputError):
-                    raise
-                self.failures[step.cell_label] = reason(error)  # the first process failed too, and tells
+    def follow(self, key: Key) -> None:
+        """The part of a process beside the first: its share of a training."""
+        let_go()
+        self.made[key] = next(step for step in self.steps if step.key == key).make(self.made)
 
     def _make_cells(self, run: Run) -> tracker.Forwarder:
         """Train and score the cells of a run that is open; what sends them on."""
@@ -285,7 +283,10 @@ class Harness:
             self.request.watch(label, step.state)
         self.recorder.begin(label, self._partial(step))
         apart = bool(step.cell) and step.trains and not here and self._train_apart(step)
-        with self._threads_of_a_cell() if step.cell and step.trains else contextlib.nullcontext():
+        with (
+            self._threads_of_a_cell() if step.cell and step.trains else contextlib.nullcontext(),
+            processes.helped(SHARE, step.key) if step.trains else contextlib.nullcontext(),
+        ):
             stage = self.made[step.key] = step.make(self.made)
         self.recorder.done(label, fresh=bool(stage and stage.fresh))
         if not step.cell:

@@ -15,6 +15,7 @@ from .logit_rule import LogitRule
 from .lora import Host, backbone_of
 from .micro_batches import halved, micro_batches, start_tokens
 from .packed_attention import packed_attention
+from .shared_work import by_all, deal
 from .target_logps import TargetLogps
 from .tuning import Tuning
 
@@ -239,11 +240,23 @@ class Network:
         sequences: Sequences,
         work: Callable[[Layout], Iterable[Value]],
         beside: "Network | None" = None,
+        *,
+        together: bool = False,
     ) -> list[Value]:
         """The value of each sequence, without gradients: work(layout) gives those of a pass; each is computed once.
 
         When memory runs out, what is left goes in smaller passes. beside: a network that work goes through as well.
+        together: all processes of the run are here, and share the sequences.
         """
+        if together and processes.size() > 1:
+            for network in (self, beside):
+                if network and network._sharded:  # all bring the weights together, also one that is dealt nothing
+                    network.activate()
+            different = [*dict.fromkeys(sequences)]
+            hands = deal([[sequence] for sequence in different], share_prompts=self.packs)
+            values = by_all(different, hands, lambda own: self.over_distinct(own, work, beside))
+            value_of = dict(zip(different, values, strict=True))
+            return [value_of[sequence] for sequence in sequences]
         places: dict[tuple[Ids, Ids], int] = {}
         which = [places.setdefault(sequence, len(places)) for sequence in sequences]
         distinct = list(places)
