@@ -12,7 +12,7 @@ from ..results.records import Ids
 from ..runtime import processes
 from .layout import Batch, Item, Layout, Sequences, Text, count_tokens, families, family_lengths, lay_out, numbered
 from .logit_rule import LogitRule
-from .lora import Host, backbone_of
+from .lora import Host, backbone_of, rounded_weights
 from .micro_batches import halved, micro_batches, start_tokens
 from .packed_attention import packed_attention
 from .shared_work import by_all, deal
@@ -147,13 +147,13 @@ class Network:
         from ..runtime.sharding import Sharded
 
         _ = self.packs, self.size  # found out while the weights are whole
-        self._sharded = Sharded(self.model)
+        self._sharded = Sharded(self.model, rounded_weights(self.model) if self.tuning.precision == "bf16" else ())
         return True
 
     def unshard(self) -> None:
         """Bring divided weights together in every process, at the end of a training."""
         if self._sharded:
-            self._hold(self._sharded.whole())
+            self._hold(self._sharded.whole(exact=True))
             self._sharded = None
 
     def join_passes(self) -> None:
@@ -164,6 +164,8 @@ class Network:
             with self.autocast():
                 nothing = self.head(states.float()).sum() * 0
             nothing.backward()
+        if self._sharded:
+            self._sharded.end_step()
 
     @cached_property
     @torch.no_grad()
@@ -284,6 +286,8 @@ class Network:
         All processes call this, and only the first one writes.
         """
         with torch.no_grad():
+            if self._sharded:
+                self._sharded.whole(exact=True)
             model = self.activate()
         if processes.rank():
             return

@@ -49,7 +49,7 @@ def test_one_process_has_all_in_their_order():
 
 
 def test_the_slowest_has_little_more_than_it_must():
-    """Lengths as uneven as in chats: log-normal, spread 0.8; it must have the mean, and no less than the longest row."""
+    """Log-normal lengths, as uneven as chats': spread 0.8. It must have the mean, and no less than the longest row."""
     rng = random.Random(0)
     dealt, in_turns = [], []
     for _ in range(50):

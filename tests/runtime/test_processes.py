@@ -282,6 +282,16 @@ def test_each_process_holds_its_shard_of_the_weights(tiny, tmp_path):
     assert shards[0]["scores"]["after"] == shards[0]["scores"]["at_the_end"]
     # the step lowers what it was given: the scores' sum
     assert sum(shards[0]["scores"]["after"]) < sum(shards[0]["scores"]["before"]) - 0.1
+    # Two steps of two passes through two layers. Forward and backward each brings a layer's weights together, in bf16;
+    # in fp32 all norms come together once a pass, and so do embeddings and last norm. Where they stay, once a step.
+    for reshards, of_bf16, of_fp32 in (("true", 2 * 2 * 2 * 2, 2 * 2 * 2), ("false", 2 * 2, 2 * 2)):
+        found = [shard["bf16"][reshards] for shard in shards]
+        for each in found:
+            assert each["gathered"] == {"torch.bfloat16": of_bf16, "torch.float32": of_fp32}
+            assert each["losses"] == pytest.approx(shards[0]["bf16"]["alone"], rel=1e-6)
+            assert each["apart"] < 1e-10  # squares of distances, added up; a step moves a weight by 1e-3
+            assert each["held"] == ["torch.bfloat16", "torch.float32"]
+            assert each["at_the_end"] == ["torch.float32"]
     assert shards[0]["continued"] == shards[1]["continued"] == shards[0]["whole"]
     (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
     (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
