@@ -15,7 +15,7 @@ from ..analysis.judge_panel import Settled
 from ..analysis.subsets import by_group, groups_of
 from ..analysis.summary import plain
 from ..errors import GateError, InputError, nearest
-from ..models.checkpoint import Checkpoint
+from ..models.checkpoint import Checkpoint, let_go_of_models
 from ..models.find import find_model
 from ..models.model_files import allow_remote_code
 from ..models.shared_work import let_go
@@ -43,7 +43,7 @@ from .data.brought import with_brought
 from .data.corpus import Corpus, load_corpus
 from .definition.plugins import available, is_ours
 from .definition.rows import SFT, method_row, policy_row
-from .engine import reason, train_apart, train_on_ray, train_side_by_side
+from .engine import check_cluster, reason, train_apart, train_on_ray, train_side_by_side
 from .estimate import Estimates
 from .judging import people
 from .judging.findings import judge_findings, settled
@@ -189,6 +189,7 @@ class Harness:
 
     def _held(self) -> Iterator[Run]:
         """The run's folder once more, when its progress is kept."""
+        check_cluster(self.request, self.shop.tuning.device)
         for name, policy in self.elsewhere.items():
             self.pipeline.try_elsewhere(name, policy)
         self.make_shared()
@@ -204,6 +205,7 @@ class Harness:
             answers={self.pipeline.use.prompts: self._identities()} if self.request.trials else None,
             tuned=self.request.tuned,
             policies={name: contract.elsewhere(policy) for name, policy in self.elsewhere.items()} or None,
+            cells={"processes": gpus} if (gpus := self._gpus_of_a_cell()) > 1 else None,
             round={k: v for k, v in (self.request.round or {}).items() if k != "folder"} or None,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
@@ -309,10 +311,15 @@ class Harness:
         request = self.request
         cells = {cell: step.cell_label for step in self.steps if step.trains and (cell := step.cell)}
         self.say(f"training {len(cells)} cells on Ray")
-        resources = {"num_cpus": request.cell_cpus, "num_gpus": int(self.shop.tuning.device.startswith("cuda"))}
+        let_go_of_models()  # a cell may get this machine's GPU
+        resources = {"num_cpus": request.cell_cpus, "num_gpus": self._gpus_of_a_cell()}
         for cell, failed in train_on_ray(request, cells, resources, request.ray_address):
             if failed:
                 self._failed(cells[cell], failed)
+
+    def _gpus_of_a_cell(self) -> int:
+        """Of one that is trained on Ray."""
+        return self.request.cell_gpus if self.shop.tuning.device.startswith("cuda") else 0
 
     def _train_side_by_side(self) -> None:
         """Train the cells that are not on disk, several at once; where that is one alone it is left to the loop."""
@@ -323,6 +330,7 @@ class Harness:
             return
         labels = {step.cell: step.cell_label for step in self.steps if step.cell}
         self.say(f"training {len(rows)} cells, {min(self.at_once, len(rows))} at once")
+        let_go_of_models()
         started: dict[Cell, float] = {}
 
         def begun(cell: Cell) -> None:
@@ -368,6 +376,7 @@ class Harness:
         apart = row and cell and (self.request.cell_timeout or not is_ours(type(row.method).__module__))
         if not cell or not apart or self._is_made(step):
             return False
+        let_go_of_models()
         train_apart(self.request, cell, self.request.cell_timeout, self.threads)
         return True
 

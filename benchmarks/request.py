@@ -53,6 +53,8 @@ class Request:
     """Of the cluster; None starts one on this machine."""
     cell_cpus: int = 1
     """CPU cores of a cell on Ray."""
+    cell_gpus: int = 1
+    """GPUs of a cell on Ray, where the device is CUDA, each with a process of its own on one machine."""
     at_once: int | None = None
     """Cells that are trained side by side in processes of their own, where the engine is local; None: see `AT_ONCE`."""
     threads: int | None = None

@@ -36,6 +36,7 @@ from .terminal import streams
 from .training import (
     AtOnce,
     CellCpus,
+    CellGpus,
     CellTimeout,
     CheckpointEvery,
     Columns,
@@ -157,6 +158,7 @@ def run(
     engine: Engine = "local",
     ray_address: RayAddress = None,
     cell_cpus: CellCpus = 1,
+    cell_gpus: CellGpus = 1,
     at_once: AtOnce = None,
     cell_timeout: CellTimeout = None,
     checkpoint_every: CheckpointEvery = None,
@@ -215,6 +217,7 @@ def run(
         engine=checked_engine,
         ray_address=ray_address,
         cell_cpus=cell_cpus,
+        cell_gpus=cell_gpus,
         at_once=at_once,
         cell_timeout=cell_timeout,
         checkpoint_every=checkpoint_every,

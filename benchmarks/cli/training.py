@@ -17,6 +17,7 @@ RayAddress = Annotated[
     str | None, typer.Option(help="Ray cluster whose machines see --root; by default one started here.")
 ]
 CellCpus = Annotated[int, typer.Option(help="CPU cores of a cell on Ray.", min=1)]
+CellGpus = Annotated[int, typer.Option(help="GPUs of a cell on Ray, each with a process of its own.", min=1)]
 AtOnce = Annotated[
     int | None, typer.Option(help="Cells trained side by side; by default two on a CPU with two cores.", min=1)
 ]

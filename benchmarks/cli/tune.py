@@ -14,6 +14,7 @@ from .terminal import console, duration, table
 from .training import (
     AtOnce,
     CellCpus,
+    CellGpus,
     CellTimeout,
     CheckpointEvery,
     Columns,
@@ -81,6 +82,7 @@ def tune(
     engine: Engine = "local",
     ray_address: RayAddress = None,
     cell_cpus: CellCpus = 1,
+    cell_gpus: CellGpus = 1,
     at_once: AtOnce = None,
     cell_timeout: CellTimeout = None,
     checkpoint_every: CheckpointEvery = None,
@@ -134,6 +136,7 @@ def tune(
         engine=checked_engine,
         ray_address=ray_address,
         cell_cpus=cell_cpus,
+        cell_gpus=cell_gpus,
         at_once=at_once,
         cell_timeout=cell_timeout,
         checkpoint_every=checkpoint_every,
