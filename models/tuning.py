@@ -36,8 +36,6 @@ class Tuning:
         """The part of it that results depend on, for keys: of the device its kind alone, and no `micro_tokens`."""
         values = {**asdict(self), "device": kind_of(self.device)}
         del values["micro_tokens"]
-        if not self.deterministic:  # results differ by rounding alone
-            del values["deterministic"]
         return values
 
     def resolve(self) -> "Tuning":

@@ -1,11 +1,13 @@
 """Rows dealt to the processes of a run by their tokens. What the processes then do: runtime/test_processes.py."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from alignment_bench.models.shared_work import deal, deal_sizes
 from alignment_bench.runtime import processes
+from alignment_bench.training.loop import Outcome, take_step
 
 
 @pytest.fixture
@@ -59,3 +61,19 @@ def test_the_slowest_has_little_more_than_it_must():
         in_turns.append(max(sum(sizes[rank::8]) for rank in range(8)) / least)
     assert sum(in_turns) / 50 > 1.4
     assert sum(dealt) / 50 < 1.03
+
+
+@pytest.mark.parametrize(("rank", "own"), [(0, ["b"]), (1, ["a", "c"])])
+def test_a_steps_rows_are_dealt_by_their_tokens(two, monkeypatch, rank, own):
+    monkeypatch.setattr(processes, "_RANK", rank)
+    given = []
+    network = SimpleNamespace(packs=True, batches=lambda rows, sequences, **how: given.append((rows, sequences)))
+
+    def step(batches, loss):
+        batches()
+        return Outcome(0.0, 0.0, 0, {})
+
+    sequences = {"a": row(10, 2, 2), "b": row(1, 9, 9, first=1), "c": row(5, 1, 1, first=2)}
+    optimizer, ledger = SimpleNamespace(network=network, step=step), SimpleNamespace(trained_tokens=0)
+    take_step(optimizer, [*sequences], [*sequences.values()], lambda batch: None, ledger=ledger, names=["rows"])
+    assert given == [(own, [sequences[name] for name in own])]
