@@ -4,6 +4,7 @@ A `Network` is one set of weights under a name: a model of its own (full fine-tu
 model that lies in memory once and is shared by policy, reference (adapters off), critic and reward models.
 """
 
+import gc
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..results.adapters import base_of, is_adapter
+from ..runtime import memory
 from .chat import load_tokenizer
 from .logit_rule import LogitRule
 from .lora import Host, backbone_of, round_products
@@ -146,6 +148,15 @@ def _check_head(model: "PreTrainedModel", folder: Path) -> None:
             f"{folder}: {type(model).__name__} changes its logits after the output layer in a way that is not known; "
             f"use a model of another architecture"
         )
+
+
+def let_go_of_models() -> None:
+    """Give the memory of models that nobody uses any more back to the device and the system, for other processes."""
+    _host_of.cache_clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    memory.give_back()
 
 
 @lru_cache(maxsize=1)

@@ -12,9 +12,10 @@ from ..results.records import Ids
 from ..runtime import processes
 from .layout import Batch, Item, Layout, Sequences, Text, count_tokens, families, family_lengths, lay_out, numbered
 from .logit_rule import LogitRule
-from .lora import Host, backbone_of
+from .lora import Host, backbone_of, rounded_weights
 from .micro_batches import halved, micro_batches, start_tokens
 from .packed_attention import packed_attention
+from .shared_work import by_all, deal
 from .target_logps import TargetLogps
 from .tuning import Tuning
 
@@ -146,13 +147,13 @@ class Network:
         from ..runtime.sharding import Sharded
 
         _ = self.packs, self.size  # found out while the weights are whole
-        self._sharded = Sharded(self.model)
+        self._sharded = Sharded(self.model, rounded_weights(self.model) if self.tuning.precision == "bf16" else ())
         return True
 
     def unshard(self) -> None:
         """Bring divided weights together in every process, at the end of a training."""
         if self._sharded:
-            self._hold(self._sharded.whole())
+            self._hold(self._sharded.whole(exact=True))
             self._sharded = None
 
     def join_passes(self) -> None:
@@ -163,6 +164,8 @@ class Network:
             with self.autocast():
                 nothing = self.head(states.float()).sum() * 0
             nothing.backward()
+        if self._sharded:
+            self._sharded.end_step()
 
     @cached_property
     @torch.no_grad()
@@ -239,11 +242,23 @@ class Network:
         sequences: Sequences,
         work: Callable[[Layout], Iterable[Value]],
         beside: "Network | None" = None,
+        *,
+        together: bool = False,
     ) -> list[Value]:
         """The value of each sequence, without gradients: work(layout) gives those of a pass; each is computed once.
 
         When memory runs out, what is left goes in smaller passes. beside: a network that work goes through as well.
+        together: all processes of the run are here, and share the sequences.
         """
+        if together and processes.size() > 1:
+            for network in (self, beside):
+                if network and network._sharded:  # all bring the weights together, also one that is dealt nothing
+                    network.activate()
+            different = [*dict.fromkeys(sequences)]
+            hands = deal([[sequence] for sequence in different], share_prompts=self.packs)
+            values = by_all(different, hands, lambda own: self.over_distinct(own, work, beside))
+            value_of = dict(zip(different, values, strict=True))
+            return [value_of[sequence] for sequence in sequences]
         places: dict[tuple[Ids, Ids], int] = {}
         which = [places.setdefault(sequence, len(places)) for sequence in sequences]
         distinct = list(places)
@@ -271,6 +286,8 @@ class Network:
         All processes call this, and only the first one writes.
         """
         with torch.no_grad():
+            if self._sharded:
+                self._sharded.whole(exact=True)
             model = self.activate()
         if processes.rank():
             return

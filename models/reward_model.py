@@ -10,11 +10,13 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..results.records import Generation, Ids
+from ..runtime import processes
 from .chat import encode_prompt, encode_response, load_tokenizer, render
 from .checkpoint import open_network
 from .layout import Layout, Sequences
 from .model_files import remote_code_allowed
 from .network import Network
+from .shared_work import Source, by_all, deal_sizes, shared
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -30,23 +32,28 @@ class RewardModel:
 
     def __init__(self, network: Network, tokenizer):
         self.network, self.tokenizer = network, tokenizer
+        self.source: Source | None = None  # of one that is asked and not trained
 
     @classmethod
     def open(cls, folder: str | Path, tuning: Tuning) -> "RewardModel":
-        return cls(open_network(folder, "score", tuning, trainable=False), load_tokenizer(folder))
+        model = cls(open_network(folder, "score", tuning, trainable=False), load_tokenizer(folder))
+        model.source = Source(RewardModel.open, (folder, tuning))
+        return model
 
     def scores(self, of: Layout | Sequences) -> Tensor:
         """Scores [sequences] of responses (with EOS) to prompts, sequences in one pass; gradients flow if enabled."""
         layout = self.network.laid_out(of)
         return self.network.head(self.network.hidden(layout, layout.last).float())[:, 0]
 
-    def score_all(self, sequences: Sequences) -> list[float]:
+    @shared
+    def score_all(self, sequences: Sequences, *, together: bool = False) -> list[float]:
         """Scores of any number of responses without gradients; each distinct one is computed once.
 
         Nothing is kept for the next call: which texts go through together moves the last digits of their scores, so
         these must not depend on what was scored before, or a training that goes on would not end where it would have.
+        together: see `shared_work.py`.
         """
-        return self.network.over_distinct(sequences, lambda layout: self.scores(layout).tolist())
+        return self.network.over_distinct(sequences, lambda layout: self.scores(layout).tolist(), together=together)
 
     def __call__(self, generations: Sequence[Generation]) -> list[float]:
         return self.score_all([encode(self.tokenizer, g) for g in generations])
@@ -69,6 +76,7 @@ class TextRewardModel:
 
     def __init__(self, name: str, device: str = "auto"):
         self.name, self.tuning = name, Tuning(device=device).resolve()
+        self.source = Source(TextRewardModel, (name, device))
         self.tokenizer, model = _open_classifier(name)
         self.model = model.to(self.tuning.device).eval()
         self.window = _window(model)
@@ -81,9 +89,9 @@ class TextRewardModel:
         prompt = "\n\n".join(message["content"] for message in generation.prompt)
         return dict(self.tokenizer(prompt, generation.response))
 
-    @torch.no_grad()
-    def __call__(self, generations: Sequence[Generation]) -> list[float]:
-        """Scores; InputError where a text is longer than the model reads."""
+    @shared
+    def __call__(self, generations: Sequence[Generation], *, together: bool = False) -> list[float]:
+        """Scores; InputError where a text is longer than the model reads. together: see `shared_work.py`."""
         rows = [self.encode(g) for g in generations]
         longest = max((len(row["input_ids"]) for row in rows), default=0)
         if self.window and longest > self.window:
@@ -91,6 +99,13 @@ class TextRewardModel:
                 f"reward model {self.name} reads at most {self.window} tokens, but a prompt and response have "
                 f"{longest}; lower the benchmark's max_prompt_tokens or max_response_tokens, or give another model"
             )
+        if not together:
+            return self._scores(rows)
+        hands = deal_sizes([len(row["input_ids"]) for row in rows], processes.size())
+        return by_all(rows, hands, self._scores)
+
+    @torch.no_grad()
+    def _scores(self, rows: Sequence[dict[str, list[int]]]) -> list[float]:
         batch = 16 if self.model.config.pad_token_id is not None else 1  # transformers wants one row without a pad id
         places: dict[int, list[int]] = {}
         for place, row in enumerate(rows):

@@ -28,6 +28,9 @@ class Tuning:
     """Most tokens in one forward pass, padding (if any) included; bounds memory, leaves results alone."""
     sampler: Literal["torch", "vllm"] = "torch"
     """The sampler of responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
+    deterministic: bool = False
+    """Take CUDA's sums in one order each time, as far as torch can, so that equal trainings are equal to the last bit;
+    slower. On a CPU they are anyway."""
 
     def identity(self) -> dict[str, Any]:
         """The part of it that results depend on, for keys: of the device its kind alone, and no `micro_tokens`."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..models.layout import Batch, Item, Sequences
 from ..models.network import Network
-from ..results.store import EVERY
+from ..models.shared_work import deal
 from ..runtime import processes
 from ..runtime.sharding import divided_like, full
 from ..runtime.zero import Zero
@@ -227,8 +227,8 @@ class Recipe:
     """Of the order of the examples."""
     label: str
     """Of the progress bar and the step checkpoints."""
-    checkpoint_every: float = EVERY
-    """Seconds between the checkpoints from which a training that was stopped goes on."""
+    checkpoint_every: float | None = None
+    """Seconds between the checkpoints from which a training that was stopped goes on; None: see training/resume.py."""
 
 
 class Objective(Generic[Example]):
@@ -269,7 +269,9 @@ def take_step(
     names: of the rows or of what they belong to, after a word that says which; for the TrainingError, with the step,
     if the loss or the gradient is not finite.
     """
-    network, shard, own = optimizer.network, processes.shard(rows), processes.shard(sequences)
+    network = optimizer.network
+    hand = deal(sequences, share_prompts=network.packs)[processes.rank()] if processes.size() > 1 else range(len(rows))
+    shard, own = [rows[i] for i in hand], [sequences[i] for i in hand]
 
     def batches() -> Iterable[Batch[Item]]:
         return network.batches(shard, own, by_prompt=by_prompt, by_place=by_place, with_prompt=with_prompt)

@@ -64,12 +64,14 @@ def fine_tune(
     ledger = Ledger.of(policy.network, out)
     fit(Imitation(policy, train), policy.network, ledger=ledger, recipe=recipe)
     ledger.close()
+    if not processes.rank():
+        merge_adapter(policy.network).save_pretrained(out / MODEL)
+        policy.tokenizer.save_pretrained(out / MODEL)
+    made = Checkpoint(processes.broadcast(out / MODEL), "")
+    saved = Policy.open(made, tuning, trainable=False)  # what lies on disk is judged
+    logps = _logps(saved, heldout)
     if processes.rank():
         return
-    merge_adapter(policy.network).save_pretrained(out / MODEL)
-    policy.tokenizer.save_pretrained(out / MODEL)
-    saved = Policy.open(Checkpoint(out / MODEL, ""), tuning, trainable=False)  # what lies on disk is judged
-    logps = _logps(saved, heldout)
     gate["sft"] = _losses(heldout, logps)
     (out / GATE).write_text(json.dumps(gate))
     write_kept(out / MODEL, [(e.prompt.ids, e.response) for e in heldout], logps)
@@ -104,8 +106,8 @@ def mean_by_prompt(rows: Sequence[Example], values: Sequence[float]) -> list[flo
 
 
 def _logps(policy: Policy, examples: Sequence[Example]) -> list[float]:
-    found = (policy.total_logps([(e.prompt.ids, e.response) for e in chunk]).tolist() for chunk in chunks(examples))
-    return [value for values in found for value in values]
+    texts = ([(e.prompt.ids, e.response) for e in chunk] for chunk in chunks(examples))
+    return [value for some in texts for value in policy.total_logps(some, together=True).tolist()]
 
 
 def _losses(examples: Sequence[Example], logps: list[float]) -> list[float]:

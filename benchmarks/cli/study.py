@@ -12,7 +12,18 @@ from ...runtime import launch, processes
 from ...runtime.quiet import quiet
 from .live import watching
 from .terminal import console, duration, table
-from .training import CellCpus, CellTimeout, Device, Engine, Gate, RayAddress, Root, TrustRemoteCode
+from .training import (
+    CellCpus,
+    CellGpus,
+    CellTimeout,
+    CheckpointEvery,
+    Device,
+    Engine,
+    Gate,
+    RayAddress,
+    Root,
+    TrustRemoteCode,
+)
 
 if TYPE_CHECKING:
     from ..request import Request
@@ -26,7 +37,9 @@ def study(
     engine: Engine = "local",
     ray_address: RayAddress = None,
     cell_cpus: CellCpus = 1,
+    cell_gpus: CellGpus = 1,
     cell_timeout: CellTimeout = None,
+    checkpoint_every: CheckpointEvery = None,
     trust_remote_code: TrustRemoteCode = False,
     root: Root = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan and what it may take.")] = False,
@@ -53,7 +66,9 @@ def study(
         engine=checked_engine,
         ray_address=ray_address,
         cell_cpus=cell_cpus,
+        cell_gpus=cell_gpus,
         cell_timeout=cell_timeout,
+        checkpoint_every=checkpoint_every,
         trust_remote_code=trust_remote_code,
     )
     carry_out(found, base, dry_run, as_json)

@@ -144,6 +144,8 @@ class TuningSpec(Part):
     """Tokens in one forward pass; bounds memory, leaves results alone."""
     sampler: Literal["torch", "vllm"] = "torch"
     """The sampler, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
+    deterministic: bool = False
+    """Take a GPU's sums in one order, so that equal trainings are equal to the last bit; slower. A CPU does anyway."""
 
 
 class CheckpointRule(Part):

@@ -21,7 +21,14 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 STARTS = {"bench", ".venv/bin/bench", "alignment_bench", "alignment-bench"}  # before the arguments of `bench`
-LAUNCHERS = {"--multi_gpu", "--num_processes", "--cpu", "--config_file", "--build-arg"}  # options of other commands
+LAUNCHERS = {
+    "--multi_gpu",
+    "--num_processes",
+    "--machine_rank",
+    "--cpu",
+    "--config_file",
+    "--build-arg",
+}  # options of other commands
 
 
 def blocks(language: str) -> list[tuple[str, str]]:

@@ -17,7 +17,15 @@ def test_what_changes_results_by_rounding_alone_is_in_no_key(other):
 
 
 @pytest.mark.parametrize(
-    "other", [{"lora_rank": 8}, {"lora_alpha": 1.0}, {"precision": "bf16"}, {"device": "cpu"}, {"sampler": "vllm"}]
+    "other",
+    [
+        {"lora_rank": 8},
+        {"lora_alpha": 1.0},
+        {"precision": "bf16"},
+        {"device": "cpu"},
+        {"sampler": "vllm"},
+        {"deterministic": True},
+    ],
 )
 def test_all_else_is_in_keys(other):
     assert replace(TUNING, **other).identity() != TUNING.identity()
