@@ -144,6 +144,10 @@ class TuningSpec(Part):
     """Tokens in one forward pass; bounds memory, leaves results alone."""
     sampler: Literal["torch", "vllm"] = "torch"
     """The sampler, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
+    vllm_memory: float = Field(default=0.3, gt=0, le=1)
+    """Share of a GPU's memory that vLLM takes while it samples, its weights included; a CPU gives what it needs."""
+    vllm_sequences: int = Field(default=64, gt=0)
+    """Most responses that vLLM draws at once."""
 
 
 class CheckpointRule(Part):
