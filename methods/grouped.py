@@ -99,6 +99,7 @@ class GroupedTrainer(OnlineTrainer):
         signals |= {
             "kl_estimate": float(log_ratios.mean()),
             "entropy": float(-losses.masked_mean(old.values, old.mask)),
+            **self.sampler_gap(samples, old),
         }
         return GroupedRollout(
             prompts=[s.prompt.id for s in samples[::k]],

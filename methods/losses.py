@@ -223,6 +223,11 @@ def ppo_policy(new_logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: T
     return masked_mean(clipped_surrogate((new_logps - old_logps) * mask, advantages, clip=clip), mask)
 
 
+def truncated_importance(logps: Tensor, drawn_logps: Tensor, cap: float) -> Tensor:
+    """The ratio of a token's probability to that with which it was drawn, at most `cap`, elementwise."""
+    return (logps - drawn_logps).exp().clamp(max=cap)
+
+
 def ppo_value(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float) -> Tensor:
     """Clipped value loss: the mean over real tokens of half the larger of both squared errors.
 

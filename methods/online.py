@@ -227,6 +227,16 @@ class OnlineTrainer:
             return self.drawn([s.logps for s in samples])
         return self.logps(self.policy, [(s.prompt.ids, s.ids) for s in samples])
 
+    def sampler_gap(self, samples: Sequence[Sample], old: TokenValues) -> dict[str, float]:
+        """To log: the mean distance in nats between log-probs under the policy and those the sampler drew with.
+
+        Nothing where they are the same numbers, or a sampler says none.
+        """
+        if self.sampler_is_exact or not all(s.logps for s in samples):
+            return {}
+        distances = (old.values - self.drawn([s.logps for s in samples]).values).abs()
+        return {"sampler_gap": float(distances[old.mask].mean())}
+
     def reference_logps(self, reference: Policy, samples: Sequence[Sample], old: TokenValues) -> TokenValues:
         """Log-probs of a round's responses under the SFT checkpoint, given those under the policy that drew them."""
         if self.optimizer.schedule.last_epoch == 0:  # the policy has not moved yet

@@ -88,6 +88,10 @@ class PPO(OnlineMethod):
     """Discount a token."""
     lam: Annotated[float, Ge(0), Le(1)] = 0.95
     """GAE's lambda: 1 is unbiased and noisy, 0 trusts the critic."""
+    importance_cap: Annotated[float, Gt(0)] | None = None
+    """Weigh each token's advantage by its probability under the policy over that with which the sampler drew it, at
+    most this cap, above 0; None does not. For vLLM and bf16, where the two differ: truncated importance sampling, Yao
+    et al. (2025), "Your efficient RL framework secretly brings you off-policy RL training"."""
     critic_warmup: Annotated[int, Ge(0)] = 1
     """First rounds in which only the critic learns, for its head starts at 0."""
 
@@ -195,6 +199,7 @@ class Trainer(OnlineTrainer):
             "entropy": float(-losses.masked_mean(old.values, mask)),
             "explained_variance": float(explained),
             "beta": self.beta,
+            **self.sampler_gap(samples, old),
         }
         return PPORollout(
             prompts=[s.prompt.id for s in samples[:: self.samples_per_prompt]],
@@ -202,10 +207,18 @@ class Trainer(OnlineTrainer):
             signals=signals,
             old_logps=old.values,
             old_values=values,
-            advantages=whiten(advantages, mask),
+            advantages=whiten(advantages, mask) * self.importance(samples, old),
             returns=returns,
             mask=mask,
         )
+
+    def importance(self, samples: list[Sample], old: TokenValues) -> Tensor | float:
+        """Weights [batch, time] of a round's tokens, by `importance_cap`; old: their log-probs."""
+        cap = self.method.importance_cap
+        if cap is None or self.sampler_is_exact or not all(s.logps for s in samples):
+            return 1.0
+        drawn = self.drawn([s.logps for s in samples]).values
+        return losses.truncated_importance(old.values, drawn, cap)
 
     def estimates(self, samples: list[Sample], old: TokenValues) -> Tensor:
         """The critic's values [batch, time] before the tokens of a round's responses; old: their log-probs."""

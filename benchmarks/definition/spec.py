@@ -146,6 +146,10 @@ class TuningSpec(Part):
     """The sampler, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
     deterministic: bool = False
     """Take a GPU's sums in one order, so that equal trainings are equal to the last bit; slower. A CPU does anyway."""
+    vllm_memory: float = Field(default=0.3, gt=0, le=1)
+    """Share of a GPU's memory that vLLM takes while it samples, its weights included; a CPU gives what it needs."""
+    vllm_sequences: int = Field(default=64, gt=0)
+    """Most responses that vLLM draws at once."""
 
 
 class CheckpointRule(Part):

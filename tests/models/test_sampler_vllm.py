@@ -15,7 +15,7 @@ from alignment_bench.models import sampler_vllm
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.layout import Batch
 from alignment_bench.models.policy import Policy
-from alignment_bench.models.sampling import sample
+from alignment_bench.models.sampling import sample, streams
 from alignment_bench.results.records import Prompt
 from alignment_bench.training.loop import Optimizer
 from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask
@@ -88,6 +88,7 @@ def test_responses_depend_on_seed_and_index_alone(policy):
     whole = sample(policy, PROMPTS, max_new_tokens=12, seed=3)
     assert [s.prompt for s in whole] == PROMPTS
     how = {"max_new_tokens": 12, "seed": 3, "temperature": 1.0, "top_p": 1.0, "progress": None}
+    how["streams"] = streams(PROMPTS)
     assert sampler_vllm.sample(policy, PROMPTS, [13, 2], **how) == [whole[13], whole[2]]
     assert sample(policy, PROMPTS, max_new_tokens=12, seed=4) != whole
     same = sample(policy, [PROMPTS[0]] * 8, max_new_tokens=12, seed=3)
