@@ -1,5 +1,6 @@
 """A network: one set of weights with a head, a model of its own or an adapter on a shared one."""
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..results.records import Ids
 from ..runtime import processes
+from .gradient_checkpointing import Again, checkpointed, layers_of
 from .layout import Batch, Item, Layout, Sequences, Text, count_tokens, families, family_lengths, lay_out, numbered
 from .logit_rule import LogitRule
 from .lora import Host, backbone_of
@@ -119,21 +122,50 @@ class Network:
         weight, bias = (part if part is None else part.to(numbers) for part in (self._head.weight, self._head.bias))
         if not torch.is_grad_enabled():  # a trainable head would have its logits kept
             weight, bias = weight.detach(), bias if bias is None else bias.detach()
-        return TargetLogps.apply(states.to(numbers), weight, bias, targets, temperature / self._rule.factor)
+        factor = temperature / self._rule.factor
+        return TargetLogps.apply(states.to(numbers), weight, bias, targets, factor, self.checkpoints)
 
     def _states(self, layout: Layout) -> Tensor:
         """One pass through the layers; padded where the architecture cannot pack."""
-        packing = layout.packing
-        with self.autocast():
+        packing, again = layout.packing, torch.is_grad_enabled() and self.checkpoints
+        with self.autocast(again=again), contextlib.ExitStack() as meanwhile:
+            if again:
+                meanwhile.enter_context(checkpointed(self.model, self._again(layout.packed)))
             if layout.packed:
-                with packed_attention(self.model):
-                    given = {"position_ids": layout.positions[None], "packing": packing}
-                    return self.backbone(input_ids=layout.ids[None], use_cache=False, **given).last_hidden_state[0]
+                meanwhile.enter_context(packed_attention(self.model))
+                given = {"position_ids": layout.positions[None], "packing": packing}
+                return self.backbone(input_ids=layout.ids[None], use_cache=False, **given).last_hidden_state[0]
             (block,) = packing.blocks
             ids, mask = layout.ids[packing.queries], torch.zeros_like(packing.queries)
             mask[packing.query_places] = 1
             rows = {"input_ids": ids.view(block.rows, -1), "attention_mask": mask.view(block.rows, -1)}
             return self.backbone(**rows, use_cache=False).last_hidden_state.flatten(0, 1)[packing.query_places]
+
+    def _again(self, packed: bool) -> Again:
+        """The state of the model in a pass, for layers that are computed once more when others may have used it."""
+        model = self.model
+
+        @contextlib.contextmanager
+        def again() -> Iterator[None]:
+            if self._host:
+                self._host.use(self._adapter)
+            with packed_attention(model) if packed else contextlib.nullcontext():
+                yield
+
+        return again
+
+    @cached_property
+    def checkpoints(self) -> bool:
+        """True if layers and logits are computed again in the backward pass and not kept."""
+        asked = self.tuning.gradient_checkpointing
+        if asked == "auto":
+            return False
+        if asked and not layers_of(self.model):
+            raise InputError(
+                f"{type(self.model).__name__} has no layers that transformers can compute again; set "
+                f"gradient_checkpointing: false, and micro_tokens lower if memory runs out"
+            )
+        return asked
 
     def shard(self) -> bool:
         """Divide the weights among the processes until `unshard`; adapters stay whole. Returns whether it did.
@@ -260,10 +292,13 @@ class Network:
         """After running out of memory: halve what goes through at once; see `halved`."""
         self.micro_tokens = halved(self._most_tokens(), error, self.tuning.device)
 
-    def autocast(self) -> torch.autocast:
-        """bf16 matrix products over fp32 weights, where the tuning asks for them."""
+    def autocast(self, *, again: bool = False) -> torch.autocast:
+        """bf16 matrix products over fp32 weights, where the tuning asks for them.
+
+        again: layers are computed again, so no weight's cast is kept after its product.
+        """
         kind = self.tuning.device.split(":")[0]
-        return torch.autocast(kind, torch.bfloat16, enabled=self.tuning.precision == "bf16")
+        return torch.autocast(kind, torch.bfloat16, enabled=self.tuning.precision == "bf16", cache_enabled=not again)
 
     def save(self, folder: Path, tokenizer) -> None:
         """Write weights (safetensors), config and tokenizer, loadable by the Auto classes of transformers.

@@ -26,13 +26,16 @@ class Tuning:
     """cpu, cuda, cuda:1, mps; auto picks CUDA, then MPS, then the CPU."""
     micro_tokens: Annotated[int, Gt(0)] = 8192
     """Most tokens in one forward pass, padding (if any) included; bounds memory, leaves results alone."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Layers and logits are computed again in the backward pass and not kept: about a fifth of the memory for a third
+    more time, results alone; auto where a pass would not fit into what is free on the GPU."""
     sampler: Literal["torch", "vllm"] = "torch"
     """The sampler of responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
 
     def identity(self) -> dict[str, Any]:
-        """The part of it that results depend on, for keys: of the device its kind alone, and no `micro_tokens`."""
+        """The part of it that results depend on, for keys: of the device its kind alone, and nothing of memory."""
         values = {**asdict(self), "device": kind_of(self.device)}
-        del values["micro_tokens"]
+        del values["micro_tokens"], values["gradient_checkpointing"]
         return values
 
     def resolve(self) -> "Tuning":
