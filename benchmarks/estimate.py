@@ -2,28 +2,31 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from ..evaluators.base import Traits
+from ..methods.pairwise import PairwiseMethod
 from ..models.checkpoint import Checkpoint
 from ..models.model_files import remote_code_allowed
+from ..models.network import SPARE, packed_tokens
 from ..models.tuning import Tuning
 from ..results.progress import StepProgress
 from ..results.records import Pair
 from ..results.store import GENERATIONS, SCORES, Made, Store
-from ..runtime.memory import resident
+from ..runtime.memory import free_on, resident
 from ..training.probe import PAIRS, PROMPTS, SHARES
 from .context import settings_of
+from .cost.step_cost import TRAINED, Step, StepCost, StepKind, step_cost
 from .definition.rows import Row
+from .definition.spec import Supervised
 from .pace import Pace, pace_of
 from .stages.pipeline import Pipeline
-from .stages.steps import Step
+from .stages.steps import Step as RunStep
 
-TRAINED = 16  # bytes a trained weight: fp32 value, gradient, and Adam's two moments
 FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
 MIB = 2**20
 BY_PACE = "a few rows timed here"  # the basis of a rough estimate
@@ -111,11 +114,11 @@ class Estimates:
         tuning = self.pipeline.shop.tuning
         return Rough(self.pipeline.base, tuning, self.pipeline.corpus.training, tuning.micro_tokens, self.threads)
 
-    def of(self, step: Step) -> Estimate:
+    def of(self, step: RunStep) -> Estimate:
         """What a step may take, empty where nothing is known."""
         return self._measured(step) or self._rough(step) or Estimate()
 
-    def progress(self, step: Step) -> StepProgress:
+    def progress(self, step: RunStep) -> StepProgress:
         """A step as those see it who look on; what earlier runs took is expected of it."""
         measured, row = self._measured(step), step.row.label if step.row and step.trains else ""
         return StepProgress(
@@ -127,14 +130,14 @@ class Estimates:
             measured.seconds if measured else None,
         )
 
-    def _measured(self, step: Step) -> Estimate | None:
+    def _measured(self, step: RunStep) -> Estimate | None:
         """By what earlier stages of its kind took; equal for all seeds of a row, so it is looked up once."""
         key = (step.kind, step.name, step.row.label if step.row else "")
         if key not in self.known:
             self.known[key] = self._earlier(step)
         return self.known[key]
 
-    def _earlier(self, step: Step) -> Estimate | None:
+    def _earlier(self, step: RunStep) -> Estimate | None:
         earlier, row = self.earlier, step.row
 
         def training(row: Row) -> Estimate | None:
@@ -150,11 +153,11 @@ class Estimates:
         }
         return guesses[step.kind]() if step.kind in guesses else None
 
-    def _rough(self, step: Step) -> Estimate | None:
+    def _rough(self, step: RunStep) -> Estimate | None:
         row = step.row
         guesses: dict[str, Callable[[], Estimate | None]] = {
-            "sft": lambda: self.rough.sft(self.spec.sft.examples if self.spec.sft else 0),
-            "reward_model": lambda: self.rough.reward_model(self._drawn(step)),
+            "sft": lambda: self.rough.sft(*_amounts(self.spec.sft)),
+            "reward_model": lambda: self.rough.reward_model(self._drawn(step), self.spec.reward_model.batch_size),
             "reference": lambda: self.rough.reference(self.pairs),
             "train": lambda: self.rough.training(row.method, self.spec.budget) if row else None,
             "generations": lambda: self.rough.generations(self.prompts, _each(row)),
@@ -166,8 +169,13 @@ class Estimates:
         """An evaluator's description; the training reward model scores beside those that the benchmark names."""
         return self.pipeline.scored_by.traits.get(evaluator, Traits(needs_reward_model=True))
 
-    def _drawn(self, step: Step) -> int:
+    def _drawn(self, step: RunStep) -> int:
         return self.spec.reward_model.drawn(step.name.partition(" ")[0])
+
+
+def _amounts(settings: Supervised | None) -> tuple[int, int]:
+    """Examples and batch size of a training; none of one that there is not."""
+    return (settings.examples, settings.batch_size) if settings else (0, 1)
 
 
 def _each(row: Row | None) -> int:
@@ -207,8 +215,9 @@ def _seconds(made: Made, cost: Mapping[str, float], share: float) -> float | Non
 class Rough:
     """What a stage takes by its tokens and the pace of the base model on this machine, which is timed on a few rows.
 
-    Memory is weights, gradients, Adam's moments and the largest logits, on a CPU with what the process holds already;
-    activations are left out. Replies are taken to be as long as those of the pairs.
+    The memory of what trains is counted on tensors without data (`step_cost.py`), for rows as long as the pairs' mean.
+    Of an architecture that cannot be counted so, and of what does not train, it is weights, gradients, Adam's moments
+    and the largest logits. On a CPU what the process holds already comes on top.
     """
 
     def __init__(
@@ -223,8 +232,10 @@ class Rough:
             self.size = sum(
                 p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=trust).parameters()
             )
-        self.tuning, self.base, self.looked_at = tuning, base, min(PAIRS, len(pairs))
+        self.tuning, self.base, self.looked_at, self.config = tuning, base, min(PAIRS, len(pairs)), config
+        self.tokens = min(micro_tokens, packed_tokens(self.size, tuning.device))  # of a pass
         self.logits = 4 * micro_tokens * config.get_text_config().vocab_size
+        self.counted: dict[Step, StepCost | None] = {}
         self.prompt = statistics.fmean(len(p.prompt.ids) for p in pairs)
         self.reply = statistics.fmean((len(p.chosen) + len(p.rejected)) / 2 for p in pairs)
         self.threads = threads if threads and tuning.device == "cpu" else torch.get_num_threads()
@@ -252,9 +263,11 @@ class Rough:
         frozen: int = 1,
         by_cell: bool = False,
         with_samples: bool = False,
+        step: Step | None = None,
     ) -> Estimate:
         """trained: tokens with a backward pass; sampled and read: without; trainable and frozen: models in memory.
 
+        step: one of the training, whose memory is counted.
         by_cell: with a cell's threads, and the probes of its training; with_samples: those draw responses as well.
         """
         pace = self.pace_of_cells if by_cell else self.pace
@@ -268,16 +281,48 @@ class Rough:
                 seconds += len(SHARES) * PROMPTS * (self.reply * pace.sampled + 2 * sequence * pace.read)
         if self.tuning.lora_rank:  # one frozen model under all adapters
             trainable, frozen = 0, 1
-        memory = self.size * (trainable * TRAINED + frozen * FROZEN[self.tuning.precision]) + self.logits
+        cost = self.count(step) if step else None
+        memory = (
+            cost.peak
+            if cost
+            else self.size * (trainable * TRAINED + frozen * FROZEN[self.tuning.precision]) + self.logits
+        )
         if self.tuning.device == "cpu":
             memory += resident()
         return Estimate(BY_PACE, seconds, memory / MIB, trained + sampled)
 
-    def sft(self, examples: int) -> Estimate:
-        return self.stage(trained=examples * (self.prompt + self.reply), trainable=1, frozen=0)
+    def count(self, step: Step) -> StepCost | None:
+        """The cost of a step, counted once; None for an architecture whose code asks for numbers of its tensors.
 
-    def reward_model(self, examples: int) -> Estimate:
-        return self.stage(trained=2 * examples * (self.prompt + self.reply), trainable=1, frozen=0)
+        Of a GPU whose free memory a pass would not fit into, with gradient checkpointing.
+        """
+        if step not in self.counted:
+            try:
+                self.counted[step] = self._count(step)
+            except Exception:  # what an architecture raises on tensors without data is its own affair
+                self.counted[step] = None
+        return self.counted[step]
+
+    def _count(self, step: Step) -> StepCost:
+        asked, free = self.tuning.gradient_checkpointing, free_on(self.tuning.device)
+        found = step_cost(self.config, replace(self.tuning, gradient_checkpointing=asked is True), step)
+        if asked == "auto" and free is not None and found.peak > SPARE * free:
+            found = step_cost(self.config, replace(self.tuning, gradient_checkpointing=True), step)
+        return found
+
+    def _step(self, kind: StepKind, rows: int, method: Any = None) -> Step:
+        """A step's largest pass: its rows, or as many as fit into one."""
+        prompt, reply = max(1, round(self.prompt)), max(1, round(self.reply))
+        each = prompt + reply * (2 if kind in ("reward_model", "pairs") else 1)
+        return Step(kind, min(self.tokens, rows * each), prompt, reply, method)
+
+    def sft(self, examples: int, batch_size: int) -> Estimate:
+        step = self._step("sft", min(examples, batch_size))
+        return self.stage(trained=examples * (self.prompt + self.reply), trainable=1, frozen=0, step=step)
+
+    def reward_model(self, examples: int, batch_size: int) -> Estimate:
+        step = self._step("reward_model", min(examples, batch_size))
+        return self.stage(trained=2 * examples * (self.prompt + self.reply), trainable=1, frozen=0, step=step)
 
     def reference(self, pairs: int) -> Estimate:
         return self.stage(read=2 * pairs * (self.prompt + self.reply))
@@ -288,7 +333,12 @@ class Rough:
         if getattr(method, "responses_per_answer", 1) > 1:
             return MOMENT
         if not getattr(method, "needs_reward", False):
-            return self.stage(trained=2 * budget * sequence, trainable=1, frozen=1, by_cell=True, with_samples=True)
+            rows = min(budget, getattr(method, "batch_size", budget))
+            step = (
+                self._step("pairs", rows, method) if isinstance(method, PairwiseMethod) else self._step("sft", 2 * rows)
+            )
+            trained = 2 * budget * sequence
+            return self.stage(trained=trained, trainable=1, frozen=1, by_cell=True, with_samples=True, step=step)
         passes = getattr(method, "epochs", 1) * (2 if critic else 1)
         # sampled once, with log-probs; read by the reference, the reward model and the critic
         return self.stage(
@@ -298,6 +348,9 @@ class Rough:
             trainable=1 + critic,
             frozen=2,
             by_cell=True,
+            step=self._step(
+                "online with critic" if critic else "online", min(budget, getattr(method, "minibatch_size", budget))
+            ),
         )
 
     def generations(self, prompts: int, responses: int) -> Estimate:

@@ -4,12 +4,13 @@ Chen et al. (2016), arXiv:1604.06174. The numbers are those of a pass without it
 gives what the first one gave.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 Again = Callable[[], AbstractContextManager[None]]
@@ -48,3 +49,20 @@ def _run(layer: nn.Module, again: Again, function: Callable[..., Any], *inputs: 
 
     contexts = lambda: (nullcontext(), again())  # noqa: E731
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+def bytes_kept(work: Callable[[], Any], weights: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps of some work for its backward pass, each storage once, these weights left out."""
+    own = {weight.untyped_storage()._cdata for weight in weights}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            sizes[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        kept = work()  # held until all is counted, for storages that are let go may come again
+    del kept
+    return sum(sizes.values())

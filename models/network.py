@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..results.records import Ids
 from ..runtime import processes
-from .gradient_checkpointing import Again, checkpointed, layers_of
+from ..runtime.memory import free_on
+from .gradient_checkpointing import Again, bytes_kept, checkpointed, layers_of
 from .layout import Batch, Item, Layout, Sequences, Text, count_tokens, families, family_lengths, lay_out, numbered
 from .logit_rule import LogitRule
 from .lora import Host, backbone_of
@@ -32,6 +33,9 @@ Value = TypeVar("Value")
 # A packed pass is large enough with so many tokens, or so many times what starting it costs: measured on two CPU cores
 # with 7M and 135M weights, where 1,300 and 2,600 tokens were no faster.
 PACKED, PACKED_STARTS = 1024, 32
+TRIED = 64  # tokens of a response by which is found out what a pass keeps
+UPDATED = 12  # bytes a trained weight beside its value: gradient and Adam's two moments in fp32
+SPARE = 0.9  # of a GPU's free memory; what is left goes to fragments and the kernels' own
 
 
 class Network:
@@ -159,13 +163,37 @@ class Network:
         """True if layers and logits are computed again in the backward pass and not kept."""
         asked = self.tuning.gradient_checkpointing
         if asked == "auto":
-            return False
+            free = free_on(self.tuning.device)
+            return free is not None and bool(layers_of(self.model)) and self.memory_needed() > SPARE * free
         if asked and not layers_of(self.model):
             raise InputError(
                 f"{type(self.model).__name__} has no layers that transformers can compute again; set "
                 f"gradient_checkpointing: false, and micro_tokens lower if memory runs out"
             )
         return asked
+
+    def memory_needed(self) -> float:
+        """Bytes that training takes beside the weights, where layers are not computed again.
+
+        Gradients, Adam's moments, and what a pass keeps, by two short ones: so much, and so much more a token. All
+        tokens are taken to be targets.
+        """
+        self.__dict__["checkpoints"] = False
+        try:
+            kept = [self._kept(rows) for rows in (1, 2)]
+        finally:
+            del self.__dict__["checkpoints"]
+        each = (kept[1] - kept[0]) / (1 + TRIED)
+        if self.kind == "lm":
+            each += self.model.config.get_text_config().vocab_size * (2 if self.tuning.precision == "bf16" else 4)
+        divided = processes.size() if processes.is_sharding() and not self._host else 1
+        trained = UPDATED * sum(p.numel() for p in self.parameters) / divided
+        return trained + max(0, 2 * kept[0] - kept[1]) + each * self._most_tokens()
+
+    def _kept(self, rows: int) -> int:
+        """Bytes that the layers keep of a pass of so many rows of one more than `TRIED` tokens."""
+        layout = self.lay_out([((i,), (1,) * TRIED) for i in range(rows)])
+        return bytes_kept(lambda: self._states(layout), self.model.parameters())
 
     def shard(self) -> bool:
         """Divide the weights among the processes until `unshard`; adapters stay whole. Returns whether it did.
@@ -177,7 +205,7 @@ class Network:
             return False
         from ..runtime.sharding import Sharded
 
-        _ = self.packs, self.size  # found out while the weights are whole
+        _ = self.packs, self.size, self.checkpoints  # found out while the weights are whole
         self._sharded = Sharded(self.model)
         return True
 
@@ -262,8 +290,8 @@ class Network:
 
     def _most_tokens(self) -> int:
         """Of a pass; packed ones gain nothing from being larger than this, and memory grows with them."""
-        enough = PACKED_STARTS * start_tokens(self.size, self.tuning.device)
-        return min(self.micro_tokens, max(PACKED, int(enough))) if self.packs else self.micro_tokens
+        enough = packed_tokens(self.size, self.tuning.device)
+        return min(self.micro_tokens, enough) if self.packs else self.micro_tokens
 
     @torch.no_grad()
     def over_distinct(
@@ -324,6 +352,11 @@ class Network:
         """Take this network's adapter out of the shared model."""
         if self._host and self._adapter:
             self._host.remove(self._adapter)
+
+
+def packed_tokens(weights: int, device: str) -> int:
+    """Tokens with which a packed pass is large enough."""
+    return max(PACKED, int(PACKED_STARTS * start_tokens(weights, device)))
 
 
 def _size(texts: Sequence[Text], packed: bool) -> int:

@@ -102,3 +102,30 @@ def test_an_architecture_without_such_layers_is_told_at_once(tiny, full, monkeyp
     monkeypatch.setattr("alignment_bench.models.network.layers_of", lambda model: [])
     with pytest.raises(InputError, match="no layers that transformers can compute again"):
         network.hidden(network.lay_out(SEQUENCES))
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_memory_that_training_needs_is_found_out_by_short_passes(tiny, full, rank):
+    """A pass of 100 rows of 65 tokens keeps what two short ones said, to 5%; the head's logits come on top."""
+    network = open_network(tiny.path, "lm", replace(full, lora_rank=rank, micro_tokens=100), trainable=True)
+    needed = network.memory_needed()
+    network.tuning = replace(network.tuning, micro_tokens=6500)
+    network.micro_tokens = 6500
+    more = network.memory_needed() - needed
+    sequences = [((i,), (1,) * 64) for i in range(100)]
+    layout = network.lay_out(sequences)
+    weights = [*network.model.parameters()]
+    kept = gradient_checkpointing.bytes_kept(lambda: network.hidden(layout), weights)
+    tokens = network._most_tokens()
+    assert needed == pytest.approx(
+        12 * sum(p.numel() for p in network.parameters) + kept / 65 + 100 * 259 * 4, rel=0.05
+    )
+    assert more / (tokens - 100) == pytest.approx(kept / 6500 + 259 * 4, rel=0.05)
+    network.close()
+
+
+@pytest.mark.parametrize("free, expected", [(None, False), (2**20, True), (2**33, False)])
+def test_auto_is_on_where_a_pass_would_not_fit(tiny, full, monkeypatch, free, expected):
+    network = open_network(tiny.path, "lm", full, trainable=True)
+    monkeypatch.setattr("alignment_bench.models.network.free_on", lambda device: free)
+    assert network.checkpoints is expected
