@@ -1,13 +1,14 @@
 """The expected cost of a stage: by what earlier ones took, else by its tokens and the pace of the model here."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from ..errors import InputError
 from ..evaluators.base import Traits
 from ..methods.pairwise import PairwiseMethod
 from ..models.checkpoint import Checkpoint
@@ -17,7 +18,8 @@ from ..models.tuning import Tuning
 from ..results.progress import StepProgress
 from ..results.records import Pair
 from ..results.store import GENERATIONS, SCORES, Made, Store
-from ..runtime.memory import free_on, resident
+from ..runtime import processes
+from ..runtime.memory import free_on, resident, total_on
 from ..training.probe import PAIRS, PROMPTS, SHARES
 from .context import settings_of
 from .cost.step_cost import TRAINED, Step, StepCost, StepKind, step_cost
@@ -29,6 +31,8 @@ from .stages.steps import Step as RunStep
 
 FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
 MIB = 2**20
+WEIGHTS = 4 / TRAINED  # of a trained weight's bytes, its value
+SMALLER = "train LoRA adapters (tuning.lora_rank), take a smaller model, or divide the weights among GPUs with FSDP"
 BY_PACE = "a few rows timed here"  # the basis of a rough estimate
 
 
@@ -156,14 +160,48 @@ class Estimates:
     def _rough(self, step: RunStep) -> Estimate | None:
         row = step.row
         guesses: dict[str, Callable[[], Estimate | None]] = {
-            "sft": lambda: self.rough.sft(*_amounts(self.spec.sft)),
-            "reward_model": lambda: self.rough.reward_model(self._drawn(step), self.spec.reward_model.batch_size),
+            "sft": lambda: self.rough.sft(self.spec.sft) if self.spec.sft else None,
+            "reward_model": lambda: self.rough.reward_model(self.spec.reward_model, self._drawn(step)),
             "reference": lambda: self.rough.reference(self.pairs),
             "train": lambda: self.rough.training(row.method, self.spec.budget) if row else None,
             "generations": lambda: self.rough.generations(self.prompts, _each(row)),
             "scores": lambda: self.rough.scores(self._traits(step.name), self.prompts, self.heldout),
         }
         return guesses[step.kind]() if step.kind in guesses else None
+
+    def step_cost(self, step: RunStep) -> StepCost | None:
+        """The counted cost of an optimizer step of what trains; None of all else, and of what cannot be counted."""
+        spec, rough, row = self.spec, self.rough, step.row
+        if step.kind == "train" and row and getattr(row.method, "responses_per_answer", 1) == 1:
+            return rough.count(rough.step_of(row.method, spec.budget))
+        if step.kind == "reward_model":
+            return rough.count(rough.supervised_step("reward_model", spec.reward_model))
+        return rough.count(rough.supervised_step("sft", spec.sft)) if step.kind == "sft" and spec.sft else None
+
+    def memory_warnings(self, todo: Iterable[RunStep]) -> list[str]:
+        """A sentence where a GPU is too small for a step's pass as it is. InputError where it is for any pass.
+
+        That is where the weights, gradients and Adam moments that are held throughout do not fit.
+        """
+        device, found = self.pipeline.shop.tuning.device, dict[str, str]()
+        if (total := total_on(device)) is None:
+            return []
+        for step in todo:
+            if (cost := self.step_cost(step)) is None:
+                continue
+            held = cost.resident - cost.trained * (1 - _share_held())
+            peak = held + cost.peak - cost.resident
+            if held > total:
+                raise InputError(
+                    f"{step.label} holds {_gib(held)} of weights, gradients and Adam moments throughout, and {device} "
+                    f"has {_gib(total)}: {SMALLER}"
+                )
+            if peak > total:
+                found[step.kind] = (
+                    f"{step.label} may take {_gib(peak)} at its peak, and {device} has {_gib(total)}: set "
+                    f"tuning.gradient_checkpointing to true, lower tuning.micro_tokens, or {SMALLER}"
+                )
+        return [*found.values()]
 
     def _traits(self, evaluator: str) -> Traits:
         """An evaluator's description; the training reward model scores beside those that the benchmark names."""
@@ -173,9 +211,15 @@ class Estimates:
         return self.spec.reward_model.drawn(step.name.partition(" ")[0])
 
 
-def _amounts(settings: Supervised | None) -> tuple[int, int]:
-    """Examples and batch size of a training; none of one that there is not."""
-    return (settings.examples, settings.batch_size) if settings else (0, 1)
+def _share_held() -> float:
+    """The part of trained weights and what belongs to them that one process holds; ZeRO divides all but the weights."""
+    if processes.is_dividing_moments():
+        return WEIGHTS + (1 - WEIGHTS) / processes.size()
+    return 1 / processes.size() if processes.is_sharding() else 1.0
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"
 
 
 def _each(row: Row | None) -> int:
@@ -310,19 +354,30 @@ class Rough:
             found = step_cost(self.config, replace(self.tuning, gradient_checkpointing=True), step)
         return found
 
-    def _step(self, kind: StepKind, rows: int, method: Any = None) -> Step:
+    def step(self, kind: StepKind, rows: int, method: Any = None) -> Step:
         """A step's largest pass: its rows, or as many as fit into one."""
         prompt, reply = max(1, round(self.prompt)), max(1, round(self.reply))
         each = prompt + reply * (2 if kind in ("reward_model", "pairs") else 1)
         return Step(kind, min(self.tokens, rows * each), prompt, reply, method)
 
-    def sft(self, examples: int, batch_size: int) -> Estimate:
-        step = self._step("sft", min(examples, batch_size))
-        return self.stage(trained=examples * (self.prompt + self.reply), trainable=1, frozen=0, step=step)
+    def step_of(self, method: Any, budget: int) -> Step:
+        """A step of a method, by what it says it needs."""
+        if getattr(method, "needs_reward", False):
+            rows = min(budget, getattr(method, "minibatch_size", budget))
+            return self.step("online with critic" if getattr(method, "needs_critic", False) else "online", rows)
+        rows = min(budget, getattr(method, "batch_size", budget))
+        return self.step("pairs", rows, method) if isinstance(method, PairwiseMethod) else self.step("sft", 2 * rows)
 
-    def reward_model(self, examples: int, batch_size: int) -> Estimate:
-        step = self._step("reward_model", min(examples, batch_size))
-        return self.stage(trained=2 * examples * (self.prompt + self.reply), trainable=1, frozen=0, step=step)
+    def supervised_step(self, kind: StepKind, settings: Supervised) -> Step:
+        return self.step(kind, min(settings.examples, settings.batch_size))
+
+    def sft(self, settings: Supervised) -> Estimate:
+        tokens = settings.examples * (self.prompt + self.reply)
+        return self.stage(trained=tokens, trainable=1, frozen=0, step=self.supervised_step("sft", settings))
+
+    def reward_model(self, settings: Supervised, examples: int) -> Estimate:
+        tokens = 2 * examples * (self.prompt + self.reply)
+        return self.stage(trained=tokens, trainable=1, frozen=0, step=self.supervised_step("reward_model", settings))
 
     def reference(self, pairs: int) -> Estimate:
         return self.stage(read=2 * pairs * (self.prompt + self.reply))
@@ -333,11 +388,7 @@ class Rough:
         if getattr(method, "responses_per_answer", 1) > 1:
             return MOMENT
         if not getattr(method, "needs_reward", False):
-            rows = min(budget, getattr(method, "batch_size", budget))
-            step = (
-                self._step("pairs", rows, method) if isinstance(method, PairwiseMethod) else self._step("sft", 2 * rows)
-            )
-            trained = 2 * budget * sequence
+            trained, step = 2 * budget * sequence, self.step_of(method, budget)
             return self.stage(trained=trained, trainable=1, frozen=1, by_cell=True, with_samples=True, step=step)
         passes = getattr(method, "epochs", 1) * (2 if critic else 1)
         # sampled once, with log-probs; read by the reference, the reward model and the critic
@@ -348,9 +399,7 @@ class Rough:
             trainable=1 + critic,
             frozen=2,
             by_cell=True,
-            step=self._step(
-                "online with critic" if critic else "online", min(budget, getattr(method, "minibatch_size", budget))
-            ),
+            step=self.step_of(method, budget),
         )
 
     def generations(self, prompts: int, responses: int) -> Estimate:

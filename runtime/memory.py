@@ -44,6 +44,15 @@ def free_on(device: str) -> int | None:
     return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+def total_on(device: str) -> int | None:
+    """Bytes that a GPU of CUDA has; None for another device."""
+    if kind_of(device) != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def give_back() -> None:
     """Let the system have what was freed; kept for reuse, it would hide the growth of what comes next."""
     with contextlib.suppress(OSError, AttributeError):  # where it is not the C library of GNU
