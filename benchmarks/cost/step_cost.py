@@ -223,10 +223,13 @@ class Step:
     def replies(self) -> int:
         return 2 if self.kind in ("reward_model", "pairs") else 1
 
+    @property
+    def rows(self) -> int:
+        return max(1, self.tokens // (self.prompt + self.replies * self.reply))
+
     def sequences(self) -> list[tuple[Ids, Ids]]:
-        """All first replies, then all second ones; at least one row."""
-        rows = max(1, self.tokens // (self.prompt + self.replies * self.reply))
-        prompts = [(i,) * self.prompt for i in range(rows)]
+        """All first replies, then all second ones."""
+        prompts = [(i,) * self.prompt for i in range(self.rows)]
         return [(prompt, (n,) * self.reply) for n in range(self.replies) for prompt in prompts]
 
 
