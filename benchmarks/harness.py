@@ -184,6 +184,8 @@ class Harness:
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
             watch(label, WAITING)
         estimates = Estimates(self.pipeline)
+        for line in estimates.memory_warnings(self.steps):
+            self.say(line)
         with self.recorder.kept(self.runs, map(estimates.progress, self.steps), self.at_once):
             yield from self._held()
 

@@ -6,7 +6,6 @@ model that lies in memory once and is shared by policy, reference (adapters off)
 
 import gc
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,20 +149,22 @@ def _check_head(model: "PreTrainedModel", folder: Path) -> None:
         )
 
 
+_HOSTS: dict[tuple[Path, Tuning], Host] = {}
+
+
 def let_go_of_models() -> None:
     """Give the memory of models that nobody uses any more back to the device and the system, for other processes."""
-    _host_of.cache_clear()
+    _HOSTS.clear()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     memory.give_back()
 
 
-@lru_cache(maxsize=1)
-def _host_of(folder: Path, tuning: Tuning) -> Host:
-    return Host(folder, load_model(folder, "lm", tuning, frozen=True))
-
-
 def _host(folder: Path, tuning: Tuning) -> Host:
-    """The shared frozen model of a folder: loaded once, the last one kept."""
-    return _host_of(folder.resolve(), tuning)
+    """The shared frozen model of a folder: loaded once, the last one kept, which is let go before another is read."""
+    key = folder.resolve(), tuning
+    if key not in _HOSTS:
+        _HOSTS.clear()
+        _HOSTS[key] = Host(key[0], load_model(key[0], "lm", tuning, frozen=True))
+    return _HOSTS[key]

@@ -14,6 +14,8 @@ from .shared_work import Source, shared
 from .tuning import Tuning
 from .turn_end import stop_ids
 
+NUMBERS = 2**26  # of the logits that an entropy and a KL are taken of at once: 256 MiB, and a few times as much beside
+
 
 @dataclass(frozen=True)
 class TokenValues:
@@ -86,6 +88,12 @@ class Policy:
         with self.network.autocast():
             return self.network.head(states)
 
+    def log_softmax(self, states: Tensor) -> Tensor:
+        """Log-probabilities [states, vocabulary] of all next tokens, fp32."""
+        with self.network.autocast():
+            logits = self.network.head(states)
+        return torch.log_softmax(logits.float(), dim=-1)
+
     def kl(self, sequences: Sequences, reference: "Policy") -> list[float]:
         """KL(self || reference) in nats, exact over the vocabulary at each response token, summed over the tokens."""
         return self.entropy_kl_logps(sequences, reference)[1]
@@ -101,13 +109,16 @@ class Policy:
         """
 
         def measure(layout: Layout) -> Iterable[tuple[float, float, float]]:
-            ours = torch.log_softmax(self.logits(layout).float(), dim=-1)
-            entropies, kls = -(ours.exp() * ours).sum(-1), torch.zeros(len(ours), device=self.device)
-            if reference:
-                theirs = torch.log_softmax(reference.logits(layout).float(), dim=-1)
-                kls = (ours.exp() * (ours - theirs)).sum(-1)
+            policies = [self, reference] if reference else [self]
+            states = [policy.network.hidden(layout, layout.before) for policy in policies]
+            rows = max(1, NUMBERS // self.network.model.config.get_text_config().vocab_size)
+            found = []
+            for *parts, tokens in zip(*(each.split(rows) for each in states), layout.targets.split(rows), strict=True):
+                each = [policy.log_softmax(part) for policy, part in zip(policies, parts, strict=True)]
+                found.append(_entropy_kl_logps(each[0], each[1] if reference else None, tokens))
+                del each  # before the next piece
+            entropies, kls, logps = (torch.cat(values) for values in zip(*found, strict=True))
             means = TokenValues.spread(entropies, layout.mask).mean().tolist()
-            logps = ours.gather(1, layout.targets[:, None])[:, 0]
             totals = (TokenValues.spread(values, layout.mask).sum().tolist() for values in (kls, logps))
             return zip(means, *totals, strict=True)
 
@@ -132,3 +143,12 @@ class Policy:
 
 def _open_frozen(checkpoint: Checkpoint, tuning: Tuning) -> Policy:
     return Policy.open(checkpoint, tuning, trainable=False)
+
+
+def _entropy_kl_logps(ours: Tensor, theirs: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the log-probabilities [rows, vocabulary] of one piece, each [rows]; theirs: None for a KL of 0."""
+    shares = ours.exp()
+    entropies, kls = -(shares * ours).sum(-1), torch.zeros(len(ours), device=ours.device)
+    if theirs is not None:
+        kls = (shares * (ours - theirs)).sum(-1)
+    return entropies, kls, ours.gather(1, tokens[:, None])[:, 0]

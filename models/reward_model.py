@@ -11,9 +11,11 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..results.records import Generation, Ids
 from ..runtime import processes
+from ..runtime.device import kind_of
 from .chat import encode_prompt, encode_response, load_tokenizer, render
 from .checkpoint import open_network
 from .layout import Layout, Sequences
+from .lora import round_products
 from .model_files import remote_code_allowed
 from .network import Network
 from .shared_work import Source, by_all, deal_sizes, shared
@@ -70,14 +72,18 @@ class TextRewardModel:
 
     With a chat template the conversation and the response go in as it renders them; without one the prompt's text and
     the response are the tokenizer's pair of texts (as encoders such as DeBERTa are trained). Scores are the model's own
-    forward pass over rows of equal length, so no padding can move what it reads. InputError for a model that cannot be
-    loaded or has more than one output.
+    forward pass over rows of equal length, so no padding can move what it reads. On a GPU its products are in bf16, as
+    those of all models here are; on a CPU they are in fp32. InputError for a model that cannot be loaded or has more
+    than one output.
     """
 
     def __init__(self, name: str, device: str = "auto"):
         self.name, self.tuning = name, Tuning(device=device).resolve()
         self.source = Source(TextRewardModel, (name, device))
         self.tokenizer, model = _open_classifier(name)
+        self.in_bf16 = self.tuning.precision == "bf16" and kind_of(self.tuning.device) == "cuda"
+        if self.in_bf16:
+            round_products(model)
         self.model = model.to(self.tuning.device).eval()
         self.window = _window(model)
 
@@ -115,7 +121,8 @@ class TextRewardModel:
         for group in tqdm(groups, desc="reward model", unit="batch", leave=False, disable=None):
             columns = {name: [rows[i][name] for i in group] for name in rows[group[0]]}
             inputs = {name: torch.tensor(values, device=self.tuning.device) for name, values in columns.items()}
-            logits = self.model(**inputs).logits[:, 0].float()
+            with torch.autocast(kind_of(self.tuning.device), torch.bfloat16, enabled=self.in_bf16):
+                logits = self.model(**inputs).logits[:, 0].float()
             for i, value in zip(group, logits.tolist(), strict=True):
                 scores[i] = value
         return scores

@@ -11,7 +11,12 @@ from ..errors import InputError
 from ..runtime import processes
 from ..runtime.device import check_device, kind_of
 
-ROUNDING = ("micro_tokens", "vllm_memory", "vllm_sequences")  # settings that change results by rounding alone
+ROUNDING = (
+    "micro_tokens",
+    "gradient_checkpointing",
+    "vllm_memory",
+    "vllm_sequences",
+)  # settings that change results by rounding alone
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,9 @@ class Tuning:
     """cpu, cuda, cuda:1, mps; auto picks CUDA, then MPS, then the CPU."""
     micro_tokens: Annotated[int, Gt(0)] = 8192
     """Most tokens in one forward pass, padding (if any) included; bounds memory, leaves results alone."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Layers and logits are computed again in the backward pass and not kept: about a fifth of the memory for a third
+    more time, results alone; auto where a pass would not fit into what is free on the GPU."""
     sampler: Literal["torch", "vllm"] = "torch"
     """The sampler of responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
     deterministic: bool = False

@@ -142,6 +142,9 @@ class TuningSpec(Part):
     """auto is bf16 where the device has units for it, else fp32."""
     micro_tokens: int = Field(default=8192, gt=0)
     """Tokens in one forward pass; bounds memory, leaves results alone."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Layers and logits are computed again in the backward pass and not kept, which saves most of the memory that grows
+    with micro_tokens and leaves results alone; auto where a pass would not fit into what is free on the GPU."""
     sampler: Literal["torch", "vllm"] = "torch"
     """The sampler, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
     deterministic: bool = False

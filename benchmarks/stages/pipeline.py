@@ -9,6 +9,7 @@ from ...models.chat import opens_thoughts
 from ...models.checkpoint import Checkpoint
 from ...models.elsewhere import Elsewhere
 from ...models.sampling import Choice
+from ...results.records import Reward
 from ...results.store import MODEL, Looking, Stage
 from ...training.task import PairDataset, PromptDataset
 from ..context import Workshop
@@ -167,7 +168,15 @@ class Pipeline:
 
     def train(self, name: str, method: Any, seed: int) -> Stage:
         """A policy; a reward that the benchmark brings is there for methods that ask it alone."""
-        is_asked = not self.brought or getattr(method, "needs_reward", False)
+        needs_reward = getattr(method, "needs_reward", False)
+        is_asked = not self.brought or needs_reward
+
+        def reward() -> Reward | None:
+            if needs_reward:
+                return self.scorers.training_reward
+            self.scorers.let_go_of_training_reward()  # an earlier cell's, which would take memory for nothing
+            return (lambda generations: self.scorers.training_reward(generations)) if is_asked else None
+
         return trained.train_cell(
             self.shop,
             name,
@@ -177,7 +186,7 @@ class Pipeline:
             pairs=self.pairs,
             unpaired=self.corpus.unpaired,
             prompts=self.prompts,
-            reward=lambda: self.scorers.training_reward if is_asked else None,
+            reward=reward,
             reward_model=self.scorers.reward_models.get("training"),
             more_reward_models=[
                 Checkpoint(self.ensemble[number].path / MODEL, self.ensemble[number].content)

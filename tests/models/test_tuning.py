@@ -13,7 +13,14 @@ TUNING = Tuning(lora_rank=4, precision="fp32", device="cuda:1", micro_tokens=100
 
 @pytest.mark.parametrize(
     "other",
-    [{"micro_tokens": 7}, {"device": "cuda"}, {"device": "cuda:0"}, {"vllm_memory": 0.5}, {"vllm_sequences": 8}],
+    [
+        {"micro_tokens": 7},
+        {"gradient_checkpointing": True},
+        {"device": "cuda"},
+        {"device": "cuda:0"},
+        {"vllm_memory": 0.5},
+        {"vllm_sequences": 8},
+    ],
 )
 def test_what_changes_results_by_rounding_alone_is_in_no_key(other):
     assert replace(TUNING, **other).identity() == TUNING.identity()
@@ -38,6 +45,7 @@ def test_no_setting_is_forgotten():
     """A field that is added is in keys, unless it is put among those above."""
     assert set(TUNING.identity()) == {f.name for f in fields(Tuning)} - {
         "micro_tokens",
+        "gradient_checkpointing",
         "vllm_memory",
         "vllm_sequences",
     }
