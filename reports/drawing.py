@@ -147,7 +147,10 @@ def label_points(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
     for name, x, y in sorted(points, key=lambda p: -p[2]):
         px, py = axes.transData.transform((x, y)) * scale
         end = axes.bbox.x1 * scale
-        left = px + 9 + 6 * len(name) > end + 6
+        reach, beside = 9 + 6 * len(name), [axes.transData.transform(p[1:])[0] * scale - px for p in points]
+        left = px + reach > end + 6 or (
+            any(0 < other < reach for other in beside) and not any(-reach < other < 0 for other in beside)
+        )
         place = py + 8
         while any(abs(place - other) < 12 and abs(px - where) < 70 for where, other in taken):
             place -= 3
