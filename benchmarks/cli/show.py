@@ -51,7 +51,10 @@ def reads_runs(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def list_(
-    method: Annotated[str | None, typer.Argument(metavar="METHOD", help="Show this method and its settings.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Show this method and its settings, or this benchmark and its sizes."),
+    ] = None,
 ) -> None:
     """Show methods with what each needs, what speaks for it and its paper; evaluators and benchmarks.
 
@@ -62,6 +65,9 @@ def list_(
     from ..definition.spec import describe_suite, suites
 
     to = console()
+    if method in suites():
+        show_benchmark(method, to)
+        return
     if method:
         show_method(method, to)
         return
@@ -107,6 +113,34 @@ def show_method(name: str, to: "Console") -> None:
     ]
     heads = ("setting", "default", "range", "what it is")
     to.print(table(heads, rows, whole=heads[:1]))
+
+
+def show_benchmark(name: str, to: "Console") -> None:
+    """A benchmark's page: what it is, and its sizes with what each can show."""
+    from ..definition.sizes import METHODS, SEEDS, sizes
+    from ..definition.spec import describe_suite
+
+    say(to, f"{name}: {describe_suite(name)}\n")
+    if not (found := sizes(name)):
+        say(to, "It has one size; `--set FIELD=VALUE` changes it, and `bench run --dry-run` says what it can show.")
+        return
+    heads = ("size", "optimizer steps", "prompts", *(f"{n} seed{'s' * (n > 1)}" for n in SEEDS))
+    rows = [
+        (
+            size.name, f"{size.steps:,}" if size.steps else "?", f"{size.prompts:,}",
+            *("none" if gap == float("inf") else f"{100 * gap:.0f} points" for gap in size.shown.values()),
+        )
+        for size in found
+    ]  # fmt: skip
+    to.print(table(heads, rows, right=heads[1:], whole=heads[:1]))
+    for size in found:
+        say(to, f"{size.name}: {size.description}")
+    say(
+        to,
+        f"\nBy seeds: the difference between win rates that {METHODS} methods' comparisons show with 80% power, as "
+        f"far as runs vary like those of `quick`; with one seed, between policies and not between methods. Steps: of "
+        f"a method that learns from pairs; one that samples may take others.",
+    )
 
 
 def allowed(kind: Mapping[str, Any]) -> str:
