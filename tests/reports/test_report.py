@@ -267,7 +267,7 @@ def test_markdown_holds_the_findings(written):
     assert markdown.startswith("# SmolLM2-135M-Instruct on tomatoes: 120 optimizer steps, 60 prompts\n")
     assert "4,087 of 4,120 rows" in markdown
     for expected in (
-        "    ppo            │      ──●───    71% [65, 77]  2 min 14 s",
+        "    ppo         │        ────●───    71% [65, 77]  2 min 14 s",
         "**Gate failed**",
         "+21.0 pp",
         "bench run --method ppo,dpo,orpo",
