@@ -4,14 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..analysis.choice import better
 from ..analysis.comparisons import LEVEL
 from ..analysis.elsewhere import marked
 from ..analysis.grids import SFT
 from ..analysis.metric_names import FAMILIES, evaluator
 from ..analysis.quantities import measured
-from ..analysis.subject import prompts, short, subject, where
-from ..analysis.verdict import headline, leading, tested
+from ..analysis.subject import prompts, subject
+from ..analysis.verdict import leading
+from .across import across, run_id, shown_best
 from .leaderboard import cell
 from .reading import Material
 from .wording import is_headline, ordered
@@ -63,75 +63,45 @@ def table(material: Material) -> str:
         cells = [_cell(row["metrics"].get(m), m, name == best and m == leading(summary)) for m in metrics]
         time = escaped(cell(summary, name, "cost.seconds").text)
         rows.append([escaped(marked(name, methods)), *cells, *([time] if timed else [])])
-    run_id = material.record.get("run_id", "run")
     said = [
         f"{escaped(subject(summary))}; {escaped(_seeds(methods))}.",
         "Means with half of the 95\\% interval's width; win rates count ties half.",
         _bold_said(summary, best),
-        f"Benchmark {escaped(summary.get('benchmark', '?'))}, run {escaped(run_id)}.",
+        f"Benchmark {escaped(summary.get('benchmark', '?'))}, run {escaped(run_id(material))}.",
     ]
-    return HEAD + _table(groups, rows, " ".join(said), f"{summary.get('benchmark', 'run')}-{run_id}")
-
-
-def across(materials: Sequence[Material]) -> tuple[list[str], list[tuple[str, list[dict[str, Any]]]]]:
-    """Methods by runs: the heads of the runs (what tells them apart), and each method's win rates against their SFT.
-
-    A cell is a metric's of summary.json with `best`, whether it is shown to be above all others of its run, or empty.
-    """
-    known = [m for m in materials if m.summary]
-    names = list(dict.fromkeys(name for m in known for name in m.methods if name != SFT))
-    best = [(leading(m.summary), shown_best(m.summary)) for m in known]
-    rows = []
-    for name in names:
-        cells = []
-        for material, (metric, first) in zip(known, best, strict=True):
-            found = material.methods.get(name, {"metrics": {}})["metrics"].get(metric) or {}
-            cells.append({**found, "best": name == first} if measured(found.get("mean")) else {})
-        rows.append((name, cells))
-    return _heads(known), rows
+    return HEAD + _table(groups, rows, " ".join(said), f"{summary.get('benchmark', 'run')}-{run_id(material)}")
 
 
 def table_of_runs(materials: Sequence[Material]) -> str:
     """One table of several runs: a row a run, a column a method; "" where no run is summarized."""
-    heads, rows = across(materials)
-    if not rows:
+    found = across(materials)
+    if not found.rows:
         return ""
-    known = [m for m in materials if m.summary]
-    width = _room(heads)
-    groups = [("Win rate against SFT (\\%)", [(name, name) for name, _ in rows])]
-    lines = [
-        [escaped(head), *(_cell(cells[n], "win_rate", cells[n].get("best", False)) for _, cells in rows)]
-        for n, head in enumerate(heads)
-    ]
-    if len(rows) > width:  # more methods than fit: they become the rows, and runs are numbered
-        groups = [("Win rate against SFT (\\%)", [(head, f"({n})") for n, head in enumerate(heads, start=1)])]
-        lines = [[escaped(name), *(_cell(c, "win_rate", c.get("best", False)) for c in cells)] for name, cells in rows]
-    told = [
-        f"{f'({n}) ' if len(rows) > width else ''}{escaped(head)}: by the "
-        f"{escaped(evaluator((leading(m.summary) or '.').partition('.')[2]))}, $n = {prompts(m.summary)}$, "
-        f"{escaped(_seeds(m.methods))}{'' if head.endswith(_id(m)) else f', run{escaped(_id(m))}'}"
-        for n, (head, m) in enumerate(zip(heads, known, strict=True), start=1)
-    ]
-    said = (
-        f"Win rates with half of the 95\\% interval's width. {'; '.join(told)}. Each run has an SFT model of its own, "
-        f"so that runs do not compare. Bold: shown, in its run, to be above SFT and every other method (adjusted "
-        f"$p < {LEVEL:g}$)."
+    is_turned = len(found.rows) > _room(found.heads)  # more methods than fit: they become the rows, runs are numbered
+    if is_turned:
+        heads = [(head, f"({n})") for n, head in enumerate(found.heads, start=1)]
+        lines = [[escaped(name), *map(_rate, cells)] for name, cells in found.rows]
+    else:
+        heads = [(name, name) for name, _ in found.rows]
+        lines = [[escaped(head), *(_rate(cells[n]) for _, cells in found.rows)] for n, head in enumerate(found.heads)]
+    told = []
+    for n, (head, run) in enumerate(zip(found.heads, found.runs, strict=True), start=1):
+        scorer = evaluator((leading(run.summary) or ".").partition(".")[2])
+        said = [f"by the {scorer}", f"$n = {prompts(run.summary)}$", _seeds(run.methods)]
+        said += [] if head.endswith(run_id(run)) else [f"run {escaped(run_id(run))}"]
+        told.append(f"{f'({n}) ' if is_turned else ''}{escaped(head)}: {', '.join(said)}")
+    caption = (
+        f"Win rates with half of the 95\\% interval's width. {'; '.join(told)}. They are against each run's own SFT, "
+        f"and nothing was tested between runs. Bold: shown, in its run, to be above SFT and every other method "
+        f"(adjusted $p < {LEVEL:g}$)."
     )
-    ids = "-".join(str(m.record.get("run_id", n))[:6] for n, m in enumerate(known))
-    return HEAD + _table(groups, lines, said, f"runs-{ids}", "Run" if len(rows) <= width else "Method")
+    label = f"runs-{'-'.join(run_id(run)[:6] for run in found.runs)}"
+    groups = [("Win rate against SFT (\\%)", heads)]
+    return HEAD + _table(groups, lines, caption, label, "Method" if is_turned else "Run")
 
 
-def shown_best(summary: Mapping[str, Any]) -> str | None:
-    """The row that is shown to be better than SFT and than every other row by the scorer that stands first."""
-    if not summary.get("comparisons") or not (metrics := headline(summary)):
-        return None
-    rows = tested(summary, metrics[0])
-    names = {row["a"] for row in rows}
-    for name in names:
-        own = [row for row in rows if name in (row["a"], row["b"])]
-        if len(own) == len(names) and all(better(row) == name for row in own):
-            return str(name)
-    return None
+def _rate(found: Mapping[str, Any]) -> str:
+    return _cell(found, "win_rate", found.get("best", False))
 
 
 def _bold_said(summary: Mapping[str, Any], best: str | None) -> str:
@@ -170,35 +140,12 @@ def _cell(found: Mapping[str, Any] | None, metric: str, bold: bool = False) -> s
     return f"$\\mathbf{{{text}}}$" if bold else f"${text}$"
 
 
-def _id(material: Material) -> str:
-    return f" {material.record.get('run_id', 'without an id')}"
-
-
 def _seeds(methods: Mapping[str, Any]) -> str:
     counts = sorted({row.get("seeds") or 0 for name, row in methods.items() if name != SFT} - {0})
     if not counts:
         return "no seeds"
     span = f"{counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
     return f"{span} seed{'s' * (span != '1')}"
-
-
-def _heads(materials: Sequence[Material]) -> list[str]:
-    """What tells runs apart: their models, their data, or both; and their ids where neither does."""
-    models = [
-        short(str((m.summary.get("contract") or {}).get("model", "?")))
-        if isinstance(m.summary.get("contract"), Mapping)
-        else "?"
-        for m in materials
-    ]
-    sources = [(m.summary.get("data") or {}).get("source") for m in materials]
-    data = [
-        short(str(source)) if source else str(m.summary.get("benchmark"))
-        for source, m in zip(sources, materials, strict=True)
-    ]
-    heads = models if len(set(data)) == 1 else data if len(set(models)) == 1 else [where(m.summary) for m in materials]
-    if len(set(heads)) < len(heads):
-        heads = [f"{head}{_id(m)}" for head, m in zip(heads, materials, strict=True)]
-    return heads
 
 
 def _table(

@@ -18,6 +18,7 @@ from ..errors import InputError, nearest
 from ..results.integrity import make_folder, own_folder, write_json, write_text
 from ..results.run_folder import Run
 from . import drawing, latex, tables, wording
+from .across import across
 from .contracts import differences
 from .page import page
 from .reading import Material, read
@@ -127,7 +128,11 @@ def _write_overview(
         }
         for material, place in zip(materials, folders, strict=True)
     ]
-    shown = {"runs": runs, "differs": differences([material.record for material in materials])}
+    shown = {
+        "runs": runs,
+        "differs": differences([material.record for material in materials]),
+        "across": across(materials),
+    }
     pages = (("html", "overview.html.j2", "index.html"), ("md", "overview.md.j2", "report.md"))
     written = [write_text(folder / file, fill(template, shown)) for name, template, file in pages if name in formats]
     if "latex" in formats:

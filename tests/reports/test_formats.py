@@ -11,9 +11,10 @@ import pytest
 
 from alignment_bench.errors import InputError
 from alignment_bench.reports import curves, drawing
+from alignment_bench.reports.across import shown_best
 from alignment_bench.reports.contracts import MEANING, differences
 from alignment_bench.reports.curves import KL_ESTIMATE
-from alignment_bench.reports.latex import escaped, shown_best, table, table_of_runs
+from alignment_bench.reports.latex import escaped, table, table_of_runs
 from alignment_bench.reports.reading import Material, _named_as_now
 from alignment_bench.reports.render import FORMATS, render
 from alignment_bench.reports.tables import frames, neutral, write
@@ -130,8 +131,11 @@ def test_several_runs_have_one_table(run):
     assert r"Run & ppo & dpo & orpo \\" in text and text.count(r"\begin{table}") == 1
     assert r"SmolLM2-135M-Instruct & $71.0 \pm 6.1$ & $64.0 \pm 6.1$ & $58.0 \pm 6.1$ \\" in text
     assert r"Qwen2.5-0.5B & $71.0 \pm 6.1$ & $64.0 \pm 6.1$ & -- \\" in text  # what is the same is not in the names
-    assert "Qwen2.5-0.5B: by the true reward, $n = 60$, 3 seeds, run two" in text and "runs do not compare" in text
-    assert "SmolLM2-135M-Instruct on tomatoes one &" in table_of_runs([first, first, second])
+    assert (
+        "Qwen2.5-0.5B: by the true reward, $n = 60$, 3 seeds, run two" in text
+        and "nothing was tested between runs" in text
+    )
+    assert "SmolLM2-135M-Instruct one &" in table_of_runs([first, first, second])
     assert table_of_runs([unfinished]) == ""
     many = {f"method-{n}": run.summary["methods"]["ppo"] for n in range(9)}
     wide = table_of_runs(
@@ -251,6 +255,7 @@ def test_several_runs_have_an_overview_and_folders_of_their_own(tmp_path, parse)
     assert len({p.parent for p in written}) == 3 and len(written) == 6
     assert all(p.exists() and p.parent.parent == tmp_path / "out" for p in written)
     page = parse(overview.read_text(encoding="utf-8"))
+    assert "Side by side" not in page.text  # none of them is summarized
     assert "2 different contracts" in page.text and "the budgets differ" in page.text
     links = [attrs["href"] for tag, attrs in page.elements if tag == "a"]
     assert [(overview.parent / link).resolve() for link in links] == [p.resolve() for p in written[::2]]
