@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from alignment_bench.analysis.verdict import verdict
+from alignment_bench.analysis.findings import findings
 from alignment_bench.benchmarks.cli import doctor, show
 from alignment_bench.benchmarks.cli.terminal import count, duration, size, sparkline
 from alignment_bench.benchmarks.definition.plugins import available, describe, load
@@ -118,7 +118,9 @@ def test_show(bench, runs):
     ppo = next(line for line in shown.splitlines() if line.split()[:1] == ["ppo"])
     assert re.search(r"●─* +97% \[15, 100\] +2.5 s", ppo)  # 1.5 longer, with a deviation of 0.5; 2 and 3 s
     assert re.search(r"ppo seed 0\s+loss\s+█▃▂▁\s+1\s+0.25", shown)  # 1, 1/2, 1/3, 1/4
-    assert all(said in shown for said in verdict(run.summary)) and "index.html" in shown
+    found = findings(run.summary)
+    told = [found.recommendation, *found.certainty, *found.cost, *found.confounds, *found.watch, *found.not_shown]
+    assert all(said in shown for said in told) and len(told) > 5 and "index.html" in shown
     assert json.loads(bench("show", run.path, "--json", cwd=folder).stdout) == run.summary
     told = bench("show", folder, cwd=folder, code=2).stderr
     assert "holds 2 runs; give the folder of one, for example" in told
