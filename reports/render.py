@@ -17,7 +17,8 @@ from ..analysis import metric_names, quantities
 from ..errors import InputError, nearest
 from ..results.integrity import make_folder, own_folder, write_json, write_text
 from ..results.run_folder import Run
-from . import drawing, tables, wording
+from . import drawing, latex, tables, wording
+from .across import across
 from .contracts import differences
 from .page import page
 from .reading import Material, read
@@ -127,9 +128,16 @@ def _write_overview(
         }
         for material, place in zip(materials, folders, strict=True)
     ]
-    shown = {"runs": runs, "differs": differences([material.record for material in materials])}
+    shown = {
+        "runs": runs,
+        "differs": differences([material.record for material in materials]),
+        "across": across(materials),
+    }
     pages = (("html", "overview.html.j2", "index.html"), ("md", "overview.md.j2", "report.md"))
-    return [write_text(folder / file, fill(template, shown)) for name, template, file in pages if name in formats]
+    written = [write_text(folder / file, fill(template, shown)) for name, template, file in pages if name in formats]
+    if "latex" in formats:
+        written.append(write_text(folder / "tables.tex", latex.table_of_runs(materials)))
+    return written
 
 
 def _folders(runs: Sequence[Run], out: Path | None) -> list[Path]:
@@ -150,7 +158,7 @@ def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> l
     figures = [figure for part in shown["figures"].values() for figure in part]
     written = write_formats(folder, "report", shown, figures, lambda: tables.frames(material), formats)
     if "latex" in formats:
-        written.append(write_text(folder / "tables.tex", tables.latex(material)))
+        written.append(write_text(folder / "tables.tex", latex.table(material)))
     if "json" in formats:
         write_json(folder / "report.json", {"run": material.record, "summary": material.summary})
         written.append(folder / "report.json")

@@ -107,6 +107,9 @@ def run(
             autocompletion=cli_show.complete_benchmark,
         ),
     ] = "quick",
+    size: Annotated[
+        str | None, typer.Option(help="A size of the benchmark: smoke, small or full of hh; see `bench list hh`.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Training runs per method, seeds 0, 1, ...", min=1)] = 1,
     model: Annotated[str | None, typer.Option(help="Base model: hub id or local folder.")] = None,
     preferences: Annotated[
@@ -198,10 +201,16 @@ def run(
         judge_price=read_price(judge_price),
         policies=given_policies(policy or ()),
         tracker=tracker,
+        size=size,
         settings=settings or (),
     )
     spec = chosen_spec(benchmark, names, options)
     check_methods(names)
+    if size:
+        from ..definition.sizes import sentence
+
+        rows = len({name.partition(":")[0] for name in names} | set(spec.policies))
+        print(sentence(spec, size, seeds, rows), file=sys.stderr)
     quiet()
 
     from .. import harness

@@ -284,13 +284,15 @@ def suites() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
 
 
-def load_spec(name: str, overrides: dict[str, Any] | None = None, settings: Sequence[str] = ()) -> BenchmarkSpec:
-    """Read a benchmark by name or path.
+def load_spec(
+    name: str, overrides: dict[str, Any] | None = None, settings: Sequence[str] = (), size: str | None = None
+) -> BenchmarkSpec:
+    """Read a benchmark by name or path, of one of its sizes where one is named.
 
     overrides replace top-level fields by options of their name (None leaves a field alone); settings are
     `FIELD=VALUE`, the field dotted. InputError names file, line and field, or the option.
     """
-    written = read_benchmark(name, suites(), settings)
+    written = read_benchmark(name, suites(), settings, size)
     for field, value in (overrides or {}).items():
         if value is not None:
             written = written.with_field((field,), value, f"--{field.replace('_', '-')}")

@@ -103,7 +103,7 @@ def test_every_page_marks_them(run):
     assert "lora, far: not trained here; what was learnt from" in first and "lora (not trained here)" in first
     assert re.search(r"far <span class=\"ci\">1 seed, not trained here", html.replace("far<span", "far <span"))
     assert "| far (not trained here) |" in text and "| far (not trained here) | unknown | unknown |" in text
-    assert "far (not trained here) & " in tables and "unknown" in tables
+    assert re.search(r"far \(not trained here\) & .*unknown", tables)
     costs, results = (pandas.read_csv(run.report_path / "tables" / f"{name}.csv") for name in ("costs", "results"))
     assert not results.set_index("method").loc["far", "trained_here"].any()
     assert results.set_index("method").loc["dpo", "trained_here"].all()
