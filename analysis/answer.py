@@ -39,8 +39,8 @@ def sentences(study: Mapping[str, Any]) -> list[str]:
 
 def said_of(said: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
     """A statement in words."""
-    at = listed([f"{field} {text_of(value)}" for field, value in (said.get("at") or {}).items()])
-    where = (f" at {at}" if at else "") + (" at equal KL to SFT" if said.get("equal_kl") else "")
+    at = [f"{field} {text_of(value)}" for field, value in (said.get("at") or {}).items()]
+    where = (f" at {listed(at)}" if at else "") + (" at equal KL to SFT" if said.get("equal_kl") else "")
     by = f" by {_by(said['by'])}"
     if not (field := said.get("along")):
         word = {"higher": "is above", "lower": "is below", "equal": "is equal to"}[said["verdict"]]
