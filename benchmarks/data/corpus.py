@@ -194,17 +194,20 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     shares = spec.shares
     places = places_by_prompt(least(np.frombuffer(keys, np.uint64)[kept], hashes), shares, spec.preferences)
     places |= {name: np.empty(0, np.intp) for name in PARTS if name not in shares}
-    places["training"] = _training(spec, ArrowFile(out / FITTING), kept, places["training"])
+    trained = _training(spec, ArrowFile(out / FITTING), kept, places["training"])
+    left_out = len(places["training"]) - len(trained)
+    places["training"] = trained
     divide(out / FITTING, {out / f"{name}.arrow": (kept[rows], prompts[rows]) for name, rows in places.items()})
     (out / FITTING).unlink()
     more = _append_more(spec, tokenizer, out) if spec.more_pairs else {}
     parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in places}
     record = {
         "read": usable.read,
-        "used": len(kept),
+        "used": len(kept) - left_out,
         "dropped": {**usable.dropped, **misfits.count},
         "settings": misfits.settings(),
-        "left_over": left_over,
+        "left_over": left_over + left_out,
+        **({"training_pairs": {**spec.training_pairs.model_dump(), "left_out": left_out}} if left_out else {}),
         "same_prompts": len(np.unique(names)) - len(np.unique(prompts)),
         "splits": {
             name: {"pairs": len(part), "prompts": len(np.unique(part.column("prompt_id")))}
