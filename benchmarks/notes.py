@@ -95,6 +95,11 @@ def notes(
             f"the labels of {done['changed']} of {record['splits']['training']['pairs']} training pairs were changed "
             f"on purpose (flip {done['flip']:g}, length bias {done['length_bias']:g}); no other pair was"
         )
+    if few := record.get("training_pairs"):
+        said.append(
+            f"{few['left_out']} training pairs were left out by training_pairs (most {few['most']}, alike "
+            f"{few['alike']:g}), and with them prompts that methods would sample from"
+        )
     if more := record.get("more_pairs"):
         out, sources = sum(more["dropped"].values()), ", ".join(more["sources"])
         said.append(f"{more['used']} of the training pairs are further ones ({sources}); {out} of these were left out")

@@ -26,6 +26,7 @@ from .study import study_frames, study_page
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = ("report.js", "samples.js")
+OTHER_SCRIPTS = {"site.html.j2": ("report.js", "site.js")}
 FORMATS = ("html", "md", "latex", "csv", "parquet", "json", "svg", "pdf")
 
 
@@ -168,7 +169,7 @@ def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> l
 def fill(template: str, shown: dict[str, Any]) -> str:
     environment = _environment(template)
     if ".html" in template:
-        scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS]
+        scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in OTHER_SCRIPTS.get(template, SCRIPTS)]
         hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
         shown = {**shown, "scripts": scripts, "allowed": " ".join(f"'sha256-{digest}'" for digest in hashes)}
     return environment.get_template(template).render(shown)

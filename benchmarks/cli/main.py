@@ -30,6 +30,7 @@ from .live import watching
 from .plan import print_plan
 from .power import power
 from .rounds import carry_on
+from .site import site
 from .speed import speed
 from .study import carry_out, study
 from .terminal import streams
@@ -264,6 +265,7 @@ def run(
 app.command()(tune)
 app.command()(export)
 app.command()(watch)
+app.command()(site)
 app.command("audit-judge")(audit_judge)
 app.command("audit-reward")(audit_reward)
 

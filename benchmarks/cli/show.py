@@ -63,6 +63,7 @@ def list_(
     from ..definition.plugins import available, describe
     from ..definition.proof import proof_of
     from ..definition.spec import describe_suite, suites
+    from ..studies.file import published, read_file
 
     to = console()
     if method in suites():
@@ -87,6 +88,8 @@ def list_(
     to.print(table(("evaluator", "what it yields"), rows))
     rows = [(name, describe_suite(name)) for name in suites()]
     to.print(table(("benchmark", "what it is"), rows))
+    designs = {name: read_file(name)[0].design for name in published()}
+    to.print(table(("study", "what it asks"), [(name, d.question) for name, d in designs.items() if d]))
 
 
 def show_method(name: str, to: "Console") -> None:

@@ -30,7 +30,7 @@ from ...results.store import NotMade, read_json
 from ...runtime import processes
 from ...training.task import PromptDataset
 from ..context import Workshop
-from ..definition.spec import BenchmarkSpec, Labels
+from ..definition.spec import BenchmarkSpec, Labels, TrainingPairs
 from .arrow_rows import ArrowFile, ArrowRows, divide, token_ids
 from .labels import changed
 from .misfits import SAME, Misfits
@@ -131,6 +131,7 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
         "splits": [*spec.shares.items(), spec.split_seed],
         "lengths": [spec.max_prompt_tokens, spec.max_response_tokens],
         **({"columns": spec.columns} if spec.columns else {}),
+        **({"training_pairs": spec.training_pairs.model_dump()} if spec.training_pairs != TrainingPairs() else {}),
         **({"more_pairs": [source_digest(source) for source in spec.more_pairs]} if spec.more_pairs else {}),
     }
 
@@ -193,16 +194,20 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     shares = spec.shares
     places = places_by_prompt(least(np.frombuffer(keys, np.uint64)[kept], hashes), shares, spec.preferences)
     places |= {name: np.empty(0, np.intp) for name in PARTS if name not in shares}
+    trained = _training(spec, ArrowFile(out / FITTING), kept, places["training"])
+    left_out = len(places["training"]) - len(trained)
+    places["training"] = trained
     divide(out / FITTING, {out / f"{name}.arrow": (kept[rows], prompts[rows]) for name, rows in places.items()})
     (out / FITTING).unlink()
     more = _append_more(spec, tokenizer, out) if spec.more_pairs else {}
     parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in places}
     record = {
         "read": usable.read,
-        "used": len(kept),
+        "used": len(kept) - left_out,
         "dropped": {**usable.dropped, **misfits.count},
         "settings": misfits.settings(),
-        "left_over": left_over,
+        "left_over": left_over + left_out,
+        **({"training_pairs": {**spec.training_pairs.model_dump(), "left_out": left_out}} if left_out else {}),
         "same_prompts": len(np.unique(names)) - len(np.unique(prompts)),
         "splits": {
             name: {"pairs": len(part), "prompts": len(np.unique(part.column("prompt_id")))}
@@ -263,6 +268,29 @@ def _kept(ids: np.ndarray, contents: np.ndarray, limit: int | None, misfits: Mis
     if again := len(ids) - len(first):
         misfits.count[SAME] = again
     return np.sort(order[first[:limit]])
+
+
+def _training(spec: BenchmarkSpec, file: ArrowFile, kept: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Those of the training split's rows that `training_pairs` asks for; InputError where there are none.
+
+    kept: the places of all rows in the file. rows: places among these, rising.
+    """
+    asked = spec.training_pairs
+    if asked.alike:
+        rows = rows[[_alike(*file.find(int(place))) >= asked.alike for place in kept[rows]]]
+        if not len(rows):
+            raise InputError(
+                f"{spec.place('training_pairs', 'alike')}: no training pair has replies that are alike to "
+                f"{asked.alike:g}; give a smaller share"
+            )
+    return np.sort(rows[np.argsort(file.column("id")[kept[rows]], kind="stable")[: asked.most]])
+
+
+def _alike(batch: RecordBatch, place: int) -> float:
+    """The share of two replies' tokens that is in their longest common subsequence."""
+    from rapidfuzz.distance import Indel
+
+    return Indel.normalized_similarity(*(token_ids(batch, f"{side}_ids", place) for side in SIDES))
 
 
 def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.ndarray, out: Path) -> dict[str, Any]:

@@ -93,6 +93,16 @@ class Labels(Part):
     """Share of these pairs in which the longer reply is chosen, whichever was preferred; flips come after it."""
 
 
+class TrainingPairs(Part):
+    """The pairs of the training split that methods and the training reward model learn from; all other splits stay."""
+
+    most: int | None = Field(default=None, gt=0)
+    """At most this many of them, chosen by hash; null takes all."""
+    alike: float = Field(default=0.0, ge=0, lt=1)
+    """Pairs whose replies have less than this in common are left out; twice the tokens of their longest common
+    subsequence over the tokens of both, 0 to 1."""
+
+
 class RewardModels(Supervised):
     """Settings of both reward models."""
 
@@ -234,6 +244,7 @@ class BenchmarkSpec(Part):
     training_reward: str | None = None
     """The reward that methods are trained on, in place of a reward model trained here: a sequence classifier (hub id or
     local folder), or a function, package.module:function, of the form that the evaluator `gold` takes."""
+    training_pairs: TrainingPairs = Field(default=TrainingPairs(), exclude_if=lambda pairs: pairs == TrainingPairs())
     labels: Labels = Labels()
     budget: int = Field(gt=0)
     """Examples a method may draw: pairs (offline) or sampled responses (online), repeats counted."""

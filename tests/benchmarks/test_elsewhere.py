@@ -77,7 +77,7 @@ def test_policies_from_elsewhere_are_rows(run, places):
 def test_what_cannot_be_computed_is_left_out_by_name(run):
     _, run = run
     metrics = {name: set(row["metrics"]) for name, row in run.summary["methods"].items()}
-    lost = {"kl", "implicit_reward.accuracy", "implicit_reward.margin"}
+    lost = {"kl", "implicit_reward.accuracy", "implicit_reward.margin", "implicit_reward.chosen"}
     assert metrics["lora"] >= lost and not metrics["far"] & lost
     assert {"win_rate.reward_model", "reward.gold", "length", "eos_rate"} <= metrics["far"]
     (said,) = [w for w in run.summary["warnings"] if w.startswith("far: ")]

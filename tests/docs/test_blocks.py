@@ -88,7 +88,7 @@ def test_the_command_line_understands(page, words):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["runn -m ppo", "run -m ppo --seed 3", "study", "run -m ppo --seeds three", "cache lss"]
+    "wrong", ["runn -m ppo", "run -m ppo --seed 3", "show", "run -m ppo --seeds three", "cache lss"]
 )
 def test_what_it_does_not_understand_is_noticed(wrong):
     with pytest.raises(Exception, match=r"."):
