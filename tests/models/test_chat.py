@@ -25,6 +25,7 @@ from alignment_bench.models.chat import (
     without_end,
     writes_date,
 )
+from alignment_bench.models.find import find_model
 
 ASK = [{"role": "user", "content": "Hi"}]
 DATED = "\n{{ strftime_now('%d %b %Y') }}{% if strftime_now is defined %}!{% endif %}{% for m in messages %}" + (
@@ -187,3 +188,10 @@ def test_bare_text_begins_with_bos_where_the_tokenizer_puts_it(saved):
     saved_again = folder.parent / "again"
     tokenizer.save_pretrained(saved_again)
     assert is_bare(load_tokenizer(saved_again))
+
+
+def test_a_model_under_another_template_is_another_model():
+    """Stages are keyed by it: what was made with a chat template is not taken for what bare text would give."""
+    own, bare = (find_model("builtin/base_model", "--model", template) for template in ("chat", "text"))
+    assert own.key == find_model("builtin/base_model", "--model").key != bare.key and own.path == bare.path
+    assert is_bare(bare.tokenizer()) and not is_bare(own.tokenizer())

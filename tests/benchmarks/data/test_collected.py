@@ -1,13 +1,20 @@
 """Pairs of a model's own responses: sampled and labelled once, kept, and part of a whole run of `sentiment`."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("vaderSentiment")
 
+from alignment_bench.benchmarks import harness
+from alignment_bench.benchmarks.definition.spec import load_spec
+from alignment_bench.benchmarks.plan import ON_DISK, plan
+from alignment_bench.benchmarks.request import Request
+from alignment_bench.errors import InputError
 from alignment_bench.preferences.sentence import first_sentence
 from alignment_bench.preferences.sentiment import true_reward
+from alignment_bench.results.cache import look
 from alignment_bench.results.store import Store, read_json
 
 SMALL = {  # the model that is shipped says "kind", "nice" and "steal", which VADER knows, and ends sentences
@@ -21,28 +28,26 @@ SMALL = {  # the model that is shipped says "kind", "nice" and "steal", which VA
 
 
 @pytest.fixture(scope="module")
-def write_small(tmp_path_factory):
-    """write_small(**changes): a benchmark like `sentiment`, small; its path."""
-
-    def write(**changes):
-        path = tmp_path_factory.mktemp("small") / "small.yaml"
-        path.write_text(json.dumps({"extends": "sentiment", "model": "builtin/base_model", **SMALL, **changes}))
-        return path
-
-    return write
-
-
-@pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return tmp_path_factory.mktemp("root")
 
 
 @pytest.fixture(scope="module")
-def run(bench, write_small, root):
-    """A whole run, and its record."""
-    bench("run", "-b", write_small(), "-m", "dpo", "--root", root, "--device", "cpu", cwd=root)
-    (record,) = root.glob("runs/*/*/run.json")
-    return record.parent
+def request_small(root):
+    """request_small(**changes): a run like those of `sentiment`, small."""
+
+    def request(**changes):
+        path = root / "small.yaml"
+        path.write_text(json.dumps({"extends": "sentiment", "model": "builtin/base_model", **SMALL, **changes}))
+        return Request(load_spec(str(path)), ("dpo",), 1, root, device="cpu")
+
+    return request
+
+
+@pytest.fixture(scope="module")
+def run(request_small):
+    """The folder of a run with all but its summary."""
+    return harness.score(request_small()).run.path
 
 
 def kept(root):
@@ -73,13 +78,34 @@ def test_a_run_says_whose_pairs_these_are_and_how_prompts_are_shown(run):
     assert not generation["response"].startswith(" ")
 
 
-def test_pairs_are_sampled_once_and_kept_as_long_as_a_run_refers_to_them(run, root, bench, write_small):
+def test_pairs_are_sampled_once_and_kept_as_long_as_a_run_refers_to_them(run, root, request_small):
     (stage,) = kept(root)
-    plan = json.loads(
-        bench("run", "-b", write_small(), "-m", "dpo", "--root", root, "--dry-run", "--json", cwd=root).stdout
-    )
-    states = {step["stage"]: step["state"] for step in plan["steps"]}
-    assert states["SFT"] == states["dpo seed 0, training"] == "on disk"
-    assert [each.path for each in kept(root)] == [stage.path]
-    bench("cache", "gc", "--root", root, "--older-than", "0", "--yes", cwd=root)
-    assert [each.path for each in kept(root)] == [stage.path]
+    states = {planned.step.label: planned.state for planned in plan(request_small()).steps}
+    assert states["SFT"] == states["dpo seed 0, training"] == ON_DISK
+    (item,) = [item for item in look(Store(root)).items if item.kind == "collected"]
+    assert item.path == stage.path and item.kept
+
+
+def test_a_plan_makes_the_pairs_and_nothing_else(tmp_path, request_small):
+    request = replace(request_small(collected={**SMALL["collected"], "prompts": 24, "seed": 2}), root=tmp_path)
+    planned = plan(request)
+    (stage,) = kept(tmp_path)
+    assert planned.data["used"] == read_json(stage.path / "collection.json")["counts"]["pairs"]
+    assert {made.manifest["stage"] for made in Store(tmp_path).made()} == {"collected"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"preferences": "builtin/opening"}, "small.yaml.*: there are no built-in prompts 'opening'; .*openings"),
+        ({"collected": {**SMALL["collected"], "reward": "no.such:thing"}}, "collected.reward 'no.such:thing' cannot"),
+        (
+            {"collected": {**SMALL["collected"], "prompts": 4, "margin": 2.5}},
+            "as far apart as the margin .*; lower --margin",
+        ),
+    ],
+)
+def test_what_cannot_be_collected_is_told(tmp_path, request_small, changes, told):
+    small = {"collected": {**SMALL["collected"], "prompts": 4}}
+    with pytest.raises(InputError, match=told):
+        plan(replace(request_small(**{**small, **changes}), root=tmp_path))
