@@ -75,8 +75,10 @@ class Earlier:
 
         return _scaled(self.found.get("reward_model", []), lambda m: examples / drawn(m.manifest["inputs"]))
 
-    def reference(self) -> Estimate | None:
-        return _scaled(self.found.get("reference", []), lambda m: 1.0)
+    def reference(self, drawn: int | None) -> Estimate | None:
+        """Of so many of the training pairs; None: of all."""
+        made = [m for m in self.found.get("reference", []) if m.manifest["inputs"].get("drawn") == drawn]
+        return _scaled(made, lambda m: 1.0)
 
     def training(self, name: str, settings: dict[str, Any], budget: int) -> Estimate | None:
         """Of a method: those with the same settings if there are any, else those with others."""
@@ -108,7 +110,9 @@ class Estimates:
     def __init__(self, pipeline: Pipeline, threads: int | None = None):
         """threads: of a cell that is trained, see `Rough`."""
         spec, tuning = pipeline.spec, pipeline.shop.tuning
-        self.spec, self.prompts, self.pairs = spec, len(pipeline.asked), len(pipeline.corpus.training)
+        self.spec, self.prompts = spec, len(pipeline.asked)
+        self.drawn = None if pipeline.drawn is None else len(pipeline.drawn)  # of the training pairs
+        self.pairs = len(pipeline.corpus.training) if self.drawn is None else self.drawn
         self.earlier = Earlier(pipeline.shop.store, pipeline.base, tuning)
         self.heldout, self.threads = len(pipeline.corpus.heldout), threads
         self.pipeline, self.known = pipeline, dict[tuple[str, ...], Estimate | None]()
@@ -150,7 +154,7 @@ class Estimates:
         guesses: dict[str, Callable[[], Estimate | None]] = {
             "sft": lambda: earlier.sft(self.spec.sft.examples if self.spec.sft else 0),
             "reward_model": lambda: earlier.reward_model(self._drawn(step)),
-            "reference": earlier.reference,
+            "reference": lambda: earlier.reference(self.drawn),
             "train": lambda: training(row) if row else None,
             "generations": lambda: earlier.generations(self.prompts, _each(row)),
             "scores": lambda: earlier.scores(step.name, self.prompts),

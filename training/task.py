@@ -23,7 +23,7 @@ class PairDataset:
     """Preference pairs, tokenized once for everyone; a benchmark's lie on disk and are read when they are looked at.
 
     `reference`: summed response log-probs (chosen, rejected), each [pairs], under the SFT checkpoint; computed at
-    the first call and shared over methods and seeds.
+    the first call and shared over methods and seeds. NaN for a pair that no training of the run's seeds draws.
     """
 
     pairs: Sequence[Pair]

@@ -32,6 +32,7 @@ from ...training.task import PromptDataset
 from ..context import Workshop
 from ..definition.spec import BenchmarkSpec, Labels, TrainingPairs
 from .arrow_rows import ArrowFile, ArrowRows, divide, token_ids
+from .collected import collect_pairs
 from .labels import changed
 from .misfits import SAME, Misfits
 from .more_pairs import Rows, append_pairs
@@ -118,27 +119,30 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
 
     InputError for anything that cannot be used.
     """
-    builtin = spec.preferences.startswith(BUILTIN)
+    collection = collect_pairs(spec, base, shop) if spec.collected else None
+    builtin = not collection and spec.preferences.startswith(BUILTIN)
     if spec.unpaired:
         read_unpaired(spec.unpaired)  # says so where there is no such file
     inputs = {
         "code": code_digest(*CODE, *(WORLD_CODE if builtin else ())),
         "tokenizer": base.key,
         "packages": shop.packages,
-        "source": spec.preferences if builtin else source_digest(spec.preferences, spec.preferences_split),
+        "source": collection.key if collection else _source(spec),
         "unpaired": source_digest(spec.unpaired) if spec.unpaired else None,
         "rows": spec.rows,
         "splits": [*spec.shares.items(), spec.split_seed],
         "lengths": [spec.max_prompt_tokens, spec.max_response_tokens],
-        **({"columns": spec.columns} if spec.columns else {}),
         **({"training_pairs": spec.training_pairs.model_dump()} if spec.training_pairs != TrainingPairs() else {}),
+        **({"columns": spec.columns} if spec.columns and not collection else {}),
         **({"more_pairs": [source_digest(source) for source in spec.more_pairs]} if spec.more_pairs else {}),
     }
 
     def build(out: Path) -> None:
-        _write(spec, base.tokenizer(), out)
+        usable = read_preferences(str(collection.path)) if collection else _read(spec)
+        _write(spec, usable, base.tokenizer(), out)
 
-    return made_once(shop, "corpus", inputs, build, partial(_open, spec))
+    more: dict[str, Any] = {"collected": collection.counts} if collection else {}
+    return made_once(shop, "corpus", inputs, build, partial(_open, spec, **more))
 
 
 def made_once(
@@ -174,9 +178,8 @@ def prompt_id(messages: Sequence[Message]) -> str:
 # Writing
 
 
-def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
+def _write(spec: BenchmarkSpec, usable: Reading[PreferenceRow], tokenizer: Any, out: Path) -> None:
     """A file a split and one for unpaired replies, and what was left out."""
-    usable = _read(spec)
     keys, contents = array("Q"), array("Q")  # of the pairs that fit; with their names all that is in memory of them
     misfits = Misfits(spec)
     with pyarrow.ipc.new_file(str(out / FITTING), PAIRS) as fitting:
@@ -319,6 +322,13 @@ def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.
             f"{dropped}); both kinds are needed"
         )
     return {"used": kinds.total(), "good": kinds[True], "dropped": dropped}
+
+
+def _source(spec: BenchmarkSpec) -> str:
+    """What tells the pairs of one source from another's: a name that is built in, or a hash of what is read."""
+    if spec.preferences.startswith(BUILTIN):
+        return spec.preferences
+    return source_digest(spec.preferences, spec.preferences_split)
 
 
 def _read(spec: BenchmarkSpec) -> Reading[PreferenceRow]:

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ...analysis.selection import CRITERIA
 from ...errors import InputError
+from ...models.chat import Template
+from ...preferences.sentence import Stop
 from ...results.records import Range
 from ..tracker import TRACKERS
 from .plugins import checked
@@ -202,6 +204,29 @@ class Gates(Part):
     """Held-out pair accuracy that a reward model should reach."""
 
 
+class Collected(Part):
+    """Pairs that are sampled from the benchmark's model and labelled by its true reward, where no others are at hand.
+
+    Every two different responses to a prompt are a pair, of which a Bradley-Terry draw on the reward chooses one.
+    """
+
+    reward: str
+    """The true reward as a function, package.module:function, of the form that the evaluator `gold` takes."""
+    prompts: int | None = Field(default=None, gt=0)
+    """At most this many prompts, the first ones; null takes all."""
+    k: int = Field(default=8, ge=2)
+    """Responses to each prompt."""
+    stop: Stop = "eos"
+    """The end of a response: the model's own, or that of the first sentence where it comes before. A response without
+    an end in `max_response_tokens` is dropped and counted."""
+    margin: float = Field(default=0.0, ge=0)
+    """Pairs whose rewards differ by less are left out and counted."""
+    sharpness: float = Field(default=8.0, gt=0)
+    """Bradley-Terry scale of the labels: nats of log-odds per unit of reward."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the sampling and of the labels."""
+
+
 class BenchmarkSpec(Part):
     """A benchmark: a model, preferences, budgets, and the settings of methods and evaluators."""
 
@@ -211,8 +236,13 @@ class BenchmarkSpec(Part):
     """A line for `bench list`."""
     model: str
     """Base model: hub id, local folder, or builtin/NAME."""
+    template: Template = Field(default="chat", exclude_if=lambda template: template == "chat")
+    """The form of a prompt: the model's chat template (chat), or the bare text of its messages, which responses go on
+    with, as for a base model (text)."""
     preferences: str
-    """Preference pairs: hub id, local file or folder, or builtin/NAME."""
+    """Preference pairs: hub id, local file or folder, or builtin/NAME; with `collected`, the prompts in them alone."""
+    collected: Collected | None = Field(default=None, exclude_if=lambda collected: collected is None)
+    """Pairs of the model's own responses; null reads pairs."""
     preferences_split: str = "train"
     """Split of a hub data set."""
     columns: dict[str, str] = {}
