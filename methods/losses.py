@@ -247,11 +247,12 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
     """
     real = mask.to(values.dtype)
     values = values * real
-    advantages = torch.zeros_like(values)
-    following = torch.zeros_like(values[:, 0])
-    for t in reversed(range(values.shape[1])):
-        next_value = values[:, t + 1] if t + 1 < values.shape[1] else torch.zeros_like(following)
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        following = (delta + gamma * lam * following) * real[:, t]
-        advantages[:, t] = following
+    none = torch.zeros_like(values[:, :1])
+    next_values = torch.cat([values[:, 1:], none], 1)
+    deltas = rewards + gamma * next_values - values  # at once: each operation is a launch on a GPU
+    following, found = none[:, 0], []
+    for delta, counts in zip(reversed(deltas.unbind(1)), reversed(real.unbind(1)), strict=True):
+        following = (delta + gamma * lam * following) * counts
+        found.append(following)
+    advantages = torch.stack(found[::-1], 1)
     return advantages, (advantages + values) * real

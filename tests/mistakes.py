@@ -79,7 +79,7 @@ MUTANTS = [
         ("the score comes a token early", "last = mask.sum(1) - 1", "last = (mask.sum(1) - 2).clamp(min=0)"),
         (
             "micro-batches weigh as their rows",
-            "weight = int(part.mask.sum()) / tokens",
+            "weight = sum(lengths[i] for i in batch.rows) / tokens",
             "weight = len(batch.rows) / len(rows)",
         ),
         ("value_weight is not used", "return loss + self.method.value_weight * error", "return loss + error"),

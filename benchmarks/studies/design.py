@@ -30,9 +30,9 @@ def _check(
     for field in (*said.at, *([said.along] if said.along else [])):
         if field not in axes:
             raise InputError(f"{where}: {field} is no axis of this study; {nearest(field, axes)}")
-    for field, value in said.at.items():
-        if value not in axes[field][0]:
-            raise InputError(f"{where}: {value!r} is not among the values of {field}; give one of them")
+    for at, value in said.at.items():
+        if value not in axes[at][0]:
+            raise InputError(f"{where}: {value!r} is not among the values of {at}; give one of them")
     if said.than == said.method or not (said.than or said.along):
         raise InputError(f"{where}: a statement needs another method (than), an axis (along), or both")
     if said.equal_kl and (said.along or not said.than):
@@ -40,8 +40,8 @@ def _check(
     if said.verdict == "equal" and not said.by.startswith("win_rate."):
         raise InputError(f"{where}: two are equal within a margin of win rates, and {said.by} is none; give one")
     own = {name.partition(":")[0] for name in named}
-    if said.than and not said.equal_kl and (field := next((f for f, (_, of) in axes.items() if of in own), None)):
-        raise InputError(f"{where}: {field} is an axis of one method alone, along which two meet only at equal_kl")
+    if said.than and not said.equal_kl and (inner := next((f for f, (_, of) in axes.items() if of in own), None)):
+        raise InputError(f"{where}: {inner} is an axis of one method alone, along which two meet only at equal_kl")
     concerned = {field for field, (_, of) in axes.items() if of is None or (of in own and not said.than)}
     missing = concerned - {said.along} - set(said.at) - ({BUDGET} if said.equal_kl else set())
     if missing:

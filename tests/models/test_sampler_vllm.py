@@ -78,7 +78,7 @@ def test_logps_are_the_policys_own_and_follow_a_training_step(policy):
     optimizer = Optimizer(policy.network, lr=0.05, total_steps=2)
     rows = [(s.prompt.ids, s.ids) for s in before]
     whole = Batch(rows, 0, policy.network.lay_out(rows))
-    optimizer.step(lambda: [whole], lambda batch: (-policy.logps(batch.layout).sum().mean(), {}))
+    optimizer.step(lambda: [whole], lambda batch: (-policy.logps(batch.layout).sum().mean(), dict))
     after = sample(policy, prompts, max_new_tokens=12, seed=3, temperature=0.7)
     assert gap(policy, before, 0.7) > 0.1  # the step moved the policy
     assert gap(policy, after, 0.7) < 1e-3  # and vLLM moved with it

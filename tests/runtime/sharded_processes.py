@@ -41,7 +41,7 @@ def shards(tiny: Checkpoint) -> dict[str, float]:
     parts = [[ROWS[:2], ROWS[2:5], ROWS[5:9]], [ROWS[9:]]][processes.rank()]
     policy.total_logps(ROWS)  # brings the plain weights together
     outcome = optimizer.step(
-        lambda: batches(policy.network, parts), lambda batch: (-policy.logps(batch.layout).sum().sum(), {})
+        lambda: batches(policy.network, parts), lambda batch: (-policy.logps(batch.layout).sum().sum(), dict)
     )
     plain = policy.network._sharded.plain
     held = {
@@ -124,7 +124,7 @@ def scores(tiny: Checkpoint) -> dict[str, list[float]]:
     model, optimizer = RewardModel(network, tiny.tokenizer()), Optimizer(network, lr=1e-2, total_steps=2)
     found = {"before": model.score_all(ROWS)}
     part = processes.shard(ROWS)
-    optimizer.step(lambda: batches(network, [part]), lambda batch: (model.scores(batch.layout).sum(), {}))
+    optimizer.step(lambda: batches(network, [part]), lambda batch: (model.scores(batch.layout).sum(), dict))
     found["after"] = model.score_all(ROWS)
     optimizer.finish()
     return found | {"at_the_end": model.score_all(ROWS)}
