@@ -22,7 +22,7 @@ from ..runtime import processes
 from ..runtime.memory import free_on, resident, total_on
 from ..training.probe import PAIRS, PROMPTS, SHARES
 from .context import settings_of
-from .cost.step_cost import TRAINED, Step, StepCost, StepKind, step_cost
+from .cost.step_cost import TRAINED, VALUE, Step, StepCost, StepKind, step_cost
 from .definition.rows import Row
 from .definition.spec import Supervised
 from .pace import Pace, pace_of
@@ -31,7 +31,7 @@ from .stages.steps import Step as RunStep
 
 FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
 MIB = 2**20
-WEIGHTS = 4 / TRAINED  # of a trained weight's bytes, its value
+WEIGHTS = VALUE / TRAINED  # of a trained weight's bytes, its value
 SMALLER = "train LoRA adapters (tuning.lora_rank), take a smaller model, or divide the weights among GPUs with FSDP"
 BY_PACE = "a few rows timed here"  # the basis of a rough estimate
 

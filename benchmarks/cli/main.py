@@ -26,6 +26,7 @@ from .audit_reward import audit_reward
 from .cache import cache
 from .doctor import doctor
 from .export import export
+from .gpus import plan
 from .live import watching
 from .plan import print_plan
 from .power import power
@@ -363,6 +364,7 @@ def new_method(
 
 
 app.command("audit-data")(audit_data)
+app.command()(plan)
 app.command()(power)
 app.command()(speed)
 app.command()(study)

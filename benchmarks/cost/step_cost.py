@@ -35,7 +35,7 @@ from ...results.records import Ids
 from ...training.reward_model import reward_model
 
 GIB = 2**30
-TRAINED = 16  # bytes a trained weight: fp32 value, gradient, and Adam's two moments
+TRAINED, VALUE = 16, 4  # bytes a trained weight, with gradient and Adam's two moments in fp32; and its value alone
 ROUNDED = 512  # bytes to which CUDA's allocator rounds each tensor up
 FEW, MORE = 2, 4  # layers of the models that are counted for a larger one
 VIEWS = frozenset(
@@ -43,6 +43,9 @@ VIEWS = frozenset(
     "as_strided unbind squeeze lift_fresh empty new_empty empty_like new_empty_strided empty_strided".split()
 )  # operations that launch nothing
 PRODUCTS = (F.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.bmm)
+
+
+StepKind = Literal["sft", "reward_model", "pairs", "online", "online with critic"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,18 @@ class StepCost:
     tokens: int
     flop: int
     launches: int
+
+    def on_each(self, devices: int, kind: StepKind) -> float:
+        """Bytes on each of some devices at most, where FSDP2 divides the trained weights and what belongs to them.
+
+        Reckoned. A method's passes without gradients, that draw, score or look, go through whole weights of what it
+        trains; those of one layer that a pass with gradients brings together are left out.
+        """
+        if devices == 1:
+            return self.peak
+        undivided = self.trained * (1 - 1 / devices)
+        whole = 0 if kind in ("sft", "reward_model") else self.trained * VALUE / TRAINED
+        return max(self.peak, self.resident + whole) - undivided
 
 
 class Live(TorchDispatchMode):
@@ -203,9 +218,6 @@ def build(
     if not trainable and not host:
         model.requires_grad_(False)
     return network
-
-
-StepKind = Literal["sft", "reward_model", "pairs", "online", "online with critic"]
 
 
 @dataclass(frozen=True)

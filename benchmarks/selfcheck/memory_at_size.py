@@ -30,6 +30,7 @@ RANKS = {"LoRA": 32, "full": 0}
 LENGTH = 256  # tokens of a prompt, and of a reply
 TOKENS = {"0.5B": 16384}  # of a pass, as benchmarks/suites/ultrafeedback.yaml asks
 OTHER = 8192
+DEVICES = 8
 
 
 def count(size: str, way: str, name: str, *, again: bool) -> StepCost:
@@ -53,13 +54,19 @@ def page(found: dict[str, Any]) -> str:
         f"fragments and the kernels' workspaces come on top. {packages}; {found['date']}. Derived from memory.json by "
         "`benchmarks/selfcheck/memory_at_size.py`.",
         "",
-        "| model | weights | method | tokens | held throughout | peak | peak with gradient checkpointing | TFLOP | "
-        "with checkpointing | launches | with checkpointing |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        f"Each of {DEVICES}: reckoned from the count with checkpointing, where FSDP2 divides trained weights, "
+        "gradients and moments. Frozen models and adapters are whole in each, and so are the weights that a method "
+        "draws, scores or looks with; what FSDP brings together for a layer is left out.",
+        "",
+        "| model | weights | method | tokens | held throughout | peak | peak with gradient checkpointing | each of 8 "
+        "| TFLOP | with checkpointing | launches | with checkpointing |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in found["steps"]:
         kept, again = row["kept"], row["again"]
-        figures = [f"{kept['tokens']:,}", *(f"{n / GIB:.1f}" for n in (kept["resident"], kept["peak"], again["peak"]))]
+        kind, devices = KINDS[row["method"]][0], DEVICES if row["way"] == "full" else 1
+        gib = (kept["resident"], kept["peak"], again["peak"], StepCost(**again).on_each(devices, kind))
+        figures = [f"{kept['tokens']:,}", *(f"{n / GIB:.1f}" for n in gib)]
         figures += [f"{each['flop'] / 1e12:,.0f}" for each in (kept, again)]
         figures += [f"{each['launches']:,}" for each in (kept, again)]
         lines.append(f"| {row['size']} | {row['way']} | {row['method']} | " + " | ".join(figures) + " |")
