@@ -58,8 +58,7 @@ class Design(Part):
     papers: list[Source] = Field(min_length=1)
     """The papers whose shape is looked for."""
     hours: float = Field(gt=0)
-    """Hours on two cores where nothing is on disk, by the costs of plans; judging, of which a plan knows nothing, is not
-    in it."""
+    """Hours on two cores where nothing is on disk, by the costs of plans, which know nothing of judging."""
 
 
 class StudyFile(Part):
