@@ -40,8 +40,9 @@ def _check(
     if said.verdict == "equal" and not said.by.startswith("win_rate."):
         raise InputError(f"{where}: two are equal within a margin of win rates, and {said.by} is none; give one")
     own = {name.partition(":")[0] for name in named}
-    if said.than and not said.equal_kl and (inner := next((f for f, (_, of) in axes.items() if of in own), None)):
-        raise InputError(f"{where}: {inner} is an axis of one method alone, along which two meet only at equal_kl")
+    alone = next((field for field, (_, of) in axes.items() if of in own), None)
+    if said.than and not said.equal_kl and alone:
+        raise InputError(f"{where}: {alone} is an axis of one method alone, along which two meet only at equal_kl")
     concerned = {field for field, (_, of) in axes.items() if of is None or (of in own and not said.than)}
     missing = concerned - {said.along} - set(said.at) - ({BUDGET} if said.equal_kl else set())
     if missing:
