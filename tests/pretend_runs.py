@@ -132,6 +132,13 @@ def padded(place: Place, seen: Seen) -> None:
         train(DPO(batch_size=8))(place, seen)
 
 
+def cut(place: Place, seen: Seen) -> None:
+    """DPO whose steps take several passes."""
+    train(DPO(batch_size=8))(
+        dataclasses.replace(place, tuning=dataclasses.replace(place.tuning, micro_tokens=60)), seen
+    )
+
+
 def probed(place: Place, seen: Seen) -> None:
     """DPO, and a look at its policy after the last step."""
     train(DPO(batch_size=8), looks=1)(place, seen)
@@ -190,7 +197,7 @@ def judge(place: Place, seen: Seen) -> None:
 @lru_cache
 def runs() -> dict[str, Callable[[Place, Seen], None]]:
     """All works by name."""
-    others = {work.__name__: work for work in (sft, reward_model, responses, generation, judge, padded, probed)}
+    others = {work.__name__: work for work in (sft, reward_model, responses, generation, judge, padded, cut, probed)}
     return others | {name: train(method) for name, method in method_runs().items()}
 
 
@@ -322,12 +329,12 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 PAGE = """# A pretend CUDA device
 
 `python tests/pretend_runs.py` runs every method, SFT, a reward model, sampling and a local judge on a pretend CUDA
-device (`tests/pretend_cuda.py`): the CPU computes, and operations on tensors of two devices are refused. None
-were mixed.
-Three numbers stand in each cell: **waits** (the CPU reads a value and waits for all that was launched), **copies** from
-the CPU to the device, and **launches** (operations but for views: about a kernel each). The model is a random Llama of
-one layer, 32 wide; a step has 4 or 8 examples in one pass. Counted with {libraries};
-`tests/test_pretend_cuda.py` holds these counts from above.
+device (`tests/pretend_cuda.py`): the CPU computes, and operations on tensors of two devices are refused. None were
+mixed. Three numbers stand in each cell: **waits** (the CPU reads a value and waits for all that was launched),
+**copies** from the CPU to the device, and **launches** (operations but for views: about a kernel each). The model is a
+random Llama of one layer, 32 wide; a step has 4 or 8 examples in one pass (`cut`: in several). A step waits for its
+losses, its norm and each pass's watched numbers, and the first one also for a trial of packing. Counted with
+{libraries}; `tests/test_pretend_cuda.py` holds these counts from above.
 
 Not shown: what only CUDA's kernels do (numbers that they refuse, the order of their sums, speed), memory, streams and
 races, several devices. TRL's trainers place their tensors by accelerate and are not run.
