@@ -34,8 +34,8 @@ class Tuning:
     micro_tokens: Annotated[int, Gt(0)] = 8192
     """Most tokens in one forward pass, padding (if any) included; bounds memory, leaves results alone."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
-    """Layers and logits are computed again in the backward pass and not kept: about a fifth of the memory for a third
-    more time, results alone; auto where a pass would not fit into what is free on the GPU."""
+    """Layers and logits are computed again in the backward pass and not kept: a quarter to half more work for most of
+    the memory of a pass, results left alone; auto where a pass would not fit into what is free on the GPU."""
     sampler: Literal["torch", "vllm"] = "torch"
     """The sampler of responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
     deterministic: bool = False

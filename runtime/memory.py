@@ -50,7 +50,7 @@ def total_on(device: str) -> int | None:
         return None
     import torch
 
-    return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(torch.cuda.mem_get_info(device)[1])
 
 
 def give_back() -> None:
