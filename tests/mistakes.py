@@ -195,7 +195,7 @@ MUTANTS = [
     *of(
         "models/sampler_torch.py",
         f"{SAMPLING} {POLICY}",
-        ("the sampler ignores the temperature", "logits.float() / temperature, dim", "logits.float(), dim"),
+        ("the sampler ignores the temperature", "logits.float() / self.temperature, dim", "logits.float(), dim"),
         (
             "kept log-probs are at temperature 1",
             "chances.gather(1, tokens).log()",
@@ -212,7 +212,7 @@ MUTANTS = [
         ("all seeds draw alike", "np.array([seed, stream]", "np.array([0, stream]"),
         ("every response ended", "ids, ids[-1] in self.stops, logps", "ids, True, logps"),
         ("the nucleus loses its last token", "ordered.cumsum(-1) - ordered", "ordered.cumsum(-1)"),
-        ("the nucleus is not used", "chances = nucleus(chances, top_p)", "pass"),
+        ("the nucleus is not used", "chances = nucleus(chances, self.top_p)", "pass"),
         ("shared prompts give all rows the first one's", "[row_of[ids] for ids in asked]", "[0 for ids in asked]"),
     ),
     *of(

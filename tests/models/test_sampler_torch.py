@@ -1,5 +1,6 @@
 """Our own sampler's work: launches and waits a token, rows that take others' places, weights that are put back."""
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -113,19 +114,39 @@ def test_rows_take_the_places_of_those_that_finished(tiny, full, monkeypatch, st
 
 def test_a_learnt_position_is_never_beyond_the_models(tiny, full, monkeypatch):
     """Rows that began earlier end earlier: no token is asked for after a row's last, whenever it is looked at."""
-    policy = moved(tiny, full, ends=1.0)
-    monkeypatch.setattr(sampler_torch, "steps_at_once", lambda device: 8)
+    policy = moved(tiny, full, ends=3.0)
+    monkeypatch.setattr(sampler_torch, "steps_at_once", lambda device: 3)
     backbone, furthest = policy.network.backbone.forward, []
 
+    @functools.wraps(backbone)
     def forward(**given):
         furthest.append(int(given["position_ids"].max()))
         return backbone(**given)
 
     monkeypatch.setattr(policy.network.backbone, "forward", forward)
-    monkeypatch.setattr(sampler_torch.inspect, "signature", lambda _: type("S", (), {"parameters": ()}))
-    how = {"max_new_tokens": 13, "seed": 4, "temperature": 1.0, "top_p": 1.0, "progress": None}
-    sampler_torch.sample_rows(policy, PROMPTS, range(20), streams=streams(PROMPTS), batch_size=4, **how)
-    assert max(furthest) == max(len(p.ids) for p in PROMPTS) + 13 - 2  # the last token goes through no pass
+    how = {"max_new_tokens": 7, "seed": 4, "temperature": 1.0, "top_p": 1.0, "progress": None}
+    sampler_torch.sample_rows(policy, PROMPTS * 2, range(40), streams=streams(PROMPTS * 2), batch_size=8, **how)
+    assert max(furthest) == max(len(p.ids) for p in PROMPTS) + 7 - 2  # the last token goes through no pass
+
+
+def test_a_row_that_has_all_its_tokens_leaves_though_most_go_on(tiny, full, monkeypatch):
+    """Five rows, of which four end with their second token; four others take their places and are one token behind."""
+    calls = []
+
+    def draw(chances, numbers):
+        calls.append(len(chances))
+        ids = torch.full((len(chances),), 9)
+        if len(calls) == 2:
+            ids[:4] = 1
+        return ids
+
+    monkeypatch.setattr(sampler_torch, "draw", draw)
+    how = {"max_new_tokens": 5, "seed": 4, "temperature": 1.0, "top_p": 1.0, "progress": None, "batch_size": 5}
+    prompts = [Prompt(str(i), (), (5, 6)) for i in range(9)]
+    policy = Policy.open(tiny, full, trainable=False)
+    found = sampler_torch.sample_rows(policy, prompts, range(9), streams=streams(prompts), **how)
+    assert [len(s.ids) for s in found] == [2] * 4 + [5] * 5
+    assert calls == [5, 5, 4, 5, 5, 5, 4]
 
 
 def test_an_adapter_is_merged_meanwhile_and_weights_are_put_back(tiny):
