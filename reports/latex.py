@@ -50,9 +50,7 @@ def table(material: Material) -> str:
     groups: list[tuple[str, list[tuple[str, str]]]] = []
     for metric in metrics:
         family, _, tail = metric.partition(".")
-        head = {"win_rate": "Win rate against SFT (\\%)", "reward": "Mean reward", "kl": "KL", "length": "Length"}[
-            family
-        ]
+        head = {"win_rate": "Win rate (\\%)", "reward": "Mean reward", "kl": "KL", "length": "Length"}[family]
         if not groups or groups[-1][0] != head:
             groups.append((head, []))
         groups[-1][1].append((metric, evaluator(tail) if tail else {"kl": "nats", "length": "tokens"}[family]))
@@ -65,7 +63,7 @@ def table(material: Material) -> str:
         rows.append([escaped(marked(name, methods)), *cells, *([time] if timed else [])])
     said = [
         f"{escaped(subject(summary))}; {escaped(_seeds(methods))}.",
-        "Means with half of the 95\\% interval's width; win rates count ties half.",
+        "Means with half of the 95\\% interval's width; win rates are against SFT, ties half.",
         _bold_said(summary, best),
         f"Benchmark {escaped(summary.get('benchmark', '?'))}, run {escaped(run_id(material))}.",
     ]
@@ -96,7 +94,7 @@ def table_of_runs(materials: Sequence[Material]) -> str:
         f"(adjusted $p < {LEVEL:g}$)."
     )
     label = f"runs-{'-'.join(run_id(run)[:6] for run in found.runs)}"
-    groups = [("Win rate against SFT (\\%)", heads)]
+    groups = [("Win rate (\\%)", heads)]
     return HEAD + _table(groups, lines, caption, label, "Method" if is_turned else "Run")
 
 

@@ -29,6 +29,11 @@ def test_model_data_steps_and_prompts():
     assert subject(made) == "SmolLM2-135M-Instruct on alpaca_eval: 8 to 1,600 optimizer steps, 23 questions"
 
 
+def test_prompts_without_a_value_count():
+    judged = {"seeds": 2, "metrics": {"win_rate.judge": cell(23, coverage=0.5)}, "cost": {}}
+    assert prompts({"methods": {"dpo": judged}}) == 23
+
+
 def test_held_out_pairs_and_policies_from_elsewhere_are_no_prompts_of_a_seed():
     rows = {
         "dpo": {"seeds": 2, "metrics": {"kl": cell(46), "implicit_reward.accuracy": cell(900)}},
