@@ -31,12 +31,12 @@ def scores(rates, *, seeds=3, prompts=200, seed=0, sd=0.3, other=None):
 
 
 def test_rows_beside_the_first_of_a_study_without_axes():
-    """b is 0.2 below a in every prompt, c equal to it but for noise; only what names a is compared."""
-    values = scores({"a": [0.6], "b": [0.4], "c": [0.6]}, sd=0.05).drop(columns="labels.flip")
+    """b is 0.2 below a, c 0.05 above it, but for noise; only what names a is compared."""
+    values = scores({"a": [0.6], "b": [0.4], "c": [0.65]}, sd=0.05).drop(columns="labels.flip")
     b, c = beside_the_first(values, ["a", "b", "c"])
     assert (b["a"], b["b"], b["seeds"], b["metric"]) == ("b", "a", 3, METRIC)
     assert b["difference"] == pytest.approx(-0.2, abs=0.02) and b["verdict"] == "falls"
-    assert c["difference"] == pytest.approx(0, abs=0.02) and c["verdict"] == "not decided"
+    assert c["difference"] == pytest.approx(0.05, abs=0.01) and (c["a"], c["b"]) == ("c", "a")
     assert b["p_adjusted"] == pytest.approx(2 * b["p"])  # Holm, of two
     assert beside_the_first(values, ["x", "a"]) == []
 
