@@ -95,7 +95,7 @@ def steps_in_bf16(tiny: Checkpoint) -> dict[str, object]:
         outcomes = [
             optimizer.step(
                 lambda policy=policy, parts=parts: batches(policy.network, parts),
-                lambda batch, policy=policy: (-policy.logps(batch.layout).sum().sum(), {}),
+                lambda batch, policy=policy: (-policy.logps(batch.layout).sum().sum(), dict),
             )
             for _ in range(2)
         ]
