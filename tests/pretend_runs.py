@@ -231,7 +231,9 @@ def placed(model: Path, tuning: str, *, device: str = "cuda") -> Iterator[Place]
         shutil.copytree(model, folder / "model")
         (folder / "out").mkdir()
         rank = {"lora": 4, "full": 0}[weights]
-        yield Place(folder / "model", Tuning(lora_rank=rank, precision=precision, device=device), folder / "out")  # type: ignore[arg-type]
+        # whether layers are computed again is otherwise found out by two passes, which no later step has
+        tuning = Tuning(lora_rank=rank, precision=precision, device=device, gradient_checkpointing=False)  # type: ignore[arg-type]
+        yield Place(folder / "model", tuning, folder / "out")
 
 
 def run(name: str, model: Path, tuning: str) -> Seen:
