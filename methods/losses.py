@@ -84,7 +84,7 @@ def dpop(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float,
     """DPO-Positive: DPO whose margin shrinks with what the chosen response lost against the reference. All [batch].
 
     -log sigmoid(beta (h - penalty max(0, -c))) with c the log-ratio log pi - log pi_SFT of the chosen response and h
-    the margin of both. Pal et al. (2024, arXiv:2402.13228), eq. 3.
+    the margin of both. Pal et al. (2024, arXiv:2402.13228).
     """
     lost = (-chosen_log_ratios).clamp(min=0)
     return -F.logsigmoid(beta * (chosen_log_ratios - rejected_log_ratios - penalty * lost))
@@ -94,7 +94,7 @@ def hinge(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float
     """max(0, 1 - beta (margin of the log-ratios)). All tensors [batch].
 
     The hinge of Zhao et al. (2023, arXiv:2305.10425) on likelihoods relative to the reference, as in Liu et al. (2024,
-    arXiv:2309.06657), section 3.
+    arXiv:2309.06657).
     """
     return (1 - beta * (chosen_log_ratios - rejected_log_ratios)).clamp(min=0)
 
