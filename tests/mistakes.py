@@ -314,11 +314,11 @@ MUTANTS = [
     *of(
         "models/policy.py",
         POLICY,
-        ("the KL is of the other direction", "(ours.exp() * (ours - theirs))", "(theirs.exp() * (theirs - ours))"),
+        ("the KL is of the other direction", "(shares * (ours - theirs))", "(theirs.exp() * (theirs - ours))"),
         (
             "the KL is sampled",
-            "kls = (ours.exp() * (ours - theirs)).sum(-1)",
-            "kls = (ours - theirs).gather(1, layout.targets[:, None])[:, 0]",
+            "kls = (shares * (ours - theirs)).sum(-1)",
+            "kls = (ours - theirs).gather(1, tokens[:, None])[:, 0]",
         ),
         ("means divide by the longest", "self.values.sum(1) / self.mask.sum(1)", "self.values.mean(1)", PAIRWISE_ROUND),
     ),

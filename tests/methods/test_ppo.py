@@ -21,6 +21,7 @@ from alignment_bench.results.records import Prompt
 from alignment_bench.results.store import folder_digest
 from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask
 
+ONE_TRUNK = {"critic_start": "policy", "samples_per_prompt": 4}
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11)) for i in range(8)]
 
 
@@ -200,7 +201,14 @@ def test_micro_batches_leave_the_update_alone(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "critic", [{}, {"critic_start": "policy", "samples_per_prompt": 4}], ids=["own critic", "one trunk"]
+    ("tuning", "critic"),
+    [
+        pytest.param("full", {}, id="full-own critic"),
+        pytest.param("lora", ONE_TRUNK, id="lora-one trunk"),
+        pytest.param("lora", {}, id="lora-own critic", marks=pytest.mark.slow),
+        pytest.param("full", ONE_TRUNK, id="full-one trunk", marks=pytest.mark.slow),
+    ],
+    indirect=["tuning"],
 )
 def test_ppo_learns_saves_and_leaves_the_rest_alone(tiny, tuning, tmp_path, critic):
     """Reward: lower-case letters in the response. Over three seeds the last rounds beat the first ones clearly."""

@@ -89,9 +89,9 @@ def alone(bench, tiny, tmp_path_factory):
     ("config", "lora_rank", "methods"),
     [
         pytest.param(DATA_PARALLEL, 0, "dpo,orpo,ppo", id="data-parallel"),
-        pytest.param(DATA_PARALLEL, 4, "dpo,ppo", id="lora"),
+        pytest.param(DATA_PARALLEL, 4, "dpo,ppo", id="lora", marks=pytest.mark.slow),
         pytest.param(FSDP, 0, "dpo,orpo,ppo", id="fsdp"),
-        pytest.param(ZERO, 0, "dpo,orpo,ppo", id="zero-2", marks=needs_deepspeed),
+        pytest.param(ZERO, 0, "dpo,orpo,ppo", id="zero-2", marks=[needs_deepspeed, pytest.mark.slow]),
     ],
 )
 def test_same_losses_and_weights_as_one_process(alone, tmp_path, config, lora_rank, methods):
