@@ -8,11 +8,11 @@ results.verdict, results.table, results.scores
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["load_run", "plan", "run", "tune"]
+__all__ = ["load_run", "next_round", "plan", "run", "tune"]
 
 
 if TYPE_CHECKING:
-    from .benchmarks.api import load_run, plan, run, tune
+    from .benchmarks.api import load_run, next_round, plan, run, tune
 else:
 
     def __getattr__(name: str) -> Any:

@@ -64,6 +64,27 @@ def along_axes(scores: pandas.DataFrame, axes: Mapping[str, Sequence[Any]]) -> d
     return found
 
 
+def beside_the_first(scores: pandas.DataFrame, methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Each other method less the first, for a study without axes, with Holm's correction within a score.
+
+    scores: columns method, seed, metric, prompt_id, value.
+    """
+    found = []
+    for metric, part in scores.groupby("metric", sort=True):
+        grids = {
+            str(name): rows.pivot(index="seed", columns="prompt_id", values="value").astype(float)
+            for name, rows in part.groupby("method")
+        }
+        for other in methods[1:] if methods[0] in grids else ():
+            if other in grids:
+                table = minus(grids[other], grids[methods[0]])
+                bounds = (-1.0, 1.0) if str(metric).startswith("win_rate.") else None
+                tested = asdict(compare(table.to_numpy(), np.zeros(table.shape), bounds=bounds))
+                found.append({"a": other, "b": methods[0], "metric": str(metric), "seeds": len(table), **tested})
+    _correct(found)
+    return found
+
+
 def headline_of(study: Mapping[str, Any]) -> str | None:
     """The win rate that the sentences trust most; None where there is none."""
     metrics = {row["metric"] for axis in study["axes"].values() for row in axis["curves"]}

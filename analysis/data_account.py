@@ -14,6 +14,9 @@ def account(data: Mapping[str, Any]) -> list[str]:
     said = [f"{first}, {rest:,} are not:" if rest else first]
     for reason, count in sorted(dropped.items(), key=lambda item: -item[1]):
         said.append(f"{count:,} dropped: {reason}" + (f" ({settings[reason]} fits all)" if reason in settings else ""))
-    if left_over:
-        said.append(f"{left_over:,} usable ones left over by rows={data['used']} (rows=null takes them)")
+    left_out = data.get("training_pairs", {}).get("left_out", 0)
+    if left_out:
+        said.append(f"{left_out:,} of the training split left out by training_pairs")
+    if by_rows := left_over - left_out:
+        said.append(f"{by_rows:,} usable ones left over by rows={data['used'] + left_out} (rows=null takes them)")
     return said

@@ -6,7 +6,7 @@ A few methods are told one by one; with more of them the sentences gather those 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import learnt_scorer, people, picked, prediction_powered
@@ -54,6 +54,9 @@ class Findings:
     watch: list[str]
     """Reasons for caution: over-optimization, evaluators that contradict each other, length, a doubtful judge."""
     not_shown: list[str]
+    """Comparisons that are not decided."""
+    limits: list[str] = field(default_factory=list)
+    """What no run of this kind shows, and what this one did not ask."""
 
 
 def findings(summary: Mapping[str, Any]) -> Findings:
@@ -69,7 +72,7 @@ def findings(summary: Mapping[str, Any]) -> Findings:
         certainty = [said for said in comparison_sentences(summary, metrics) if said not in undecided]
         certainty += rating_sentences(summary, metrics)
     if main and not any(_is_settled(c) for c in main):
-        certainty = [f"No difference is shown by {judged_by(metrics[0])}.", *certainty]
+        certainty = [f"No difference is shown by {judged_by(metrics[0])}{could_show(main)}.", *certainty]
     certainty += [*people.sentences(summary), *prediction_powered.sentences(summary), *tuned_with(summary)]
     certainty += picked.sentences(summary)
     return Findings(
@@ -95,8 +98,33 @@ def findings(summary: Mapping[str, Any]) -> Findings:
             *judges_below_people(summary),
             *panel_sentences(summary),
         ],
-        undecided + _limits(summary),
+        undecided,
+        _limits(summary),
     )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is told under one of a reader's questions; `otherwise`: said where there are no sentences."""
+
+    question: str
+    sentences: list[str]
+    otherwise: str = ""
+
+
+def answers(found: Findings, noticed: Sequence[str] = ()) -> list[Answer]:
+    """The first screen in its order: which, how sure, at what cost, where it breaks; then what was not shown.
+
+    noticed: further reasons for caution (warnings of the run, signs of a training gone wrong).
+    """
+    broken = [*noticed, *found.watch]
+    return [
+        Answer("Which", [found.recommendation]),
+        Answer("How sure", found.certainty, "No difference is shown."),
+        Answer("At what cost", found.cost, "No cost was recorded."),
+        Answer("Where it breaks", broken, "Nothing was found that weakens this verdict."),
+        Answer("What was not shown", [*found.not_shown, *found.limits]),
+    ]
 
 
 def _is_settled(row: Mapping[str, Any]) -> bool:

@@ -30,6 +30,7 @@ MEASURES = {
     "repetition.3": "Repeated 3-grams",
     "implicit_reward.accuracy": "Implicit reward: accuracy on pairs",
     "implicit_reward.margin": "Implicit reward: margin (nats)",
+    "implicit_reward.chosen": "Implicit reward: chosen replies (nats)",
     "judge.position_consistency": "Judge: same verdict when swapped",
     "judge.self_consistency": "Judge: same verdict twice",
     "judge.agreement": "Judge: members agree",

@@ -148,13 +148,26 @@ def _spread(values: np.ndarray) -> Spread:
     )
 
 
+def smallest_difference(prompts: int, seeds: int, rows: int, spread: Spread = ASSUMED) -> float:
+    """The smallest difference of win rates that a run of so many prompts, seeds and rows shows with 80% power.
+
+    rows: of different methods, each compared with SFT and with each other. inf where it shows none.
+    """
+    return detectable(spread.grid(seeds, prompts), _level(rows))
+
+
+def _level(rows: int) -> float:
+    """The level of one of a run's comparisons: every row with SFT and with each other share LEVEL."""
+    return LEVEL / max(rows + rows * (rows - 1) // 2, 1)
+
+
 def plan_sentences(prompts: int, seeds: int, rows: int, margin: float, spread: Spread = ASSUMED) -> list[str]:
     """What a run of so many prompts, seeds and rows could show, and what the margin would need; before it begins.
 
     rows: of different methods, each compared with SFT and with each other. The assumed variation is said.
     """
-    alpha = LEVEL / max(rows + rows * (rows - 1) // 2, 1)
-    size = detectable(spread.grid(seeds, prompts), alpha)
+    alpha = _level(rows)
+    size = smallest_difference(prompts, seeds, rows, spread)
     what = "between these policies" if seeds == 1 else "between methods"
     shown = f"no difference {what}, however large"
     if isfinite(size):
@@ -179,8 +192,8 @@ def plan_warnings(prompts: int, seeds: int, rows: int, data: Mapping[str, Any], 
 
     data: the record of its pairs: `used`, and `dropped` by reason.
     """
-    said, alpha = [], LEVEL / max(rows + rows * (rows - 1) // 2, 1)
-    if not isfinite(detectable(spread.grid(seeds, prompts), alpha)):
+    said = []
+    if not isfinite(smallest_difference(prompts, seeds, rows, spread)):
         said.append(f"{prompts} prompts and {_seeds(seeds)} can show nothing; raise evaluation.prompts or --seeds")
     if seeds == 1:
         said.append("one seed says nothing of methods, only of the policies that it trains; give --seeds 2 or more")

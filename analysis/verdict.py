@@ -49,6 +49,12 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
     return sorted(by_preference({c["metric"] for c in rows}), key=lambda metric: metric not in led)
 
 
+def leading(summary: Mapping[str, Any]) -> str | None:
+    """The win rate against SFT that stands first; of a run that is not finished, the one that would be trusted most."""
+    rates = {m for row in summary["methods"].values() for m in row.get("metrics", {}) if m.startswith("win_rate.")}
+    return next(iter(headline(summary) or by_preference(m for m in rates if m.count(".") == 1)), None)
+
+
 def recommendation(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
     """The opening sentence: which method to use over which, or why none is recommended."""
     if not metrics:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..results.outputs import Format
     from .request import Gate, Request
+    from .studies.rounds import LabelledBy
     from .studies.search import Optimizer
 
 
@@ -187,6 +188,35 @@ def tune(
         asked = studies.Tuning(request, trials, optimizer, search_seed, tune_flops, halving, shared)
         found = studies.tune(asked)
     return Results(found.outcome.run, found.outcome.failures), found.record
+
+
+def next_round(
+    run: str | Path,
+    benchmark: str = "quick",
+    methods: str | Sequence[str] = ("ppo", "dpo"),
+    *,
+    labeller: "LabelledBy" = "simulated",
+    new_pairs: int | None = None,
+    **options: Any,
+) -> Results | None:
+    """Go on from a finished run: new pairs of its policies, labelled, and training on old and new, as
+    `bench run --continue-from RUN` does.
+
+    options: those of `run`. None where people are to label: the items then wait in the round's folder, and the same
+    call goes on when they are done.
+    """
+    from ..runtime.quiet import quiet
+    from .cli.live import watching
+
+    quiet()
+    from .studies import rounds
+
+    by = one_of("labeller", labeller, rounds.LABELLED_BY)
+    with watching() as watcher:
+        request = _request(benchmark, methods, **options)
+        request = dataclasses.replace(request, say=watcher.say, watch=watcher.watch)
+        made = rounds.run_round(rounds.plan_round(request, Path(run), by, new_pairs))
+    return Results(made[0].run, made[0].failures) if made else None
 
 
 def plan(benchmark: str = "quick", methods: str | Sequence[str] = ("ppo", "dpo"), **options: Any) -> "pandas.DataFrame":

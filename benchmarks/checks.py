@@ -26,9 +26,11 @@ TRIAL = "trial.json"
 
 def check_processes(request: Request, methods: Mapping[str, Any]) -> None:
     """With several processes only our own training loops know how to divide their rows."""
-    if processes.size() == 1:
+    if request.cell_gpus > 1 and request.engine != "ray":
+        raise InputError("--cell-gpus goes with --engine ray; here launch several processes by accelerate launch")
+    if processes.size() == 1 and request.cell_gpus == 1:
         return
-    if request.engine != "local" or request.cell_timeout:
+    if processes.size() > 1 and (request.engine != "local" or request.cell_timeout):
         raise InputError(
             "several processes train each cell here; omit --engine and --cell-timeout, or launch one process"
         )

@@ -19,7 +19,7 @@ from typing import Any
 from ..models.model_files import remote_code_allowed
 from ..models.tuning import Tuning
 from ..results.integrity import code_digest, file_digest
-from ..results.store import EVERY, Store
+from ..results.store import Store
 
 OURS = __package__.partition(".")[0]
 MODEL_CODE = ("models", "runtime")  # how a model is opened, and rows of text go through it
@@ -36,8 +36,8 @@ class Workshop:
     tuning: Tuning
     packages: dict[str, str]
     """Versions of the libraries that numbers depend on."""
-    checkpoint_every: float = EVERY
-    """Seconds between the checkpoints from which a training that was stopped goes on."""
+    checkpoint_every: float | None = None
+    """Seconds between the checkpoints from which a training that was stopped goes on; None: see training/resume.py."""
 
     def inputs(self, code: Iterable[str] = TRAINING_CODE, **more: Any) -> dict[str, Any]:
         return {

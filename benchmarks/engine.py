@@ -9,9 +9,11 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -195,6 +197,36 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
+@contextlib.contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """Ray, connected to a cluster or to one that is started here."""
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--engine ray needs Ray, which is not installed; pip install 'alignment-bench[ray]'") from None
+    quiet = {"log_to_driver": False, "include_dashboard": False, "logging_level": "ERROR"}
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray says what it has to say
+        ray.init(address=address, **(quiet if address is None else {}))
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def check_cluster(request: Request, device: str) -> None:
+    """InputError where a cluster has GPUs and this machine, which makes all but the cells, found none for itself."""
+    if request.engine != "ray" or request.ray_address is None or request.device != "auto" or device != "cpu":
+        return
+    with _cluster(request.ray_address) as ray:
+        gpus = ray.cluster_resources().get("GPU", 0)
+    if gpus:
+        raise InputError(
+            f"the Ray cluster has {gpus:g} GPUs and this machine, which trains SFT and reward models and answers, has "
+            f"none; start the command on one that has (ray job submit --entrypoint-num-gpus 1 -- bench ...), or give "
+            f"--device cpu to use none"
+        )
+
+
 def train_on_ray(
     request: Request, cells: Iterable[Cell], resources: Mapping[str, float], address: str | None
 ) -> Iterator[tuple[Cell, str | None]]:
@@ -202,20 +234,13 @@ def train_on_ray(
 
     resources: num_cpus and num_gpus of a cell. A cell whose worker dies is begun again, from its last checkpoint.
     """
-    try:
-        import ray
-    except ImportError:
-        raise InputError("--engine ray needs Ray, which is not installed; pip install 'alignment-bench[ray]'") from None
     threads = str(max(1, int(resources["num_cpus"])))
-    quiet = {"log_to_driver": False, "include_dashboard": False, "logging_level": "ERROR"}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # where Ray says what it has to say
-        ray.init(address=address, **(quiet if address is None else {}))
-        stack.callback(ray.shutdown)
+    with _cluster(address) as ray:
         remote = ray.remote(_on_ray).options(
             **resources, max_retries=3, runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}}
         )
-        waiting = {remote.remote(pack(request, cell, int(threads))): cell for cell in cells}
+        count = max(1, int(resources["num_gpus"]))
+        waiting = {remote.remote(pack(request, cell, int(threads)), count): cell for cell in cells}
         while waiting:
             (ended,), _ = ray.wait(list(waiting), num_returns=1)
             cell = waiting.pop(ended)
@@ -225,9 +250,49 @@ def train_on_ray(
                 yield cell, f"its worker died: {str(error).strip().splitlines()[0]}"
 
 
-def _on_ray(packed: str) -> str | None:
+def _on_ray(packed: str, processes: int) -> str | None:
     """Train a cell; returns why it failed. Only a dead worker is an error to Ray, and tried again."""
+    if processes > 1:
+        return train_together(packed, processes)
     return importlib.import_module(WORKER).train_or_tell(packed)
+
+
+def train_together(packed: str, count: int) -> str | None:
+    """Train the cell of a packed request in processes of this machine that divide its rows; returns why it failed.
+
+    Each has the GPU of its number among those that are visible. Where one ends without a word, so do the others.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = [Path(folder) / f"{rank}.json" for rank in range(count)]
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", f"{START}main; main()", str(outcome)],
+                stdin=subprocess.PIPE,
+                text=True,
+                env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)},
+            )
+            for rank, outcome in enumerate(outcomes)
+        ]
+        try:
+            for process in started:
+                if process.stdin:
+                    process.stdin.write(packed)
+                    process.stdin.close()
+            while None in (codes := [process.poll() for process in started]) and not any(codes):
+                time.sleep(0.2)
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        said = json.loads(outcomes[0].read_text(encoding="utf-8")) if outcomes[0].exists() else {}
+    if said.get("done"):
+        return None
+    ended = next((process for process in started if process.returncode), started[0])
+    return str(said.get("failed") or _ended(ended))
 
 
 def reason(error: BaseException) -> str:

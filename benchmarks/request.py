@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..results.store import EVERY
 from .definition.spec import BenchmarkSpec
 
 Cell = tuple[str, int]  # label of the row, and seed
@@ -54,14 +53,16 @@ class Request:
     """Of the cluster; None starts one on this machine."""
     cell_cpus: int = 1
     """CPU cores of a cell on Ray."""
+    cell_gpus: int = 1
+    """GPUs of a cell on Ray, where the device is CUDA, each with a process of its own on one machine."""
     at_once: int | None = None
     """Cells that are trained side by side in processes of their own, where the engine is local; None: see `AT_ONCE`."""
     threads: int | None = None
     """Threads that train a cell on a CPU, however many cells are trained at once; None: half of what there are."""
     cell_timeout: float | None = None
     """Seconds that a cell's training may take; each cell is then trained in a process of its own."""
-    checkpoint_every: float = EVERY
-    """Seconds between the checkpoints from which a training that was stopped goes on."""
+    checkpoint_every: float | None = None
+    """Seconds between the checkpoints from which a training that was stopped goes on; None: see training/resume.py."""
     wait: bool = False
     """Wait for another process that makes the same run, in place of an InputError."""
     trust_remote_code: bool = False

@@ -11,6 +11,7 @@ from ..analysis.hacking import hacking, optimized_rows
 from ..analysis.judge_panel import settle
 from ..analysis.learnt_scorer import far_shares
 from ..analysis.picked import picked_checkpoints
+from ..analysis.subject import data_of
 from ..analysis.summary import plain, summarize
 from ..errors import InputError
 from ..preferences.run_pairs import read_people
@@ -59,6 +60,7 @@ def sum_up(run: Run, scores: Any, *, gates: list[dict[str, Any]], notes: list[st
         elsewhere=elsewhere(run.record["methods"]),
     )
     return summary | {
+        "data": data_of(run.record),
         "notes": notes,
         "people": plain(people.about) if people else None,
         "far": far_shares(scores),
@@ -81,7 +83,7 @@ def so_far(run: Run) -> dict[str, Any]:
     there = ", ".join(cells) or "none"
     said = progress.sentence() if progress else f"the run is not finished; cells that are there: {there}"
     found: dict[str, Any] = {name: record.get(name) for name in ("run_id", "benchmark")}
-    found |= {"contract": record.get("contract") or {}, "methods": {}}
+    found |= {"contract": record.get("contract") or {}, "methods": {}, "data": data_of(record)}
     if cells:
         try:
             scores = settle(run.scores(), {}, direct=False).scores

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Stopped
+from ..runtime import launch, processes
 from ..runtime.quiet import hearing, quiet
 from .definition.spec import BenchmarkSpec
 from .engine import reason
@@ -22,7 +23,9 @@ def train_packed(packed: str) -> None:
     quiet()
     values = json.loads(packed)
     label, seed = values.pop("cell")
-    _harness(json.dumps(values)).make((label, seed))
+    values["device"] = launch.start(values["device"]) if processes.size() == 1 else values["device"]
+    with processes.together():
+        _harness(json.dumps(values)).make((label, seed))
 
 
 @lru_cache(maxsize=1)

@@ -10,10 +10,12 @@ from .base import Conversation, OpenPolicy
 
 @dataclass(frozen=True)
 class ImplicitReward:
-    """Yields `implicit_reward.accuracy` and `implicit_reward.margin` on held-out pairs, whatever the method was.
+    """Yields `implicit_reward.accuracy`, `.margin` and `.chosen` on held-out pairs, whatever the method was.
 
     The implicit reward is beta * log(policy / SFT) of a response (Rafailov et al. 2023, arXiv:2305.18290, section 5);
     beta changes no order, so the margin is the one at beta = 1, in nats. SFT itself ties everywhere: accuracy one half.
+    `chosen` is the log-ratio of the chosen replies alone, in nats: below 0 their likelihood was displaced (Razin et al.
+    2024, arXiv:2410.08847).
     """
 
     pairs: Sequence[LabelledPair] = ()
@@ -45,3 +47,4 @@ class ImplicitReward:
             yield Score("implicit_reward.accuracy", prompt_id, accuracy)
             margin = sum(chosen - rejected for chosen, rejected in rows) / len(rows)
             yield Score("implicit_reward.margin", prompt_id, margin)
+            yield Score("implicit_reward.chosen", prompt_id, sum(chosen for chosen, _ in rows) / len(rows))

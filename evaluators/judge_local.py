@@ -19,8 +19,11 @@ from ..models.logit_rule import LogitRule
 from ..models.lora import backbone_of
 from ..models.micro_batches import micro_batches, start_tokens
 from ..models.model_files import remote_code_allowed
+from ..models.shared_work import Source, by_all, deal_sizes, shared
 from ..models.tuning import Tuning
 from ..results.integrity import code_digest
+from ..results.lazy import chunks
+from ..runtime import processes
 from .judge_cache import Answer, Keep
 from .judge_verdict import Verdict
 
@@ -40,6 +43,7 @@ class LocalAsker:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.device, dtype = _placed(device)
+        self.source = Source(LocalAsker, (name, device))
         trust = remote_code_allowed()
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
@@ -66,9 +70,27 @@ class LocalAsker:
             )  # fmt: skip
         return [None if margin is None else _verdict(margin) for margin in margins]
 
-    @torch.no_grad()
     def margins(self, prompts: list[str], keep: Keep | None = None) -> list[float | None]:
         """log p(A | prompt) - log p(B | prompt) in nats; None where the prompt exceeds the context."""
+        if not processes.are_waiting():
+            return self._margins_here(prompts, keep)
+        margins: list[float | None] = []
+        for chunk in chunks(prompts, "judge"):  # what is answered is kept now and then
+            found = self.shared_margins(chunk)
+            for i, margin in enumerate(found, len(margins)):
+                if keep and margin is not None:
+                    keep(i, Answer(_verdict(margin)))
+            margins += found
+        return margins
+
+    @shared
+    def shared_margins(self, prompts: list[str], *, together: bool = False) -> list[float | None]:
+        """The same by all processes, see models/shared_work.py."""
+        hands = deal_sizes([len(prompt) for prompt in prompts], processes.size())
+        return by_all(prompts, hands, self._margins_here)
+
+    @torch.no_grad()
+    def _margins_here(self, prompts: list[str], keep: Keep | None = None) -> list[float | None]:
         ids = [self.encode(prompt) for prompt in prompts]
         fits = [i for i, row in enumerate(ids) if self.context is None or len(row) <= self.context]
         margins: list[float | None] = [None] * len(prompts)

@@ -16,9 +16,10 @@ class AlphaPO(SimPO):
     """SimPO whose reward is (1 - p^-alpha) / alpha of the mean probability p a token, in place of log p."""
 
     alpha: float = 0.25
-    """Shape of the reward; 0 is SimPO, above 0 unlikely responses weigh more; 0.25 for Llama 3 in the paper."""
+    """Shape of the reward; 0 is SimPO, above 0 unlikely responses weigh more; 0.25 for Mistral-Instruct in the
+    paper (table 3)."""
 
-    # SimPO's, and alpha on both sides of 0, as the paper tried it.
+    # SimPO's, and alpha on both sides of 0.
     space: ClassVar[dict[str, Range]] = {**SimPO.space, "alpha": Range(-0.5, 0.5, "linear")}
 
     def loss(self, logps: PairLogps) -> Tensor:

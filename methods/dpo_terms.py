@@ -18,11 +18,11 @@ SPACE = {"lr": LEARNING_RATE, "beta": Range(0.01, 5.0, "log")}  # of DPO, on who
 class LengthNormalizedDPO(PairwiseMethod):
     """DPO on log-ratios as means over a response's tokens, so that long replies have no larger margins.
 
-    Lambert et al. (2024, arXiv:2411.15124), section 5.1; the default of their open-instruct.
+    Lambert et al. (2024, arXiv:2411.15124), eq. 6; `dpo_norm` in their open-instruct.
     """
 
     beta: Annotated[float, Gt(0)] = 5.0
-    """Strength of the pull towards the reference a token, above 0; 5 in the paper."""
+    """Strength of the pull towards the reference a token, above 0; 5 in the paper (table 20)."""
 
     # From DPO's usual values to twice the paper's.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.5, 10.0, "log")}
@@ -38,16 +38,16 @@ class LengthNormalizedDPO(PairwiseMethod):
 class LengthRegularizedDPO(PairwiseMethod):
     """R-DPO: DPO that takes part of a longer reply's win to be for its length.
 
-    Park et al. (2024, arXiv:2403.19159). In DPO's derivation a reward less `length_weight` a token leaves the paper's
-    loss, -log sigmoid(beta h + length_weight (|y_w| - |y_l|)), with h the margin of the log-ratios.
+    Park et al. (2024, arXiv:2403.19159). In DPO's derivation a reward less `length_weight` a token leaves the loss
+    -log sigmoid(beta h + length_weight (|y_w| - |y_l|)), with h the margin of the log-ratios.
     """
 
     beta: Annotated[float, Gt(0)] = 0.1
-    """Strength of the pull towards the reference, above 0; 0.1 in the paper."""
+    """Strength of the pull towards the reference, above 0; DPO's usual 0.1."""
     length_weight: Annotated[float, Ge(0)] = 0.01
-    """The paper's alpha: reward that a token of length costs, at least 0; 0.01 and 0.05 in the paper."""
+    """The paper's alpha: reward that a token of length costs, at least 0; 0.01 and 0.05 are usual."""
 
-    # Meng et al. (2024, arXiv:2405.14734), table of search ranges: alpha from 0.05 to 1; here also the paper's.
+    # Meng et al. (2024, arXiv:2405.14734), table of search ranges: alpha from 0.05 to 1; here also less.
     space: ClassVar[dict[str, Range]] = {**SPACE, "length_weight": Range(0.005, 1.0, "log")}
     needs_reference: ClassVar[bool] = True
     goal: ClassVar[str] = "kl_regularized_reward"
@@ -62,15 +62,15 @@ class LengthRegularizedDPO(PairwiseMethod):
 class DPOPositive(PairwiseMethod):
     """DPOP: DPO that pays for chosen replies that got less likely than they are under SFT.
 
-    Pal et al. (2024, arXiv:2402.13228), eq. 3.
+    Pal et al. (2024, arXiv:2402.13228).
     """
 
     beta: Annotated[float, Gt(0)] = 0.3
-    """Strength of the pull towards the reference, above 0; 0.3 in the paper."""
+    """Strength of the pull towards the reference, above 0; 0.3 is usual with a penalty of 50."""
     penalty: Annotated[float, Ge(0)] = 50.0
-    """The paper's lambda: margin lost for a nat that the chosen reply lost, at least 0; 50 in the paper, 5 to 500."""
+    """The paper's lambda: margin lost for a nat that the chosen reply lost, at least 0; 50 is usual."""
 
-    # The paper's penalties; DPO's beta.
+    # A tenth and ten times of the usual penalty; DPO's beta.
     space: ClassVar[dict[str, Range]] = {**SPACE, "penalty": Range(5.0, 500.0, "log")}
     needs_reference: ClassVar[bool] = True
     goal: ClassVar[str] = "least_loss"
@@ -83,12 +83,12 @@ class DPOPositive(PairwiseMethod):
 class RPO(PairwiseMethod):
     """DPO plus the NLL of the chosen reply.
 
-    Pang et al. (2024, arXiv:2404.19733), eq. 1. The paper trains in rounds on answers that are right or wrong; the loss
-    is the same. Its alpha weighs DPO's part, so it is 1 / nll_weight but for the learning rate.
+    Pang et al. (2024, arXiv:2404.19733). The paper trains in rounds on answers that are right or wrong; the loss is the
+    same, with `nll_weight` for the alpha of its version 3.
     """
 
     beta: Annotated[float, Gt(0)] = 0.1
-    """Strength of the pull towards the reference, above 0; 0.1 in the paper."""
+    """Strength of the pull towards the reference, above 0; DPO's usual 0.1."""
     nll_weight: Annotated[float, Ge(0)] = 1.0
     """Weight of the chosen reply's NLL, a mean over its tokens, at least 0; 1 in the paper."""
 
@@ -107,7 +107,7 @@ class RPO(PairwiseMethod):
 class Hinge(PairwiseMethod):
     """A hinge in place of DPO's sigmoid: SLiC on likelihoods relative to SFT.
 
-    Zhao et al. (2023, arXiv:2305.10425); relative to the reference in Liu et al. (2024, arXiv:2309.06657), section 3.
+    Zhao et al. (2023, arXiv:2305.10425); relative to the reference in Liu et al. (2024, arXiv:2309.06657).
     """
 
     beta: Annotated[float, Gt(0)] = 0.1
@@ -132,8 +132,8 @@ class EXO(PairwiseMethod):
     beta: Annotated[float, Gt(0)] = 0.1
     """Scale of the log-ratios, above 0; 0.1 is usual."""
     label_smoothing: Annotated[float, Gt(0), Lt(0.5)] = 1e-3
-    """Chance that a label is taken to be wrong, above 0 (else the KL is infinite) to below 0.5; 0.001 in the authors'
-    code."""
+    """Chance that a label is taken to be wrong, above 0 (else the KL is infinite) to below 0.5; 0.001 is TRL's advice,
+    the authors' code has e^-10."""
 
     # DPO's, for the margins are on the same scale.
     space: ClassVar[dict[str, Range]] = SPACE

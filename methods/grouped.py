@@ -9,7 +9,7 @@ from torch import Tensor
 from ..models.layout import Batch
 from ..models.policy import Policy, TokenValues
 from ..models.sampler import Sample
-from ..training.loop import Watched, take_step
+from ..training.loop import Watched, reader, take_step
 from ..training.task import TrainingTask
 from . import losses
 from .online import OnlineMethod, OnlineTrainer, Rollout
@@ -99,6 +99,7 @@ class GroupedTrainer(OnlineTrainer):
         signals |= {
             "kl_estimate": float(log_ratios.mean()),
             "entropy": float(-losses.masked_mean(old.values, old.mask)),
+            **self.sampler_gap(samples, old),
         }
         return GroupedRollout(
             prompts=[s.prompt.id for s in samples[::k]],
@@ -120,7 +121,11 @@ class GroupedTrainer(OnlineTrainer):
             old, reference = rollout.old[rows, :width], rollout.reference[rows, :width]
             worth, longest = rollout.advantages[batch.rows], self.task.prompts.max_new_tokens
             each, watched = self.method.loss(Group(new, old, reference, worth, longest, rollout.mean_tokens))
-            means = {name: float(values.sum()) / len(prompts) for name, values in watched.items()}
+            read = reader({name: values.sum() for name, values in watched.items()})
+
+            def means() -> dict[str, float]:
+                return {name: value / len(prompts) for name, value in read().items()}
+
             return each.sum() / len(prompts), means
 
         sequences = [rollout.sequences[i * k : (i + 1) * k] for i in prompts]

@@ -84,7 +84,7 @@ def dpop(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float,
     """DPO-Positive: DPO whose margin shrinks with what the chosen response lost against the reference. All [batch].
 
     -log sigmoid(beta (h - penalty max(0, -c))) with c the log-ratio log pi - log pi_SFT of the chosen response and h
-    the margin of both. Pal et al. (2024, arXiv:2402.13228), eq. 3.
+    the margin of both. Pal et al. (2024, arXiv:2402.13228).
     """
     lost = (-chosen_log_ratios).clamp(min=0)
     return -F.logsigmoid(beta * (chosen_log_ratios - rejected_log_ratios - penalty * lost))
@@ -94,7 +94,7 @@ def hinge(chosen_log_ratios: Tensor, rejected_log_ratios: Tensor, *, beta: float
     """max(0, 1 - beta (margin of the log-ratios)). All tensors [batch].
 
     The hinge of Zhao et al. (2023, arXiv:2305.10425) on likelihoods relative to the reference, as in Liu et al. (2024,
-    arXiv:2309.06657), section 3.
+    arXiv:2309.06657).
     """
     return (1 - beta * (chosen_log_ratios - rejected_log_ratios)).clamp(min=0)
 
@@ -223,6 +223,11 @@ def ppo_policy(new_logps: Tensor, old_logps: Tensor, advantages: Tensor, mask: T
     return masked_mean(clipped_surrogate((new_logps - old_logps) * mask, advantages, clip=clip), mask)
 
 
+def truncated_importance(logps: Tensor, drawn_logps: Tensor, cap: float) -> Tensor:
+    """The ratio of a token's probability to that with which it was drawn, at most `cap`, elementwise."""
+    return (logps - drawn_logps).exp().clamp(max=cap)
+
+
 def ppo_value(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float) -> Tensor:
     """Clipped value loss: the mean over real tokens of half the larger of both squared errors.
 
@@ -242,11 +247,12 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
     """
     real = mask.to(values.dtype)
     values = values * real
-    advantages = torch.zeros_like(values)
-    following = torch.zeros_like(values[:, 0])
-    for t in reversed(range(values.shape[1])):
-        next_value = values[:, t + 1] if t + 1 < values.shape[1] else torch.zeros_like(following)
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        following = (delta + gamma * lam * following) * real[:, t]
-        advantages[:, t] = following
+    none = torch.zeros_like(values[:, :1])
+    next_values = torch.cat([values[:, 1:], none], 1)
+    deltas = rewards + gamma * next_values - values  # at once: each operation is a launch on a GPU
+    following, found = none[:, 0], []
+    for delta, counts in zip(reversed(deltas.unbind(1)), reversed(real.unbind(1)), strict=True):
+        following = (delta + gamma * lam * following) * counts
+        found.append(following)
+    advantages = torch.stack(found[::-1], 1)
     return advantages, (advantages + values) * real

@@ -16,6 +16,7 @@ from ..models.network import Network
 from ..models.policy import Policy, TokenValues
 from ..models.sampler import Sample, to_generations
 from ..models.sampling import sample
+from ..models.shared_work import by_all, deal
 from ..results.records import Generation
 from ..runtime import processes
 from ..training.ledger import Ledger, Snapshots
@@ -186,11 +187,11 @@ class OnlineTrainer:
     def rewards(self, samples: list[Sample]) -> tuple[Tensor, dict[str, float]]:
         """The reward of each response [batch], normalized, less the penalty for a missing EOS; and what to watch."""
         asked = self.scores_per_response
-        shard = [*processes.shard_in_order(to_generations(self.policy, samples))]
         if self.task.reward_model:  # a network of the policy's size reads each response
             self.ledger.scored_tokens += asked * count_tokens({(s.prompt.ids, s.ids) for s in samples})
-        scores = processes.all_gather([*self.reward(shard)] if shard else [])
-        raw = torch.tensor([score for part in scores for score in part], dtype=torch.float32)
+        hands = deal([[(s.prompt.ids, s.ids)] for s in samples], share_prompts=self.policy.network.packs)
+        scores = by_all(to_generations(self.policy, samples), hands, self.reward)
+        raw = torch.tensor(scores, dtype=torch.float32)
         if not torch.isfinite(raw).all():
             worst = samples[int((~torch.isfinite(raw)).nonzero()[0][0])].prompt.id
             raise TrainingError(
@@ -226,6 +227,16 @@ class OnlineTrainer:
             return self.drawn([s.logps for s in samples])
         return self.logps(self.policy, [(s.prompt.ids, s.ids) for s in samples])
 
+    def sampler_gap(self, samples: Sequence[Sample], old: TokenValues) -> dict[str, float]:
+        """To log: the mean distance in nats between log-probs under the policy and those the sampler drew with.
+
+        Nothing where they are the same numbers, or a sampler says none.
+        """
+        if self.sampler_is_exact or not all(s.logps for s in samples):
+            return {}
+        distances = (old.values - self.drawn([s.logps for s in samples]).values).abs()
+        return {"sampler_gap": float(distances[old.mask].mean())}
+
     def reference_logps(self, reference: Policy, samples: Sequence[Sample], old: TokenValues) -> TokenValues:
         """Log-probs of a round's responses under the SFT checkpoint, given those under the policy that drew them."""
         if self.optimizer.schedule.last_epoch == 0:  # the policy has not moved yet
@@ -239,13 +250,11 @@ class OnlineTrainer:
     def collect(self, sequences: Sequences, network: Network, values: Callable[[Layout], TokenValues]) -> TokenValues:
         """A network's values of sequences, in their order; all processes share them.
 
-        A response that was drawn more than once is computed once in each process. Passes are cut as for the policy.
+        A response that was drawn more than once is computed once. Passes are cut as for the policy.
         """
-        shard = processes.shard_in_order(sequences)
-        self.ledger.scored_tokens += sum(processes.all_gather(count_tokens(set(shard))))
-        found = self.policy.network.over_distinct(shard, lambda layout: values(layout).rows(), beside=network)
-        shards = processes.all_gather(found)  # should one have failed, all hear it here
-        return self.drawn([row for part in shards for row in part])
+        self.ledger.scored_tokens += count_tokens(set(sequences))
+        rows = lambda layout: values(layout).rows()  # noqa: E731  (too short for a name of its own)
+        return self.drawn(self.policy.network.over_distinct(sequences, rows, beside=network, together=True))
 
     def minibatches(self, count: int, size: int) -> list[list[int]]:
         """A fresh permutation of the indices below count, in parts."""

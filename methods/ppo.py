@@ -23,7 +23,7 @@ from ..models.network import Network
 from ..models.policy import Policy, TokenValues
 from ..models.sampler import Sample
 from ..results.records import LEARNING_RATE, Range
-from ..training.loop import Optimizer, Watched, take_step
+from ..training.loop import Optimizer, Watched, reader, take_step
 from ..training.resume import Stateful, Weights
 from ..training.task import TrainingTask, trained_policy
 from . import losses
@@ -42,13 +42,15 @@ class PPORollout(Rollout):
 
     def part(self, rows: list[int], width: int) -> "PPORollout":
         """The same with the tensors of some responses alone, cut to a width that holds them."""
+        places = torch.tensor(rows, device=self.mask.device)  # moved once
         cut: dict[str, Any] = {
-            name: value[rows, :width] for name, value in vars(self).items() if isinstance(value, Tensor)
+            name: value[places, :width] for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return dataclasses.replace(self, **cut)
 
 
-Loss = Callable[[PPORollout, Layout], Watched]
+Numbers = dict[str, Tensor]  # scalars to watch
+Loss = Callable[[PPORollout, Layout], tuple[Tensor, Numbers]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,10 @@ class PPO(OnlineMethod):
     """Discount a token."""
     lam: Annotated[float, Ge(0), Le(1)] = 0.95
     """GAE's lambda: 1 is unbiased and noisy, 0 trusts the critic."""
+    importance_cap: Annotated[float, Gt(0)] | None = None
+    """Weigh each token's advantage by its probability under the policy over that with which the sampler drew it, at
+    most this cap, above 0; None does not. For vLLM and bf16, where the two differ: truncated importance sampling, Yao
+    et al. (2025), "Your efficient RL framework secretly brings you off-policy RL training"."""
     critic_warmup: Annotated[int, Ge(0)] = 1
     """First rounds in which only the critic learns, for its head starts at 0."""
 
@@ -190,22 +196,30 @@ class Trainer(OnlineTrainer):
         rewards = token_rewards(final, penalty, mask, beta=self.beta)
         advantages, returns = losses.gae(rewards, values, mask, gamma=method.gamma, lam=method.lam)
         explained = 1 - (returns - values)[mask].var() / returns[mask].var().clamp(min=1e-8)
-        signals |= {
-            "kl_estimate": float((old.values - reference.values).sum(1).mean()),
-            "entropy": float(-losses.masked_mean(old.values, mask)),
-            "explained_variance": float(explained),
-            "beta": self.beta,
+        watched = {
+            "kl_estimate": (old.values - reference.values).sum(1).mean(),
+            "entropy": -losses.masked_mean(old.values, mask),
+            "explained_variance": explained,
         }
+        signals |= {**reader(watched)(), "beta": self.beta, **self.sampler_gap(samples, old)}
         return PPORollout(
             prompts=[s.prompt.id for s in samples[:: self.samples_per_prompt]],
             sequences=sequences,
             signals=signals,
             old_logps=old.values,
             old_values=values,
-            advantages=whiten(advantages, mask),
+            advantages=whiten(advantages, mask) * self.importance(samples, old),
             returns=returns,
             mask=mask,
         )
+
+    def importance(self, samples: list[Sample], old: TokenValues) -> Tensor | float:
+        """Weights [batch, time] of a round's tokens, by `importance_cap`; old: their log-probs."""
+        cap = self.method.importance_cap
+        if cap is None or self.sampler_is_exact or not all(s.logps for s in samples):
+            return 1.0
+        drawn = self.drawn([s.logps for s in samples]).values
+        return losses.truncated_importance(old.values, drawn, cap)
 
     def estimates(self, samples: list[Sample], old: TokenValues) -> Tensor:
         """The critic's values [batch, time] before the tokens of a round's responses; old: their log-probs."""
@@ -224,35 +238,35 @@ class Trainer(OnlineTrainer):
         value_loss = self.step(self.critic_optimizer, rollout, prompts, self.value_loss)["loss"]
         return outcome | {"value_loss": value_loss}
 
-    def policy_loss(self, part: PPORollout, layout: Layout) -> Watched:
+    def policy_loss(self, part: PPORollout, layout: Layout) -> tuple[Tensor, Numbers]:
         """The clipped surrogate; Schulman et al. (2017), eq. 7."""
         return self._surrogate(part, self.policy.logps(layout, self.method.temperature))
 
-    def value_loss(self, part: PPORollout, layout: Layout) -> Watched:
+    def value_loss(self, part: PPORollout, layout: Layout) -> tuple[Tensor, Numbers]:
         """The critic's clipped error."""
         return self._value_error(part, self.values(layout)), {}
 
-    def joint_loss(self, part: PPORollout, layout: Layout) -> Watched:
+    def joint_loss(self, part: PPORollout, layout: Layout) -> tuple[Tensor, Numbers]:
         """Both from one pass through the trunk they share; Schulman et al. (2017), eq. 9, without an entropy bonus."""
         states = self.policy.network.hidden(layout, layout.before)
         loss, watched = self._surrogate(part, self.policy.logps_of(states, layout, self.method.temperature))
         error = self._value_error(part, self._head_values(states, layout))
-        return loss + self.method.value_weight * error, {**watched, "value_loss": error.item()}
+        return loss + self.method.value_weight * error, {**watched, "value_loss": error.detach()}
 
-    def head_loss(self, part: PPORollout, layout: Layout) -> Watched:
+    def head_loss(self, part: PPORollout, layout: Layout) -> tuple[Tensor, Numbers]:
         """The value loss of the head alone, as long as the policy is not to move."""
         with torch.no_grad():
             states = self.policy.network.hidden(layout, layout.before)
         error = self._value_error(part, self._head_values(states, layout))
-        return self.method.value_weight * error, {"value_loss": error.item()}
+        return self.method.value_weight * error, {"value_loss": error.detach()}
 
-    def _surrogate(self, part: PPORollout, new: TokenValues) -> Watched:
+    def _surrogate(self, part: PPORollout, new: TokenValues) -> tuple[Tensor, Numbers]:
         clip, mask = self.method.clip, part.mask
         with torch.no_grad():
             log_ratios = (new.values - part.old_logps) * mask
             watched = {
-                "clip_fraction": float(losses.masked_mean(losses.outside_clip(log_ratios, clip=clip), mask)),
-                "ratio": float(losses.masked_mean(log_ratios.exp(), mask)),
+                "clip_fraction": losses.masked_mean(losses.outside_clip(log_ratios, clip=clip), mask),
+                "ratio": losses.masked_mean(log_ratios.exp(), mask),
             }
         return losses.ppo_policy(new.values, part.old_logps, part.advantages, mask, clip=clip), watched
 
@@ -279,13 +293,15 @@ class Trainer(OnlineTrainer):
         """One optimizer step on a minibatch, in micro-batches weighted by their share of its real tokens."""
         k = self.samples_per_prompt
         rows = [i * k + j for i in prompts for j in range(k)]
-        tokens = int(rollout.mask[rows].sum())
+        lengths = [len(response) for _, response in rollout.sequences]
+        tokens = sum(lengths[i] for i in rows)
 
         def weighted(batch: Batch[int]) -> Watched:
             part = rollout.part(batch.rows, batch.layout.mask.shape[1])
-            weight = int(part.mask.sum()) / tokens
+            weight = sum(lengths[i] for i in batch.rows) / tokens
             value, watched = loss(part, batch.layout)
-            return value * weight, {name: number * weight for name, number in watched.items()}
+            read = reader(watched)
+            return value * weight, lambda: {name: number * weight for name, number in read().items()}
 
         sequences = [[rollout.sequences[i]] for i in rows]
         names = ["prompts", *(rollout.prompts[i] for i in prompts)]

@@ -75,7 +75,7 @@ class EnsembleTrainer(Trainer):
 
 
 def ensemble_reward(scores: Tensor, combine: str, *, variance_weight: float) -> Tensor:
-    """One reward [batch] of several models' [batch, models]; Coste et al. (2024), eqs. 3 and 4.
+    """One reward [batch] of several models' [batch, models]; Coste et al. (2024), eqs. 4 and 5.
 
     The variance is that among the models themselves: the mean of squares about their mean.
     """

@@ -26,8 +26,8 @@ class PPOLagrangian(PPO):
     """PPO that keeps the mean of another quantity on one side of a limit, by a multiplier that learns beside it.
 
     A response is worth (reward - m cost) / (1 + m), where cost is how far its quantity is beyond the limit; m grows
-    while the round's mean is beyond it and shrinks otherwise (section 3.3). The paper's cost is a model's, here it is a
-    function; one critic learns the sum.
+    while the round's mean is beyond it and shrinks otherwise, both as in the authors' code, where it is advantages that
+    are weighed so. The paper's cost is a model's, here it is a function; one critic learns the sum.
     """
 
     quantity: str = LENGTH

@@ -54,7 +54,7 @@ class RejectionTrainer(OnlineTrainer):
         tokens = sum(len(rollout.sequences[i][1]) for i in prompts)
 
         def loss(batch: Batch[int]) -> Watched:
-            return -self.policy.logps(batch.layout, self.method.temperature).sum().sum() / tokens, {}
+            return -self.policy.logps(batch.layout, self.method.temperature).sum().sum() / tokens, dict
 
         sequences = [[rollout.sequences[i]] for i in prompts]
         names = ["prompts", *(rollout.prompts[i] for i in prompts)]

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import InputError
 from ..results.records import Message
@@ -22,6 +22,11 @@ PLAIN_TEMPLATE = (
     "{{ '### ' + message['role'] + ':\\n' + message['content'] + '\\n\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '### assistant:\\n' }}{% endif %}"
 )
+# The prompt as it is, which the model goes on with; its BOS where the tokenizer itself puts one.
+BARE_TEMPLATE = "{{ messages | map(attribute='content') | join('\\n\\n') }}"
+BOS = "{{ bos_token }}"
+Template = Literal["chat", "text"]
+CLOSING = (",", ".", ";", ":", "!", "?", "'")  # a text that begins so follows a word without a space
 # Today in templates that write the date: one day, lest a run give other numbers on another.
 TODAY = datetime(2026, 1, 1)
 DATED = "strftime_now"  # the function by which they ask for it
@@ -34,11 +39,11 @@ class Refused(InputError):
     """A conversation that a chat template refuses, in the template's own words."""
 
 
-def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
+def load_tokenizer(folder: str | Path, template: Template = "chat") -> "PreTrainedTokenizerBase":
     """Load a folder's tokenizer; gives it the plain template if it has none, and a pad token if it has none.
 
-    InputError if there is no tokenizer, it has no EOS token (a response could never end), or several templates of which
-    none is the default.
+    template: its own (chat), or the bare one in its place (text). InputError if there is no tokenizer, it has no EOS
+    token (a response could never end), or several templates of which none is the default.
     """
     from transformers import AutoTokenizer
 
@@ -56,12 +61,20 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
         ) from None
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {folder} has no EOS token; set eos_token in tokenizer_config.json")
-    if tokenizer.chat_template is None:
+    if template == "text":
+        starts = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = (BOS if starts else "") + BARE_TEMPLATE
+    elif tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     _template(tokenizer)  # says so where there are several
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # masks are built from lengths, so the id does not matter
     return tokenizer
+
+
+def is_bare(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """True where a prompt is bare text, which a reply goes on with after a space."""
+    return str(tokenizer.chat_template).removeprefix(BOS) == BARE_TEMPLATE
 
 
 def writes_date(tokenizer: "PreTrainedTokenizerBase") -> bool:
@@ -119,9 +132,12 @@ def encode_responses(
 ) -> list[list[int]]:
     """Token ids of replies with the token that ends each; tokenized alone, so none spans the boundary to the prompt.
 
-    cut: true for a reply that did not end by itself; it gets no such token.
+    cut: true for a reply that did not end by itself; it gets no such token. After bare text one begins with a space.
     """
-    encoded, end = encode_rendered(tokenizer, [without_end(tokenizer, text) for text in texts]), turn_end(tokenizer)
+    texts = [without_end(tokenizer, text) for text in texts]
+    if is_bare(tokenizer):
+        texts = [text if text.startswith(CLOSING) or not text else f" {text}" for text in texts]
+    encoded, end = encode_rendered(tokenizer, texts), turn_end(tokenizer)
     return [
         ids if is_cut and ids else [*ids, end]
         for ids, is_cut in zip(encoded, repeat(False) if cut is None else cut, strict=cut is not None)

@@ -4,8 +4,8 @@ A `Network` is one set of weights under a name: a model of its own (full fine-tu
 model that lies in memory once and is shared by policy, reference (adapters off), critic and reward models.
 """
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+import gc
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from torch import nn
 
 from ..errors import InputError
 from ..results.adapters import base_of, is_adapter
-from .chat import load_tokenizer
+from ..runtime import memory
+from .chat import Template, load_tokenizer
 from .logit_rule import LogitRule
 from .lora import Host, backbone_of, round_products
 from .model_files import remote_code_allowed
@@ -35,9 +36,11 @@ class Checkpoint:
 
     path: Path
     key: str
+    template: Template = field(default="chat", kw_only=True)
+    """Its tokenizer's own template, or bare text in its place."""
 
     def tokenizer(self):
-        return load_tokenizer(self.path)
+        return load_tokenizer(self.path, self.template)
 
 
 def open_network(
@@ -148,11 +151,22 @@ def _check_head(model: "PreTrainedModel", folder: Path) -> None:
         )
 
 
-@lru_cache(maxsize=1)
-def _host_of(folder: Path, tuning: Tuning) -> Host:
-    return Host(folder, load_model(folder, "lm", tuning, frozen=True))
+_HOSTS: dict[tuple[Path, Tuning], Host] = {}
+
+
+def let_go_of_models() -> None:
+    """Give the memory of models that nobody uses any more back to the device and the system, for other processes."""
+    _HOSTS.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    memory.give_back()
 
 
 def _host(folder: Path, tuning: Tuning) -> Host:
-    """The shared frozen model of a folder: loaded once, the last one kept."""
-    return _host_of(folder.resolve(), tuning)
+    """The shared frozen model of a folder: loaded once, the last one kept, which is let go before another is read."""
+    key = folder.resolve(), tuning
+    if key not in _HOSTS:
+        _HOSTS.clear()
+        _HOSTS[key] = Host(key[0], load_model(key[0], "lm", tuning, frozen=True))
+    return _HOSTS[key]

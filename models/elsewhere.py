@@ -25,6 +25,7 @@ from .network import Network
 from .policy import Policy
 from .sampler import to_generations
 from .sampling import Answers, respond, sample
+from .shared_work import Source
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -78,8 +79,11 @@ def find_elsewhere(given: str, where: str) -> Elsewhere:
 def open_copy(checkpoint: Checkpoint, tuning: Tuning) -> Policy:
     """A policy that is to be looked at; a whole model is a copy of its own, so that the SFT model stays in memory."""
     if isinstance(checkpoint, Elsewhere):
-        return checkpoint.open(tuning)
-    return Policy.open(checkpoint, tuning, trainable=True)
+        policy = checkpoint.open(tuning)
+    else:
+        policy = Policy.open(checkpoint, tuning, trainable=True)
+    policy.source = Source(open_copy, (checkpoint, tuning))
+    return policy
 
 
 def merged(adapter: Path, base: Path) -> "PreTrainedModel":

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 from ..errors import InputError
+from ..results.integrity import digest
 from ..results.store import folder_digest
+from .chat import Template
 from .checkpoint import Checkpoint
 from .model_files import check_model_files, remote_code_allowed
 
 BUILTIN = "builtin/"  # prefix of what is shipped with the package: builtin/base_model, builtin/world
 
 
-def find_model(name: str, option: str) -> Checkpoint:
-    """A model by built-in name, local folder or hub id, keyed by its content.
+def find_model(name: str, option: str, template: Template = "chat") -> Checkpoint:
+    """A model by built-in name, local folder or hub id, keyed by its content and, if it is not its own, its template.
 
     InputError names the option it is of, also for a model that brings code or pickles; see `check_model_files`.
     """
@@ -26,7 +28,8 @@ def find_model(name: str, option: str) -> Checkpoint:
     else:
         folder = _download(name, option)
     check_model_files(folder, f"{option} {name}")
-    return Checkpoint(folder.resolve(), folder_digest(folder))
+    key = folder_digest(folder)
+    return Checkpoint(folder.resolve(), key if template == "chat" else digest([key, template]), template=template)
 
 
 def _download(name: str, option: str) -> Path:

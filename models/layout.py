@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..results.records import Ids
-from .packed_attention import Packing, Row, pack
+from .packed_attention import Packing, Row, moved, pack
 
 Sequences = Sequence[tuple[Ids, Ids]]  # (prompt ids, response ids)
 Item = TypeVar("Item")
@@ -122,15 +122,17 @@ def lay_out(texts: Sequence[Text], device: str, *, share_prompts: bool, with_pro
             if i in with_prompt:
                 before[i], targets[i] = [*shared[:-1], *before[i]], [*shared[1:], *targets[i]]
     lengths = torch.tensor([len(each) for each in targets])
-    tokens = torch.tensor(ids, device=device)
+    predicted = [ids[place] for each in targets for place in each]
+    numbers = [ids, positions, predicted, [place for each in before for place in each], last]
+    tokens, places, followers, ahead, ends = moved([torch.tensor(each) for each in numbers], device)
     return Layout(
         tokens,
-        torch.tensor(positions, device=device),
+        places,
         share_prompts,
         pack(rows, device, cut=share_prompts),
-        tokens[torch.tensor([place for each in targets for place in each], device=device)],
-        torch.tensor([place for each in before for place in each], device=device),
-        torch.tensor(last, device=device),
+        followers,
+        ahead,
+        ends,
         (torch.arange(int(lengths.max()))[None] < lengths[:, None]).to(device),
     )
 

@@ -167,18 +167,24 @@ def added_weight(layer: "LoraLayer", name: str) -> Tensor:
 def round_products(model: nn.Module) -> None:
     """Hold the weights of the linear layers in bf16; no pass under autocast in bf16 changes by a bit.
 
-    Autocast rounds these weights before each product anyway. What it leaves in fp32 stays so: norms, embeddings, an
-    output layer that shares its weight with them, and the scalar head of a scorer.
+    Autocast rounds these weights before each product anyway. What it leaves in fp32 stays so; see `rounded_weights`.
+    """
+    for parameter in rounded_weights(model):
+        parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def rounded_weights(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that autocast in bf16 rounds before each use, and nothing else uses: those of the linear layers.
+
+    So not those of norms and embeddings, of an output layer that shares its weight with them, and of the scalar head of
+    a scorer.
     """
     from transformers.pytorch_utils import Conv1D
 
     linear = (nn.Linear, Conv1D)
     used = {id(p) for m in model.modules() if type(m) not in linear for p in m.parameters(recurse=False)}
-    for name, module in model.named_modules():
-        if type(module) in linear and name != "score":
-            for parameter in module.parameters(recurse=False):
-                if id(parameter) not in used:
-                    parameter.data = parameter.data.to(torch.bfloat16)
+    layers = [module for name, module in model.named_modules() if type(module) in linear and name != "score"]
+    return [p for layer in layers for p in layer.parameters(recurse=False) if id(p) not in used]
 
 
 def lora_targets(model: "PreTrainedModel") -> dict[str, Any]:

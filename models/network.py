@@ -1,5 +1,6 @@
 """A network: one set of weights with a head, a model of its own or an adapter on a shared one."""
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,13 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..results.records import Ids
 from ..runtime import processes
+from ..runtime.memory import free_on
+from .gradient_checkpointing import Again, bytes_kept, checkpointed, layers_of
 from .layout import Batch, Item, Layout, Sequences, Text, count_tokens, families, family_lengths, lay_out, numbered
 from .logit_rule import LogitRule
-from .lora import Host, backbone_of
+from .lora import Host, backbone_of, rounded_weights
 from .micro_batches import halved, micro_batches, start_tokens
 from .packed_attention import packed_attention
+from .shared_work import by_all, deal
 from .target_logps import TargetLogps
 from .tuning import Tuning
 
@@ -29,6 +34,9 @@ Value = TypeVar("Value")
 # A packed pass is large enough with so many tokens, or so many times what starting it costs: measured on two CPU cores
 # with 7M and 135M weights, where 1,300 and 2,600 tokens were no faster.
 PACKED, PACKED_STARTS = 1024, 32
+TRIED = 64  # tokens of a response by which is found out what a pass keeps
+UPDATED = 12  # bytes a trained weight beside its value: gradient and Adam's two moments in fp32
+SPARE = 0.9  # of a GPU's free memory; what is left goes to fragments and the kernels' own
 
 
 class Network:
@@ -119,21 +127,74 @@ class Network:
         weight, bias = (part if part is None else part.to(numbers) for part in (self._head.weight, self._head.bias))
         if not torch.is_grad_enabled():  # a trainable head would have its logits kept
             weight, bias = weight.detach(), bias if bias is None else bias.detach()
-        return TargetLogps.apply(states.to(numbers), weight, bias, targets, temperature / self._rule.factor)
+        factor = temperature / self._rule.factor
+        return TargetLogps.apply(states.to(numbers), weight, bias, targets, factor, self.checkpoints)
 
     def _states(self, layout: Layout) -> Tensor:
         """One pass through the layers; padded where the architecture cannot pack."""
-        packing = layout.packing
-        with self.autocast():
+        packing, again = layout.packing, torch.is_grad_enabled() and self.checkpoints
+        with self.autocast(again=again), contextlib.ExitStack() as meanwhile:
+            if again:
+                meanwhile.enter_context(checkpointed(self.model, self._again(layout.packed)))
             if layout.packed:
-                with packed_attention(self.model):
-                    given = {"position_ids": layout.positions[None], "packing": packing}
-                    return self.backbone(input_ids=layout.ids[None], use_cache=False, **given).last_hidden_state[0]
+                meanwhile.enter_context(packed_attention(self.model))
+                given = {"position_ids": layout.positions[None], "packing": packing}
+                return self.backbone(input_ids=layout.ids[None], use_cache=False, **given).last_hidden_state[0]
             (block,) = packing.blocks
             ids, mask = layout.ids[packing.queries], torch.zeros_like(packing.queries)
             mask[packing.query_places] = 1
             rows = {"input_ids": ids.view(block.rows, -1), "attention_mask": mask.view(block.rows, -1)}
             return self.backbone(**rows, use_cache=False).last_hidden_state.flatten(0, 1)[packing.query_places]
+
+    def _again(self, packed: bool) -> Again:
+        """The state of the model in a pass, for layers that are computed once more when others may have used it."""
+        model = self.model
+
+        @contextlib.contextmanager
+        def again() -> Iterator[None]:
+            if self._host:
+                self._host.use(self._adapter)
+            with packed_attention(model) if packed else contextlib.nullcontext():
+                yield
+
+        return again
+
+    @cached_property
+    def checkpoints(self) -> bool:
+        """True if layers and logits are computed again in the backward pass and not kept."""
+        asked = self.tuning.gradient_checkpointing
+        if asked == "auto":
+            free = free_on(self.tuning.device)
+            return free is not None and bool(layers_of(self.model)) and self.memory_needed() > SPARE * free
+        if asked and not layers_of(self.model):
+            raise InputError(
+                f"{type(self.model).__name__} has no layers that transformers can compute again; set "
+                f"gradient_checkpointing: false, and micro_tokens lower if memory runs out"
+            )
+        return asked
+
+    def memory_needed(self) -> float:
+        """Bytes that training takes beside the weights, where layers are not computed again.
+
+        Gradients, Adam's moments, and what a pass keeps, by two short ones: so much, and so much more a token. All
+        tokens are taken to be targets.
+        """
+        self.__dict__["checkpoints"] = False
+        try:
+            kept = [self._kept(rows) for rows in (1, 2)]
+        finally:
+            del self.__dict__["checkpoints"]
+        each = (kept[1] - kept[0]) / (1 + TRIED)
+        if self.kind == "lm":
+            each += self.model.config.get_text_config().vocab_size * (2 if self.tuning.precision == "bf16" else 4)
+        divided = processes.size() if processes.is_sharding() and not self._host else 1
+        trained = UPDATED * sum(p.numel() for p in self.parameters) / divided
+        return trained + max(0, 2 * kept[0] - kept[1]) + each * self._most_tokens()
+
+    def _kept(self, rows: int) -> int:
+        """Bytes that the layers keep of a pass of so many rows of one more than `TRIED` tokens."""
+        layout = self.lay_out([((i,), (1,) * TRIED) for i in range(rows)])
+        return bytes_kept(lambda: self._states(layout), self.model.parameters())
 
     def shard(self) -> bool:
         """Divide the weights among the processes until `unshard`; adapters stay whole. Returns whether it did.
@@ -145,14 +206,14 @@ class Network:
             return False
         from ..runtime.sharding import Sharded
 
-        _ = self.packs, self.size  # found out while the weights are whole
-        self._sharded = Sharded(self.model)
+        _ = self.packs, self.size, self.checkpoints  # found out while the weights are whole
+        self._sharded = Sharded(self.model, rounded_weights(self.model) if self.tuning.precision == "bf16" else ())
         return True
 
     def unshard(self) -> None:
         """Bring divided weights together in every process, at the end of a training."""
         if self._sharded:
-            self._hold(self._sharded.whole())
+            self._hold(self._sharded.whole(exact=True))
             self._sharded = None
 
     def join_passes(self) -> None:
@@ -163,6 +224,8 @@ class Network:
             with self.autocast():
                 nothing = self.head(states.float()).sum() * 0
             nothing.backward()
+        if self._sharded:
+            self._sharded.end_step()
 
     @cached_property
     @torch.no_grad()
@@ -230,8 +293,8 @@ class Network:
 
     def _most_tokens(self) -> int:
         """Of a pass; packed ones gain nothing from being larger than this, and memory grows with them."""
-        enough = PACKED_STARTS * start_tokens(self.size, self.tuning.device)
-        return min(self.micro_tokens, max(PACKED, int(enough))) if self.packs else self.micro_tokens
+        enough = packed_tokens(self.size, self.tuning.device)
+        return min(self.micro_tokens, enough) if self.packs else self.micro_tokens
 
     @torch.no_grad()
     def over_distinct(
@@ -239,11 +302,23 @@ class Network:
         sequences: Sequences,
         work: Callable[[Layout], Iterable[Value]],
         beside: "Network | None" = None,
+        *,
+        together: bool = False,
     ) -> list[Value]:
         """The value of each sequence, without gradients: work(layout) gives those of a pass; each is computed once.
 
         When memory runs out, what is left goes in smaller passes. beside: a network that work goes through as well.
+        together: all processes of the run are here, and share the sequences.
         """
+        if together and processes.size() > 1:
+            for network in (self, beside):
+                if network and network._sharded:  # all bring the weights together, also one that is dealt nothing
+                    network.activate()
+            different = [*dict.fromkeys(sequences)]
+            hands = deal([[sequence] for sequence in different], share_prompts=self.packs)
+            values = by_all(different, hands, lambda own: self.over_distinct(own, work, beside))
+            value_of = dict(zip(different, values, strict=True))
+            return [value_of[sequence] for sequence in sequences]
         places: dict[tuple[Ids, Ids], int] = {}
         which = [places.setdefault(sequence, len(places)) for sequence in sequences]
         distinct = list(places)
@@ -260,10 +335,13 @@ class Network:
         """After running out of memory: halve what goes through at once; see `halved`."""
         self.micro_tokens = halved(self._most_tokens(), error, self.tuning.device)
 
-    def autocast(self) -> torch.autocast:
-        """bf16 matrix products over fp32 weights, where the tuning asks for them."""
+    def autocast(self, *, again: bool = False) -> torch.autocast:
+        """bf16 matrix products over fp32 weights, where the tuning asks for them.
+
+        again: layers are computed again, so no weight's cast is kept after its product.
+        """
         kind = self.tuning.device.split(":")[0]
-        return torch.autocast(kind, torch.bfloat16, enabled=self.tuning.precision == "bf16")
+        return torch.autocast(kind, torch.bfloat16, enabled=self.tuning.precision == "bf16", cache_enabled=not again)
 
     def save(self, folder: Path, tokenizer) -> None:
         """Write weights (safetensors), config and tokenizer, loadable by the Auto classes of transformers.
@@ -271,6 +349,8 @@ class Network:
         All processes call this, and only the first one writes.
         """
         with torch.no_grad():
+            if self._sharded:
+                self._sharded.whole(exact=True)
             model = self.activate()
         if processes.rank():
             return
@@ -289,6 +369,11 @@ class Network:
         """Take this network's adapter out of the shared model."""
         if self._host and self._adapter:
             self._host.remove(self._adapter)
+
+
+def packed_tokens(weights: int, device: str) -> int:
+    """Tokens with which a packed pass is large enough."""
+    return max(PACKED, int(PACKED_STARTS * start_tokens(weights, device)))
 
 
 def _size(texts: Sequence[Text], packed: bool) -> int:

@@ -18,7 +18,7 @@ further response.
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,7 +98,7 @@ def pack(rows: Sequence[Row], device: str, *, cut: bool) -> Packing:
                     key[i, : len(row.prompt)] = torch.arange(row.prompt.start, row.prompt.stop)
                     level[i, : len(row.prompt)] = again[row.prompt.start]
                     mask[i, ..., : len(row.prompt)] = True
-            blocks.append(Block(len(group), width, before + width, mask.to(device) if before else None))
+            blocks.append(Block(len(group), width, before + width, mask if before else None))
             queries.append(query.flatten())
             keys.append(key.flatten())
             levels.append(level.flatten())
@@ -106,17 +106,24 @@ def pack(rows: Sequence[Row], device: str, *, cut: bool) -> Packing:
     key_places = []
     for number in range(int(level.max()) + 1):
         places = (level == number).nonzero()[:, 0]
-        key_places.append((key[places].to(device), places.to(device)))
-    tokens, places = key_places[0]
-    key_places[0] = tokens.sort().values, places[tokens.argsort()]
+        key_places += [key[places], places]
+    tokens, places, *more = key_places
     real = (query >= 0).nonzero()[:, 0]
-    return Packing(
-        blocks,
-        query.clamp(min=0).to(device),
-        real[query[real].argsort()].to(device),
-        key.clamp(min=0).to(device),
-        key_places,
+    found = [query.clamp(min=0), real[query[real].argsort()], key.clamp(min=0)]
+    query, query_places, key, *key_places = moved(
+        [*found, tokens.sort().values, places[tokens.argsort()], *more], device
     )
+    masks = iter(moved([block.mask for block in blocks if block.mask is not None], device))
+    blocks = [block if block.mask is None else replace(block, mask=next(masks)) for block in blocks]
+    return Packing(blocks, query, query_places, key, list(zip(key_places[::2], key_places[1::2], strict=True)))
+
+
+def moved(tensors: Sequence[Tensor], device: str) -> list[Tensor]:
+    """Tensors of one type on a device; in one copy, for many small ones take as many times as long."""
+    if device == "cpu" or not tensors:
+        return [*tensors]
+    parts = torch.cat([tensor.flatten() for tensor in tensors]).to(device).split([t.numel() for t in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 class _Spread(torch.autograd.Function):

@@ -10,8 +10,11 @@ from torch import Tensor
 from .checkpoint import Checkpoint, open_network
 from .layout import Layout, Sequences
 from .network import Network
+from .shared_work import Source, shared
 from .tuning import Tuning
 from .turn_end import stop_ids
+
+NUMBERS = 2**26  # of the logits that an entropy and a KL are taken of at once: 256 MiB, and a few times as much beside
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,15 @@ class Policy:
         self.network, self.tokenizer = network, tokenizer
         self.device = network.tuning.device
         self.most_rows: int | None = None  # sampled at once, after the memory did not hold more
+        self.source: Source | None = None  # of one that is looked at and not trained
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, tuning: Tuning, *, trainable: bool) -> "Policy":
         """Trainable: a copy of the checkpoint (or a fresh adapter on it); frozen: the shared checkpoint itself."""
-        return cls(open_network(checkpoint.path, "lm", tuning, trainable=trainable), checkpoint.tokenizer())
+        policy = cls(open_network(checkpoint.path, "lm", tuning, trainable=trainable), checkpoint.tokenizer())
+        if not trainable:
+            policy.source = Source(_open_frozen, (checkpoint, tuning))
+        return policy
 
     @property
     def stops(self) -> frozenset[int]:
@@ -81,37 +88,67 @@ class Policy:
         with self.network.autocast():
             return self.network.head(states)
 
+    def log_softmax(self, states: Tensor) -> Tensor:
+        """Log-probabilities [states, vocabulary] of all next tokens, fp32."""
+        with self.network.autocast():
+            logits = self.network.head(states)
+        return torch.log_softmax(logits.float(), dim=-1)
+
     def kl(self, sequences: Sequences, reference: "Policy") -> list[float]:
         """KL(self || reference) in nats, exact over the vocabulary at each response token, summed over the tokens."""
         return self.entropy_kl_logps(sequences, reference)[1]
 
+    @shared
     def entropy_kl_logps(
-        self, sequences: Sequences, reference: "Policy | None"
+        self, sequences: Sequences, reference: "Policy | None", *, together: bool = False
     ) -> tuple[list[float], list[float], list[float]]:
         """Of each response the entropy of the next token, mean over its tokens; the KL as in `kl`; the summed log-prob.
 
         All in nats, entropy and KL exact over the vocabulary. None as the reference is this policy itself: the KL is 0.
+        together: see `shared_work.py`.
         """
 
         def measure(layout: Layout) -> Iterable[tuple[float, float, float]]:
-            ours = torch.log_softmax(self.logits(layout).float(), dim=-1)
-            entropies, kls = -(ours.exp() * ours).sum(-1), torch.zeros(len(ours), device=self.device)
-            if reference:
-                theirs = torch.log_softmax(reference.logits(layout).float(), dim=-1)
-                kls = (ours.exp() * (ours - theirs)).sum(-1)
+            policies = [self, reference] if reference else [self]
+            states = [policy.network.hidden(layout, layout.before) for policy in policies]
+            rows = max(1, NUMBERS // self.network.model.config.get_text_config().vocab_size)
+            found = []
+            for *parts, tokens in zip(*(each.split(rows) for each in states), layout.targets.split(rows), strict=True):
+                each = [policy.log_softmax(part) for policy, part in zip(policies, parts, strict=True)]
+                found.append(_entropy_kl_logps(each[0], each[1] if reference else None, tokens))
+                del each  # before the next piece
+            entropies, kls, logps = (torch.cat(values) for values in zip(*found, strict=True))
             means = TokenValues.spread(entropies, layout.mask).mean().tolist()
-            logps = ours.gather(1, layout.targets[:, None])[:, 0]
             totals = (TokenValues.spread(values, layout.mask).sum().tolist() for values in (kls, logps))
             return zip(means, *totals, strict=True)
 
-        found = self.network.over_distinct(sequences, measure, beside=reference.network if reference else None)
+        beside = reference.network if reference else None
+        found = self.network.over_distinct(sequences, measure, beside=beside, together=together)
         entropies, kls, logps = ([values[i] for values in found] for i in range(3))
         return entropies, kls, logps
 
-    def total_logps(self, sequences: Sequences) -> Tensor:
-        """Summed response log-probs [sequences], on the CPU, without gradients; each distinct one is computed once."""
-        totals = self.network.over_distinct(sequences, lambda layout: self.logps(layout).sum().tolist())
+    @shared
+    def total_logps(self, sequences: Sequences, *, together: bool = False) -> Tensor:
+        """Summed response log-probs [sequences], on the CPU, without gradients; each distinct one is computed once.
+
+        together: see `shared_work.py`.
+        """
+        sums = lambda layout: self.logps(layout).sum().tolist()  # noqa: E731  (too short for a name of its own)
+        totals = self.network.over_distinct(sequences, sums, together=together)
         return torch.tensor(totals, dtype=torch.float32)
 
     def save(self, folder: Path) -> None:
         self.network.save(folder, self.tokenizer)
+
+
+def _open_frozen(checkpoint: Checkpoint, tuning: Tuning) -> Policy:
+    return Policy.open(checkpoint, tuning, trainable=False)
+
+
+def _entropy_kl_logps(ours: Tensor, theirs: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the log-probabilities [rows, vocabulary] of one piece, each [rows]; theirs: None for a KL of 0."""
+    shares = ours.exp()
+    entropies, kls = -(shares * ours).sum(-1), torch.zeros(len(ours), device=ours.device)
+    if theirs is not None:
+        kls = (shares * (ours - theirs)).sum(-1)
+    return entropies, kls, ours.gather(1, tokens[:, None])[:, 0]

@@ -10,11 +10,15 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..results.records import Generation, Ids
+from ..runtime import processes
+from ..runtime.device import kind_of
 from .chat import encode_prompt, encode_response, load_tokenizer, render
 from .checkpoint import open_network
 from .layout import Layout, Sequences
+from .lora import round_products
 from .model_files import remote_code_allowed
 from .network import Network
+from .shared_work import Source, by_all, deal_sizes, shared
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -30,23 +34,28 @@ class RewardModel:
 
     def __init__(self, network: Network, tokenizer):
         self.network, self.tokenizer = network, tokenizer
+        self.source: Source | None = None  # of one that is asked and not trained
 
     @classmethod
     def open(cls, folder: str | Path, tuning: Tuning) -> "RewardModel":
-        return cls(open_network(folder, "score", tuning, trainable=False), load_tokenizer(folder))
+        model = cls(open_network(folder, "score", tuning, trainable=False), load_tokenizer(folder))
+        model.source = Source(RewardModel.open, (folder, tuning))
+        return model
 
     def scores(self, of: Layout | Sequences) -> Tensor:
         """Scores [sequences] of responses (with EOS) to prompts, sequences in one pass; gradients flow if enabled."""
         layout = self.network.laid_out(of)
         return self.network.head(self.network.hidden(layout, layout.last).float())[:, 0]
 
-    def score_all(self, sequences: Sequences) -> list[float]:
+    @shared
+    def score_all(self, sequences: Sequences, *, together: bool = False) -> list[float]:
         """Scores of any number of responses without gradients; each distinct one is computed once.
 
         Nothing is kept for the next call: which texts go through together moves the last digits of their scores, so
         these must not depend on what was scored before, or a training that goes on would not end where it would have.
+        together: see `shared_work.py`.
         """
-        return self.network.over_distinct(sequences, lambda layout: self.scores(layout).tolist())
+        return self.network.over_distinct(sequences, lambda layout: self.scores(layout).tolist(), together=together)
 
     def __call__(self, generations: Sequence[Generation]) -> list[float]:
         return self.score_all([encode(self.tokenizer, g) for g in generations])
@@ -63,13 +72,18 @@ class TextRewardModel:
 
     With a chat template the conversation and the response go in as it renders them; without one the prompt's text and
     the response are the tokenizer's pair of texts (as encoders such as DeBERTa are trained). Scores are the model's own
-    forward pass over rows of equal length, so no padding can move what it reads. InputError for a model that cannot be
-    loaded or has more than one output.
+    forward pass over rows of equal length, so no padding can move what it reads. On a GPU its products are in bf16, as
+    those of all models here are; on a CPU they are in fp32. InputError for a model that cannot be loaded or has more
+    than one output.
     """
 
     def __init__(self, name: str, device: str = "auto"):
         self.name, self.tuning = name, Tuning(device=device).resolve()
+        self.source = Source(TextRewardModel, (name, device))
         self.tokenizer, model = _open_classifier(name)
+        self.in_bf16 = self.tuning.precision == "bf16" and kind_of(self.tuning.device) == "cuda"
+        if self.in_bf16:
+            round_products(model)
         self.model = model.to(self.tuning.device).eval()
         self.window = _window(model)
 
@@ -81,9 +95,9 @@ class TextRewardModel:
         prompt = "\n\n".join(message["content"] for message in generation.prompt)
         return dict(self.tokenizer(prompt, generation.response))
 
-    @torch.no_grad()
-    def __call__(self, generations: Sequence[Generation]) -> list[float]:
-        """Scores; InputError where a text is longer than the model reads."""
+    @shared
+    def __call__(self, generations: Sequence[Generation], *, together: bool = False) -> list[float]:
+        """Scores; InputError where a text is longer than the model reads. together: see `shared_work.py`."""
         rows = [self.encode(g) for g in generations]
         longest = max((len(row["input_ids"]) for row in rows), default=0)
         if self.window and longest > self.window:
@@ -91,6 +105,13 @@ class TextRewardModel:
                 f"reward model {self.name} reads at most {self.window} tokens, but a prompt and response have "
                 f"{longest}; lower the benchmark's max_prompt_tokens or max_response_tokens, or give another model"
             )
+        if not together:
+            return self._scores(rows)
+        hands = deal_sizes([len(row["input_ids"]) for row in rows], processes.size())
+        return by_all(rows, hands, self._scores)
+
+    @torch.no_grad()
+    def _scores(self, rows: Sequence[dict[str, list[int]]]) -> list[float]:
         batch = 16 if self.model.config.pad_token_id is not None else 1  # transformers wants one row without a pad id
         places: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
@@ -100,7 +121,8 @@ class TextRewardModel:
         for group in tqdm(groups, desc="reward model", unit="batch", leave=False, disable=None):
             columns = {name: [rows[i][name] for i in group] for name in rows[group[0]]}
             inputs = {name: torch.tensor(values, device=self.tuning.device) for name, values in columns.items()}
-            logits = self.model(**inputs).logits[:, 0].float()
+            with torch.autocast(kind_of(self.tuning.device), torch.bfloat16, enabled=self.in_bf16):
+                logits = self.model(**inputs).logits[:, 0].float()
             for i, value in zip(group, logits.tolist(), strict=True):
                 scores[i] = value
         return scores

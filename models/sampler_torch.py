@@ -1,7 +1,7 @@
-"""Our own sampler: batches of prompts, left-padded, one uniform number a token."""
+"""Our own sampler: rows left-padded, one uniform number a token."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..results.records import Prompt
+from ..runtime.device import kind_of
 from .micro_batches import halved
 from .policy import Policy
 from .sampler import Sample
+from .sampler_cache import can_join, join, reserved_cache, rows_at_once
+from .sampler_weights import sampling_weights
+
+STEPS = 8  # tokens from one look at what was drawn to the next: each waits for the device, but for a CPU
+ALIGNED = 8  # rows of masks begin at multiples of so many numbers, else CUDA's kernels copy them in each layer
+LEFT = (
+    0.75  # of the rows that are still drawn: below, the others leave; moving the cache costs, so they leave in groups
+)
 
 
 def sample_rows(
@@ -27,29 +36,41 @@ def sample_rows(
     top_p: float,
     progress: str | None,
     value_head: nn.Module | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> list[Sample]:
-    """Our own `Sampler`. Prompts of similar length share a batch of batch_size, left-padded.
+    """Our own `Sampler`. Prompts of similar length go together, batch_size rows or as many as the memory holds.
 
-    A prompt that stands in a batch more than once is computed once; rows that are finished leave it. A batch that the
-    memory does not hold is sampled again in halves; OutOfMemory if it does not hold one row.
+    A prompt that stands among those that begin together more than once is computed once; rows that are finished leave,
+    and others take their places. What was unfinished when the memory ran out is sampled again with half as many rows;
+    OutOfMemory if it does not hold one row.
     """
     order = sorted(rows, key=lambda i: len(prompts[i].ids))
     found: dict[int, Sample] = {}
-    with tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True) as bar:
-        while order:
-            group = order[: min(batch_size, policy.most_rows or batch_size)]
-            numbers = torch.stack([uniforms(seed, streams[i], max_new_tokens) for i in group])
-            numbers = numbers.to(policy.device, torch.float32 if policy.device == "mps" else torch.float64)
+    bar = tqdm(total=len(order), desc=progress, unit="response", leave=False, disable=None if progress else True)
+    with bar, sampling_weights(policy.network), policy.network.autocast():  # weights are cast once, not for each token
+        most = batch_size or rows_at_once(policy.network, [len(prompts[i].ids) for i in order], max_new_tokens)
+        while left := [i for i in order if i not in found]:
+            size = min(policy.most_rows or most, most, len(left))
+            batch = _Batch(policy, prompts, streams, max_new_tokens, seed, temperature, top_p, value_head)
             try:
-                drawn = _sample_batch(policy, [prompts[i] for i in group], temperature, top_p, numbers, value_head)
+                while left or batch.rows:
+                    if left and len(batch.rows) <= LEFT * size and batch.takes_more:
+                        new = left[: size - len(batch.rows)]
+                        batch.begin(new)
+                        del left[: len(new)]
+                    else:
+                        batch.draw()
+                    ended = batch.finished()
+                    found |= ended
+                    bar.update(len(ended))
             except (RuntimeError, MemoryError) as error:
-                policy.most_rows = halved(len(group), error, policy.device)
-                continue
-            del order[: len(group)]
-            found |= zip(group, drawn, strict=True)
-            bar.update(len(group))
+                policy.most_rows = halved(size, error, policy.device)
     return [found[i] for i in rows]
+
+
+def steps_at_once(device: str) -> int:
+    """Tokens that are drawn to each row before a look at them."""
+    return 1 if device == "cpu" else STEPS
 
 
 def uniforms(seed: int, stream: int, count: int) -> Tensor:
@@ -72,72 +93,175 @@ def nucleus(chances: Tensor, top_p: float) -> Tensor:
     return kept / kept.sum(-1, keepdim=True)
 
 
-def _sample_batch(
-    policy: Policy,
-    prompts: list[Prompt],
-    temperature: float,
-    top_p: float,
-    numbers: Tensor,
-    value_head: nn.Module | None,
-) -> list[Sample]:
-    """One batch of `sample`; numbers [prompts, max_new_tokens] are uniform, one a drawn token."""
-    model, device = policy.network.activate(), policy.device
-    max_new_tokens = numbers.shape[1]
-    different = list(dict.fromkeys(p.ids for p in prompts))
-    longest = max(map(len, different))
-    gaps = torch.tensor([longest - len(ids) for ids in different], device=device)
-    ids = torch.tensor([[0] * (longest - len(ids)) + list(ids) for ids in different], device=device)
-    real = torch.arange(longest + max_new_tokens, device=device)[None] >= gaps[:, None]
-    positions = (real[:, :longest].long().cumsum(1) - 1).clamp(min=0)
-    cache = reserved_cache(model.config, longest + max_new_tokens)
-    takes = inspect.signature(policy.network.backbone.forward).parameters
-    name = "cache_params" if "cache_params" in takes else "past_key_values"  # Mamba ignores one under the common name
-    stops = policy.stops
-    responses: list[list[tuple[int, float, float | None]]] = [[] for _ in prompts]  # token, its log-prob, its value
-    alive = list(range(len(prompts)))  # row of the batch -> index of the prompt
-    for step in range(max_new_tokens):
-        seen = real[:, : longest + step]
-        mask: Tensor | None = seen
-        if step and policy.network.packs:  # its attention is one that takes a mask made already
-            mask = seen[:, None, None]
-        elif step and name == "cache_params":  # its state is without padding; it would take the mask for the token's
-            mask = None
-        with policy.network.autocast():
-            states = policy.network.backbone(
-                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **{name: cache}
-            ).last_hidden_state[:, -1]
-            logits = policy.network.head(states)
-        if step == 0 and len(different) < len(prompts):  # from here on a row a response
+class _Batch:
+    """Rows that are sampled together, each a response, and all that their next tokens hang on.
+
+    A column is a place in the cache, the same one for all rows' next tokens. A row has padding, its prompt, and its
+    response, which starts in a column of its own.
+    """
+
+    real: Tensor
+    """[rows, columns], false in the padding, true also in columns to come."""
+    bias: Tensor
+    """[rows, 1, 1, columns], what attention adds to its scores: 0, in the padding -inf."""
+    numbers: Tensor
+    """[rows, columns], the uniform number by which the token of a column is drawn."""
+    positions: Tensor
+    """[rows, 1], of the next token."""
+    tokens: Tensor
+    """[rows, 1], the next token: drawn, and in no cache yet."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        prompts: Sequence[Prompt],
+        streams: Sequence[int],
+        most: int,
+        seed: int,
+        temperature: float,
+        top_p: float,
+        value_head: nn.Module | None,
+    ):
+        """most: tokens of a response."""
+        self.policy, self.prompts, self.streams, self.most, self.seed = policy, prompts, streams, most, seed
+        self.temperature, self.top_p, self.value_head = temperature, top_p, value_head
+        network = policy.network
+        self.stops, self.config, self.packs = policy.stops, network.model.config, network.packs
+        self.bf16 = network.tuning.precision == "bf16"
+        takes = inspect.signature(network.backbone.forward).parameters
+        self.state = "cache_params" in takes  # Mamba ignores a cache under the common name
+        self.rows: list[int] = []  # index of each row's prompt
+        self.starts: list[int] = []  # column of each row's first token
+        self.responses: dict[int, list[list[float]]] = {}  # by prompt: of each token itself, its log-prob, and value
+        self.cache: Any = None
+        self.width = 0  # columns that are in the cache
+
+    @property
+    def takes_more(self) -> bool:
+        """True if rows may begin: where each layer keeps keys and values of all tokens beside others, else alone."""
+        return not self.rows or self.packs and can_join(self.cache)
+
+    def begin(self, new: list[int]) -> None:
+        """Draw the first token to some prompts, beside rows that are drawn."""
+        device = self.policy.device
+        asked = [self.prompts[i].ids for i in new]
+        different = list(dict.fromkeys(asked))
+        width = max(map(len, different))
+        room = width if self.rows else width + self.most  # beside others they get room when they join them
+        cache = reserved_cache(self.config, room, torch.bfloat16 if self.bf16 and self.packs else None)
+        ids = torch.tensor([[0] * (width - len(ids)) + list(ids) for ids in different], device=device)
+        real = self._real(map(len, different), width, width)
+        positions = (real.long().cumsum(1) - 1).clamp(min=0)
+        states, logits = self._pass(ids, real, positions, cache)
+        positions = positions[:, -1:] + 1
+        if len(different) < len(new):  # from here on a row a response
             row_of = {ids: row for row, ids in enumerate(different)}
-            rows = torch.tensor([row_of[p.ids] for p in prompts], device=device)
-            cache.reorder_cache(rows)
-            positions, real, states, logits = positions[rows], real[rows], states[rows], logits[rows]
-        chances = torch.softmax(logits.float() / temperature, dim=-1)
-        if top_p < 1:
-            chances = nucleus(chances, top_p)
-        tokens = draw(chances, numbers[:, step])
-        logps = chances.gather(1, tokens[:, None])[:, 0].log()
-        values = value_head(states.float())[:, 0].tolist() if value_head else [None] * len(alive)
-        drawn = list(zip(tokens.tolist(), logps.tolist(), values, strict=True))
-        going = []
-        for row, i in enumerate(alive):
-            if not responses[i] or responses[i][-1][0] not in stops:
-                responses[i].append(drawn[row])
-                if drawn[row][0] not in stops:
-                    going.append(row)
+            each = torch.tensor([row_of[ids] for ids in asked], device=device)
+            cache.reorder_cache(each)
+            positions, states, logits = positions[each], states[each], logits[each]
+        numbers = torch.stack([uniforms(self.seed, self.streams[i], self.most) for i in new])
+        numbers = numbers.to(device, torch.float32 if device == "mps" else torch.float64)
+        tokens, drawn = self._choose(states, logits, numbers[:, 0])
+        self._join(new, cache, width, numbers, positions, tokens)
+        self._read(new, [drawn])
+
+    def draw(self) -> None:
+        """Draw tokens to all rows, then look at them."""
+        drawn: list[Tensor] = []
+        left = self.most - 1 - (self.width - min(self.starts))
+        for _ in range(min(left, steps_at_once(self.policy.device))):
+            self.width += 1
+            mask: Tensor | None = self.real[:, : self.width]
+            if self.packs:  # its attention is one that takes a mask made already
+                mask = self.bias[..., : self.width]
+            elif self.state:  # it is without padding; it would take the mask for the token's
+                mask = None
+            states, logits = self._pass(self.tokens, mask, self.positions, self.cache)
+            self.tokens, one = self._choose(states, logits, self.numbers[:, self.width])
+            self.positions = self.positions + 1
+            drawn.append(one)
+        self._read(self.rows, drawn)
+
+    def finished(self) -> dict[int, Sample]:
+        """Responses that are finished since it was asked, by prompt; their rows leave, but for a few that may wait."""
+        found = {}
+        for i in [i for i, tokens in self.responses.items() if self._ended(tokens)]:
+            ids, logps, *values = zip(*self.responses.pop(i), strict=True)
+            ids = tuple(map(int, ids))
+            found[i] = Sample(self.prompts[i], ids, ids[-1] in self.stops, logps, *values)
+        going = [row for row, i in enumerate(self.rows) if i in self.responses]
+        full = self.width - min(self.starts) + 1 >= self.most  # such rows have no columns left
         if not going:
-            break
-        ids, positions = tokens[:, None], positions[:, -1:] + 1
-        if len(going) <= 0.75 * len(alive):  # moving the cache costs, so rows leave in groups
-            keep = torch.tensor(going, device=device)
-            cache.reorder_cache(keep)
-            ids, positions, real, numbers = ids[keep], positions[keep], real[keep], numbers[keep]
-            alive = [alive[row] for row in going]
-    columns = (zip(*response, strict=True) for response in responses)
-    return [
-        Sample(prompt, ids, ids[-1] in stops, logps, values if value_head else ())
-        for prompt, (ids, logps, values) in zip(prompts, columns, strict=True)
-    ]
+            self.rows, self.starts, self.cache = [], [], None
+        elif len(going) < len(self.rows) and (full or len(going) <= LEFT * len(self.rows)):
+            keep = torch.tensor(going, device=self.policy.device)
+            self.cache.reorder_cache(keep)
+            self.tokens, self.positions, self.numbers = self.tokens[keep], self.positions[keep], self.numbers[keep]
+            self.real, self.bias = self.real[keep], self.bias[keep]
+            self.rows, self.starts = [self.rows[row] for row in going], [self.starts[row] for row in going]
+        return found
+
+    def _ended(self, tokens: list[list[float]]) -> bool:
+        return tokens[-1][0] in self.stops or len(tokens) == self.most
+
+    def _pass(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
+        """Last hidden states and logits of the last token of each row."""
+        given = {"cache_params" if self.state else "past_key_values": cache}
+        states = self.policy.network.backbone(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **given
+        ).last_hidden_state[:, -1]
+        return states, self.policy.network.head(states)
+
+    def _choose(self, states: Tensor, logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Next tokens [rows, 1]; and [rows, 2 or 3], in the uniform numbers' precision: with log-probs and values."""
+        with torch.autocast(kind_of(self.policy.device), enabled=False):
+            chances = torch.softmax(logits.float() / self.temperature, dim=-1)
+            if self.top_p < 1:
+                chances = nucleus(chances, self.top_p)
+            tokens = draw(chances, numbers)[:, None]
+            found = [tokens, chances.gather(1, tokens).log()]
+            if self.value_head:
+                found.append(self.value_head(states.float()))
+            return tokens, torch.cat([each.to(numbers.dtype) for each in found], dim=1)
+
+    def _read(self, rows: list[int], drawn: list[Tensor]) -> None:
+        """Look at what was drawn to some prompts, which waits for the device; what follows an end is nothing."""
+        for step in torch.stack(drawn).tolist():
+            for i, token in zip(rows, step, strict=True):
+                if i in self.responses and not (self.responses[i] and self._ended(self.responses[i])):
+                    self.responses[i].append(token)
+
+    def _join(self, new: list[int], cache: Any, width: int, numbers: Tensor, positions: Tensor, tokens: Tensor) -> None:
+        """Take in rows with their prompts in a cache of so many columns; numbers [new, most], the rest as here."""
+        self.responses |= {i: [] for i in new}
+        before = self.width
+        lengths = [len(self.prompts[i].ids) + before - start for i, start in zip(self.rows, self.starts, strict=True)]
+        lengths += [len(self.prompts[i].ids) for i in new]
+        self.width = max(lengths)
+        columns = -(-(self.width + self.most) // ALIGNED) * ALIGNED
+        numbers = nn.functional.pad(numbers, (self.width, columns - self.width - self.most))
+        if self.rows:
+            join(self.cache, cache, self.width, self.width + self.most)
+            shift = self.width - before
+            old = nn.functional.pad(self.numbers, (shift, columns - self.numbers.shape[1] - shift))
+            numbers, positions = torch.cat([old, numbers]), torch.cat([self.positions, positions])
+            tokens = torch.cat([self.tokens, tokens])
+        else:
+            self.cache = cache
+        self.numbers, self.positions, self.tokens = numbers, positions, tokens
+        self.starts = [start + self.width - before for start in self.starts] + [self.width] * len(new)
+        self.rows = self.rows + new
+        self.real = self._real(lengths, self.width, columns)
+        zeros = torch.zeros(
+            self.real.shape, dtype=torch.bfloat16 if self.bf16 else torch.float32, device=self.real.device
+        )
+        self.bias = zeros.masked_fill(~self.real, -torch.inf)[:, None, None]
+
+    def _real(self, lengths: Iterable[int], width: int, columns: int) -> Tensor:
+        """[rows, columns], false before the last so many of the first `width` columns."""
+        device = self.policy.device
+        gaps = torch.tensor([width - length for length in lengths], device=device)
+        return torch.arange(columns, device=device)[None] >= gaps[:, None]
 
 
 def draw(chances: Tensor, uniform: Tensor) -> Tensor:
@@ -150,33 +274,3 @@ def draw(chances: Tensor, uniform: Tensor) -> Tensor:
     # the first token whose sum is above the number; never one of probability 0
     tokens = torch.searchsorted(reached, uniform[:, None] * reached[:, -1:], right=True)[:, 0]
     return tokens.clamp(max=chances.shape[1] - 1)
-
-
-def reserved_cache(config: Any, length: int) -> Any:
-    """A key-value cache with room for so many tokens: a step copies its own keys and values, not all before it."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    class ReservedLayer(DynamicLayer):
-        """Keys and values are views of the used part of a reserved tensor."""
-
-        def update(self, keys: Tensor, values: Tensor, *args: Any, **more: Any) -> tuple[Tensor, Tensor]:
-            used = self.get_seq_length()
-            if not used:
-                self.lazy_initialization(keys, values)
-                self.room = [part.new_empty(*part.shape[:2], length, part.shape[3]) for part in (keys, values)]
-            end = used + keys.shape[2]
-            for room, new in zip(self.room, (keys, values), strict=True):
-                room[:, :, used:end] = new
-            self.keys, self.values = (room[:, :, :end] for room in self.room)
-            return self.keys, self.values
-
-        def reorder_cache(self, beam_idx: Tensor) -> None:
-            if not (end := self.get_seq_length()):
-                raise ValueError("it keeps no keys and values in the cache that it is given")
-            self.room = [room[beam_idx] for room in self.room]
-            self.keys, self.values = (room[:, :, :end] for room in self.room)
-
-    cache = DynamicCache(config=config)
-    cache.layers = [ReservedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache

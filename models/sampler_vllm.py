@@ -3,10 +3,11 @@
 Kwon et al. (2023, arXiv:2309.06180). Written for and tried with vLLM 0.32.
 """
 
+import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..results.records import Prompt
 from .limits import context_window
-from .lora import adapted_name, added_weight, plain_name
+from .lora import adapted_name, plain_name
 from .network import Network
 from .policy import Policy
 from .sampler import Sample
+from .sampler_weights import merged
+from .tuning import Tuning
 
 COLDEST = 0.01  # below, vLLM would take this temperature instead
-SEQUENCES = 64  # for which the key-value cache has room at full length, as many as a batch of our own sampler
 STEP = 1024  # an engine's longest sequence is a multiple of it, so that few calls need another engine
 
 # vLLM reads these when it is imported, which is below
@@ -34,7 +36,8 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # training uses th
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output may be JSON
 
-_engines: dict[tuple[str, str, int], Any] = {}  # at most one: the model's configuration, its numbers, longest sequence
+# at most one, by what it was started with: the model's configuration, its longest sequence, and the tuning
+_engines: dict[tuple[str, int, Tuning], Any] = {}
 
 
 def sample(
@@ -71,10 +74,9 @@ def sample(
     asked = [{"prompt_token_ids": list(prompts[i].ids)} for i in rows]
     with torch.random.fork_rng():  # vLLM seeds torch's own generator and draws from it
         engine = _engine(policy, max(len(prompt["prompt_token_ids"]) for prompt in asked) + max_new_tokens)
-        engine.collective_rpc("reload_weights", kwargs={"weights_iterator": plain_weights(policy.network)})
-        engine.reset_prefix_cache()  # its keys and values are those of the weights before
-        bar = partial(_bar, progress) if progress is not None and sys.stderr.isatty() else False
-        outcomes = engine.generate(asked, settings, use_tqdm=bar)
+        with awake(engine, partial(plain_weights, policy.network)):
+            bar = partial(_bar, progress) if progress is not None and sys.stderr.isatty() else False
+            outcomes = engine.generate(asked, settings, use_tqdm=bar)
     samples = []
     for i, outcome in zip(rows, outcomes, strict=True):
         [response] = outcome.outputs
@@ -82,6 +84,28 @@ def sample(
         logps = tuple(step[token].logprob for token, step in zip(ids, response.logprobs, strict=True))
         samples.append(Sample(prompts[i], ids, ids[-1] in stops, logps))
     return samples
+
+
+@contextlib.contextmanager
+def awake(engine: Any, weights: Callable[[], Iterator[tuple[str, Tensor]]]) -> Iterator[None]:
+    """Meanwhile the engine holds these weights, put in place from memory; afterwards, where it can, it holds none.
+
+    On a GPU it sleeps between two samplings: its weights and its key-value cache are given up, and training has the
+    memory. The cache is taken after the weights are in place, for these take more while they are handed over.
+    """
+    can_sleep = engine.llm_engine.vllm_config.model_config.enable_sleep_mode
+    if can_sleep:
+        torch.cuda.empty_cache()  # what torch holds for training would be missing
+        engine.wake_up(tags=["weights"])  # it does nothing to one that is awake
+    engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights()})
+    if can_sleep:
+        engine.wake_up(tags=["kv_cache"])
+    engine.reset_prefix_cache()  # its keys and values are those of the weights before
+    try:
+        yield
+    finally:
+        if can_sleep:
+            engine.sleep(level=2)  # weights are not kept elsewhere either
 
 
 def check_temperatures(asked: Mapping[str, float]) -> None:
@@ -109,50 +133,73 @@ def plain_weights(network: Network) -> Iterator[tuple[str, Tensor]]:
         name = plain_name(name)
         if name in adapted:
             layer = adapted[name]
-            tensor = tensor + sum(added_weight(layer, adapter) for adapter in layer.active_adapters)
+            tensor = merged(tensor, layer, layer.active_adapters)
         yield name, tensor
 
 
 def _engine(policy: Policy, length: int) -> Any:
     """The engine for this policy's architecture and sequences of so many tokens; one that is there is used again."""
-    config = policy.network.model.config
+    config, tuning = policy.network.model.config, policy.network.tuning
     window = context_window(config)
     length = -(-length // STEP) * STEP
-    key = (config.to_json_string(), policy.network.tuning.precision, min(length, window or length))
+    key = (config.to_json_string(), min(length, window or length), tuning)
     if key not in _engines:
         while _engines:  # two would not fit
             _engines.popitem()[1].llm_engine.engine_core.shutdown()
-        _engines[key] = _start(*key, policy.device, config)
+        _engines[key] = _start(*key, config)
     return _engines[key]
 
 
-def _start(config: str, precision: str, length: int, device: str, model: Any) -> Any:
+def _start(config: str, length: int, tuning: Tuning, model: Any) -> Any:
     """An engine with weights that mean nothing yet."""
     from vllm import LLM
     from vllm.platforms import current_platform
 
-    kind = current_platform.device_type
+    kind, device = current_platform.device_type, tuning.device
     if device not in (kind, f"{kind}:0"):
         raise InputError(
             f"this vLLM samples on {kind} and the device is {device}; give --device {kind}, or use the sampler torch"
         )
+    if kind == "cuda":
+        torch.cuda.empty_cache()  # vLLM looks at what is free
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_text(config, encoding="utf-8")
+        try:
+            return LLM(
+                model=folder,
+                skip_tokenizer_init=True,
+                load_format="dummy",
+                generation_config="vllm",  # a model's own defaults would change the distribution
+                dtype="bfloat16" if tuning.precision == "bf16" else "float32",
+                max_model_len=length,
+                max_num_seqs=tuning.vllm_sequences,
+                logprobs_mode="processed_logprobs",  # at the temperature
+                enforce_eager=kind == "cpu",  # compiling takes longer there than it saves
+                enable_sleep_mode=current_platform.is_sleep_mode_available(),
+                **engine_memory(kind, tuning, model, length),
+            )
+        except ValueError as error:  # of the memory that it is given, or has
+            if "memory" not in str(error).lower():
+                raise
+            raise InputError(
+                f"vLLM does not start with the memory it is given (tuning.vllm_memory is {tuning.vllm_memory}): "
+                f"{' '.join(str(error).split())}"
+            ) from None
+
+
+def engine_memory(kind: str, tuning: Tuning, model: Any, length: int) -> dict[str, Any]:
+    """vLLM's settings of memory; model: the configuration, length: tokens of the longest sequence.
+
+    On a GPU a share of all that there is, for weights and a key-value cache of what they leave. On a CPU a cache for
+    `vllm_sequences` of that length.
+    """
+    if kind != "cpu":
+        return {"gpu_memory_utilization": tuning.vllm_memory}
     text = model.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    token = 2 * text.num_hidden_layers * heads * width * (2 if precision == "bf16" else 4)  # bytes of keys and values
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(config, encoding="utf-8")
-        return LLM(
-            model=folder,
-            skip_tokenizer_init=True,
-            load_format="dummy",
-            generation_config="vllm",  # a model's own defaults would change the distribution
-            dtype="bfloat16" if precision == "bf16" else "float32",
-            max_model_len=length,
-            kv_cache_memory_bytes=SEQUENCES * length * token,
-            logprobs_mode="processed_logprobs",  # at the temperature
-            enforce_eager=kind == "cpu",  # compiling takes longer there than it saves
-        )
+    token = 2 * text.num_hidden_layers * heads * width * (2 if tuning.precision == "bf16" else 4)
+    return {"kv_cache_memory_bytes": tuning.vllm_sequences * length * token}
 
 
 def _seed(seed: int, stream: int) -> int:

@@ -18,8 +18,10 @@ from .layout import count_tokens
 from .policy import Policy
 from .sampler import Sample, Sampler, to_generations
 from .sampler_torch import sample_rows
+from .shared_work import shared
 
 
+@shared
 @torch.no_grad()
 def sample(
     policy: Policy,

@@ -5,11 +5,18 @@ from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from ..errors import InputError
 from ..runtime import processes
 from ..runtime.device import check_device, kind_of
+
+ROUNDING = (
+    "micro_tokens",
+    "gradient_checkpointing",
+    "vllm_memory",
+    "vllm_sequences",
+)  # settings that change results by rounding alone
 
 
 @dataclass(frozen=True)
@@ -26,14 +33,23 @@ class Tuning:
     """cpu, cuda, cuda:1, mps; auto picks CUDA, then MPS, then the CPU."""
     micro_tokens: Annotated[int, Gt(0)] = 8192
     """Most tokens in one forward pass, padding (if any) included; bounds memory, leaves results alone."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Layers and logits are computed again in the backward pass and not kept: a quarter to half more work for most of
+    the memory of a pass, results left alone; auto where a pass would not fit into what is free on the GPU."""
     sampler: Literal["torch", "vllm"] = "torch"
     """The sampler of responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
+    deterministic: bool = False
+    """Take CUDA's sums in one order each time, as far as torch can, so that equal trainings are equal to the last bit;
+    slower. On a CPU they are anyway."""
+    vllm_memory: Annotated[float, Gt(0), Le(1)] = 0.3
+    """Share of a GPU's memory that vLLM takes while it samples, its weights included, above 0 and up to 1."""
+    vllm_sequences: Annotated[int, Gt(0)] = 64
+    """Most responses that vLLM draws at once."""
 
     def identity(self) -> dict[str, Any]:
-        """The part of it that results depend on, for keys: of the device its kind alone, and no `micro_tokens`."""
+        """The part of it that results depend on, for keys: of the device its kind alone, and nothing `ROUNDING`."""
         values = {**asdict(self), "device": kind_of(self.device)}
-        del values["micro_tokens"]
-        return values
+        return {name: value for name, value in values.items() if name not in ROUNDING}
 
     def resolve(self) -> "Tuning":
         """The same with `auto` settled for this machine; InputError for a device or sampler that is not there."""

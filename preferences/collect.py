@@ -6,15 +6,15 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..models.chat import Refused, encode_prompt
+from ..models.chat import Refused, encode_prompt, encode_response
 from ..models.limits import context_window
 from ..models.policy import Policy
 from ..models.sampler import to_generations
@@ -27,8 +27,10 @@ from .files import open_source
 from .labels import CANDIDATES, COLLECTION, ITEMS, Item, append, locked, read_record, read_rows, repair
 from .messages import Unusable
 from .read import prompt_of
+from .sentence import Stop, first_sentence
 
 Rule = Literal["all", "random", "most_different", "best_random"]
+Prompts = list[tuple[tuple[Message, ...], str]]  # messages and source of each
 CHUNK = 64  # prompts whose candidates are sampled together and written at once
 
 
@@ -43,11 +45,17 @@ class Sampling:
     top_p: float = 1.0
     """Above 0 up to 1; 1 samples purely."""
     max_new_tokens: int = 256
-    """Longest response in tokens; a longer one stops there and is kept as it is."""
+    """Longest response in tokens; a longer one stops there."""
     seed: int = 0
     rule: Rule = "random"
     """all: every two different responses. random: one random pair a prompt. most_different: the pair with the fewest
-    words in common. best_random: the response that a reward model scores highest against a random other one."""
+    words in common. best_random: the response that a reward scores highest against a random other one."""
+    stop: Stop = "eos"
+    """The end of a response: the model's own (eos), or that of the first sentence where it comes before (sentence)."""
+    drop_unfinished: bool = False
+    """Responses that reached their end in no `max_new_tokens` are dropped and counted; else kept as they are."""
+    margin: float = 0.0
+    """Pairs whose rewards differ by less are left out and counted; 0 keeps all."""
 
     def __post_init__(self) -> None:
         if self.k < 2:
@@ -58,18 +66,36 @@ class Sampling:
             raise InputError(f"--top-p {self.top_p} is not above 0 and up to 1; 1 samples purely")
         if self.rule not in get_args(Rule):
             raise InputError(f"--rule {self.rule} is not known; give {', '.join(get_args(Rule))}")
+        if self.stop not in get_args(Stop):
+            raise InputError(f"--stop {self.stop} is not known; give {' or '.join(get_args(Stop))}")
+        if not 0 <= self.margin < float("inf"):
+            raise InputError(f"--margin {self.margin} is not a number from 0 on")
+
+    @property
+    def needs_reward(self) -> bool:
+        """True where pairs hang on what a reward says of the responses."""
+        return self.rule == "best_random" or self.margin > 0
+
+    def check_reward(self, is_given: bool) -> None:
+        """InputError where a reward is needed and none is given."""
+        if self.needs_reward and not is_given:
+            what = "--rule best_random" if self.rule == "best_random" else f"--margin {self.margin:g}"
+            raise InputError(f"{what} needs a reward; give a model with --reward-model, or a function with --reward")
 
 
-def read_prompts(
-    source: str, split: str = "train", columns: Columns | None = None
-) -> tuple[list[tuple[tuple[Message, ...], str]], dict[str, int]]:
+def read_prompts(source: str, split: str = "train", columns: Columns | None = None) -> tuple[Prompts, dict[str, int]]:
     """The different prompts of a source, each with its `prompt_source` (else the source), and the dropped by reason.
 
     columns: the source's own names, see columns.py.
     """
+    return prompts_of((rows for _, rows in open_source(source, split, columns)), source)
+
+
+def prompts_of(tables: Iterable[Iterable[Mapping[str, Any]]], source: str) -> tuple[Prompts, dict[str, int]]:
+    """The same of rows from elsewhere; source: what errors call it."""
     found: dict[str, tuple[tuple[Message, ...], str]] = {}
     dropped: Counter[str] = Counter()
-    for _, rows in open_source(source, split, columns):
+    for rows in tables:
         for row in rows:
             try:
                 prompt = prompt_of(row)
@@ -99,18 +125,17 @@ def collect(
     """Sample candidates and write the pairs to label; returns the counts, which collection.json holds too.
 
     prompts: messages and source of each. about: what collection.json says besides (model, prompts, hashes). reward:
-    opens the reward model of the rule best_random. An interrupted collection goes on where it stopped: every chunk of
-    prompts has a seed of its own. InputError for a folder of another collection, or if no pair comes out.
+    opens the reward of the rule best_random and of a margin. An interrupted collection goes on where it stopped: every
+    chunk of prompts has a seed of its own. InputError for a folder of another collection, or if no pair comes out.
     """
-    if settings.rule == "best_random" and reward is None:
-        raise InputError("--rule best_random needs a reward model; give its folder with --reward-model")
+    settings.check_reward(reward is not None)
     about = json.loads(json.dumps({**about, "model_version": model_version, **dataclasses.asdict(settings)}))
     with locked(out, "collect"):
         _open(out, about)
         usable, overlong, refused = _encode(policy, prompts, settings.max_new_tokens)
         _sample_all(policy, model_version, usable, settings, out / CANDIDATES)
         candidates = [row for _, row in read_rows(out / CANDIDATES)]
-        items, counts = pair_up(candidates, settings, reward() if reward and settings.rule == "best_random" else None)
+        items, counts = pair_up(candidates, settings, reward() if reward and settings.needs_reward else None)
         counts = {
             "prompts": len(usable),
             "prompts over the context": overlong,
@@ -133,11 +158,15 @@ def pair_up(
     Which of the two is a is drawn from seed and prompt, so that neither rule nor order of sampling shows in it.
     """
     counts = Counter({"sampled": len(candidates), "dropped empty": 0, "dropped identical": 0})
+    asked = {"dropped unfinished": settings.drop_unfinished, "pairs within the margin": settings.margin > 0}
+    counts.update({name: 0 for name, is_asked in asked.items() if is_asked})
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in candidates:
         group = groups.setdefault(row["prompt_id"], [])
         if not row["response"].strip():
             counts["dropped empty"] += 1
+        elif settings.drop_unfinished and not row["finished"]:
+            counts["dropped unfinished"] += 1
         elif any(row["response"] == other["response"] for other in group):
             counts["dropped identical"] += 1
         else:
@@ -145,12 +174,16 @@ def pair_up(
     counts["prompts without two different responses"] = sum(len(group) < 2 for group in groups.values())
     groups = {prompt: group for prompt, group in groups.items() if len(group) >= 2}
     scores = _score(groups, reward) if reward else {}
+    worth = {(p, row["response"]): s for p, of in scores.items() for row, s in zip(groups[p], of, strict=True)}
     items = []
     for prompt, group in groups.items():
         rng = random.Random(digest([settings.seed, prompt]))
         for pair in _pairs(group, settings.rule, scores.get(prompt, []), rng):
             a, b = rng.sample(pair, 2)
-            items.append(_item(a, b))
+            if settings.margin and abs(worth[prompt, a["response"]] - worth[prompt, b["response"]]) < settings.margin:
+                counts["pairs within the margin"] += 1
+            else:
+                items.append(_item(a, b))
     return items, dict(counts)
 
 
@@ -276,6 +309,9 @@ def _sample_chunk(
             top_p=settings.top_p,
         )
         for (prompt, source), one in zip(chunk, to_generations(policy, samples), strict=True):
+            if settings.stop == "sentence" and (sentence := first_sentence(one.response, one.finished)):
+                length = len(encode_response(policy.tokenizer, sentence))
+                one = replace(one, response=sentence, length=length, finished=True)
             yield {
                 "prompt_id": prompt.id,
                 "prompt": prompt.messages,
@@ -295,4 +331,8 @@ def _nothing(model: str, counts: dict[str, int]) -> str:
     said = ", ".join(f"{name}: {n}" for name, n in counts.items())
     if counts["dropped empty"] == counts["sampled"]:
         return f"{model} gives only empty responses ({said}); is it an SFT model, and its chat template the right one?"
+    if counts.get("dropped unfinished", 0) > counts["sampled"] / 2:
+        return f"most responses of {model} do not end ({said}); raise --max-new-tokens, or leave out --drop-unfinished"
+    if counts.get("pairs within the margin"):
+        return f"no pair of responses of {model} is as far apart as the margin ({said}); lower --margin, or raise -k"
     return f"no prompt has two different responses ({said}); raise --temperature, --top-p or -k"

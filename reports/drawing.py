@@ -8,7 +8,8 @@ drawing serves light, dark and print; as a file a chart has its title, a legend 
 import html
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ SFT_COLOUR = "#7f8790"
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼"}  # matplotlib's marker: the same shape as a character
 INK, RULE = "#1c2126", "#dde2e7"  # of text and grid in files; the page puts its own colours in their place
 WIDTH = 5.2  # inches at 72 units an inch: 374 units, so about one CSS pixel a unit on a phone
+COLUMN, SMALLER = 3.3, 0.68  # inches of a column of a paper, and how much smaller its letters are, 7.5 points
 SIZE = 11  # of letters, in the same units
 DASHED = (0, (4, 3))
 LONGEST = 60  # characters of a file's name; longer ones are cut and told apart by a hash
@@ -122,7 +124,10 @@ def finish_chart(drawing: Any, key: str, title: str, text: str) -> Chart:
 
 
 def save(chart: Chart, path: Path) -> None:
-    """Write a chart as a file of its own, SVG or PDF by the ending: with title, legend and a white ground."""
+    """Write a chart as a file of its own, SVG or PDF by the ending: with title, legend and a white ground.
+
+    A PDF is for a paper: as wide as a column of text, its fonts embedded (type 42).
+    """
     import matplotlib
 
     axes = chart.drawing.axes[0]
@@ -135,8 +140,37 @@ def save(chart: Chart, path: Path) -> None:
         chart.drawing.set_layout_engine("none")  # the second file keeps the places that were found for the first
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": chart.key, "pdf.fonttype": 42}
     made = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
-    with matplotlib.rc_context(settings), replacing(path) as stream:
+    narrow = at_column_width(chart.drawing) if path.suffix == ".pdf" else nullcontext()
+    with matplotlib.rc_context(settings), narrow, replacing(path) as stream:
         chart.drawing.savefig(stream, format=path.suffix[1:], metadata=made)
+
+
+@contextmanager
+def at_column_width(drawing: Any) -> Iterator[None]:
+    """A drawing as narrow as a column of a paper, letters and marks smaller with it; as it was again afterwards."""
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Text
+
+    width, height = drawing.get_size_inches()
+    letters = [(text, text.get_fontsize()) for text in drawing.findobj(Text)]
+    lines = [(line, line.get_linewidth(), line.get_markersize()) for line in drawing.findobj(Line2D)]
+    try:
+        drawing.set_size_inches(COLUMN, height * COLUMN / width)
+        for text, size in letters:
+            text.set_fontsize(size * SMALLER)
+        for line, thick, mark in lines:
+            line.set_linewidth(thick * SMALLER)
+            line.set_markersize(mark * SMALLER)
+        drawing.tight_layout(pad=0.4 * SMALLER)
+        yield
+    finally:
+        drawing.set_size_inches(width, height)
+        for text, size in letters:
+            text.set_fontsize(size)
+        for line, thick, mark in lines:
+            line.set_linewidth(thick)
+            line.set_markersize(mark)
+        drawing.tight_layout(pad=0.4)
 
 
 def label_points(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
@@ -147,7 +181,10 @@ def label_points(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
     for name, x, y in sorted(points, key=lambda p: -p[2]):
         px, py = axes.transData.transform((x, y)) * scale
         end = axes.bbox.x1 * scale
-        left = px + 9 + 6 * len(name) > end + 6
+        reach, beside = 9 + 6 * len(name), [axes.transData.transform(p[1:])[0] * scale - px for p in points]
+        left = px + reach > end + 6 or (
+            any(0 < other < reach for other in beside) and not any(-reach < other < 0 for other in beside)
+        )
         place = py + 8
         while any(abs(place - other) < 12 and abs(px - where) < 70 for where, other in taken):
             place -= 3

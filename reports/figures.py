@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..analysis.comparisons import by_preference
 from ..analysis.grids import SFT
 from ..analysis.metric_names import evaluator, title
 from ..analysis.overoptimization import GOLD, NAMES, PROXY, STAND_IN
 from ..analysis.quantities import measured
+from ..analysis.verdict import leading
 from .drawing import DASHED, INK, SIZE, Figure, Style, finish_chart, label_points, limits, new_canvas, rows_canvas
 from .wording import JUDGE_MEASURES
 
@@ -17,8 +17,8 @@ Looks = Mapping[str, Style]
 AT_THE_END = {"reward.reward_model.training": PROXY, GOLD: GOLD, STAND_IN: STAND_IN}
 # Kind of cost -> (in a word, on the axis, keys of summary["methods"][m]["cost"] that add up to it).
 SPENT = {
-    "flops": ("compute", "Training compute (FLOP)", ("flops",)),
     "seconds": ("time", "Training time (seconds)", ("seconds",)),
+    "flops": ("compute", "Training compute (FLOP)", ("flops",)),
     "tokens": (
         "tokens",
         "Tokens trained on, generated and scored",
@@ -171,21 +171,20 @@ def _paths(summary: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {method: points for method, points in found.items() if PROXY in points[0]}
 
 
-def quality_against_cost(methods: Mapping[str, Any], looks: Looks) -> Figure | None:
-    """The win rate that is trusted most against compute, time and tokens, with the Pareto front; a chart a cost."""
-    rates = {m for row in methods.values() for m in row["metrics"] if m.startswith("win_rate.") and m.count(".") == 1}
-    if not rates:
+def quality_against_cost(summary: Mapping[str, Any], looks: Looks) -> Figure | None:
+    """The win rate that stands first against time, compute and tokens, with the Pareto front; a chart a cost."""
+    methods, quality = summary.get("methods") or {}, leading(summary) if summary else None
+    if quality is None:
         return None
-    quality = by_preference(rates)[0]
     charts = []
     for kind, (word, axis, keys) in SPENT.items():
         points = {}
         for method, row in methods.items():
-            spent = [row.get("cost", {}).get(key) for key in keys]
-            cell = row["metrics"].get(quality, {})
+            spent = [(row.get("cost") or {}).get(key) for key in keys]
+            cell = row.get("metrics", {}).get(quality, {})
             if method != SFT and measured(cell.get("mean")) and any(measured(v) for v in spent):
                 points[method] = sum(v for v in spent if measured(v)), cell
-        if len(points) < 2 or not any(spent for spent, _ in points.values()):
+        if not any(spent for spent, _ in points.values()):
             continue
         charts.append(_cost_chart(kind, word, axis, quality, points, looks))
     if not charts:
@@ -197,6 +196,15 @@ def quality_against_cost(methods: Mapping[str, Any], looks: Looks) -> Figure | N
         "none beats for less; its steps are as uncertain as the means. Dashed: SFT, which costs nothing more.",
         charts,
     )
+
+
+def opening(found: Figure | None) -> tuple[Figure | None, Figure | None]:
+    """The picture of the first screen, one chart of quality against cost, and what is left of these."""
+    if found is None:
+        return None, None
+    first, *rest = found.charts
+    caption = "A dot a method with its 95% interval; dashed: SFT. Line: those that none beats for less."
+    return Figure(first.title, caption, [first]), Figure(found.title, found.caption, rest) if rest else None
 
 
 def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -241,7 +249,7 @@ def _cost_chart(
     text = "; ".join(f"{m} {value:.3g} for {cell['mean']:.1%}" for m, (value, cell) in points.items())
     on = ", ".join(m for m in front if m != SFT) or "no method, SFT is as good"
     return finish_chart(
-        canvas, f"cost-{kind}", f"Win rate against {word}", f"{axis}: {text}. On the Pareto front: {on}"
+        canvas, f"cost-{kind}", f"{title(quality)}, by {word}", f"{axis}: {text}. On the Pareto front: {on}"
     )
 
 

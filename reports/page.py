@@ -6,8 +6,9 @@ from typing import Any
 from ..analysis import pathology
 from ..analysis.data_account import account
 from ..analysis.elsewhere import MARK, elsewhere, marked
-from ..analysis.findings import Findings, findings
+from ..analysis.findings import Answer, Findings, answers, findings
 from ..analysis.metric_names import title
+from ..analysis.subject import rows_used, subject
 from ..analysis.tuning import untuned
 from . import curves, drawing, figures
 from .along import reward_along
@@ -16,6 +17,7 @@ from .policies import snippet
 from .reading import Material
 from .reliability import reliability
 from .samples import samples
+from .text_plot import block, rates_and_costs
 from .wording import JUDGE_MEASURES, PEOPLE_KAPPAS, PEOPLE_SHARES, flat, is_headline, ordered, split
 
 NO_FINDINGS = Findings("No verdict: this run has not been summarized.", [], [], [], [], [])
@@ -37,23 +39,29 @@ def page(
     environment = dict(record.get("environment") or {})
     columns = groups(summary)
     shown = [m for m in looks if m in methods]
+    flags = pathology.flags(summary, material.logs) if summary else []
+    warnings = [w for w in _others(summary.get("warnings", []), failed) if w.partition(";")[0] not in heads]
+    plotted, scale, plot = rates_and_costs(summary) if summary else ("", (), [])
+    first, *told = answers(said, [*flags, *warnings])
+    used = account(record.get("data") or {})
     return {
+        "subject": subject(summary or record),
         "record": record,
         "summary": summary,
         "missing": material.missing,
         "findings": said,
         "recommendation": split(said.recommendation),
+        "answers": {"first": first.question, "others": [*told, Answer("On which data", used)]},
+        "text_plot": {"title": plotted, "lines": block([scale, *plot]) if plot else []},
         "failed": failed,
         "stamps": summary.get("stamps") or [],
-        "flags": pathology.flags(summary, material.logs) if summary else [],
-        "warnings": [w for w in _others(summary.get("warnings", []), failed) if w.partition(";")[0] not in heads],
         "methods": methods,
         "looks": looks,
         "shown": shown,
         "marks": _marks(summary, methods),
         "policies": material.policies,
         "snippet": snippet(**{k: material.policies[0][k] for k in ("folder", "base")}) if material.policies else "",
-        "facts": _facts(record, methods, chosen["prompts"]),
+        "facts": _facts(record, summary),
         "groups": columns,
         "cells": {m: {c.key: cell(summary, m, c.key) for g in columns for c in g.columns} for m in shown},
         "matrices": matrices(summary, shown),
@@ -67,7 +75,6 @@ def page(
         "people_shares": list(PEOPLE_SHARES.items()),
         "people_kappas": list(PEOPLE_KAPPAS.items()),
         "data": record.get("data") or {},
-        "account": account(record.get("data") or {}),
         "contract": flat(record.get("contract") or {}),
         "packages": environment.pop("packages", None) or {},
         "environment": flat(environment),
@@ -82,10 +89,12 @@ def drawn(material: Material, looks: Mapping[str, drawing.Style]) -> dict[str, l
     means: dict[str, list[dict[str, float | None]]] = {}
     for made in material.cells:
         means.setdefault(made.method, []).append({m: _mean(v.values()) for m, v in made.scores.items()})
+    first, costs = figures.opening(figures.quality_against_cost(summary, looks))
     parts = {
+        "first": [first],
         "results": [
             figures.win_rates(methods, looks, names),
-            figures.quality_against_cost(methods, looks),
+            costs,
             figures.frontier(methods, means, looks, names),
             figures.gold_against_proxy(summary, looks),
             reward_along(summary.get("overoptimization") or {}, looks),
@@ -119,14 +128,15 @@ def _marks(summary: Mapping[str, Any], methods: Mapping[str, Any]) -> dict[str, 
     return dict.fromkeys(untuned(summary) if summary else [], "not tuned") | dict.fromkeys(elsewhere(methods), MARK)
 
 
-def _facts(record: Mapping[str, Any], methods: Mapping[str, Any], prompts: int) -> list[str]:
+def _facts(record: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
     """The line below the title: what was compared, on how much, when."""
+    methods = summary.get("methods") or {}
     rows = [m for m in methods if m != "sft"]
     seeds = max((methods[m].get("seeds") or 0 for m in rows), default=0)
     facts = [", ".join(marked(m, methods) for m in rows)] if rows else []
     facts += [f"{seeds} seed{'s' * (seeds != 1)}"] if seeds else []
-    kind = "questions" if (record.get("data") or {}).get("questions") else "held-out prompts"
-    facts += [f"{prompts:,} {kind}"] if prompts else []
+    facts += [used] if (used := rows_used(summary)) else []
+    facts += [f"benchmark {record['benchmark']}"] if record.get("benchmark") else []
     facts += [str(record["created"])[:16].replace("T", " ")] if record.get("created") else []
     return [*facts, f"run {record.get('run_id', 'without an id')}"]
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..analysis.subject import data_of
 from ..results.records import Generation
 from ..results.run_folder import Cell, Run
 from .curves import KL_ESTIMATE
@@ -67,6 +68,8 @@ def read(run: Run, so_far: dict[str, Any] | None = None) -> Material:
     missing: list[str] = []
     record = run.record
     summary = so_far or _attempt(lambda: run.summary, missing, "summary.json: the run has not been summarized", {})
+    if summary and "data" not in summary:  # an older one
+        summary = summary | {"data": data_of(record)}
     found = [*run.cells()] if record.get("methods") else []
     cells = [_read_cell(cell, missing) for cell in found]
     return Material(

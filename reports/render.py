@@ -17,7 +17,8 @@ from ..analysis import metric_names, quantities
 from ..errors import InputError, nearest
 from ..results.integrity import make_folder, own_folder, write_json, write_text
 from ..results.run_folder import Run
-from . import drawing, tables, wording
+from . import drawing, latex, tables, wording
+from .across import across
 from .contracts import differences
 from .page import page
 from .reading import Material, read
@@ -25,6 +26,7 @@ from .study import study_frames, study_page
 
 TEMPLATES = Path(__file__).with_name("templates")
 SCRIPTS = ("report.js", "samples.js")
+OTHER_SCRIPTS = {"site.html.j2": ("report.js", "site.js")}
 FORMATS = ("html", "md", "latex", "csv", "parquet", "json", "svg", "pdf")
 
 
@@ -127,9 +129,16 @@ def _write_overview(
         }
         for material, place in zip(materials, folders, strict=True)
     ]
-    shown = {"runs": runs, "differs": differences([material.record for material in materials])}
+    shown = {
+        "runs": runs,
+        "differs": differences([material.record for material in materials]),
+        "across": across(materials),
+    }
     pages = (("html", "overview.html.j2", "index.html"), ("md", "overview.md.j2", "report.md"))
-    return [write_text(folder / file, fill(template, shown)) for name, template, file in pages if name in formats]
+    written = [write_text(folder / file, fill(template, shown)) for name, template, file in pages if name in formats]
+    if "latex" in formats:
+        written.append(write_text(folder / "tables.tex", latex.table_of_runs(materials)))
+    return written
 
 
 def _folders(runs: Sequence[Run], out: Path | None) -> list[Path]:
@@ -150,7 +159,7 @@ def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> l
     figures = [figure for part in shown["figures"].values() for figure in part]
     written = write_formats(folder, "report", shown, figures, lambda: tables.frames(material), formats)
     if "latex" in formats:
-        written.append(write_text(folder / "tables.tex", tables.latex(material)))
+        written.append(write_text(folder / "tables.tex", latex.table(material)))
     if "json" in formats:
         write_json(folder / "report.json", {"run": material.record, "summary": material.summary})
         written.append(folder / "report.json")
@@ -160,7 +169,7 @@ def _write_report(material: Material, folder: Path, formats: Sequence[str]) -> l
 def fill(template: str, shown: dict[str, Any]) -> str:
     environment = _environment(template)
     if ".html" in template:
-        scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS]
+        scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in OTHER_SCRIPTS.get(template, SCRIPTS)]
         hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
         shown = {**shown, "scripts": scripts, "allowed": " ".join(f"'sha256-{digest}'" for digest in hashes)}
     return environment.get_template(template).render(shown)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..analysis.answer import SIDES, said_of
 from ..analysis.axes import headline_of, series_name, text_of
 from ..analysis.frontier import TRUSTED, scorer_name
 from ..analysis.metric_names import title
@@ -21,21 +22,32 @@ AUDITED = ("Training", "Evaluation", "Kendall's tau", "Ruined rows", "Taken for 
 MOST = 6  # charts of an axis: the scores that are trusted most, then KL and length
 
 
-def study_page(study: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """The contents of the templates; out: the folder of the page, from which it links to those of the runs."""
+def study_page(study: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
+    """The contents of the templates; out: the folder of the page, from which it links to those of the runs, if any."""
     metric = headline_of(study)
     looks = drawing.styles(_names(study))
     return {
         "study": study,
+        "sides": _sides(study),
+        "code": ", ".join(f"{part} {digest[:12]}" for part, digest in (study.get("code") or {}).items()),
         "facts": _facts(study),
         "axes": [_axis(study, field, metric, looks) for field in study["axes"]],
         "frontiers": [_frontier(study, part, looks) for part in study["frontiers"]],
         "variance": [_variance(row) for row in study["variance"] if row["metric"] == metric],
-        "runs": [{**run, "link": _link(out, run["run_dir"]), "audit": _audit(run)} for run in study["runs"]],
+        "runs": [
+            {**run, "link": _link(out, run["run_dir"]) if out else None, "audit": _audit(run)} for run in study["runs"]
+        ],
         "audited": AUDITED,
         "headline": title(metric) if metric else "",
         "looks": looks,
     }
+
+
+def _sides(study: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What was to count as yes and as no, in words."""
+    if not (design := study.get("design")):
+        return {}
+    return {side: [said_of(said, study["axes"]) for said in design[part]] for side, part in SIDES.items()}
 
 
 def _names(study: Mapping[str, Any]) -> list[str]:

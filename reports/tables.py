@@ -1,4 +1,4 @@
-"""The tables of a run as data: CSV, Parquet and LaTeX."""
+"""The tables of a run as data: CSV and Parquet."""
 
 import re
 from collections.abc import Mapping
@@ -6,20 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.costs import LOOKING, RESPONSE
-from ..analysis.elsewhere import TRAINED_HERE, elsewhere, marked
-from ..analysis.metric_names import evaluator
-from ..analysis.quantities import p_value
+from ..analysis.elsewhere import TRAINED_HERE, elsewhere
 from ..results.integrity import own_folder, replacing
-from .leaderboard import cell, groups, meetings
 from .reading import Material
-from .wording import bracket, value
 
 if TYPE_CHECKING:
     import pandas
 
 # Spreadsheets take a cell that begins so for a formula (OWASP, CSV injection).
 FORMULA = re.compile(r"^[=+\-@\t\r]")
-WIDEST = 5  # columns of a LaTeX table beside the method
 
 
 def frames(material: Material) -> "dict[str, pandas.DataFrame]":
@@ -69,49 +64,3 @@ def write(frames: "Mapping[str, pandas.DataFrame]", folder: Path, format: str) -
 def neutral(found: Any) -> Any:
     """Text that no spreadsheet takes for a formula: an apostrophe in front where it begins like one; numbers as is."""
     return f"'{found}" if isinstance(found, str) and FORMULA.match(found) else found
-
-
-def latex(material: Material) -> str:
-    """Tables of the leaderboard, a family of columns each, and of the comparisons; they need the package booktabs."""
-    import pandas
-
-    summary = material.summary
-    parts = ["% Tables of alignment-bench. In the preamble: \\usepackage{booktabs}\n"]
-    for group in groups(summary):
-        heads = ["Method", *(column.head or group.title for column in group.columns)]
-        rows = [
-            [
-                marked(method, material.methods),
-                *(_joined(cell(summary, method, column.key)) for column in group.columns),
-            ]
-            for method in material.methods
-        ]
-        for start in range(1, len(heads), WIDEST):
-            part = [0, *range(start, min(start + WIDEST, len(heads)))]
-            frame = pandas.DataFrame([[row[i] for i in part] for row in rows], columns=[heads[i] for i in part])
-            caption = f"{group.title}. Means with 95\\% intervals." if "ost" not in group.title else f"{group.title}."
-            parts.append(_table(frame, caption))
-    rows = [
-        [evaluator(row["metric"].removeprefix("win_rate.")), *(marked(row[side], material.methods) for side in "ab")]
-        + [f"{value(row['mean'], 'win_rate')} {bracket(row, 'win_rate')}".strip(), p_value(row["p_adjusted"])]
-        for row in meetings(summary)
-    ]
-    if rows:
-        heads = ["By", "Row", "Against", "Wins", "Adjusted p"]
-        parts.append(_table(pandas.DataFrame(rows, columns=heads), "Head to head, ties half."))
-    return "\n".join(parts)
-
-
-def _joined(found: Any) -> str:
-    return f"{found.text} {found.interval}".strip()
-
-
-def _table(frame: "pandas.DataFrame", caption: str) -> str:
-    """One table with booktabs' rules; text escaped, the minus sign as mathematics, for pdfTeX has no glyph for it."""
-    text = (
-        frame.style.hide(axis="index")
-        .format(escape="latex")
-        .format_index(escape="latex", axis=1)
-        .to_latex(hrules=True, position="t", position_float="centering", caption=caption)
-    )
-    return text.replace("−", "$-$")

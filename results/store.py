@@ -66,7 +66,6 @@ INFERENCE = "inference.json"  # what the responses took
 MODEL = "model"  # folder of a trained model within its stage
 GATE = "gate.json"  # what a gate looks at, within the stage
 STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
-EVERY = 120.0  # seconds between them
 PICKED = "picked.json"  # which checkpoint of a cell is evaluated, where a rule picked it
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
 
@@ -226,8 +225,7 @@ class Store:
         def build_with_others(folder: Path) -> None:
             nonlocal begun
             begun = True
-            processes.broadcast(folder)
-            processes.all_gather(None)  # the others have copied its step checkpoints
+            processes.broadcast(True)
             build(folder)
 
         made = self._stage(name, inputs, build_with_others)
@@ -237,12 +235,8 @@ class Store:
 
     def _follow(self, build: Callable[[Path], None]) -> Stage:
         """Do what the first process does with a stage; where it makes it, in a folder that is then thrown away."""
-        leading: Path | None = processes.broadcast(None)
-        if leading:
+        if processes.broadcast(None):
             with tempfile.TemporaryDirectory() as folder:
-                if (leading / STEPS).is_dir():  # both go on from the same checkpoint
-                    shutil.copytree(leading / STEPS, Path(folder) / STEPS)
-                processes.all_gather(None)
                 build(Path(folder))
         return processes.broadcast(None)
 

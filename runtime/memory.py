@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from .device import kind_of
+
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt's names for them, of <malloc.h>
 LARGEST, LARGEST_BEFORE_2_35 = 2**30, 2**25  # thresholds in bytes that glibc takes
 
@@ -30,6 +32,25 @@ def peak() -> int:
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
+
+
+def free_on(device: str) -> int | None:
+    """Bytes that a GPU of CUDA can still give this process; None for another device."""
+    if kind_of(device) != "cuda":
+        return None
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def total_on(device: str) -> int | None:
+    """Bytes that a GPU of CUDA has; None for another device."""
+    if kind_of(device) != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[1])
 
 
 def give_back() -> None:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 LONGEST_WAIT = timedelta(days=30)  # of the others, while the first one samples, scores and judges
 _RANK, _SIZE = 0, 1  # set by `join`
+_WAITING = False  # in the first process: the others wait for work
+BUCKET = 25 * 2**20  # bytes of gradients that are sent at once, as in torch's DistributedDataParallel
 
 
 class PeerError(Exception):
@@ -65,11 +67,6 @@ def shard(rows: Sequence[Value]) -> Sequence[Value]:
     return rows[_RANK::_SIZE] if _SIZE > 1 else rows
 
 
-def shard_in_order(rows: Sequence[Value]) -> Sequence[Value]:
-    """This process's run of neighbours among some rows; the shards of all processes, in order, are the rows."""
-    return rows[len(rows) * _RANK // _SIZE : len(rows) * (_RANK + 1) // _SIZE]
-
-
 def all_gather(value: Value) -> list[Value]:
     """The values of all processes, the first one's first. An error that another process tells is raised here."""
     return _exchange(value)
@@ -92,12 +89,90 @@ def all_reduce_numbers(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def all_reduce(tensors: Sequence["Tensor"]) -> None:
-    """Replace each tensor by its sum over all processes; the same shapes in the same order everywhere."""
-    if _SIZE > 1:
-        from torch import distributed
+    """Replace each tensor by its sum over all processes; the same shapes in the same order everywhere.
 
-        for tensor in tensors:
-            distributed.all_reduce(tensor)
+    Small ones go together, for each round of talk takes its time whatever is said in it.
+    """
+    if _SIZE == 1:
+        return
+    import torch
+    from torch import distributed
+
+    for bucket in _buckets(tensors):
+        if len(bucket) == 1:
+            distributed.all_reduce(bucket[0])
+            continue
+        flat = torch.cat([tensor.flatten() for tensor in bucket])
+        distributed.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(t) for part, t in zip(parts, bucket, strict=True)])
+
+
+def _buckets(tensors: Sequence["Tensor"]) -> Iterator[list["Tensor"]]:
+    """Neighbours of one kind, together at most a BUCKET, or one that is larger."""
+    bucket: list[Tensor] = []
+    held = 0
+    for tensor in tensors:
+        alike = bucket and (tensor.dtype, tensor.device) == (bucket[0].dtype, bucket[0].device)
+        if bucket and not (alike and held + tensor.nbytes <= BUCKET):
+            yield bucket
+            bucket, held = [], 0
+        bucket.append(tensor)
+        held += tensor.nbytes
+    if bucket:
+        yield bucket
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """In the first process, while it works alone: the others `help`, until this ends without an error."""
+    global _WAITING
+    _WAITING = _SIZE > 1
+    try:
+        yield
+        if _WAITING:
+            broadcast(None)
+    finally:
+        _WAITING = False
+
+
+def are_waiting() -> bool:
+    """True in the first process while the others wait for work."""
+    return _WAITING
+
+
+@contextlib.contextmanager
+def helped(work: Callable[..., None] | str, *arguments: Any) -> Iterator[None]:
+    """In the first process: the others, which wait, call a function meanwhile, and share in what is done here.
+
+    work: a function of a module, or the name of one that they know. An error in one of them is raised in all, and they
+    wait again.
+    """
+    global _WAITING
+    if not _WAITING:
+        yield
+        return
+    broadcast((work, arguments))
+    _WAITING = False
+    try:
+        with together():
+            yield
+            all_gather(None)
+    except Exception as error:
+        vars(error).pop("told", None)  # should it end the run, that is to be told as well
+        raise
+    finally:
+        _WAITING = True
+
+
+def help_first(known: Mapping[str, Callable[..., None]]) -> None:
+    """In the other processes: do what the first one asks for, until it is done. known: functions by their names."""
+    order: tuple[Any, tuple[Any, ...]] | None
+    while order := broadcast(None):
+        work, arguments = order
+        with contextlib.suppress(Exception), together():  # told, and the first one knows what it means
+            (known[work] if isinstance(work, str) else work)(*arguments)
+            all_gather(None)
 
 
 def end_all(error: Exception) -> None:

@@ -4,12 +4,17 @@ accelerate's configuration asks for it (`fsdp_version: 2`). Each process then ho
 trained, of its gradient and of Adam's moments; a pass with gradients brings a layer's weights together when it gets to
 it. Passes without gradients (sampling, log-probs, values) and saving go through the plain model, whose weights are
 brought together once after an update and let go at the next pass with gradients, so that the processes need not be in
-step there. Whole in every process are models that are not trained, LoRA adapters, and a model while it is loaded. In
-bf16 autograd keeps the casts of the weights, 2 bytes each, from the forward to the backward pass.
+step there. Whole in every process are models that are not trained, LoRA adapters, and a model while it is loaded.
+
+With precision bf16 the weights of the linear layers travel and lie there in bf16, half as large: autocast would round
+them anyway, so no number changes. Where accelerate says `fsdp_reshard_after_forward: false` a layer's weights stay from
+its first pass of a step to the last, and are brought together once a step in place of twice a micro-batch; all weights
+are whole in every process meanwhile.
 """
 
 import copy
 import os
+from collections.abc import Container, Sequence
 from functools import lru_cache
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -55,14 +60,19 @@ def check() -> None:
 class Sharded:
     """A model whose weights are divided among all processes, and its plain form for work without gradients."""
 
-    def __init__(self, model: nn.Module):
-        """model: whole in every process; it is changed in place. InputError if no layer of it is to be divided."""
+    def __init__(self, model: nn.Module, rounded: Sequence[nn.Parameter] = ()):
+        """model: whole in every process; it is changed in place. InputError if no layer of it is to be divided.
+
+        rounded: those of its weights that are used in bf16 alone.
+        """
+        in_bf16 = {id(parameter) for parameter in rounded}
+        self.rounded = [id(parameter) in in_bf16 for parameter in model.parameters()]
         # a plain form without weights; what two modules share they share here too
         empty = {id(p): nn.Parameter(p.new_empty(0), requires_grad=False) for p in model.parameters()}
         self.plain = copy.deepcopy(model, empty)
-        self.model: Any = _divide(model)  # nn.Module's type knows no `pass_backbone`
+        self.model: Any = _divide(model, in_bf16)  # nn.Module's type knows no `pass_backbone`
         self.parameters = [*model.parameters()]
-        self.is_whole = False
+        self.is_whole = self.is_exact = False  # is_exact: in fp32 throughout
 
     def backbone(self, **inputs: Any) -> Any:
         """The divided model's backbone; FSDP takes it for the model's forward pass."""
@@ -76,17 +86,27 @@ class Sharded:
             self.is_whole = False
         return self.model
 
+    def end_step(self) -> None:
+        """After a step's last pass: let go of weights that stayed from pass to pass."""
+        if not _reshards():
+            for module in self.model.modules():
+                if hasattr(module, "reshard"):
+                    module.reshard()
+
     @torch.no_grad()
-    def whole(self) -> nn.Module:
-        """The plain model with the weights as they are now. All processes call this after an update, or none."""
-        if not self.is_whole:
+    def whole(self, *, exact: bool = False) -> nn.Module:
+        """The plain model with the weights as they are now. All processes call this after an update, or none.
+
+        exact: in fp32, to be kept; else those that are used in bf16 alone are in bf16.
+        """
+        if not self.is_whole or exact and not self.is_exact:
             processes.all_gather(None)  # should one have failed, all hear it here
             try:
-                for weight, shard in zip(self.plain.parameters(), self.parameters, strict=True):
-                    weight.data = full(shard)
+                for weight, shard, rounds in zip(self.plain.parameters(), self.parameters, self.rounded, strict=True):
+                    weight.data = full(shard.to(torch.bfloat16) if rounds and not exact else shard)
             except Exception as error:  # the others wait for what this process would have sent
                 processes.end_all(error)
-            self.is_whole = True
+            self.is_whole, self.is_exact = True, exact or not any(self.rounded)
         return self.plain
 
 
@@ -110,9 +130,14 @@ def divided_like(tensor: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)  # all have the whole
 
 
-def _divide(model: nn.Module) -> nn.Module:
-    """Divide the weights of each decoder layer, and what is left, among all processes."""
-    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+def _reshards() -> bool:
+    """False where accelerate is configured to keep a layer's weights together after its pass."""
+    return os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
+
+
+def _divide(model: nn.Module, in_bf16: Container[int]) -> nn.Module:
+    """Divide the weights of each decoder layer, and what is left, among all processes; in_bf16: ids of weights."""
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     named = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "")
     names = named.split(",") if named else [*(getattr(model, "_no_split_modules", None) or [])]
@@ -123,16 +148,25 @@ def _divide(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} has {kinds}; set accelerate's fsdp_transformer_layer_cls_to_wrap to the class of "
             f"its decoder layers"
         )
-    reshard = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
     mesh = _mesh(next(model.parameters()).device.type)
+    # norms and what else is used in fp32, small as a rule: all layers' together, for they travel on their own
+    inner = dict.fromkeys(module for layer in layers for module in layer.modules())
+    of_fp32 = [m for m in inner if any(id(p) not in in_bf16 for p in m.parameters(recurse=False))]
+    halves: dict[str, Any] = {}
+    if in_bf16 and of_fp32:
+        fully_shard(of_fp32, mesh=mesh, reshard_after_forward=False)
+    if in_bf16:
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        halves = {"mp_policy": policy}
     for layer in layers:
-        fully_shard(layer, mesh=mesh, reshard_after_forward=reshard)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=_reshards(), **halves)
     # the head is used after the backbone, so the root's weights stay together until the backward pass
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     for module in model.modules():
         if isinstance(module, FSDPModule):  # losses are shares of a sum already, so gradients are added up
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+            module.set_reshard_after_backward(_reshards(), recurse=False)
     backbone = MethodType(lambda self, **inputs: self.base_model(**inputs), model)
     model.pass_backbone = backbone  # type: ignore[assignment]  # torch says: modules hold tensors and modules only
     register_fsdp_forward_method(model, "pass_backbone")

@@ -178,7 +178,7 @@ class Zero:
             parameter.data = parameter.data.clone()
 
     def state_dict(self) -> dict[str, Any]:
-        """Adam's state by parameter, in the first process alone; all call this."""
+        """Adam's state by parameter, in the first process; all call this, and the others get its shapes alone."""
         whole: dict[str, Any] = {}
         for first, group, shard in self._numbered():
             for name, value in self.adam.state.get(shard, {}).items():
@@ -230,14 +230,24 @@ class Zero:
             first += len(group)
 
     def _whole(self, shard: Tensor, group: list[nn.Parameter]) -> list[Tensor]:
-        """In the first process, shards brought together and cut as the parameters are; elsewhere nothing."""
-        parts = [torch.empty_like(shard) for _ in range(processes.size())] if not processes.rank() else None
-        torch.distributed.gather(shard, parts)
-        if parts is None:
-            return []
+        """In the first process, shards brought together on the CPU and cut as the parameters are; elsewhere shapes.
+
+        They come a bucket at a time, for the device may have no room for all.
+        """
+        flat = torch.empty(0, device="meta")
+        if not processes.rank():
+            flat = torch.empty((processes.size(), shard.numel()), dtype=shard.dtype)
+        for start in range(0, shard.numel(), BUCKET):
+            own = shard[start : start + BUCKET].contiguous()
+            parts = [torch.empty_like(own) for _ in range(processes.size())] if not processes.rank() else None
+            torch.distributed.gather(own, parts)
+            for row, part in zip(flat, parts or (), strict=False):
+                row[start : start + len(own)] = part
+        if processes.rank():
+            return [torch.empty_like(p, dtype=shard.dtype, device="meta") for p in group]
         sizes = [p.numel() for p in group]
-        flat = torch.cat(parts)[: sum(sizes)].split(sizes)
-        return [part.view_as(p) for part, p in zip(flat, group, strict=True)]
+        cut = flat.flatten()[: sum(sizes)].split(sizes)
+        return [part.view_as(p) for part, p in zip(cut, group, strict=True)]
 
 
 def _settings() -> Settings:

@@ -29,10 +29,11 @@ def sources() -> set[str]:
         inner[:] = [name for name in inner if name in kept and not (Path(folder) / name).is_symlink()]
         found |= {str(where / name) for name in files if where != Path()}
     named = [
-        f"{package.partition('.')[2].replace('.', '/')}/{pattern}"
+        str(path.relative_to(ROOT))
         for package, patterns in DECLARED["tool"]["setuptools"]["package-data"].items()
         for pattern in patterns
         if pattern.startswith(PUBLISHED)
+        for path in (ROOT / package.partition(".")[2].replace(".", "/")).glob(pattern)
     ]
     return {name for name in [*found, *named] if not name.startswith(("results/runs/", "results/cache/"))}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..models.layout import Batch, Item, Sequences
 from ..models.network import Network
-from ..results.store import EVERY
+from ..models.shared_work import deal
 from ..runtime import processes
 from ..runtime.sharding import divided_like, full
 from ..runtime.zero import Zero
@@ -21,7 +21,8 @@ from .resume import Stateful, StepCheckpoints, Weights
 from .task import shuffled
 
 Example = TypeVar("Example")
-Watched = tuple[Tensor, dict[str, float]]  # a batch's part of a step's loss, and numbers to watch; all are summed
+# A batch's part of a step's loss, and what reads the numbers to watch, after the backward passes; all are summed.
+Watched = tuple[Tensor, Callable[[], dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,16 @@ def rise_and_fall(total_steps: int, warmup: float) -> Callable[[int], float]:
     """Share of the peak learning rate at each step: up linearly over a share of the steps, then down to 0."""
     rising = max(1, math.ceil(warmup * total_steps))
     return lambda step: min((step + 1) / rising, max(0.0, (total_steps - step) / max(1, total_steps - rising)))
+
+
+def reader(numbers: Mapping[str, Tensor]) -> Callable[[], dict[str, float]]:
+    """What reads numbers from their device, all at once, for each read waits; the same digits as of each alone."""
+
+    def read() -> dict[str, float]:
+        values = torch.stack([value.float() for value in numbers.values()]).tolist() if numbers else []
+        return dict(zip(numbers, values, strict=True))
+
+    return read
 
 
 class Optimizer:
@@ -130,17 +141,17 @@ class Optimizer:
             self.adam.zero_grad(set_to_none=True)
             if self.zero:
                 self.zero.clear()
-            total, tokens = 0.0, 0
-            sums: dict[str, float] = {}
+            tokens = 0
+            values: list[Tensor] = []
+            watching: list[Callable[[], dict[str, float]]] = []
             try:
                 for batch in batches():
                     value, watched = loss(batch)
                     self.zero.backward(value) if self.zero else value.backward()
-                    total += value.item()
+                    values.append(value.detach())
+                    watching.append(watched)
                     tokens += batch.tokens
-                    for name, number in watched.items():
-                        sums[name] = sums.get(name, 0.0) + number
-                    del batch, value  # before the next one is laid out
+                    del batch, value, watched  # before the next one is laid out
                 if self.divided:
                     self.network.join_passes()
                 if self.zero:
@@ -152,6 +163,13 @@ class Optimizer:
                 if not isinstance(error, (RuntimeError, MemoryError)):
                     raise
                 self.network.use_less_memory(error)
+        sums: dict[str, float] = {}
+        for watched in watching:  # read when all is launched, for each read waits for what was
+            for name, number in watched().items():
+                sums[name] = sums.get(name, 0.0) + number
+        total = 0.0
+        for number in torch.stack(values).tolist() if values else []:
+            total += number
         total = self._all_reduce(total)
         norm = self._move(total)
         return Outcome(total, norm, sum(processes.all_gather(tokens)), processes.all_reduce_numbers(sums))
@@ -163,15 +181,16 @@ class Optimizer:
         if self.zero:
             norm = self.zero.norm(norm)
         nn.utils.clip_grads_with_norm_(updated, self.max_grad_norm, norm)
-        if not math.isfinite(total) or not math.isfinite(norm):
+        size = float(norm)
+        if not math.isfinite(total) or not math.isfinite(size):
             raise TrainingError(
-                f"loss {total} with gradient norm {float(norm)}: lower the learning rate or look at these rows"
+                f"loss {total} with gradient norm {size}: lower the learning rate or look at these rows"
             )
         self.adam.step()
         if self.zero:
             self.zero.all_gather()
         self.schedule.step()
-        return float(norm)
+        return size
 
     def _all_reduce(self, total: float) -> float:
         """Add up loss and gradients over all processes; a weight without gradient in one of them counts 0 there.
@@ -203,7 +222,7 @@ class Optimizer:
             self.network.unshard()
         if self.zero:
             self.zero.finish()
-        if not all(bool(torch.isfinite(p).all()) for p in self.network.parameters):
+        if not torch.stack([torch.isfinite(p).all() for p in self.network.parameters]).all():
             raise TrainingError("the weights are not finite after the last step: lower the learning rate")
 
 
@@ -227,8 +246,8 @@ class Recipe:
     """Of the order of the examples."""
     label: str
     """Of the progress bar and the step checkpoints."""
-    checkpoint_every: float = EVERY
-    """Seconds between the checkpoints from which a training that was stopped goes on."""
+    checkpoint_every: float | None = None
+    """Seconds between the checkpoints from which a training that was stopped goes on; None: see training/resume.py."""
 
 
 class Objective(Generic[Example]):
@@ -269,7 +288,9 @@ def take_step(
     names: of the rows or of what they belong to, after a word that says which; for the TrainingError, with the step,
     if the loss or the gradient is not finite.
     """
-    network, shard, own = optimizer.network, processes.shard(rows), processes.shard(sequences)
+    network = optimizer.network
+    hand = deal(sequences, share_prompts=network.packs)[processes.rank()] if processes.size() > 1 else range(len(rows))
+    shard, own = [rows[i] for i in hand], [sequences[i] for i in hand]
 
     def batches() -> Iterable[Batch[Item]]:
         return network.batches(shard, own, by_prompt=by_prompt, by_place=by_place, with_prompt=with_prompt)
@@ -314,7 +335,7 @@ def fit(
 
     def loss(batch: Batch[Example]) -> Watched:
         losses, metrics = objective.losses(batch)
-        return losses.sum() / batch_size, {name: float(values.detach().sum()) for name, values in metrics.items()}
+        return losses.sum() / batch_size, reader({name: values.detach().sum() for name, values in metrics.items()})
 
     first = checkpoints.restore()
     order = islice(shuffled(len(examples), recipe.seed), first * batch_size, None)

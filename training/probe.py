@@ -60,7 +60,7 @@ class Probe:
         if not self.sides:
             return {}
         self.ledger.looking_scored_tokens += count_tokens(self.sides)
-        chosen, rejected = (self.policy.total_logps(self.sides) - self.start).view(-1, 2).T
+        chosen, rejected = (self.policy.total_logps(self.sides, together=True) - self.start).view(-1, 2).T
         return {
             "chosen_displacement": float(chosen.mean()),
             "rejected_displacement": float(rejected.mean()),
@@ -73,7 +73,7 @@ class Probe:
         sequences = [(s.prompt.ids, s.ids) for s in samples]
         self.ledger.looking_generated_tokens += sum(len(s.ids) for s in samples)
         self.ledger.looking_scored_tokens += 2 * count_tokens(sequences)
-        _, kls, logps = self.policy.entropy_kl_logps(sequences, self.reference)
+        _, kls, logps = self.policy.entropy_kl_logps(sequences, self.reference, together=True)
         entropy = -sum(logps) / sum(len(s.ids) for s in samples)
         return {"kl": sum(kls) / len(kls), "entropy": entropy, **response_signals(samples)}
 
@@ -99,7 +99,7 @@ def repetition(ids: Sequence[int], n: int = 4) -> float:
 @lru_cache(maxsize=1)
 def _logps_of_sft(sft: Checkpoint, tuning: Tuning, sequences: Sequences) -> torch.Tensor:
     """SFT's log-probs, from which the probes of all methods and seeds start."""
-    return Policy.open(sft, tuning, trainable=False).total_logps(sequences)
+    return Policy.open(sft, tuning, trainable=False).total_logps(sequences, together=True)
 
 
 def _first(rows: Sequence, count: int) -> list:

@@ -67,10 +67,10 @@ def fit_reward_model(
         ledger = Ledger.of(network, out)
         fit(Preferences(model, train), network, ledger=ledger, recipe=recipe)
         ledger.close()
+        sides = LazySequence(2 * len(heldout), lambda place: sides_of(heldout[place // 2])[place % 2])
+        scores = [s for chunk in chunks(sides, "held-out pairs") for s in model.score_all(chunk, together=True)]
         if processes.rank():
             return
-        sides = LazySequence(2 * len(heldout), lambda place: sides_of(heldout[place // 2])[place % 2])
-        scores = [score for chunk in chunks(sides, "held-out pairs") for score in model.score_all(chunk)]
         rows = [
             [pair.prompt.id, chosen, rejected, len(pair.chosen), len(pair.rejected)]
             for pair, chosen, rejected in zip(heldout, scores[::2], scores[1::2], strict=True)

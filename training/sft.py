@@ -1,5 +1,6 @@
 """SFT: the base model fine-tuned on replies; the checkpoint from which every method starts."""
 
+import gc
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,21 +59,37 @@ def fine_tune(
     gate.json: mean negative log-likelihood a token of held-out replies, base and SFT, one value a prompt. known.json:
     what SFT said of each.
     """
-    torch.manual_seed(0)
-    policy = Policy(open_network(base.path, "lm", tuning, trainable=True), base.tokenizer())
-    gate = {"base": _losses(heldout, _logps(policy, heldout))}  # before the first step it is the base
-    ledger = Ledger.of(policy.network, out)
-    fit(Imitation(policy, train), policy.network, ledger=ledger, recipe=recipe)
-    ledger.close()
+    gate = {"base": _tune(base, tuning, recipe, train, heldout, out)}
+    gc.collect()  # the trained weights, before those on disk come beside them
+    made = Checkpoint(processes.broadcast(out / MODEL), "")
+    saved = Policy.open(made, tuning, trainable=False)  # what lies on disk is judged
+    logps = _logps(saved, heldout)
     if processes.rank():
         return
-    merge_adapter(policy.network).save_pretrained(out / MODEL)
-    policy.tokenizer.save_pretrained(out / MODEL)
-    saved = Policy.open(Checkpoint(out / MODEL, ""), tuning, trainable=False)  # what lies on disk is judged
-    logps = _logps(saved, heldout)
     gate["sft"] = _losses(heldout, logps)
     (out / GATE).write_text(json.dumps(gate))
     write_kept(out / MODEL, [(e.prompt.ids, e.response) for e in heldout], logps)
+
+
+def _tune(
+    base: Checkpoint,
+    tuning: Tuning,
+    recipe: Recipe,
+    train: Sequence[Example],
+    heldout: Sequence[Example],
+    out: Path,
+) -> list[float]:
+    """Train, and write out/model; the base's losses on held-out replies."""
+    torch.manual_seed(0)
+    policy = Policy(open_network(base.path, "lm", tuning, trainable=True), base.tokenizer())
+    losses = _losses(heldout, _logps(policy, heldout))  # before the first step it is the base
+    ledger = Ledger.of(policy.network, out)
+    fit(Imitation(policy, train), policy.network, ledger=ledger, recipe=recipe)
+    ledger.close()
+    if not processes.rank():
+        merge_adapter(policy.network).save_pretrained(out / MODEL)
+        policy.tokenizer.save_pretrained(out / MODEL)
+    return losses
 
 
 def examples(pairs: Sequence[Pair], *, both: bool) -> Sequence[Example]:
@@ -104,8 +121,8 @@ def mean_by_prompt(rows: Sequence[Example], values: Sequence[float]) -> list[flo
 
 
 def _logps(policy: Policy, examples: Sequence[Example]) -> list[float]:
-    found = (policy.total_logps([(e.prompt.ids, e.response) for e in chunk]).tolist() for chunk in chunks(examples))
-    return [value for values in found for value in values]
+    texts = ([(e.prompt.ids, e.response) for e in chunk] for chunk in chunks(examples))
+    return [value for some in texts for value in policy.total_logps(some, together=True).tolist()]
 
 
 def _losses(examples: Sequence[Example], logps: list[float]) -> list[float]:

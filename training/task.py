@@ -16,7 +16,6 @@ from ..models.policy import Policy
 from ..models.tuning import Tuning
 from ..results.lazy import chunks
 from ..results.records import Pair, Prompt, RatedReply, Reward
-from ..results.store import EVERY
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class PairDataset:
     """Preference pairs, tokenized once for everyone; a benchmark's lie on disk and are read when they are looked at.
 
     `reference`: summed response log-probs (chosen, rejected), each [pairs], under the SFT checkpoint; computed at
-    the first call and shared over methods and seeds.
+    the first call and shared over methods and seeds. NaN for a pair that no training of the run's seeds draws.
     """
 
     pairs: Sequence[Pair]
@@ -76,8 +75,8 @@ class TrainingTask:
     """Replies rated on their own, where the benchmark has such; their prompts are not evaluated."""
     along: int = 0
     """Checkpoints to save on the way, denser at the start, into `out / "along"`; `Snapshots` does it."""
-    checkpoint_every: float = EVERY
-    """Seconds between the checkpoints from which a training that was stopped goes on."""
+    checkpoint_every: float | None = None
+    """Seconds between the checkpoints from which a training that was stopped goes on; None: see training/resume.py."""
 
     @property
     def made(self) -> Checkpoint:

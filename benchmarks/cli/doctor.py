@@ -20,6 +20,7 @@ EXTRAS = {  # what each extra enables; which there are, the installed package sa
     "vllm": "tuning.sampler vllm: responses drawn by vLLM",
     "ray": "--engine ray: cells side by side, on one machine or many",
     "deepspeed": "ZeRO under accelerate launch: Adam's moments and gradients divided over devices",
+    "sentiment": "the benchmark sentiment: VADER, its true reward",
     "tensorboard": "--tracker tensorboard",
     "wandb": "--tracker wandb",
     "trackio": "--tracker trackio",

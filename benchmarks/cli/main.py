@@ -26,17 +26,21 @@ from .audit_reward import audit_reward
 from .cache import cache
 from .doctor import doctor
 from .export import export
+from .gpus import plan
 from .live import watching
 from .plan import print_plan
 from .power import power
 from .rounds import carry_on
+from .site import site
 from .speed import speed
 from .study import carry_out, study
 from .terminal import streams
 from .training import (
     AtOnce,
     CellCpus,
+    CellGpus,
     CellTimeout,
+    CheckpointEvery,
     Columns,
     ContinueFrom,
     Device,
@@ -105,6 +109,9 @@ def run(
             autocompletion=cli_show.complete_benchmark,
         ),
     ] = "quick",
+    size: Annotated[
+        str | None, typer.Option(help="A size of the benchmark: smoke, small or full of hh; see `bench list hh`.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Training runs per method, seeds 0, 1, ...", min=1)] = 1,
     model: Annotated[str | None, typer.Option(help="Base model: hub id or local folder.")] = None,
     preferences: Annotated[
@@ -156,8 +163,10 @@ def run(
     engine: Engine = "local",
     ray_address: RayAddress = None,
     cell_cpus: CellCpus = 1,
+    cell_gpus: CellGpus = 1,
     at_once: AtOnce = None,
     cell_timeout: CellTimeout = None,
+    checkpoint_every: CheckpointEvery = None,
     trust_remote_code: TrustRemoteCode = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while another process makes the same run.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
@@ -194,10 +203,16 @@ def run(
         judge_price=read_price(judge_price),
         policies=given_policies(policy or ()),
         tracker=tracker,
+        size=size,
         settings=settings or (),
     )
     spec = chosen_spec(benchmark, names, options)
     check_methods(names)
+    if size:
+        from ..definition.sizes import sentence
+
+        rows = len({name.partition(":")[0] for name in names} | set(spec.policies))
+        print(sentence(spec, size, seeds, rows), file=sys.stderr)
     quiet()
 
     from .. import harness
@@ -213,8 +228,10 @@ def run(
         engine=checked_engine,
         ray_address=ray_address,
         cell_cpus=cell_cpus,
+        cell_gpus=cell_gpus,
         at_once=at_once,
         cell_timeout=cell_timeout,
+        checkpoint_every=checkpoint_every,
         wait=wait,
         trust_remote_code=trust_remote_code,
     )
@@ -249,6 +266,7 @@ def run(
 app.command()(tune)
 app.command()(export)
 app.command()(watch)
+app.command()(site)
 app.command("audit-judge")(audit_judge)
 app.command("audit-reward")(audit_reward)
 
@@ -346,6 +364,7 @@ def new_method(
 
 
 app.command("audit-data")(audit_data)
+app.command()(plan)
 app.command()(power)
 app.command()(speed)
 app.command()(study)

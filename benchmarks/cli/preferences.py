@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from ...errors import InputError, nearest
+from ...errors import InputError, nearest, one_of
 from .training import Columns, Device
 
 
@@ -35,9 +35,22 @@ def collect(
         int | None, typer.Option(help="Longest response in tokens; by default the benchmark's, else 256.", min=1)
     ] = None,
     rule: Annotated[
-        str, typer.Option(help="Pairs: all, random, most_different, best_random (by --reward-model).")
+        str, typer.Option(help="Pairs: all, random, most_different, best_random (by a reward).")
     ] = "random",
-    reward_model: Annotated[str | None, typer.Option(help="Folder of the reward model of --rule best_random.")] = None,
+    reward_model: Annotated[
+        str | None, typer.Option(help="Reward of --rule best_random and --margin: folder of a reward model.")
+    ] = None,
+    reward: Annotated[str | None, typer.Option(help="The same as a function, package.module:function.")] = None,
+    margin: Annotated[float, typer.Option(help="Leave out pairs whose rewards differ by less; 0 keeps all.")] = 0.0,
+    stop: Annotated[
+        str, typer.Option(help="End of a response: eos (the model's own), or sentence (the first one's, if before).")
+    ] = "eos",
+    drop_unfinished: Annotated[
+        bool, typer.Option("--drop-unfinished", help="Drop responses that did not end, and count them.")
+    ] = False,
+    template: Annotated[
+        str, typer.Option(help="Prompts of --model: chat (its template), or text (bare, for a base model).")
+    ] = "chat",
     limit: Annotated[int | None, typer.Option(help="Only this many prompts, the first ones.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling and of the pairs.")] = 0,
     sampler: Annotated[str, typer.Option(help="Sampler of the responses: torch (this package) or vllm.")] = "torch",
@@ -54,6 +67,8 @@ def collect(
     from ...runtime.quiet import quiet
 
     quiet()
+    from ...evaluators.reward_function import RewardFunction, load_function
+    from ...models.chat import Template
     from ...models.find import find_model
     from ...models.model_files import allow_remote_code
     from ...models.policy import Policy
@@ -63,21 +78,30 @@ def collect(
     from ...preferences.collect import Sampling, read_prompts
     from ...preferences.collect import collect as run
     from ...results.integrity import digest
+    from ...results.records import Reward
     from .. import harness
+    from ..context import function_code
     from ..definition.spec import load_spec
 
     allow_remote_code(trust_remote_code)
     tuning = Tuning(device=device, sampler=cast(Any, sampler)).resolve()  # which checks it
     # checked before SFT trains
-    settings = Sampling(k, _numbers(temperature), top_p, max_new_tokens or 256, seed, cast(Any, rule))
+    ending = {"stop": cast(Any, stop), "drop_unfinished": drop_unfinished, "margin": margin}
+    settings = Sampling(k, _numbers(temperature), top_p, max_new_tokens or 256, seed, cast(Any, rule), **ending)
+    one_of("--template", template, get_args(Template))
+    if template != "chat" and not model:
+        raise InputError(f"--template {template} is for --model, and the benchmark's SFT has its own; give --model")
     if sampler == "vllm":
         from ...models.sampler_vllm import check_temperatures
 
         check_temperatures({"--temperature": min(settings.temperatures)})
-    if rule == "best_random" and reward_model is None:
-        raise InputError("--rule best_random needs a reward model; give its folder with --reward-model")
+    if reward and reward_model:
+        raise InputError("--reward and --reward-model are both the reward; give one of the two")
+    settings.check_reward(bool(reward or reward_model))
+    if reward:
+        load_function(reward, "--reward")
     scorer = find_model(reward_model, "--reward-model") if reward_model else None
-    checkpoint = find_model(model, "--model") if model else None
+    checkpoint = find_model(model, "--model", cast(Any, template)) if model else None
     if checkpoint:
         try_model(checkpoint, tuning, f"--model {model}", trainable=False)
     rows, dropped = read_prompts(prompts) if prompts else ([], {})
@@ -102,8 +126,16 @@ def collect(
         "prompts_hash": digest([list(messages) for messages, _ in rows]),
         "prompts_dropped": dropped,
         "reward_model_hash": scorer.key if scorer else None,
+        **({"reward": [reward, function_code(reward)]} if reward else {}),
         "sampler": sampler,
     }
+
+    def open_reward() -> Reward:
+        if reward:
+            return RewardFunction(reward, "collect").rewards
+        assert scorer  # the one or the other is given
+        return RewardModel.open(scorer.path, tuning)
+
     counts = run(
         Policy.open(checkpoint, tuning, trainable=False),
         f"{Path(name).name}@{checkpoint.key[:12]}",
@@ -111,7 +143,7 @@ def collect(
         settings,
         out,
         about,
-        (lambda: RewardModel.open(scorer.path, tuning)) if scorer else None,
+        open_reward if scorer or reward else None,
     )
     print(", ".join(f"{what}: {number}" for what, number in counts.items()))
     print(f"next: bench label {out}")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import GateError, InputError, Stopped
-from .terminal import console, interval_plot, narrower, sparkline, table
+from .terminal import console, narrower, say, sparkline, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +51,10 @@ def reads_runs(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def list_(
-    method: Annotated[str | None, typer.Argument(metavar="METHOD", help="Show this method and its settings.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Show this method and its settings, or this benchmark and its sizes."),
+    ] = None,
 ) -> None:
     """Show methods with what each needs, what speaks for it and its paper; evaluators and benchmarks.
 
@@ -59,8 +63,12 @@ def list_(
     from ..definition.plugins import available, describe
     from ..definition.proof import proof_of
     from ..definition.spec import describe_suite, suites
+    from ..studies.file import published, read_file
 
     to = console()
+    if method in suites():
+        show_benchmark(method, to)
+        return
     if method:
         show_method(method, to)
         return
@@ -80,6 +88,8 @@ def list_(
     to.print(table(("evaluator", "what it yields"), rows))
     rows = [(name, describe_suite(name)) for name in suites()]
     to.print(table(("benchmark", "what it is"), rows))
+    designs = {name: read_file(name)[0].design for name in published()}
+    to.print(table(("study", "what it asks"), [(name, d.question) for name, d in designs.items() if d]))
 
 
 def show_method(name: str, to: "Console") -> None:
@@ -106,6 +116,34 @@ def show_method(name: str, to: "Console") -> None:
     ]
     heads = ("setting", "default", "range", "what it is")
     to.print(table(heads, rows, whole=heads[:1]))
+
+
+def show_benchmark(name: str, to: "Console") -> None:
+    """A benchmark's page: what it is, and its sizes with what each can show."""
+    from ..definition.sizes import METHODS, SEEDS, sizes
+    from ..definition.spec import describe_suite
+
+    say(to, f"{name}: {describe_suite(name)}\n")
+    if not (found := sizes(name)):
+        say(to, "It has one size; `--set FIELD=VALUE` changes it, and `bench run --dry-run` says what it can show.")
+        return
+    heads = ("size", "optimizer steps", "prompts", *(f"{n} seed{'s' * (n > 1)}" for n in SEEDS))
+    rows = [
+        (
+            size.name, f"{size.steps:,}" if size.steps else "?", f"{size.prompts:,}",
+            *("none" if gap == float("inf") else f"{100 * gap:.0f} points" for gap in size.shown.values()),
+        )
+        for size in found
+    ]  # fmt: skip
+    to.print(table(heads, rows, right=heads[1:], whole=heads[:1]))
+    for size in found:
+        say(to, f"{size.name}: {size.description}")
+    say(
+        to,
+        f"\nBy seeds: the difference between win rates that {METHODS} methods' comparisons show with 80% power, as "
+        f"far as runs vary like those of `quick`; with one seed, between policies and not between methods. Steps: of "
+        f"a method that learns from pairs; one that samples may take others.",
+    )
 
 
 def allowed(kind: Mapping[str, Any]) -> str:
@@ -160,20 +198,17 @@ def show(
         print(json.dumps(summary, indent=2))
         return
     progress, to = found.progress, console()
-    to.print(f"{summary['benchmark']}, run {summary['run_id']}, made {found.record['created']}", soft_wrap=True)
-    to.print(f"{found.path}\n", soft_wrap=True)
+    print_opening(found, summary)
     if found.is_finished and progress and progress.state != DONE:  # it is being added to
         to.print(f"since then: {progress.sentence()}\n", soft_wrap=True)
     width = 41 if to.width >= 100 else 25  # of a drawing
-    for line in win_rates(summary, width):
-        to.print(line)
     logs = {f"{cell.method} seed {cell.seed}": cell.metrics() for cell in found.cells()}
     logs |= progress.logs() if progress else {}
     curves = [row for label, log in logs.items() for row in _curves(label, log, width)]
     if curves:
         heads = ("training", "signal", "first to last step", "from", "to")
         to.print(table(heads, curves, right=heads[3:], whole=heads[2:]))
-    print_summary(found, summary)
+    print_figures(found, summary)
 
 
 def so_far(run: Any) -> dict[str, Any]:
@@ -183,36 +218,50 @@ def so_far(run: Any) -> dict[str, Any]:
     return summing_up.so_far(run)
 
 
-def win_rates(summary: Mapping[str, Any], width: int) -> list[Any]:
-    """A table per win rate: each method with its interval drawn between 0 and 1, one half marked."""
-    metrics = sorted({m for row in summary["methods"].values() for m in row["metrics"] if m.startswith("win_rate.")})
-    drawn = []
-    for metric in metrics:
-        cells = {name: row["metrics"].get(metric) for name, row in summary["methods"].items()}
-        rows = [
-            (name, interval_plot(cell["low"], cell["mean"], cell["high"], mark=0.5, width=width), _interval(cell))
-            for name, cell in cells.items()
-            if cell and cell["mean"] is not None
-        ]
-        heads = ("", f"0{'against SFT':^{width - 2}}1", "mean")
-        drawn.append(table(heads, rows, title=metric, whole=heads[1:]))
-    return drawn
-
-
 def print_summary(run: Any, summary: Mapping[str, Any]) -> None:
-    """The table of the headline figures, the verdict, the warnings, and where the report is."""
-    from ...analysis.summary import table as figures
-    from ...analysis.verdict import verdict
+    """All that is printed when a run has ended: its first screen, the headline figures, and where the rest is."""
+    print_opening(run, summary)
+    print_figures(run, summary)
 
-    to, unfinished = console(), summary.get("unfinished")
+
+def print_opening(run: Any, summary: Mapping[str, Any]) -> None:
+    """The first screen: what was compared on what; which, how sure, at what cost, where it breaks."""
+    from ...analysis.findings import answers, findings
+    from ...analysis.subject import data_of, rows_used, subject
+    from ...reports.text_plot import rates_and_costs
+
+    to = console()
+    if "data" not in summary:  # an older run
+        summary = {**summary, "data": data_of(run.record)}
+    say(to, subject(summary))
+    facts = [rows_used(summary), f"benchmark {summary['benchmark']}", f"run {summary['run_id']}"]
+    say(to, ", ".join([*filter(None, facts), f"made {run.record['created']}"]))
+    to.print(f"{run.path}\n", soft_wrap=True)
+    title, scale, rows = rates_and_costs(summary, 41 if to.width >= 100 else 25)
+    if rows:
+        say(to, title)
+        to.print(table(scale, rows, right=scale[2:], whole=scale[1:]))
+    if unfinished := summary.get("unfinished"):
+        say(to, f"no verdict yet: {unfinished}\n")
+        return
+    found = replace(findings(summary), limits=[])  # the page has them
+    for answer in answers(found, [*found.confounds, *summary["warnings"]]):
+        said = answer.sentences or [answer.otherwise]
+        for sentence in [answer.question, *dict.fromkeys(said)] if any(said) else ():
+            say(to, sentence, *(() if sentence is answer.question else ("    ", "  - ")))
+    to.print()
+
+
+def print_figures(run: Any, summary: Mapping[str, Any]) -> None:
+    """The table of the headline figures, where the policies are, and where the report is."""
+    from ...analysis.summary import table as figures
+
+    to = console()
     if summary["methods"]:
         frame = figures(summary)
         columns = [c for c in map(str, frame) if c.startswith("win_rate.") or c in IN_TERMINAL]
         for part in narrower("", frame[columns], to.width):
             to.print(part)
-    said = [f"no verdict yet: {unfinished}"] if unfinished else verdict(summary)
-    for line in [*said, *(f"warning: {w}" for w in summary["warnings"] if w not in said)]:
-        to.print(line, soft_wrap=True)
     for line in policies(run):
         to.print(line, soft_wrap=True)
     if run.is_finished:
@@ -296,12 +345,6 @@ def _curves(label: str, log: Sequence[Mapping[str, Any]], width: int) -> list[tu
                 ("" if rows else label, name, sparkline(values, width), f"{values[0]:.3g}", f"{values[-1]:.3g}")
             )
     return rows
-
-
-def _interval(cell: Mapping[str, Any]) -> str:
-    if cell["low"] is None or cell["high"] is None:
-        return f"{cell['mean']:.3f}"
-    return f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
 
 
 def _short(value: Any) -> str:

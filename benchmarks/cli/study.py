@@ -12,36 +12,65 @@ from ...runtime import launch, processes
 from ...runtime.quiet import quiet
 from .live import watching
 from .terminal import console, duration, table
-from .training import CellCpus, CellTimeout, Device, Engine, Gate, RayAddress, Root, TrustRemoteCode
+from .training import (
+    CellCpus,
+    CellGpus,
+    CellTimeout,
+    CheckpointEvery,
+    Device,
+    Engine,
+    Gate,
+    RayAddress,
+    Root,
+    TrustRemoteCode,
+)
 
 if TYPE_CHECKING:
     from ..request import Request
     from ..studies.axes import Study
 
 
+def complete_study(typed: str) -> list[str]:
+    """For the shell: names of shipped studies."""
+    from ..studies.file import published
+
+    return [name for name in published() if name.startswith(typed)]
+
+
 def study(
-    file: Annotated[str, typer.Argument(metavar="STUDY.yaml", help="Name, methods, seeds and axes of the study.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="STUDY", help="A shipped study or a YAML file.", autocompletion=complete_study),
+    ] = None,
     device: Device = "auto",
     gate: Gate = "warn",
     engine: Engine = "local",
     ray_address: RayAddress = None,
     cell_cpus: CellCpus = 1,
+    cell_gpus: CellGpus = 1,
     cell_timeout: CellTimeout = None,
+    checkpoint_every: CheckpointEvery = None,
     trust_remote_code: TrustRemoteCode = False,
     root: Root = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan and what it may take.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Only list the shipped studies and their outcomes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json (or the plan) alone on stdout.")] = False,
 ) -> None:
     """Compare methods along axes: label noise, data size, beta, budget, seeds of the reward model, model.
 
-    Example: bench study frontier.yaml
+    Example: bench study label_noise
     """
     from ..request import ENGINES, GATES, Request
     from ..studies.axes import read_study
 
+    if list_:
+        print_list(as_json)
+        return
+    if name is None:
+        raise InputError("bench study needs a study: a name that `bench study --list` shows, or a YAML file")
     device = launch.start(device)
     checked_gate, checked_engine = one_of("--gate", gate, GATES), one_of("--engine", engine, ENGINES)
-    found = read_study(file)
+    found = read_study(name)
     quiet()
     base = Request(
         found.spec,
@@ -53,10 +82,25 @@ def study(
         engine=checked_engine,
         ray_address=ray_address,
         cell_cpus=cell_cpus,
+        cell_gpus=cell_gpus,
         cell_timeout=cell_timeout,
+        checkpoint_every=checkpoint_every,
         trust_remote_code=trust_remote_code,
     )
     carry_out(found, base, dry_run, as_json)
+
+
+def print_list(as_json: bool) -> None:
+    """The shipped studies: what each asks, what it takes, what it answered and whether its code is today's."""
+    from ..studies.outcomes import listed
+
+    found = listed()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    heads = ("study", "hours", "question", "answer")
+    rows = [(row["name"], f"{row['hours']:g}", row["question"], row["state"]) for row in found]
+    console().print(table(heads, rows, right=heads[1:2], whole=heads[:2]))
 
 
 def carry_out(found: "Study", base: "Request", dry_run: bool, as_json: bool) -> None:
@@ -89,8 +133,8 @@ def carry_out(found: "Study", base: "Request", dry_run: bool, as_json: bool) -> 
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        out = console()
-        for line in [*result["verdict"], *(f"warning: {said}" for said in result["warnings"])]:
+        out, said = console(), (result.get("answer") or {}).get("sentences", [])
+        for line in [*said, *result["verdict"], *(f"warning: {said}" for said in result["warnings"])]:
             out.print(line, soft_wrap=True)
         out.print(f"\nreport: {folder / 'report' / 'index.html'}", soft_wrap=True)
     if any(run["failures"] for run in result["runs"]):

@@ -165,28 +165,18 @@ def count(number: float | None) -> str:
     return f"{number:,.0f}"
 
 
-def interval_plot(
-    low: float | None,
-    mean: float,
-    high: float | None,
-    *,
-    start: float = 0.0,
-    end: float = 1.0,
-    mark: float,
-    width: int = 41,
-) -> str:
-    """A line of `width` characters from start to end with the interval, the mean and a mark on it."""
+def say(to: "Console", text: str, indent: str = "", first: str | None = None) -> None:
+    """Print a text: wrapped between words at the width of a terminal, as one line where nobody looks.
 
-    def place(value: float) -> int:
-        share = (value - start) / (end - start)
-        return round(min(1.0, max(0.0, share)) * (width - 1))
+    indent: before every line; first: before the first, in place of it.
+    """
+    import textwrap
 
-    line = [" "] * width
-    line[place(mark)] = "│"
-    if low is not None and high is not None:
-        line[place(low) : place(high) + 1] = "─" * (place(high) - place(low) + 1)
-    line[place(mean)] = "●"
-    return "".join(line)
+    first = indent if first is None else first
+    if to.is_terminal:
+        to.print(textwrap.fill(text, to.width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False))
+    else:
+        to.print(f"{first}{text}", soft_wrap=True)
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

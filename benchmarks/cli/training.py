@@ -17,10 +17,15 @@ RayAddress = Annotated[
     str | None, typer.Option(help="Ray cluster whose machines see --root; by default one started here.")
 ]
 CellCpus = Annotated[int, typer.Option(help="CPU cores of a cell on Ray.", min=1)]
+CellGpus = Annotated[int, typer.Option(help="GPUs of a cell on Ray, each with a process of its own.", min=1)]
 AtOnce = Annotated[
     int | None, typer.Option(help="Cells trained side by side; by default two on a CPU with two cores.", min=1)
 ]
 CellTimeout = Annotated[float | None, typer.Option(help="Seconds that the training of one cell may take.", min=1)]
+CheckpointEvery = Annotated[
+    float | None,
+    typer.Option(help="Seconds between step checkpoints; by default 120, or as many as cost 3% of the time.", min=0),
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; never run without this.")
 ]

@@ -14,7 +14,9 @@ from .terminal import console, duration, table
 from .training import (
     AtOnce,
     CellCpus,
+    CellGpus,
     CellTimeout,
+    CheckpointEvery,
     Columns,
     Device,
     Engine,
@@ -80,8 +82,10 @@ def tune(
     engine: Engine = "local",
     ray_address: RayAddress = None,
     cell_cpus: CellCpus = 1,
+    cell_gpus: CellGpus = 1,
     at_once: AtOnce = None,
     cell_timeout: CellTimeout = None,
+    checkpoint_every: CheckpointEvery = None,
     trust_remote_code: TrustRemoteCode = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the study; by default ROOT/studies/BENCHMARK/ID.")] = None,
     root: Root = Path("results"),
@@ -132,8 +136,10 @@ def tune(
         engine=checked_engine,
         ray_address=ray_address,
         cell_cpus=cell_cpus,
+        cell_gpus=cell_gpus,
         at_once=at_once,
         cell_timeout=cell_timeout,
+        checkpoint_every=checkpoint_every,
         trust_remote_code=trust_remote_code,
     )
     tuning = Tuning(

@@ -30,8 +30,9 @@ from ...results.store import NotMade, read_json
 from ...runtime import processes
 from ...training.task import PromptDataset
 from ..context import Workshop
-from ..definition.spec import BenchmarkSpec, Labels
+from ..definition.spec import BenchmarkSpec, Labels, TrainingPairs
 from .arrow_rows import ArrowFile, ArrowRows, divide, token_ids
+from .collected import collect_pairs
 from .labels import changed
 from .misfits import SAME, Misfits
 from .more_pairs import Rows, append_pairs
@@ -118,26 +119,30 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
 
     InputError for anything that cannot be used.
     """
-    builtin = spec.preferences.startswith(BUILTIN)
+    collection = collect_pairs(spec, base, shop) if spec.collected else None
+    builtin = not collection and spec.preferences.startswith(BUILTIN)
     if spec.unpaired:
         read_unpaired(spec.unpaired)  # says so where there is no such file
     inputs = {
         "code": code_digest(*CODE, *(WORLD_CODE if builtin else ())),
         "tokenizer": base.key,
         "packages": shop.packages,
-        "source": spec.preferences if builtin else source_digest(spec.preferences, spec.preferences_split),
+        "source": collection.key if collection else _source(spec),
         "unpaired": source_digest(spec.unpaired) if spec.unpaired else None,
         "rows": spec.rows,
         "splits": [*spec.shares.items(), spec.split_seed],
         "lengths": [spec.max_prompt_tokens, spec.max_response_tokens],
-        **({"columns": spec.columns} if spec.columns else {}),
+        **({"training_pairs": spec.training_pairs.model_dump()} if spec.training_pairs != TrainingPairs() else {}),
+        **({"columns": spec.columns} if spec.columns and not collection else {}),
         **({"more_pairs": [source_digest(source) for source in spec.more_pairs]} if spec.more_pairs else {}),
     }
 
     def build(out: Path) -> None:
-        _write(spec, base.tokenizer(), out)
+        usable = read_preferences(str(collection.path)) if collection else _read(spec)
+        _write(spec, usable, base.tokenizer(), out)
 
-    return made_once(shop, "corpus", inputs, build, partial(_open, spec))
+    more: dict[str, Any] = {"collected": collection.counts} if collection else {}
+    return made_once(shop, "corpus", inputs, build, partial(_open, spec, **more))
 
 
 def made_once(
@@ -173,9 +178,8 @@ def prompt_id(messages: Sequence[Message]) -> str:
 # Writing
 
 
-def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
+def _write(spec: BenchmarkSpec, usable: Reading[PreferenceRow], tokenizer: Any, out: Path) -> None:
     """A file a split and one for unpaired replies, and what was left out."""
-    usable = _read(spec)
     keys, contents = array("Q"), array("Q")  # of the pairs that fit; with their names all that is in memory of them
     misfits = Misfits(spec)
     with pyarrow.ipc.new_file(str(out / FITTING), PAIRS) as fitting:
@@ -193,16 +197,20 @@ def _write(spec: BenchmarkSpec, tokenizer: Any, out: Path) -> None:
     shares = spec.shares
     places = places_by_prompt(least(np.frombuffer(keys, np.uint64)[kept], hashes), shares, spec.preferences)
     places |= {name: np.empty(0, np.intp) for name in PARTS if name not in shares}
+    trained = _training(spec, ArrowFile(out / FITTING), kept, places["training"])
+    left_out = len(places["training"]) - len(trained)
+    places["training"] = trained
     divide(out / FITTING, {out / f"{name}.arrow": (kept[rows], prompts[rows]) for name, rows in places.items()})
     (out / FITTING).unlink()
     more = _append_more(spec, tokenizer, out) if spec.more_pairs else {}
     parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in places}
     record = {
         "read": usable.read,
-        "used": len(kept),
+        "used": len(kept) - left_out,
         "dropped": {**usable.dropped, **misfits.count},
         "settings": misfits.settings(),
-        "left_over": left_over,
+        "left_over": left_over + left_out,
+        **({"training_pairs": {**spec.training_pairs.model_dump(), "left_out": left_out}} if left_out else {}),
         "same_prompts": len(np.unique(names)) - len(np.unique(prompts)),
         "splits": {
             name: {"pairs": len(part), "prompts": len(np.unique(part.column("prompt_id")))}
@@ -265,6 +273,29 @@ def _kept(ids: np.ndarray, contents: np.ndarray, limit: int | None, misfits: Mis
     return np.sort(order[first[:limit]])
 
 
+def _training(spec: BenchmarkSpec, file: ArrowFile, kept: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Those of the training split's rows that `training_pairs` asks for; InputError where there are none.
+
+    kept: the places of all rows in the file. rows: places among these, rising.
+    """
+    asked = spec.training_pairs
+    if asked.alike:
+        rows = rows[[_alike(*file.find(int(place))) >= asked.alike for place in kept[rows]]]
+        if not len(rows):
+            raise InputError(
+                f"{spec.place('training_pairs', 'alike')}: no training pair has replies that are alike to "
+                f"{asked.alike:g}; give a smaller share"
+            )
+    return np.sort(rows[np.argsort(file.column("id")[kept[rows]], kind="stable")[: asked.most]])
+
+
+def _alike(batch: RecordBatch, place: int) -> float:
+    """The share of two replies' tokens that is in their longest common subsequence."""
+    from rapidfuzz.distance import Indel
+
+    return Indel.normalized_similarity(*(token_ids(batch, f"{side}_ids", place) for side in SIDES))
+
+
 def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.ndarray, out: Path) -> dict[str, Any]:
     """A file of rated replies within the benchmark's lengths and not to prompts kept apart; what was left out.
 
@@ -291,6 +322,13 @@ def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.
             f"{dropped}); both kinds are needed"
         )
     return {"used": kinds.total(), "good": kinds[True], "dropped": dropped}
+
+
+def _source(spec: BenchmarkSpec) -> str:
+    """What tells the pairs of one source from another's: a name that is built in, or a hash of what is read."""
+    if spec.preferences.startswith(BUILTIN):
+        return spec.preferences
+    return source_digest(spec.preferences, spec.preferences_split)
 
 
 def _read(spec: BenchmarkSpec) -> Reading[PreferenceRow]:

@@ -49,6 +49,8 @@ class Options:
     """Policies that were trained elsewhere, as further rows: by name a hub id or local folder."""
     tracker: str | None = None
     """tensorboard, wandb, trackio or mlflow."""
+    size: str | None = None
+    """A size that the benchmark's file names, such as smoke, small or full; settings go over it."""
     settings: Sequence[str] = ()
     """FIELD=VALUE, the field dotted: methods.dpo.beta=0.05."""
 
@@ -59,7 +61,7 @@ def chosen_spec(benchmark: str, methods: Sequence[str], options: Options) -> Ben
         raise InputError("--judge-url goes with --judge openai:MODEL")
     top = {name: getattr(options, name) for name in ("model", "preferences", "external_pairs", "tracker")}
     top["columns"] = dict(options.columns) if options.columns else None
-    spec = load_spec(benchmark, top, options.settings)
+    spec = load_spec(benchmark, top, options.settings, options.size)
     if options.no_sft:
         spec = spec.with_fields({"sft": None}, "--no-sft")
     if options.policies:

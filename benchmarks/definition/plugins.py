@@ -30,9 +30,14 @@ def available(group: Group) -> dict[str, EntryPoint]:
 
 def doubled(group: Group) -> dict[str, str]:
     """Names that several packages register in a group, with those packages; nothing is imported."""
-    owners: dict[str, set[str]] = {}
+    entries: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=f"alignment_bench.{group}"):
-        owners.setdefault(entry.name, set()).add(entry.dist.name if entry.dist else entry.value)
+        entries.setdefault(entry.name, []).append(entry)
+    owners = {  # a distribution's name takes reading its metadata, so that only theirs is asked for
+        name: {entry.dist.name if entry.dist else entry.value for entry in found}
+        for name, found in entries.items()
+        if len(found) > 1
+    }
     return {name: " and ".join(sorted(found)) for name, found in owners.items() if len(found) > 1}
 
 

@@ -18,7 +18,7 @@ from pydantic.json_schema import PydanticJsonSchemaWarning
 
 from .plugins import Group, available, inherited, load
 from .spec import SUITES, BenchmarkSpec
-from .yaml_file import EXTENDS
+from .yaml_file import EXTENDS, SIZES
 
 PUBLISHED = SUITES / "benchmark.schema.json"  # beside the suites, which name it in their first line
 
@@ -34,6 +34,10 @@ def json_schema() -> dict[str, Any]:
         part.pop("required", None)
     text = "A benchmark, by name or path from this file, whose fields this one takes over and changes."
     schema["properties"] = {EXTENDS: {"type": "string", "description": text}, **schema["properties"]}
+    text = "Fields that take the place of the file's own, by the name of a size (--size): small: {budget: 2000}."
+    schema["properties"][SIZES] = {
+        "type": "object", "description": text, "additionalProperties": {"type": "object"}
+    }  # fmt: skip
     schema["required"] = ["name"]
     for group in ("methods", "evaluators"):
         schema["properties"][group]["properties"] = _plugins(group, definitions)

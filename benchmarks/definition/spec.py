@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from ...analysis.selection import CRITERIA
 from ...errors import InputError
+from ...models.chat import Template
+from ...preferences.sentence import Stop
 from ...results.records import Range
 from ..tracker import TRACKERS
 from .plugins import checked
@@ -93,6 +95,16 @@ class Labels(Part):
     """Share of these pairs in which the longer reply is chosen, whichever was preferred; flips come after it."""
 
 
+class TrainingPairs(Part):
+    """The pairs of the training split that methods and the training reward model learn from; all other splits stay."""
+
+    most: int | None = Field(default=None, gt=0)
+    """At most this many of them, chosen by hash; null takes all."""
+    alike: float = Field(default=0.0, ge=0, lt=1)
+    """Pairs whose replies have less than this in common are left out; twice the tokens of their longest common
+    subsequence over the tokens of both, 0 to 1."""
+
+
 class RewardModels(Supervised):
     """Settings of both reward models."""
 
@@ -142,8 +154,17 @@ class TuningSpec(Part):
     """auto is bf16 where the device has units for it, else fp32."""
     micro_tokens: int = Field(default=8192, gt=0)
     """Tokens in one forward pass; bounds memory, leaves results alone."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Layers and logits are computed again in the backward pass and not kept, which saves most of the memory that grows
+    with micro_tokens and leaves results alone; auto where a pass would not fit into what is free on the GPU."""
     sampler: Literal["torch", "vllm"] = "torch"
     """The sampler, in training and evaluation: this package, or vLLM (pip install 'alignment-bench[vllm]')."""
+    deterministic: bool = False
+    """Take a GPU's sums in one order, so that equal trainings are equal to the last bit; slower. A CPU does anyway."""
+    vllm_memory: float = Field(default=0.3, gt=0, le=1)
+    """Share of a GPU's memory that vLLM takes while it samples, its weights included; a CPU gives what it needs."""
+    vllm_sequences: int = Field(default=64, gt=0)
+    """Most responses that vLLM draws at once."""
 
 
 class CheckpointRule(Part):
@@ -183,6 +204,29 @@ class Gates(Part):
     """Held-out pair accuracy that a reward model should reach."""
 
 
+class Collected(Part):
+    """Pairs that are sampled from the benchmark's model and labelled by its true reward, where no others are at hand.
+
+    Every two different responses to a prompt are a pair, of which a Bradley-Terry draw on the reward chooses one.
+    """
+
+    reward: str
+    """The true reward as a function, package.module:function, of the form that the evaluator `gold` takes."""
+    prompts: int | None = Field(default=None, gt=0)
+    """At most this many prompts, the first ones; null takes all."""
+    k: int = Field(default=8, ge=2)
+    """Responses to each prompt."""
+    stop: Stop = "eos"
+    """The end of a response: the model's own, or that of the first sentence where it comes before. A response without
+    an end in `max_response_tokens` is dropped and counted."""
+    margin: float = Field(default=0.0, ge=0)
+    """Pairs whose rewards differ by less are left out and counted."""
+    sharpness: float = Field(default=8.0, gt=0)
+    """Bradley-Terry scale of the labels: nats of log-odds per unit of reward."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the sampling and of the labels."""
+
+
 class BenchmarkSpec(Part):
     """A benchmark: a model, preferences, budgets, and the settings of methods and evaluators."""
 
@@ -192,8 +236,13 @@ class BenchmarkSpec(Part):
     """A line for `bench list`."""
     model: str
     """Base model: hub id, local folder, or builtin/NAME."""
+    template: Template = Field(default="chat", exclude_if=lambda template: template == "chat")
+    """The form of a prompt: the model's chat template (chat), or the bare text of its messages, which responses go on
+    with, as for a base model (text)."""
     preferences: str
-    """Preference pairs: hub id, local file or folder, or builtin/NAME."""
+    """Preference pairs: hub id, local file or folder, or builtin/NAME; with `collected`, the prompts in them alone."""
+    collected: Collected | None = Field(default=None, exclude_if=lambda collected: collected is None)
+    """Pairs of the model's own responses; null reads pairs."""
     preferences_split: str = "train"
     """Split of a hub data set."""
     columns: dict[str, str] = {}
@@ -225,6 +274,7 @@ class BenchmarkSpec(Part):
     training_reward: str | None = None
     """The reward that methods are trained on, in place of a reward model trained here: a sequence classifier (hub id or
     local folder), or a function, package.module:function, of the form that the evaluator `gold` takes."""
+    training_pairs: TrainingPairs = Field(default=TrainingPairs(), exclude_if=lambda pairs: pairs == TrainingPairs())
     labels: Labels = Labels()
     budget: int = Field(gt=0)
     """Examples a method may draw: pairs (offline) or sampled responses (online), repeats counted."""
@@ -275,13 +325,15 @@ def suites() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
 
 
-def load_spec(name: str, overrides: dict[str, Any] | None = None, settings: Sequence[str] = ()) -> BenchmarkSpec:
-    """Read a benchmark by name or path.
+def load_spec(
+    name: str, overrides: dict[str, Any] | None = None, settings: Sequence[str] = (), size: str | None = None
+) -> BenchmarkSpec:
+    """Read a benchmark by name or path, of one of its sizes where one is named.
 
     overrides replace top-level fields by options of their name (None leaves a field alone); settings are
     `FIELD=VALUE`, the field dotted. InputError names file, line and field, or the option.
     """
-    written = read_benchmark(name, suites(), settings)
+    written = read_benchmark(name, suites(), settings, size)
     for field, value in (overrides or {}).items():
         if value is not None:
             written = written.with_field((field,), value, f"--{field.replace('_', '-')}")

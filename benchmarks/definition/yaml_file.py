@@ -1,4 +1,4 @@
-"""A benchmark's YAML file: `extends`, `--set` on the command line, and where each field was written."""
+"""A benchmark's YAML file: `extends`, `sizes`, `--set` on the command line, and where each field was written."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ...errors import InputError, nearest
 from .plugins import read_value
 from .yaml_text import LONGEST, read_yaml
 
-EXTENDS = "extends"
+EXTENDS, SIZES = "extends", "sizes"
 Field = tuple[str, ...]  # ("methods", "dpo", "beta")
 
 
@@ -35,18 +35,47 @@ class Written:
         return over(Written(nested, {field[:n]: place for n in range(1, len(field) + 1)}), self)
 
 
-def read_benchmark(name: str, known: Mapping[str, Path], settings: Sequence[str] = ()) -> Written:
-    """A benchmark by name or path, with what it extends, and `FIELD=VALUE` settings over it.
+def read_benchmark(
+    name: str, known: Mapping[str, Path], settings: Sequence[str] = (), size: str | None = None
+) -> Written:
+    """A benchmark by name or path, with what it extends; over it the fields of a size, and `FIELD=VALUE` settings.
 
     InputError names file and line: of what is not YAML, of a field that is given twice, of an unknown `extends`.
     """
-    found = _read(name, known, Path("."), ())
+    found, sizes = _apart(_read(name, known, Path("."), ()))
+    if size is not None:
+        if not sizes:
+            raise InputError(f"--size {size}: benchmark {name} has no sizes; leave --size out, or see `bench list hh`")
+        if size not in sizes:
+            raise InputError(f"--size {size}: benchmark {name} has no such size; {nearest(size, sizes)}")
+        found = over(sizes[size], found)
     for text in settings:
         field, equals, value = text.partition("=")
         if not equals or not all(field.split(".")):
             raise InputError(f"--set {text} has no field or no value; give for example --set methods.dpo.beta=0.05")
         found = found.with_field(tuple(field.split(".")), read_value(value), f"--set {text}")
     return found
+
+
+def sizes_of(name: str, known: Mapping[str, Path]) -> list[str]:
+    """The names of a benchmark's sizes; InputError as `read_benchmark`."""
+    return list(_apart(_read(name, known, Path("."), ()))[1])
+
+
+def _apart(found: Written) -> tuple[Written, dict[str, Written]]:
+    """A benchmark without its sizes, and the fields of each size, which have the places where they stand."""
+    given = found.fields.get(SIZES) or {}
+    place = found.places.get((SIZES,), found.places[()])
+    if not isinstance(given, dict) or not all(isinstance(fields, dict) for fields in given.values()):
+        raise InputError(
+            f"{place}: sizes is a mapping of names to fields of the benchmark, such as small: {{budget: 2000}}"
+        )
+    sizes = {}
+    for name, fields in given.items():
+        places = {field[2:]: at for field, at in found.places.items() if field[:2] == (SIZES, name) and field[2:]}
+        sizes[name] = Written(fields, places)
+    rest = {name: value for name, value in found.fields.items() if name != SIZES}
+    return Written(rest, {field: at for field, at in found.places.items() if field[:1] != (SIZES,)}), sizes
 
 
 def over(child: Written, parent: Written) -> Written:

@@ -181,7 +181,7 @@ def train(model: LlamaForCausalLM, tokenizer, rows: list, out: Path, *, lr: floa
     optimizer = Optimizer(policy.network, lr=lr, total_steps=steps, weight_decay=0.01)
 
     def loss(batch: Batch) -> Watched:
-        return -policy.logps(batch.layout).mean().mean(), {}
+        return -policy.logps(batch.layout).mean().mean(), dict
 
     for step in (bar := tqdm(range(steps), desc=out.name, disable=None)):
         batch = rows[step * BATCH : (step + 1) * BATCH]

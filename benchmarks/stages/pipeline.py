@@ -1,7 +1,7 @@
 """The stages of one benchmark with their inputs filled in: each is made from those before it, or found on disk."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ from ...models.chat import opens_thoughts
 from ...models.checkpoint import Checkpoint
 from ...models.elsewhere import Elsewhere
 from ...models.sampling import Choice
+from ...results.records import Reward
 from ...results.store import MODEL, Looking, Stage
 from ...training.task import PairDataset, PromptDataset
 from ..context import Workshop
@@ -84,8 +85,10 @@ class Pipeline:
         scored_by: ScorerSettings,
         use: Use = EVALUATION,
         starts: Mapping[str, Checkpoint] | None = None,
+        seeds: Sequence[int] = (),
     ):
-        """starts: models that reward models start from, by role, where that is not the SFT checkpoint."""
+        """starts: models that reward models start from, by role, where that is not the SFT checkpoint. seeds: of the
+        trainings, which tell the pairs that are drawn; none where methods may draw any."""
         self.spec, self.base, self.shop, self.corpus, self.scored_by = spec, base, shop, corpus, scored_by
         self.use, self.starts = use, starts or {}
         self.reward_models: dict[str, Stage] = {}  # by role
@@ -95,6 +98,8 @@ class Pipeline:
         self.asked = corpus.prompts(  # the prompts that every policy answers
             getattr(corpus, use.prompts), spec.max_response_tokens, limit=spec.evaluation.prompts
         )
+        pairs = len(corpus.training)
+        self.drawn = trained.drawn_places(pairs, spec.budget, seeds) if seeds else None
         if spec.sft is None:
             self._start_from(base)
 
@@ -114,7 +119,7 @@ class Pipeline:
         return made
 
     def _start_from(self, sft: Checkpoint) -> None:
-        self.sft, self.pairs = sft, trained.pair_dataset(self.shop, sft, self.corpus.training)
+        self.sft, self.pairs = sft, trained.pair_dataset(self.shop, sft, self.corpus.training, self.drawn)
 
     def read_training_reward(self) -> Stage:
         """What the reward that the benchmark brings says of the held-out pairs."""
@@ -162,12 +167,20 @@ class Pipeline:
         return made
 
     def reference(self) -> Stage:
-        """Log-probs of the training pairs under the SFT checkpoint."""
-        return trained.reference(self.shop, self.sft, self.corpus.training)
+        """Log-probs of the training pairs under the SFT checkpoint: of those that are drawn."""
+        return trained.reference(self.shop, self.sft, self.corpus.training, self.drawn)
 
     def train(self, name: str, method: Any, seed: int) -> Stage:
         """A policy; a reward that the benchmark brings is there for methods that ask it alone."""
-        is_asked = not self.brought or getattr(method, "needs_reward", False)
+        needs_reward = getattr(method, "needs_reward", False)
+        is_asked = not self.brought or needs_reward
+
+        def reward() -> Reward | None:
+            if needs_reward:
+                return self.scorers.training_reward
+            self.scorers.let_go_of_training_reward()  # an earlier cell's, which would take memory for nothing
+            return (lambda generations: self.scorers.training_reward(generations)) if is_asked else None
+
         return trained.train_cell(
             self.shop,
             name,
@@ -177,7 +190,7 @@ class Pipeline:
             pairs=self.pairs,
             unpaired=self.corpus.unpaired,
             prompts=self.prompts,
-            reward=lambda: self.scorers.training_reward if is_asked else None,
+            reward=reward,
             reward_model=self.scorers.reward_models.get("training"),
             more_reward_models=[
                 Checkpoint(self.ensemble[number].path / MODEL, self.ensemble[number].content)

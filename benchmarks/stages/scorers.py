@@ -185,6 +185,11 @@ class Scorers:
             return self.settings.training.open(self.shop.tuning.device)
         return RewardModel.open(self.reward_models["training"].path, self.shop.tuning)
 
+    def let_go_of_training_reward(self) -> None:
+        """Take it out of memory until it is asked for again."""
+        if isinstance(known := self.__dict__.pop("training_reward", None), RewardModel):
+            known.network.close()
+
     @cached_property
     def evaluators(self) -> dict[str, tuple[Any, Keys]]:
         """Each evaluator with the keys of what the benchmark fills in."""

@@ -6,10 +6,12 @@ first alone.
 """
 
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from ...errors import InputError
 from ...models.checkpoint import Checkpoint
 from ...models.policy import Policy
 from ...models.reward_model import RewardModel
-from ...results.integrity import digest_each
+from ...results.integrity import digest, digest_each
+from ...results.lazy import LazySequence
 from ...results.records import Pair, RatedReply, Reward
 from ...results.store import COST, POLICY, Stage
 from ...runtime import processes
@@ -30,7 +33,7 @@ from ...training.ledger import Ledger
 from ...training.loop import Recipe
 from ...training.reward_model import fit_reward_model
 from ...training.sft import demonstrated, examples, fine_tune
-from ...training.task import Budget, PairDataset, PromptDataset, TrainingTask, reference_logps
+from ...training.task import Budget, PairDataset, PromptDataset, TrainingTask, reference_logps, shuffled
 from ..context import Workshop, functions_code, library_version, method_code, settings_of
 from ..data.corpus import rows_digest
 from ..definition.spec import Supervised, SupervisedFineTuning
@@ -103,26 +106,51 @@ def train_reward_model(
     )
 
 
-def reference(shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair]) -> Stage:
-    """The stage of the pairs' log-probs under the SFT checkpoint, with cost.json."""
+def drawn_places(count: int, budget: int, seeds: Iterable[int]) -> list[int] | None:
+    """The places, rising, of the pairs that trainings of these seeds draw within the budget, of so many pairs.
+
+    None stands for all, where half of them or more are drawn: then one stage serves other seeds and budgets as well.
+    """
+    if 2 * budget >= count:
+        return None
+    places = {place for seed in seeds for place in islice(shuffled(count, seed), budget)}
+    return sorted(places) if 2 * len(places) < count else None
+
+
+def reference(shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair], places: list[int] | None = None) -> Stage:
+    """The stage of the pairs' log-probs under the SFT checkpoint, with cost.json; places: of those that are asked for,
+    None for all."""
+    asked = pairs if places is None else LazySequence(len(places), lambda i: pairs[places[i]])
 
     def build(out: Path) -> None:
         policy = Policy.open(sft, shop.tuning, trainable=False)
         ledger = Ledger.of(policy.network, out)
-        chosen, rejected, ledger.scored_tokens = reference_logps(policy, pairs)
+        chosen, rejected, ledger.scored_tokens = reference_logps(policy, asked)
         ledger.close()
         save_file({"chosen": chosen, "rejected": rejected}, out / REFERENCE)
 
-    return shop.store.stage("reference", shop.inputs(sft=sft.key, pairs=rows_digest(pairs)), build)
+    inputs = shop.inputs(sft=sft.key, pairs=rows_digest(pairs))
+    if places is not None:
+        inputs |= {"places": digest(places), "drawn": len(places)}
+    return shop.store.stage("reference", inputs, build)
 
 
-def pair_dataset(shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair]) -> PairDataset:
-    """The training pairs, with reference log-probs that are computed (or found) when a method first asks for them."""
+def pair_dataset(
+    shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair], places: list[int] | None = None
+) -> PairDataset:
+    """The training pairs, with reference log-probs that are computed (or found) when a method first asks for them.
+
+    places: see `reference`; the log-probs of all other pairs are NaN.
+    """
 
     @lru_cache
     def logps() -> tuple[Tensor, Tensor]:
-        sides = load_file(reference(shop, sft, pairs).path / REFERENCE)
-        return sides["chosen"], sides["rejected"]
+        sides = load_file(reference(shop, sft, pairs, places).path / REFERENCE)
+        if places is None:
+            return sides["chosen"], sides["rejected"]
+        chosen, rejected = (torch.full((len(pairs),), math.nan) for _ in range(2))
+        chosen[places], rejected[places] = sides["chosen"], sides["rejected"]
+        return chosen, rejected
 
     return PairDataset(pairs, logps)
 

@@ -10,44 +10,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from ...analysis.budgets import BUDGET
 from ...errors import InputError
 from ...results.integrity import digest, read_record
 from ...results.run_folder import SUMMARY, TUNE
 from ..definition.options import Options, chosen_spec
-from ..definition.plugins import available, checked, parse_setting, read_value
+from ..definition.plugins import available, parse_setting, read_value
 from ..definition.rows import Row, method_row
-from ..definition.spec import BenchmarkSpec, Part
-from ..definition.yaml_file import Written, read_benchmark
-
-SPLIT = "split"
-# What `per_seed` may name: the stages whose seeds are the same for all seeds of a run, and the fields that hold them.
-SEED_FIELDS = {"sft": "sft.seed", "reward_model": "reward_model.seed", SPLIT: "split_seed"}
-
-
-class StudyFile(Part):
-    """A study as it is written in YAML."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    """Letters, digits, dots, dashes; the folder of its results."""
-    benchmark: str = "quick"
-    """A shipped benchmark or a YAML file."""
-    methods: list[str] = Field(min_length=1)
-    """Methods, each NAME or NAME:FIELD=VALUE:..."""
-    seeds: int = Field(default=1, gt=0)
-    """Training runs of each method in each run."""
-    settings: dict[str, Any] = {}
-    """Fields of the benchmark that are the same in all runs, dotted."""
-    axes: dict[str, list[Any]] = {}
-    """Values by field; all are crossed."""
-    per_seed: list[Literal[*SEED_FIELDS]] = []  # type: ignore[valid-type]  # the names stand in one place
-    """Stages that get another seed as well: from worlds in which they vary, the variance is split by source."""
-    tuned: str | None = None
-    """Folder of a `bench tune` of the same methods: with the axis budget, what its winners showed is told beside."""
+from ..definition.spec import BenchmarkSpec
+from ..definition.yaml_file import Written
+from .design import check_design
+from .file import SEED_FIELDS, SPLIT, Design, published, read_file
 
 
 @dataclass(frozen=True)
@@ -92,11 +67,14 @@ class Study:
     per_seed: tuple[str, ...] = ()
     tuned: Path | None = None
     """Folder of a tuning whose winners are told of beside."""
+    design: Design | None = None
 
     def __post_init__(self) -> None:
         """Tell about all that cannot be, before anything trains."""
         if not self.axes and not self.per_seed:
             raise InputError(f"study {self.name} varies nothing; give it axes, for example labels.flip: [0, 0.25]")
+        if self.design:
+            check_design(self.design, self.methods, {a.field: (a.values, a.method) for a in self.axes}, self.name)
         if self.per_seed and self.seeds < 2:
             raise InputError(f"study {self.name}: per_seed needs two seeds or more to tell variation from; set seeds")
         if self.spec.policies:
@@ -214,20 +192,17 @@ def make_axis(field: str, values: Sequence[Any], place: str, methods: Sequence[s
 
 
 def read_study(path: str) -> Study:
-    """The study of a YAML file. InputError names file, line and field."""
-    if not Path(path).is_file():
-        raise InputError(f"there is no study file {path}; give a YAML file with name, methods and axes")
-    written = read_benchmark(path, {})
-    found: StudyFile = checked(StudyFile, written.fields, written.place)
+    """The study of a name or a YAML file. InputError names file, line and field."""
+    found, written = read_file(path)
     settings = [f"{field}={json.dumps(value)}" for field, value in found.settings.items()]
     benchmark = found.benchmark
-    beside = Path(path).parent / benchmark
+    beside = published().get(path, Path(path)).parent / benchmark
     spec = chosen_spec(str(beside) if beside.is_file() else benchmark, found.methods, Options(settings=settings))
     axes = tuple(
         make_axis(field, values, _place(written, field), found.methods) for field, values in found.axes.items()
     )
     methods, tuned = tuple(dict.fromkeys(found.methods)), Path(found.tuned) if found.tuned else None
-    return Study(found.name, spec, methods, found.seeds, axes, tuple(found.per_seed), tuned)
+    return Study(found.name, spec, methods, found.seeds, axes, tuple(found.per_seed), tuned, found.design)
 
 
 def _place(written: Written, field: str) -> str:
@@ -252,6 +227,10 @@ def described(study: Study) -> Mapping[str, Any]:
     return {
         "name": study.name,
         "benchmark": study.spec.name,
+        "model": study.spec.model,
+        "preferences": study.spec.preferences,
+        "margin": study.spec.margin,
+        "design": study.design.model_dump(mode="json") if study.design else None,
         "methods": list(study.methods),
         "seeds": study.seeds,
         "per_seed": list(study.per_seed),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...analysis import axes as along_an_axis
 from ...analysis import budgets, variance
 from ...analysis import frontier as frontiers
+from ...analysis.answer import answer, sentences
 from ...analysis.budgets import BUDGET
 from ...analysis.findings import few_seeds
 from ...analysis.learnt_scorer import beside_the_truth
@@ -28,17 +29,18 @@ from .. import harness
 from ..plan import Plan, Planned, plan
 from ..request import Request
 from .axes import Study, StudyRun, described
+from .code import code_of
 
 if TYPE_CHECKING:
     import pandas
 
-KEPT = ("kl", "length")  # measures that a study shows beside scores
+KEPT = ("kl", "length", "implicit_reward.chosen")  # measures that a study shows beside scores
 # What a tuning's contract and a run's must have in common for the one to be told beside the other.
 ALIKE = ("base", "data", "splits", "lengths", "tuning", "sft", "reward_model", "budget", "evaluation")
 # Fields that a shared stage hangs on: of stages to do that agree in them only one is counted.
 DATA = ("model", "preferences", "preferences_split", "rows", "splits", "split_seed", "max_prompt_tokens",
         "max_response_tokens", "tuning", "sft", "demonstrations")  # fmt: skip
-TRAINED_ON = (*DATA, "labels", "more_pairs")
+TRAINED_ON = (*DATA, "labels", "more_pairs", "training_pairs")
 FEEDS = {"sft": DATA, "reward_model": (*TRAINED_ON, "reward_model"), "reference": TRAINED_ON}
 
 
@@ -75,7 +77,7 @@ def plan_study(study: Study, base: Request, *, keep: bool) -> Planning:
     """
     runs = study.runs()
     if keep:
-        sources = {*DATA, "unpaired", "more_pairs", "prompts", "evaluation"}
+        sources = {*DATA, "unpaired", "more_pairs", "training_pairs", "prompts", "evaluation"}
         for run in {digest(run.spec.model_dump(mode="json", include=sources)): run for run in runs}.values():
             harness.Harness(dataclasses.replace(_request(study, run, base), say=lambda line: None))
     return Planning([(run, plan(_request(study, run, base))) for run in runs])
@@ -122,13 +124,17 @@ def found_by(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.
     scores = pandas.concat(
         [_scores(study, run, outcome, number) for number, (run, outcome) in enumerate(zip(runs, outcomes, strict=True))]
     )
+    independent = _independent(scores, study)
     found: dict[str, Any] = {
         "study_id": study.id,
         **described(study),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["bench", *sys.argv[1:]]),
+        "code": code_of(study.methods, study.spec),
+        "environment": outcomes[0].run.record["environment"],
         "runs": [_run(study, run, outcome) for run, outcome in zip(runs, outcomes, strict=True)],
-        "axes": along_an_axis.along_axes(_independent(scores, study), values),
+        "axes": along_an_axis.along_axes(independent, values),
+        "beside_the_first": [] if values else along_an_axis.beside_the_first(independent, study.methods),
         "frontiers": _frontiers(scores, study, runs, outcomes),
         "variance": _variance(scores, study),
         "tuned": of_tuning(study, runs, outcomes),
@@ -138,6 +144,8 @@ def found_by(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.
         found["warnings"].append(f"No run here has the data, models and budget of the tuning in {study.tuned}.")
     found = plain(found)
     found["verdict"] = verdict_of(found)
+    if study.design:
+        found["answer"] = {"answer": answer(found)["answer"], "sentences": sentences(found)}
     return found
 
 
@@ -162,7 +170,7 @@ def _scores(study: Study, run: StudyRun, outcome: harness.Outcome, number: int) 
     """The scores of a run's cells with the places of its values; SFT's have those of the run."""
     frame = outcome.run.scores()
     names = {"sft": ("sft", {}), **run.labels}
-    wanted = frame["metric"].map(lambda m: m in KEPT or frontiers.is_wanted(m))
+    wanted = frame["metric"].map(lambda m: m in KEPT or frontiers.is_wanted(m) or m == frontiers.FINAL_PROXY)
     frame = frame[frame["method"].isin(names) & (frame["seed"] < study.seeds) & wanted]
     frame = frame.assign(label=frame["method"], method=frame["method"].map(lambda label: names[label][0]), run=number)
     for axis in study.axes:

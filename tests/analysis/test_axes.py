@@ -4,7 +4,7 @@ import numpy as np
 import pandas
 import pytest
 
-from alignment_bench.analysis.axes import along_axes, contrast, headline_of, sentences
+from alignment_bench.analysis.axes import along_axes, beside_the_first, contrast, headline_of, sentences
 from alignment_bench.analysis.summary import plain
 
 METRIC = "win_rate.gold"
@@ -28,6 +28,17 @@ def scores(rates, *, seeds=3, prompts=200, seed=0, sd=0.3, other=None):
                     "value": values, "labels.flip": float(place), **(other or {}),
                 }))  # fmt: skip
     return pandas.concat(found, ignore_index=True)
+
+
+def test_rows_beside_the_first_of_a_study_without_axes():
+    """b is 0.2 below a, c 0.05 above it, but for noise; only what names a is compared."""
+    values = scores({"a": [0.6], "b": [0.4], "c": [0.65]}, sd=0.05).drop(columns="labels.flip")
+    b, c = beside_the_first(values, ["a", "b", "c"])
+    assert (b["a"], b["b"], b["seeds"], b["metric"]) == ("b", "a", 3, METRIC)
+    assert b["difference"] == pytest.approx(-0.2, abs=0.02) and b["verdict"] == "falls"
+    assert c["difference"] == pytest.approx(0.05, abs=0.01) and (c["a"], c["b"]) == ("c", "a")
+    assert b["p_adjusted"] == pytest.approx(2 * b["p"])  # Holm, of two
+    assert beside_the_first(values, ["x", "a"]) == []
 
 
 def study(rates, **more):

@@ -61,12 +61,12 @@ def test_findings_sort_what_is_shown_from_what_is_not():
         "The judge changes its verdict on 25% of the pairs when the two responses are swapped.",
     ]
     assert found.not_shown[0].startswith("Not decided between this b policy and SFT: this b policy wins 50%")
-    assert any("with one seed" in said for said in found.not_shown)
-    assert any("with the same SFT model, reward models and split" in said for said in found.not_shown)
-    assert not any("none was asked" in said for said in found.not_shown)
-    varied = findings(made | {"contract": {"per_seed": ["sft", "split"]}}).not_shown
+    assert any("with one seed" in said for said in found.limits)
+    assert any("with the same SFT model, reward models and split" in said for said in found.limits)
+    assert not any("none was asked" in said for said in found.limits)
+    varied = findings(made | {"contract": {"per_seed": ["sft", "split"]}}).limits
     assert any("with the same reward models in all of them" in said for said in varied)
-    everything = findings(made | {"contract": {"per_seed": ["sft", "split", "reward_model"]}}).not_shown
+    everything = findings(made | {"contract": {"per_seed": ["sft", "split", "reward_model"]}}).limits
     assert not any("in all of them" in said for said in everything)
 
 
@@ -125,7 +125,7 @@ def test_many_methods_are_gathered():
         "On the same data f costs about 6 times as much as a: 6.0 times the time.",
     ]
     assert found.watch == ["a is over-optimized: it falls.", "Not shown to be over-optimized: b and c."]
-    level, rest = found.not_shown[:2]
+    (level,), rest = found.not_shown, found.limits[0]
     # c, d and e tie everywhere as well, so no pair is open
     assert level.startswith("Not decided against SFT by the true reward: c 50% (39 to 61), d 50% (39 to 61), ")
     assert "a run of this size shows differences of" in level and rest.startswith("How another training")
@@ -150,5 +150,7 @@ def test_budgets_that_differ_are_a_confound():
 
 def test_nothing_shown_is_said():
     found = findings(make(scores("a", GOLD, EVEN)))
-    assert found.certainty == ["No difference is shown by the true reward."]
+    shows = found.not_shown[0].partition("; ")[2]  # the one comparison's own
+    assert shows.startswith("a run of this size shows differences of ")
+    assert found.certainty == [f"No difference is shown by the true reward; {shows}"]
     assert found.not_shown[0].startswith("Not decided between this a policy and SFT")

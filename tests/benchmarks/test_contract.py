@@ -7,6 +7,7 @@ import pytest
 from alignment_bench.benchmarks.contract import arrangement
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.notes import notes
+from alignment_bench.models.chat import BARE_TEMPLATE
 from alignment_bench.runtime import processes, zero
 
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
@@ -35,6 +36,7 @@ def test_processes_and_what_they_divide(monkeypatch, variables, divided):
     [
         ("{{ strftime_now('%d') }}", 0, "01 January 2026 stands in every prompt"),
         ("x", 7, "7 prompts differ from another in their text and not in what the model sees"),
+        (BARE_TEMPLATE, 0, "prompts are bare text"),
         ("x", 0, None),
     ],
 )
@@ -42,7 +44,7 @@ def test_notes_on_what_the_template_does(template, same, said):
     splits = {"heldout": {"prompts": 9, "pairs": 9}}
     record = {"splits": splits, "same_prompts": same, "dropped": {}, "read": 9}
     corpus = SimpleNamespace(record=record, questions=(), prompts=lambda rows, longest: range(9))
-    spec = SimpleNamespace(model="m", sft=True, evaluation=SimpleNamespace(prompts=9))
+    spec = SimpleNamespace(model="m", sft=True, collected=None, evaluation=SimpleNamespace(prompts=9))
     found = notes(spec, SimpleNamespace(chat_template=template), {}, {}, corpus)
     assert [said in note for note in found] == ([True] if said else [])
 

@@ -4,22 +4,27 @@ import dataclasses
 import json
 import signal
 import subprocess
+import sys
 import time
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from alignment_bench.benchmarks import engine, harness
+from alignment_bench.benchmarks.checks import check_processes
 from alignment_bench.benchmarks.definition.spec import load_spec
-from alignment_bench.benchmarks.engine import train_apart, train_side_by_side
+from alignment_bench.benchmarks.engine import check_cluster, train_apart, train_side_by_side
 from alignment_bench.benchmarks.harness import Harness
-from alignment_bench.benchmarks.request import Request
-from alignment_bench.errors import Stopped, TrainingError
+from alignment_bench.benchmarks.request import Request, pack
+from alignment_bench.errors import InputError, Stopped, TrainingError
+from alignment_bench.models import checkpoint
 from alignment_bench.results.store import Store
 
+POPEN = subprocess.Popen
 STEPS = {"lr": 1e-3, "batch_size": 4}
 pytestmark = pytest.mark.skipif(
     "faulty" not in {e.name for e in entry_points(group="alignment_bench.methods")},
@@ -220,9 +225,91 @@ def test_ray_gives_the_same_results_and_a_dead_workers_cell_is_tried_again(bench
 
 def test_a_cell_that_failed_on_ray_is_not_trained_here(bench, workdir, monkeypatch):
     """The cluster told why it failed; the run says so under the cell's name and goes on with the others."""
-    failing = lambda request, cells, *more: [(cell, "no room" if cell[0] == "dpo" else None) for cell in cells]  # noqa: E731
+    kept = []
+
+    def failing(request, cells, *more):
+        kept.append(len(checkpoint._HOSTS))
+        return [(cell, "no room" if cell[0] == "dpo" else None) for cell in cells]
+
     monkeypatch.setattr(harness, "train_on_ray", failing)
     arguments = ("run", "-b", "tiny.yaml", "-m", "dpo,orpo", "--engine", "ray", "--json", "--root", workdir / "failed")
     summary = json.loads(bench(*arguments, cwd=workdir, code=1).stdout)
     assert set(summary["methods"]) == {"sft", "orpo"}
     assert "dpo seed 0 failed: no room" in summary["warnings"]
+    assert kept == [0]  # models that this process had in memory before the cells began
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A Ray cluster with two GPUs, as `check_cluster` sees it; the address that it is asked for."""
+    asked = []
+    ray = SimpleNamespace(
+        init=lambda address, **how: asked.append(address),
+        shutdown=lambda: asked.append("left"),
+        cluster_resources=lambda: {"CPU": 8.0, "GPU": 2.0},
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    return asked
+
+
+def test_a_machine_without_gpu_before_a_cluster_with_some_is_told_before_anything_trains(cluster, workdir):
+    spec = load_spec(str(workdir / "tiny.yaml"), {})
+    request = Request(spec, ("dpo",), 1, workdir / "head", engine="ray", ray_address="auto")
+    with pytest.raises(InputError, match="has 2 GPUs and this machine.* has none; start the command on one that has"):
+        Harness(request).run()
+    assert cluster == ["auto", "left"] and not list((workdir / "head").glob("cache/sft/*"))
+    check_cluster(request, "cuda")
+    check_cluster(dataclasses.replace(request, device="cpu"), "cpu")
+    check_cluster(dataclasses.replace(request, ray_address=None), "cpu")
+    assert len(cluster) == 2
+
+
+def test_several_gpus_are_for_cells_on_ray_and_methods_of_our_own(workdir):
+    request = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo",), 1, workdir / "x", cell_gpus=2)
+    with pytest.raises(InputError, match="--cell-gpus goes with --engine ray"):
+        check_processes(request, {})
+    with pytest.raises(InputError, match="theirs has a training loop of its own, which several processes cannot"):
+        check_processes(dataclasses.replace(request, engine="ray"), {"theirs": SimpleNamespace()})
+
+
+def together(monkeypatch, *ends):
+    """What `train_together` says of processes that do these things, and their environments and inputs."""
+    seen = []
+
+    class Process(POPEN):
+        def __init__(self, command, **how):
+            seen.append({name: how["env"][name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")})
+            super().__init__([sys.executable, "-c", ends[len(seen) - 1], command[-1]], **how)
+
+    monkeypatch.setattr(engine.subprocess, "Popen", Process)
+    return engine.train_together('{"a": 1}', len(ends)), seen
+
+
+WRITE = "import sys; from pathlib import Path; read = sys.stdin.read(); Path(sys.argv[1]).write_text({said!r})"
+
+
+def test_processes_of_a_cell_know_each_other_and_the_first_one_says_how_it_ended(monkeypatch):
+    said, seen = together(monkeypatch, WRITE.format(said='{"done": true}'), "input()")
+    assert said is None
+    assert [each["RANK"] for each in seen] == [each["LOCAL_RANK"] for each in seen] == ["0", "1"]
+    assert {(each["WORLD_SIZE"], each["MASTER_ADDR"]) for each in seen} == {("2", "127.0.0.1")}
+    said, _ = together(monkeypatch, WRITE.format(said='{"failed": "no rows"}'), "input()")
+    assert said == "no rows"
+
+
+def test_where_one_process_of_a_cell_is_killed_so_are_the_others(monkeypatch):
+    killed = "import os; os.kill(os.getpid(), 9)"
+    began = time.monotonic()
+    said, _ = together(monkeypatch, "import time; time.sleep(60)", killed)
+    assert said == "its process was killed by SIGKILL before the training was done"
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_cell(workdir):
+    request = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo",), 1, workdir / "two", device="cpu")
+    Harness(request).make_shared()
+    assert engine.train_together(pack(request, ("dpo", 0), 1), 2) is None
+    [made] = (workdir / "two").glob("cache/train/[!.]*/manifest.json")
+    Harness(request).make(("dpo", 0))
+    assert [made] == [*(workdir / "two").glob("cache/train/[!.]*/manifest.json")]

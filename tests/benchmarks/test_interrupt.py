@@ -17,9 +17,14 @@ SAVED, KEPT = (
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a pseudo-terminal")
-def test_ctrl_c_wherever_a_run_is(tmp_path, make_tiny):
-    """Pressed in six moments of one run after another; the seventh ends as an eighth that was left alone."""
-    own = [name for name in ("slic",) if name in {e.name for e in entry_points(group="alignment_bench.methods")}]
+@pytest.mark.parametrize("own", [[], pytest.param(["slic"], marks=pytest.mark.slow)], ids=["ours", "and one apart"])
+def test_ctrl_c_wherever_a_run_is(tmp_path, make_tiny, own):
+    """Pressed in one moment after another of a run; it ends as one that was left alone.
+
+    own: methods that train in a process of their own.
+    """
+    if set(own) - {e.name for e in entry_points(group="alignment_bench.methods")}:
+        pytest.skip("the example plugin is not installed; pip install ./tests/plugin")
     command = [sys.executable, str(SCRIPT), str(make_tiny(tmp_path / "model", std=0.05)), str(tmp_path), *own]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

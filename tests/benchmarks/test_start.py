@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment_bench.benchmarks import harness
 from alignment_bench.benchmarks.checks import check_start
 from alignment_bench.benchmarks.data.corpus import rows_digest
 from alignment_bench.benchmarks.definition.options import Options, chosen_spec
@@ -80,11 +81,17 @@ def test_no_sft_and_the_true_reward(bench, work, write_tiny, monkeypatch):
     assert any("sft stands for model as it is" in note for note in planned["notes"])
 
 
-def test_adapters_on_the_model_as_it_is(work, write_tiny):
-    """`sft: null` in YAML; with a reward trained here. The policy is an adapter on the model that was given."""
-    path = write_tiny(work, sft=None, tuning={"lora_rank": 4}, budget=8)
+def test_adapters_on_the_model_as_it_is(work, write_tiny, monkeypatch):
+    """`sft: null` in YAML; with a reward trained here. The policy is an adapter on the model that was given.
+
+    And sums are in a forced order, which a key names.
+    """
+    forced = []
+    monkeypatch.setattr(harness, "keep_order", lambda: forced.append(True))
+    path = write_tiny(work, sft=None, tuning={"lora_rank": 4, "deterministic": True}, budget=8)
     spec, root = load_spec(str(path), {"model": str(work / "model")}), work / "lora"
     Harness(Request(spec, ("dpo",), 1, root, device="cpu", say=lambda line: None)).make(("dpo", 0))
+    assert forced and manifests(root, "train")[0]["inputs"]["tuning"]["deterministic"] is True
     assert not manifests(root, "sft") and len(manifests(root, "reward_model")) == 2
     [adapter] = root.glob("cache/train/*/policy/adapter_config.json")
     assert Path(json.loads(adapter.read_text())["base_model_name_or_path"]) == (work / "model").resolve()

@@ -21,7 +21,14 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 STARTS = {"bench", ".venv/bin/bench", "alignment_bench", "alignment-bench"}  # before the arguments of `bench`
-LAUNCHERS = {"--multi_gpu", "--num_processes", "--cpu", "--config_file", "--build-arg"}  # options of other commands
+LAUNCHERS = {
+    "--multi_gpu",
+    "--num_processes",
+    "--machine_rank",
+    "--cpu",
+    "--config_file",
+    "--build-arg",
+}  # options of other commands
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -81,7 +88,7 @@ def test_the_command_line_understands(page, words):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["runn -m ppo", "run -m ppo --seed 3", "study", "run -m ppo --seeds three", "cache lss"]
+    "wrong", ["runn -m ppo", "run -m ppo --seed 3", "show", "run -m ppo --seeds three", "cache lss"]
 )
 def test_what_it_does_not_understand_is_noticed(wrong):
     with pytest.raises(Exception, match=r"."):

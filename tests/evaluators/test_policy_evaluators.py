@@ -130,8 +130,10 @@ def test_implicit_reward_by_hand():
     assert [(s.metric, s.prompt_id, s.value) for s in found] == [
         ("implicit_reward.accuracy", "p", 0.5),
         ("implicit_reward.margin", "p", 0.0),
+        ("implicit_reward.chosen", "p", 1.5),
         ("implicit_reward.accuracy", "q", 0.5),
         ("implicit_reward.margin", "q", 0.0),
+        ("implicit_reward.chosen", "q", 5.0),
     ]
 
 

@@ -259,7 +259,7 @@ def test_schedule_rises_then_falls_to_zero():
     rates = []
     for _ in range(10):
         rates.append(optimizer.lr)
-        optimizer.step(lambda: ONE, lambda batch: ((weight * 0.0).sum(), {}))
+        optimizer.step(lambda: ONE, lambda batch: ((weight * 0.0).sum(), dict))
     assert rates == pytest.approx([0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
 
 
@@ -267,5 +267,5 @@ def test_gradients_are_clipped_to_the_norm():
     """Loss 3a + 4b has gradient norm 5; with limit 1 plain AdamW sees (0.6, 0.8)."""
     a, b = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     optimizer = Optimizer(SimpleNamespace(parameters=[a, b]), lr=1e-3, total_steps=1, max_grad_norm=1.0)
-    assert optimizer.step(lambda: ONE, lambda batch: ((3 * a + 4 * b).sum(), {})).grad_norm == pytest.approx(5.0)
+    assert optimizer.step(lambda: ONE, lambda batch: ((3 * a + 4 * b).sum(), dict)).grad_norm == pytest.approx(5.0)
     assert (a.grad.item(), b.grad.item()) == pytest.approx((0.6, 0.8), rel=1e-5)

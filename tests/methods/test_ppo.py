@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from alignment_bench.results.records import Prompt
 from alignment_bench.results.store import folder_digest
 from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask
 
+ONE_TRUNK = {"critic_start": "policy", "samples_per_prompt": 4}
 PROMPTS = [Prompt(f"p{i}", ({"role": "user", "content": "?"},), (0, 10 + i, 11)) for i in range(8)]
 
 
@@ -199,7 +201,14 @@ def test_micro_batches_leave_the_update_alone(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "critic", [{}, {"critic_start": "policy", "samples_per_prompt": 4}], ids=["own critic", "one trunk"]
+    ("tuning", "critic"),
+    [
+        pytest.param("full", {}, id="full-own critic"),
+        pytest.param("lora", ONE_TRUNK, id="lora-one trunk"),
+        pytest.param("lora", {}, id="lora-own critic", marks=pytest.mark.slow),
+        pytest.param("full", ONE_TRUNK, id="full-one trunk", marks=pytest.mark.slow),
+    ],
+    indirect=["tuning"],
 )
 def test_ppo_learns_saves_and_leaves_the_rest_alone(tiny, tuning, tmp_path, critic):
     """Reward: lower-case letters in the response. Over three seeds the last rounds beat the first ones clearly."""
@@ -421,3 +430,27 @@ def test_a_reward_that_is_not_finite_stops_training(tiny, full, tmp_path):
     task = make_task(tiny, full, tmp_path, lambda g: [float("nan")] * len(g))
     with pytest.raises(TrainingError, match=r"reward of a response to p\d is not finite"):
         PPO(rollout_size=8).train(task)
+
+
+def test_advantages_are_weighed_by_the_ratio_to_what_the_sampler_drew_with(tiny, tmp_path):
+    """In bf16 the policy's own log-probs are taken anew. The sampler is made to say what is known: first tokens were
+    drawn with half their probability, the others with four times it; so they weigh 1.5, the cap, and a quarter."""
+    found, tuning = {}, Tuning(precision="bf16", device="cpu")
+    for cap in (None, 1.5):
+        method = PPO(rollout_size=8, minibatch_size=8, importance_cap=cap)
+        out, reward = tmp_path / str(cap), lambda responses: [float(g.length) for g in responses]
+        trainer = make_trainer(tiny, tuning, out, reward, method)
+        samples = sample(trainer.policy, PROMPTS, max_new_tokens=6, seed=0)
+        logps = trainer.old_logps(samples).rows()
+        apart = [[math.log(4) if n else -math.log(2) for n in range(len(row))] for row in logps]
+        samples = [
+            dataclasses.replace(s, logps=tuple(p + gap for p, gap in zip(row, gaps, strict=True)))
+            for s, row, gaps in zip(samples, logps, apart, strict=True)
+        ]
+        found[cap] = trainer.score(samples)
+        distances = [abs(gap) for gaps in apart for gap in gaps]
+        assert found[cap].signals["sampler_gap"] == pytest.approx(sum(distances) / len(distances), rel=1e-4)
+    weights = torch.full(found[None].mask.shape, 0.25)
+    weights[:, 0] = 1.5
+    assert torch.allclose(found[1.5].advantages, found[None].advantages * weights, rtol=1e-4)
+    assert torch.equal(found[1.5].returns, found[None].returns)

@@ -30,8 +30,8 @@ def test_the_tests_that_it_names_are_there():
 
 
 def test_the_ablation_changes_one_setting_a_row():
-    study = read_study(str(ROOT / "examples" / "ppo_ablation.yaml"))
-    assert "bench study examples/ppo_ablation.yaml" in PAGE
+    study = read_study("ppo_details")
+    assert "bench study ppo_details" in PAGE
     rows = [method_row(study.spec, item) for item in study.methods]
     first = dataclasses.asdict(rows[0].method)
     for row in rows[1:]:

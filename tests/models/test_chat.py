@@ -4,6 +4,8 @@ import json
 from datetime import datetime
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers.utils import chat_template_utils
 
 from alignment_bench.errors import InputError
@@ -12,15 +14,18 @@ from alignment_bench.models.chat import (
     Refused,
     answer_of,
     as_sampled,
+    decode_response,
     encode_prompt,
     encode_response,
     encode_responses,
+    is_bare,
     load_tokenizer,
     opens_thoughts,
     render,
     without_end,
     writes_date,
 )
+from alignment_bench.models.find import find_model
 
 ASK = [{"role": "user", "content": "Hi"}]
 DATED = "\n{{ strftime_now('%d %b %Y') }}{% if strftime_now is defined %}!{% endif %}{% for m in messages %}" + (
@@ -153,3 +158,40 @@ def test_the_answer_without_its_thoughts(text, opened, answer):
 def test_the_directives_of_a_date_are_those_of_strftime():
     for each in chat.DIRECTIVES:
         assert chat.TODAY.strftime(f"%{each}") != f"%{each}"
+
+
+def test_bare_text_stands_in_place_of_the_template(saved):
+    """A prompt is its text, and a reply goes on with it as one text, whose tokens are those of both."""
+    tokenizer = load_tokenizer(saved(THINKS), "text")
+    opening = [{"role": "user", "content": "The hotel was"}]
+    assert is_bare(tokenizer) and not is_bare(load_tokenizer(saved(THINKS)))
+    assert render(tokenizer, opening) == "The hotel was" == tokenizer.decode(encode_prompt(tokenizer, opening))
+    end = tokenizer.eos_token_id
+    for reply, shown in (("fine.", " fine."), (", so.", ", so."), ("'s", "'s"), ("", "")):
+        ids = tokenizer(f"The hotel was{shown}", add_special_tokens=False)["input_ids"]
+        assert encode_prompt(tokenizer, opening) + encode_response(tokenizer, reply) == [*ids, end]
+        assert decode_response(tokenizer, encode_response(tokenizer, reply)) == reply
+    assert encode_response(load_tokenizer(saved(THINKS)), "fine.")[0] != encode_response(tokenizer, "fine.")[0]
+    assert render(tokenizer, [{"role": "system", "content": "A"}, *opening]) == "A\n\nThe hotel was"
+
+
+def test_bare_text_begins_with_bos_where_the_tokenizer_puts_it(saved):
+    folder = saved(THINKS)
+    file = folder / "tokenizer.json"
+    whole = Tokenizer.from_file(str(file))
+    whole.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    whole.save(str(file))
+    tokenizer = load_tokenizer(folder, "text")
+    bos = tokenizer.bos_token_id
+    assert is_bare(tokenizer) and encode_prompt(tokenizer, ASK) == tokenizer("Hi")["input_ids"]
+    assert encode_prompt(tokenizer, ASK)[0] == bos and encode_response(tokenizer, "x")[0] != bos
+    saved_again = folder.parent / "again"
+    tokenizer.save_pretrained(saved_again)
+    assert is_bare(load_tokenizer(saved_again))
+
+
+def test_a_model_under_another_template_is_another_model():
+    """Stages are keyed by it: what was made with a chat template is not taken for what bare text would give."""
+    own, bare = (find_model("builtin/base_model", "--model", template) for template in ("chat", "text"))
+    assert own.key == find_model("builtin/base_model", "--model").key != bare.key and own.path == bare.path
+    assert is_bare(bare.tokenizer()) and not is_bare(own.tokenizer())

@@ -241,7 +241,7 @@ def test_out_of_memory_once_gives_the_same_results_in_smaller_passes(tiny, full)
             return policy.network.batches(SEQUENCES, [[s] for s in SEQUENCES], by_prompt=True)
 
         def loss(batch, policy=policy):
-            return -policy.logps(batch.layout).sum().sum() / 7, {"rows": len(batch.rows)}
+            return -policy.logps(batch.layout).sum().sum() / 7, lambda: {"rows": len(batch.rows)}
 
         outcome = optimizer.step(batches, loss)
         assert outcome.tokens == sum(len(p) + len(r) for p, r in SEQUENCES)  # what ran out of memory is not counted

@@ -1,12 +1,17 @@
 """Log-probs, sampling, saving and the shared frozen model, against one-by-one computation by transformers."""
 
+import gc
 import itertools
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from alignment_bench.benchmarks.selfcheck.architectures import LORA, make
+from alignment_bench.models import checkpoint as checkpoint_module
+from alignment_bench.models import policy as policy_module
 from alignment_bench.models.checkpoint import Checkpoint, merge_adapter, open_network
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.sampler import to_generations
@@ -257,3 +262,35 @@ def test_adapters_on_the_experts_of_a_mixture_load_with_transformers(tmp_path):
     for part in ("layers.0.mlp.gate_proj", "layers.1.mlp.experts", "layers.1.mlp.shared_experts.up_proj"):
         assert f"model.{part}" in adapted
     assert [sum(one_by_one(plain, p, r)) for p, r in SEQUENCES] == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_entropy_and_kl_of_pieces_are_those_of_the_whole(tiny, tuning, monkeypatch):
+    """Pieces of two rows each, where a pass has ten targets."""
+    policy, reference = Policy.open(tiny, tuning, trainable=True), Policy.open(tiny, tuning, trainable=False)
+    nudge(policy.network)
+    whole = policy.entropy_kl_logps(SEQUENCES, reference)
+    asked = []
+    monkeypatch.setattr(policy_module, "NUMBERS", 2 * 259)
+    monkeypatch.setattr(
+        Policy,
+        "log_softmax",
+        lambda self, states, real=Policy.log_softmax: asked.append(len(states)) or real(self, states),
+    )
+    for found, expected in zip(policy.entropy_kl_logps(SEQUENCES, reference), whole, strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+    assert max(asked) == 2 and sum(asked) == 2 * 10
+    policy.network.close()
+
+
+def test_one_shared_model_is_let_go_before_another_is_read(tiny, full, monkeypatch):
+    """Two of 7B would not lie side by side."""
+    first = weakref.ref(Policy.open(tiny, full, trainable=False).network.model)
+    held = []
+    load = checkpoint_module.load_model
+    monkeypatch.setattr(
+        checkpoint_module,
+        "load_model",
+        lambda *args, **more: held.append((gc.collect(), first())[1]) or load(*args, **more),
+    )
+    Policy.open(tiny, replace(full, micro_tokens=7), trainable=False)
+    assert held == [None]

@@ -15,7 +15,7 @@ from alignment_bench.models import sampler_vllm
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.layout import Batch
 from alignment_bench.models.policy import Policy
-from alignment_bench.models.sampling import sample
+from alignment_bench.models.sampling import sample, streams
 from alignment_bench.results.records import Prompt
 from alignment_bench.training.loop import Optimizer
 from alignment_bench.training.task import Budget, PairDataset, PromptDataset, TrainingTask
@@ -78,7 +78,7 @@ def test_logps_are_the_policys_own_and_follow_a_training_step(policy):
     optimizer = Optimizer(policy.network, lr=0.05, total_steps=2)
     rows = [(s.prompt.ids, s.ids) for s in before]
     whole = Batch(rows, 0, policy.network.lay_out(rows))
-    optimizer.step(lambda: [whole], lambda batch: (-policy.logps(batch.layout).sum().mean(), {}))
+    optimizer.step(lambda: [whole], lambda batch: (-policy.logps(batch.layout).sum().mean(), dict))
     after = sample(policy, prompts, max_new_tokens=12, seed=3, temperature=0.7)
     assert gap(policy, before, 0.7) > 0.1  # the step moved the policy
     assert gap(policy, after, 0.7) < 1e-3  # and vLLM moved with it
@@ -88,6 +88,7 @@ def test_responses_depend_on_seed_and_index_alone(policy):
     whole = sample(policy, PROMPTS, max_new_tokens=12, seed=3)
     assert [s.prompt for s in whole] == PROMPTS
     how = {"max_new_tokens": 12, "seed": 3, "temperature": 1.0, "top_p": 1.0, "progress": None}
+    how["streams"] = streams(PROMPTS)
     assert sampler_vllm.sample(policy, PROMPTS, [13, 2], **how) == [whole[13], whole[2]]
     assert sample(policy, PROMPTS, max_new_tokens=12, seed=4) != whole
     same = sample(policy, [PROMPTS[0]] * 8, max_new_tokens=12, seed=3)

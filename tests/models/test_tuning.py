@@ -11,13 +11,31 @@ from alignment_bench.runtime.device import check_device, kind_of
 TUNING = Tuning(lora_rank=4, precision="fp32", device="cuda:1", micro_tokens=1000)
 
 
-@pytest.mark.parametrize("other", [{"micro_tokens": 7}, {"device": "cuda"}, {"device": "cuda:0"}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"micro_tokens": 7},
+        {"gradient_checkpointing": True},
+        {"device": "cuda"},
+        {"device": "cuda:0"},
+        {"vllm_memory": 0.5},
+        {"vllm_sequences": 8},
+    ],
+)
 def test_what_changes_results_by_rounding_alone_is_in_no_key(other):
     assert replace(TUNING, **other).identity() == TUNING.identity()
 
 
 @pytest.mark.parametrize(
-    "other", [{"lora_rank": 8}, {"lora_alpha": 1.0}, {"precision": "bf16"}, {"device": "cpu"}, {"sampler": "vllm"}]
+    "other",
+    [
+        {"lora_rank": 8},
+        {"lora_alpha": 1.0},
+        {"precision": "bf16"},
+        {"device": "cpu"},
+        {"sampler": "vllm"},
+        {"deterministic": True},
+    ],
 )
 def test_all_else_is_in_keys(other):
     assert replace(TUNING, **other).identity() != TUNING.identity()
@@ -25,7 +43,12 @@ def test_all_else_is_in_keys(other):
 
 def test_no_setting_is_forgotten():
     """A field that is added is in keys, unless it is put among those above."""
-    assert set(TUNING.identity()) == {f.name for f in fields(Tuning)} - {"micro_tokens"}
+    assert set(TUNING.identity()) == {f.name for f in fields(Tuning)} - {
+        "micro_tokens",
+        "gradient_checkpointing",
+        "vllm_memory",
+        "vllm_sequences",
+    }
 
 
 @pytest.mark.parametrize(("device", "kind"), [("cuda:3", "cuda"), ("cuda", "cuda"), ("cpu", "cpu"), ("mps", "mps")])

@@ -2,10 +2,12 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 
 from alignment_bench.errors import InputError
+from alignment_bench.models.chat import encode_response
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.tuning import Tuning
@@ -14,6 +16,7 @@ from alignment_bench.preferences.collect import Sampling, collect, pair_up, read
 from alignment_bench.preferences.labels import append, label_path, make_label, read_items
 from alignment_bench.preferences.read import read_preferences
 from alignment_bench.results.integrity import digest
+from alignment_bench.results.records import Generation
 
 PROMPTS = [([{"role": "user", "content": f"say {i}"}], "a test") for i in range(6)]
 SETTINGS = Sampling(k=3, temperatures=(0.7, 1.0), top_p=0.9, max_new_tokens=5, seed=4, rule="all")
@@ -212,3 +215,53 @@ def test_prompts_come_from_any_rows_that_have_them(tmp_path):
     found, dropped = read_prompts(str(path))
     assert [(m[-1]["content"], s) for m, s in found] == [("one", "web"), ("two", str(path))]
     assert dropped == {"the same prompt again": 1, "prompt is empty": 1}
+
+
+def test_a_response_ends_with_its_first_sentence_and_unfinished_ones_are_dropped(policy, tmp_path, monkeypatch):
+    """Of three responses to a prompt one has an end and goes on, one ended by itself, one did neither."""
+    said = [("It is. And", False), ("Yes", True), ("No, it", False)]
+
+    def generations(policy, samples):
+        draw = len(seen) // len(samples)
+        seen.extend(samples)
+        return [Generation(s.prompt.id, s.prompt.messages, said[draw][0], 9, said[draw][1]) for s in samples]
+
+    seen = []
+    monkeypatch.setattr(module, "to_generations", generations)
+    settings = replace(SETTINGS, stop="sentence", drop_unfinished=True)
+    counts = collect(policy, "m@1", PROMPTS, settings, tmp_path, {})
+    assert (counts["sampled"], counts["dropped unfinished"], counts["pairs"]) == (18, 6, 6)
+    rows = [json.loads(line) for line in (tmp_path / "candidates.jsonl").read_text().splitlines()]
+    kept = {row["response"]: (row["length"], row["finished"]) for row in rows}
+    ids = len(encode_response(policy.tokenizer, "It is."))
+    assert kept == {"It is.": (ids, True), "Yes": (9, True), "No, it": (9, False)}
+    assert all(
+        {item.a, item.b} == {"It is.", "Yes"} and not item.a_cut and not item.b_cut for item in read_items(tmp_path)
+    )
+
+
+def test_pairs_within_a_margin_of_the_reward_are_left_out():
+    """Rewards 0, 1 and 3 give differences of 1, 2 and 3."""
+    rows = [candidate("p", draw, "x" * length) for draw, length in enumerate((1, 2, 4))]
+    settings = Sampling(rule="all", margin=2.0)
+    items, counts = pair_up(rows, settings, lambda generations: [len(g.response) - 1.0 for g in generations])
+    assert sorted(map(sorted, texts(items))) == [["x", "xxxx"], ["xx", "xxxx"]]
+    assert counts["pairs within the margin"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"), [({"margin": 0.5}, "--margin 0.5"), ({"rule": "best_random"}, "--rule best_random")]
+)
+def test_what_needs_a_reward_says_so(policy, tmp_path, changes, told):
+    with pytest.raises(InputError, match=f"{told} needs a reward; give a model with --reward-model"):
+        collect(policy, "m@1", PROMPTS, replace(SETTINGS, **changes), tmp_path, {})
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"stop": "word"}, "--stop word is not known; give eos or sentence"), ({"margin": -1.0}, "--margin -1.0")],
+)
+def test_an_end_and_a_margin_that_are_none(changes, told):
+    with pytest.raises(InputError, match=told):
+        replace(SETTINGS, **changes)

@@ -118,7 +118,7 @@ def summary(methods):
             "metrics": {
                 "win_rate.gold": interval(rate, 0.061),
                 "win_rate.reward_model": interval(rate + 0.07, 0.052),
-                "win_rate.judge": interval(rate - 0.04, 0.074, coverage=0.883),
+                "win_rate.judge": interval(rate - 0.04, 0.074, n=159, coverage=159 / 180),
                 "reward.gold": interval(gain * 4, 0.13),
                 "reward.reward_model": interval(gain * 6, 0.16),
                 "kl": interval(30 * gain, 0.31),
@@ -162,7 +162,8 @@ def summary(methods):
         "run_id": "20260301-2c9d41",
         "run_dir": "results/runs/quick/20260301-2c9d41",
         "benchmark": "quick",
-        "contract": "ab" * 32,
+        "contract": {"model": "models/SmolLM2-135M-Instruct/"},
+        "data": {"source": "pairs/tomatoes.jsonl.gz", "read": 4120, "used": 4087},
         "methods": rows,
         "comparisons": comparisons,
         "gates": [

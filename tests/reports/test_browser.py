@@ -49,6 +49,7 @@ def written(tmp_path_factory, make_run):
     record["methods"]["ppo"] = {"name": EVERYTHING, "params": {EVERYTHING: EVERYTHING}, "description": EVERYTHING}
     write_record(run.path / "run.json", record)
     found["warnings"], found["stamps"] = [EVERYTHING], [EVERYTHING]
+    found["contract"], found["data"]["source"] = {"model": EVERYTHING}, EVERYTHING
     found["gates"][0] |= {"name": EVERYTHING, "text": EVERYTHING, "passed": False}
     found["comparisons"][0]["verdict"] = EVERYTHING
     found["methods"]["ppo"]["metrics"][f"win_rate.{EVERYTHING}"] = {"mean": 0.6, "low": 0.5, "high": 0.7, "n": 9}
@@ -110,7 +111,7 @@ def test_hostile_text_becomes_no_markup(written, parse):
 
 def test_hostile_text_does_nothing_in_a_browser(page):
     assert page.evaluate("window.pwned") is None
-    assert page.url.startswith("file:") and page.title().startswith("Alignment methods on <script>")
+    assert page.url.startswith("file:") and page.title().startswith("><input autofocus> on >")
     page.locator("#samples details").nth(1).locator("summary").click()
     shown = page.locator("#samples details").nth(1).locator(".response .text").first.text_content()
     for payload in PAYLOADS:  # the browser shows every character

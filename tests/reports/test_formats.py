@@ -11,11 +11,13 @@ import pytest
 
 from alignment_bench.errors import InputError
 from alignment_bench.reports import curves, drawing, page
+from alignment_bench.reports.across import shown_best
 from alignment_bench.reports.contracts import MEANING, differences
 from alignment_bench.reports.curves import KL_ESTIMATE
+from alignment_bench.reports.latex import escaped, table, table_of_runs
 from alignment_bench.reports.reading import Material, _named_as_now
 from alignment_bench.reports.render import FORMATS, render
-from alignment_bench.reports.tables import frames, latex, neutral, write
+from alignment_bench.reports.tables import frames, neutral, write
 from alignment_bench.results.integrity import write_record
 from alignment_bench.results.run_folder import Run
 
@@ -77,30 +79,84 @@ def test_a_csv_keeps_negative_numbers_and_tames_names(tmp_path):
 HOSTILE = r"50%_$\alpha$ & {x} #1 ~^ \input{/etc/passwd} <b>"
 
 
-def test_latex_is_booktabs_and_escapes_names():
-    text = latex(material(HOSTILE, **{"win_rate.gold": {"mean": 0.6, "low": 0.5, "high": 0.7, "n": 9}}))
-    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 2
-    assert r"60.0\% [50.0, 70.0]" in text and "12 s" in text
-    assert r"\input" not in text and r"50\%\_\$" in text
-    for line in text.splitlines()[1:]:
-        assert not re.search(r"(?<!\\)[%#$](?!-\$|\Z)", line.replace("$-$", "")), line
-    for table in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL):
-        rows = [line for line in table[1].splitlines() if line.endswith(r"\\")]
-        assert all(len(re.findall(r"(?<!\\)&", row)) == len(table[0]) - 1 for row in rows) and len(rows) == 3
+def test_latex_sets_any_text_as_it_stands():
+    assert escaped(HOSTILE) == (
+        r"50\%\_\$\textbackslash{}alpha\$ \& \{x\} \#1 \textasciitilde{}\textasciicircum{} "
+        r"\textbackslash{}input\{/etc/passwd\} \textless{}b\textgreater{}"
+    )
+    assert escaped("Grüße\n − 模") == "Grüße $-$ ?"
+    text = table(material(HOSTILE, **{"win_rate.gold": {"mean": 0.6, "low": 0.48, "high": 0.7, "n": 9}}))
+    assert text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == 1
+    assert f"{escaped(HOSTILE)} & $60.0 \\pm 11.0$ & 12 s \\\\" in text and "sft & -- & -- \\\\" in text
 
 
-def test_latex_compiles(written, tmp_path):
-    if shutil.which("pdflatex") is None:
-        pytest.skip("there is no pdflatex on this machine")
-    hostile = latex(material(HOSTILE, **{"reward.gold": {"mean": -0.6, "low": -0.9, "high": 0.7, "n": 9}}))
-    body = (written / "tables.tex").read_text() + hostile
+def test_a_paper_has_one_table_with_what_it_must_say(run):
+    """±: half of the interval, of 0.071 either way here. None of ppo and dpo is shown to be better than the other."""
+    text = table(Material(run.record, run.summary, []))
+    assert text.count(r"\begin{table}") == 1 and r"\label{tab:quick-20260301-2c9d41}" in text
+    assert "SmolLM2-135M-Instruct on tomatoes: 120 optimizer steps, 60 prompts; 3 seeds." in text
+    assert "Benchmark quick, run 20260301-2c9d41." in text and "No row is in bold" in text and "mathbf" not in text
+    row = r"ppo & $71.0 \pm 6.1$ & $78.0 \pm 5.2$ & $0.84 \pm 0.13$ & $6.30 \pm 0.31$ & $44.5 \pm 1.6$ & 2 min 14 s \\"
+    assert row in text
+    assert r"\multicolumn{2}{c}{Win rate (\%)}" in text and r"\cmidrule(lr){2-3}" in text
+
+
+def test_the_best_is_in_bold_only_where_it_is_shown(run):
+    found = run.summary
+    for row in found["comparisons"]:
+        if row["metric"] == "win_rate.gold" and "ppo" in (row["a"], row["b"]):
+            row |= {"p_adjusted": 0.001, "verdict": f"{row['a']} is better"}
+    assert shown_best(found) == "ppo"
+    text = table(Material(run.record, found, []))
+    assert r"ppo & $\mathbf{71.0 \pm 6.1}$ & $78.0 \pm 5.2$" in text and text.count("mathbf") == 1
+    (against_dpo,) = (
+        r for r in found["comparisons"] if (r["metric"], r["a"], r["b"]) == ("win_rate.gold", "ppo", "dpo")
+    )
+    assert shown_best(found | {"comparisons": [r for r in found["comparisons"] if r is not against_dpo]}) is None
+    against_dpo |= {"p_adjusted": 0.06, "verdict": "not decided"}
+    assert shown_best(found) is None and shown_best({"methods": {}, "comparisons": []}) is None
+
+
+def several(run):
+    """A run, one on another model with a method less, and one more like the first."""
+    other = run.summary | {"contract": {"model": "Qwen/Qwen2.5-0.5B"}}
+    other["methods"] = {name: row for name, row in other["methods"].items() if name != "orpo"}
+    other["comparisons"] = [row for row in other["comparisons"] if "orpo" not in (row["a"], row["b"])]
+    return [Material({"run_id": "one"}, run.summary, []), Material({"run_id": "two"}, other, []), Material({}, {}, [])]
+
+
+def test_several_runs_have_one_table(run):
+    first, second, unfinished = several(run)
+    text = table_of_runs([first, second, unfinished])
+    assert r"Run & ppo & dpo & orpo \\" in text and text.count(r"\begin{table}") == 1
+    assert r"SmolLM2-135M-Instruct & $71.0 \pm 6.1$ & $64.0 \pm 6.1$ & $58.0 \pm 6.1$ \\" in text
+    assert r"Qwen2.5-0.5B & $71.0 \pm 6.1$ & $64.0 \pm 6.1$ & -- \\" in text  # what is the same is not in the names
+    assert (
+        "Qwen2.5-0.5B: by the true reward, $n = 60$, 3 seeds, run two" in text
+        and "nothing was tested between runs" in text
+    )
+    assert "SmolLM2-135M-Instruct one &" in table_of_runs([first, first, second])
+    assert table_of_runs([unfinished]) == ""
+    many = {f"method-{n}": run.summary["methods"]["ppo"] for n in range(9)}
+    wide = table_of_runs(
+        [first, Material({"run_id": "two"}, second.summary | {"methods": many, "comparisons": []}, [])]
+    )
+    assert r"Method & (1) & (2) \\" in wide and r"method-8 & -- & $71.0 \pm 6.1$ \\" in wide
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no pdflatex on this machine")
+def test_latex_compiles_and_fits_the_page(written, run, tmp_path):
+    wide = {"mean": 0.614, "low": 0.503, "high": 0.712, "n": 9}
+    metrics = ("win_rate.gold", "win_rate.judge", "win_rate.reward_model", "reward.gold", "kl", "length")
+    hostile = table(material(HOSTILE, **dict.fromkeys(metrics, wide)))
+    body = (written / "tables.tex").read_text() + hostile + table_of_runs(several(run))
     source = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + body + "\n\\end{document}\n"
     (tmp_path / "paper.tex").write_text(source, encoding="utf-8")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"], cwd=tmp_path, capture_output=True
     )
     assert done.returncode == 0, done.stdout[-800:]
-    assert (tmp_path / "paper.pdf").stat().st_size > 0
+    assert (tmp_path / "paper.pdf").stat().st_size > 0 and b"Overfull" not in done.stdout
 
 
 def test_every_drawing_of_the_page_is_a_file(run, tmp_path):
@@ -113,7 +169,9 @@ def test_every_drawing_of_the_page_is_a_file(run, tmp_path):
     for path in figures[:drawn]:
         assert "var(--" not in path.read_text(encoding="utf-8")
         ElementTree.parse(path)
-    assert all(path.suffix == ".pdf" and path.read_bytes().startswith(b"%PDF") for path in figures[drawn:])
+    for path in figures[drawn:]:  # as wide as a column, 3.3 inches of 72 points, and with its fonts
+        made = path.read_bytes()
+        assert made.startswith(b"%PDF") and b"/MediaBox [ 0 0 237.6 " in made and b"/FontFile2" in made
     assert "Win rate against SFT (true reward)" in (tmp_path / "out/figures/win-rate-gold.svg").read_text("utf-8")
 
 
@@ -199,6 +257,7 @@ def test_several_runs_have_an_overview_and_folders_of_their_own(tmp_path, parse)
     assert len({p.parent for p in written}) == 3 and len(written) == 6
     assert all(p.exists() and p.parent.parent == tmp_path / "out" for p in written)
     page = parse(overview.read_text(encoding="utf-8"))
+    assert "Side by side" not in page.text  # none of them is summarized
     assert "2 different contracts" in page.text and "the budgets differ" in page.text
     links = [attrs["href"] for tag, attrs in page.elements if tag == "a"]
     assert [(overview.parent / link).resolve() for link in links] == [p.resolve() for p in written[::2]]

@@ -72,9 +72,9 @@ def test_the_verdict_says_what_a_reader_asks_first(written, parse):
             "67.1% of held-out preferences",
             "ppo spends 2.9 times the FLOPs of orpo",  # 32.1 of 11.0 TFLOP
             "How sure",
-            "What it costs",
+            "At what cost",
             "ppo costs 3 to 14 times as much as orpo: 14.4 times the time",  # 134.2 s of 9.34 s
-            "What to watch",
+            "Where it breaks",
             "Chosen replies became less likely: ppo (−2.00 nats against SFT), dpo (",  # 120 steps / 60
             "The judge changes its verdict on 22% of the pairs",
             "The judge judge_model agrees with one person on 60% of the pairs that people labelled, people with each "
@@ -120,10 +120,10 @@ def test_every_figure_is_drawn_and_described(page):
     # batches), calibration, judge
     assert len(drawings) == 3 + 3 + 2 + 1 + 2 + 6 + 3 + 3 + 1 + 1
     assert all(d["role"] == "img" and len(d["aria-label"]) > 20 for d in drawings)
-    assert page.count("figcaption") == page.count("figure") == 10
-    assert "ppo 71.0% (64.9 to 77.1)" in drawings[0]["aria-label"]
+    assert page.count("figcaption") == page.count("figure") == 11
+    assert "ppo 71.0% (64.9 to 77.1)" in drawings[1]["aria-label"]
     # ppo beats the others but costs most; dpo beats orpo and costs more: all three are on the front
-    assert drawings[3]["aria-label"].endswith("On the Pareto front: orpo, dpo, ppo")
+    assert drawings[0]["aria-label"].endswith("On the Pareto front: orpo, dpo, ppo")
 
 
 def test_the_pareto_front_by_hand():
@@ -264,7 +264,14 @@ def test_values_that_are_no_numbers_are_shown_as_missing(tmp_path, run, parse):
 
 def test_markdown_holds_the_findings(written):
     markdown = written[1]
-    for expected in ("# Alignment methods on quick", "**Gate failed**", "+21.0 pp", "bench run --method ppo,dpo,orpo"):
+    assert markdown.startswith("# SmolLM2-135M-Instruct on tomatoes: 120 optimizer steps, 60 prompts\n")
+    assert "4,087 of 4,120 rows" in markdown
+    for expected in (
+        "    ppo         │        ────●───    71% [65, 77]  2 min 14 s",
+        "**Gate failed**",
+        "+21.0 pp",
+        "bench run --method ppo,dpo,orpo",
+    ):
         assert expected in markdown
     tables = re.findall(r"(?m)(?:^\|.*\n)+", markdown)
     for found in tables:

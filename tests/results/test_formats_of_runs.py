@@ -18,7 +18,7 @@ def test_a_run_of_the_first_version_is_read(bench, tmp_path):
     place = Path(shutil.copytree(FIRST, tmp_path / "run"))
     assert "format" not in json.loads((place / "run.json").read_text())
     shown = bench("show", place, cwd=tmp_path).stdout
-    assert re.search(r"dpo .*0\.583 \[0\.241, 0\.861\]", shown)  # 3.5 of 6 prompts, as it was printed when it was made
+    assert re.search(r"dpo .*0\.58 \[0\.24, 0\.86\]", shown)  # 3.5 of 6 prompts, as it was printed when it was made
     bench("report", place, cwd=tmp_path)
     page = (place / "report" / "report.md").read_text()
     assert "could not be read" not in page and "58" in page

@@ -4,8 +4,10 @@ Prints a line of JSON, what each holds and what each training came to; then fail
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where tasks.py is
@@ -39,7 +41,7 @@ def shards(tiny: Checkpoint) -> dict[str, float]:
     parts = [[ROWS[:2], ROWS[2:5], ROWS[5:9]], [ROWS[9:]]][processes.rank()]
     policy.total_logps(ROWS)  # brings the plain weights together
     outcome = optimizer.step(
-        lambda: batches(policy.network, parts), lambda batch: (-policy.logps(batch.layout).sum().sum(), {})
+        lambda: batches(policy.network, parts), lambda batch: (-policy.logps(batch.layout).sum().sum(), dict)
     )
     plain = policy.network._sharded.plain
     held = {
@@ -59,6 +61,62 @@ def shards(tiny: Checkpoint) -> dict[str, float]:
     return held | {"together": sum(p.numel() for p in policy.network.model.parameters())}
 
 
+def steps_in_bf16(tiny: Checkpoint) -> dict[str, object]:
+    """Two steps of two passes, alone and divided: losses, how far weights are apart, how often they came together.
+
+    With each of accelerate's settings of fsdp_reshard_after_forward; and what a pass without gradients has in memory.
+    """
+    found: dict[str, object] = {}
+    tuning = replace(TUNING, precision="bf16")
+    alone, losses = Policy.open(tiny, tuning, trainable=True), []
+    adam = torch.optim.AdamW(alone.network.parameters, lr=1e-3, weight_decay=0.0)
+    for _ in range(2):
+        adam.zero_grad()
+        parts = [ROWS[:3], ROWS[3:6], ROWS[6:9], ROWS[9:]]
+        values = [-alone.logps(part).sum().sum() for part in parts]
+        for value in values:
+            value.backward()
+        torch.nn.utils.clip_grad_norm_(alone.network.parameters, 1.0)
+        losses.append(sum(float(value.detach()) for value in values))
+        adam.step()
+    found["alone"] = losses
+    gather = torch.distributed.all_gather_single
+    for reshards in ("true", "false"):
+        os.environ["FSDP_RESHARD_AFTER_FORWARD"] = reshards
+        policy, gathered = Policy.open(tiny, tuning, trainable=True), []
+        optimizer = Optimizer(policy.network, lr=1e-3, total_steps=2, warmup=0.0)
+        parts = [[ROWS[:3], ROWS[3:6]], [ROWS[6:9], ROWS[9:]]][processes.rank()]
+
+        def counted(output, part, *, gathered=gathered, **how):
+            gathered.append(str(part.dtype))
+            return gather(output, part, **how)
+
+        torch.distributed.all_gather_single = counted
+        outcomes = [
+            optimizer.step(
+                lambda policy=policy, parts=parts: batches(policy.network, parts),
+                lambda batch, policy=policy: (-policy.logps(batch.layout).sum().sum(), dict),
+            )
+            for _ in range(2)
+        ]
+        torch.distributed.all_gather_single = gather
+        plain = policy.network._sharded.whole()
+        held = {str(p.dtype) for p in plain.parameters()}
+        optimizer.finish()
+        found[reshards] = {
+            "losses": [outcome.loss for outcome in outcomes],
+            "gathered": {kind: gathered.count(kind) for kind in set(gathered)},
+            "held": sorted(held),
+            "at_the_end": sorted({str(p.dtype) for p in policy.network.parameters}),
+            "apart": sum(
+                float((a - b).detach().square().sum())
+                for a, b in zip(alone.network.parameters, policy.network.parameters, strict=True)
+            ),
+        }
+    del os.environ["FSDP_RESHARD_AFTER_FORWARD"]
+    return found
+
+
 def scores(tiny: Checkpoint) -> dict[str, list[float]]:
     """A reward model's scores of rows before a step, after it, and when its weights are whole again."""
     torch.manual_seed(0)
@@ -66,7 +124,7 @@ def scores(tiny: Checkpoint) -> dict[str, list[float]]:
     model, optimizer = RewardModel(network, tiny.tokenizer()), Optimizer(network, lr=1e-2, total_steps=2)
     found = {"before": model.score_all(ROWS)}
     part = processes.shard(ROWS)
-    optimizer.step(lambda: batches(network, [part]), lambda batch: (model.scores(batch.layout).sum(), {}))
+    optimizer.step(lambda: batches(network, [part]), lambda batch: (model.scores(batch.layout).sum(), dict))
     found["after"] = model.score_all(ROWS)
     optimizer.finish()
     return found | {"at_the_end": model.score_all(ROWS)}
@@ -77,7 +135,7 @@ def main(model: str, folder: str) -> None:
     launch.start("cpu")
     torch.manual_seed(0)
     tiny, root = Checkpoint(Path(model), key="tiny"), Path(folder)
-    found = shards(tiny) | {"scores": scores(tiny)}
+    found = shards(tiny) | {"scores": scores(tiny), "bf16": steps_in_bf16(tiny)}
     found["whole"] = train(root / "a", tiny)
     with stop_at_call(4):
         found["stopped"] = train(root / "b", tiny)

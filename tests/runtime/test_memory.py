@@ -81,3 +81,12 @@ def test_a_c_library_that_takes_no_such_threshold(largest, expected, monkeypatch
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: Library())
     memory.keep_freed()
     assert asked == (expected or [(-3, 2**30), (-3, 2**25)])
+
+
+def test_memory_of_a_gpu(monkeypatch):
+    """What torch has reserved and not given out counts as free; of another device nothing is known."""
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (5, 80))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 30)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 20)
+    assert memory.free_on("cuda:1") == 5 + 30 - 20 and memory.total_on("cuda:1") == 80
+    assert memory.free_on("cpu") is memory.total_on("mps") is None

@@ -89,9 +89,9 @@ def alone(bench, tiny, tmp_path_factory):
     ("config", "lora_rank", "methods"),
     [
         pytest.param(DATA_PARALLEL, 0, "dpo,orpo,ppo", id="data-parallel"),
-        pytest.param(DATA_PARALLEL, 4, "dpo,ppo", id="lora"),
+        pytest.param(DATA_PARALLEL, 4, "dpo,ppo", id="lora", marks=pytest.mark.slow),
         pytest.param(FSDP, 0, "dpo,orpo,ppo", id="fsdp"),
-        pytest.param(ZERO, 0, "dpo,orpo,ppo", id="zero-2", marks=needs_deepspeed),
+        pytest.param(ZERO, 0, "dpo,orpo,ppo", id="zero-2", marks=[needs_deepspeed, pytest.mark.slow]),
     ],
 )
 def test_same_losses_and_weights_as_one_process(alone, tmp_path, config, lora_rank, methods):
@@ -119,6 +119,11 @@ def test_same_losses_and_weights_as_one_process(alone, tmp_path, config, lora_ra
     left = [{p.relative_to(run).as_posix() for p in run.rglob("*")} for run in runs]
     assert left[0] == left[1]
     assert not list(tmp_path.glob("two/cache/*/.*.partial"))
+    texts = [_responses(run) for run in runs]
+    for name, (responses, measured) in texts[0].items():
+        if name != "ppo":  # see above
+            assert texts[1][name][0] == responses, name
+            assert texts[1][name][1] == pytest.approx(measured, rel=1e-3, abs=1e-4), name
     trainings = [_trainings(root, run) for root, run in zip(roots, runs, strict=True)]
     assert sorted(trainings[0]) == [*methods.split(","), "reward_model 1", "reward_model 2", "sft"]
     for name, (log, weights, cost) in trainings[0].items():
@@ -138,6 +143,15 @@ def test_same_losses_and_weights_as_one_process(alone, tmp_path, config, lora_ra
         assert apart.square().mean().sqrt() < 5e-5, name
         counted = {key: n for key, n in cost.items() if not key.endswith(("seconds", "peak_memory_mb"))}
         assert {key: other_cost[key] for key in counted} == counted, name
+
+
+def _responses(run: Path) -> dict[str, tuple[list[str], list[float]]]:
+    """Each row's responses, and their entropies and KL."""
+    rows = {path.parts[-3]: read_jsonl(path) for path in run.glob("*/seed-0/generations.jsonl")}
+    return {
+        name: ([row["response"] for row in found], [row[key] for row in found for key in ("entropy", "kl")])
+        for name, found in rows.items()
+    }
 
 
 def _trainings(root: Path, run: Path) -> dict[str, tuple[list, dict, dict]]:
@@ -220,6 +234,30 @@ def test_an_error_or_a_stop_in_one_process_is_of_both(tiny, tmp_path):
     (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
     (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
     assert whole.read_bytes() == continued.read_bytes()
+    _both_worked(first["shared"], second["shared"])
+    for each in (first, second):
+        # 24 bytes go together, a third of 12 is too much, 80 are more than a bucket, and integers are of another kind
+        assert each["summed"]["calls"] == [6, 3, 20, 2]
+        assert each["summed"]["sums"] == [[1.0] * 3, [3.0] * 3, [5.0] * 3, [3.0] * 20, [11, 11]]
+
+
+def _both_worked(first: dict, second: dict) -> None:
+    """The second process did about half of what the first asked for, and all was as each says alone."""
+    alone, helped = first["alone"], first["helped"]
+    assert alone == second["alone"]
+    assert helped["responses"] == alone["responses"]
+    for name in ("logps", "totals", "entropies", "scores", "margins"):
+        assert helped[name] == pytest.approx(alone[name], rel=1e-4), name
+    assert helped["totals"] == pytest.approx(helped["logps"], rel=1e-4)
+    assert helped["kls"] == [0.0] * 12
+    # 12 texts by the policy, twice, and by the reward model
+    assert first["texts_alone"] == second["texts_alone"] == 36
+    assert first["texts"] == 18
+    assert first["raised"] == "PeerError: process 2 of 2: KeyError: 'no such text'"
+    assert not first["told"]  # should it end the run, the second hears of it
+    assert first["after"] == helped["totals"]
+    assert second["texts_in_all"] == 18 + 6 + 6
+    assert second["left"] == 1  # the policy that was asked last
 
 
 def test_each_process_holds_its_shard_of_the_weights(tiny, tmp_path):
@@ -244,6 +282,16 @@ def test_each_process_holds_its_shard_of_the_weights(tiny, tmp_path):
     assert shards[0]["scores"]["after"] == shards[0]["scores"]["at_the_end"]
     # the step lowers what it was given: the scores' sum
     assert sum(shards[0]["scores"]["after"]) < sum(shards[0]["scores"]["before"]) - 0.1
+    # Two steps of two passes through two layers. Forward and backward each brings a layer's weights together, in bf16;
+    # in fp32 all norms come together once a pass, and so do embeddings and last norm. Where they stay, once a step.
+    for reshards, of_bf16, of_fp32 in (("true", 2 * 2 * 2 * 2, 2 * 2 * 2), ("false", 2 * 2, 2 * 2)):
+        found = [shard["bf16"][reshards] for shard in shards]
+        for each in found:
+            assert each["gathered"] == {"torch.bfloat16": of_bf16, "torch.float32": of_fp32}
+            assert each["losses"] == pytest.approx(shards[0]["bf16"]["alone"], rel=1e-6)
+            assert each["apart"] < 1e-10  # squares of distances, added up; a step moves a weight by 1e-3
+            assert each["held"] == ["torch.bfloat16", "torch.float32"]
+            assert each["at_the_end"] == ["torch.float32"]
     assert shards[0]["continued"] == shards[1]["continued"] == shards[0]["whole"]
     (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
     (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")

@@ -88,7 +88,7 @@ def divided(tiny: Checkpoint, lora_rank: int, head: nn.Module) -> dict[str, obje
             kept.append(sum(g.numel() for g in [*held, *sum(optimizer.zero._zero.all_grad_tensors.values(), [])]))
 
     def loss_of(step: int, factor: float = 1.0) -> Callable[[Batch], Watched]:
-        return lambda batch: (factor * loss(policy, head, batch.layout, head_alone=step < 1), {})
+        return lambda batch: (factor * loss(policy, head, batch.layout, head_alone=step < 1), dict)
 
     outcomes = []
     for step in range(STEPS):

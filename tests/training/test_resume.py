@@ -1,12 +1,14 @@
 """Step checkpoints: stopping on request, damaged checkpoints, and trainings one after another in one folder."""
 
 import os
+import random
 import signal
 import sys
 import threading
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from torch import nn
 from alignment_bench.errors import Stopped
 from alignment_bench.models.layout import Batch
 from alignment_bench.results.store import METRICS, STEPS, read_jsonl
+from alignment_bench.runtime import device
 from alignment_bench.training import resume
 from alignment_bench.training.ledger import Ledger
 from alignment_bench.training.loop import Objective, Recipe, fit
@@ -162,7 +165,7 @@ def test_asked_while_a_terminal_takes_no_more_lines(tmp_path, monkeypatch):
     stderr.close()
 
 
-@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json", METRICS])
+@pytest.mark.parametrize("name", ["tensors-00000.safetensors", "state.json", "manifest.json", METRICS])
 @pytest.mark.parametrize("harm", ["flip", "empty", "half", "almost", "gone"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, whole, capsys, name, harm):
     with pytest.raises(KeyboardInterrupt):
@@ -206,3 +209,153 @@ def test_two_trainings_in_one_folder(tmp_path):
         both(tmp_path / "x", do=press)
     assert both(tmp_path / "x") == expected
     assert log(tmp_path / "x") == log(tmp_path / "whole")
+
+
+def test_a_checkpoint_is_written_in_pieces(tmp_path, whole, monkeypatch):
+    """Weight and bias, the count of steps and the moments of each of them: 4 bytes each. Last the random state."""
+    monkeypatch.setattr(resume, "PIECE", 8)
+    written = []
+    save = resume.save_file
+
+    def counted(tensors, path):
+        written.append(sum(t.numel() * t.element_size() for t in tensors.values()))
+        save(tensors, path)
+
+    monkeypatch.setattr(resume, "save_file", counted)
+    with pytest.raises(Stopped):
+        train(tmp_path / "x", at_step=4, do=press, every=1e9)
+    (folder,) = (tmp_path / "x" / STEPS).glob("[0-9]*")
+    assert written == [8, 8, 8, 8, 5056]
+    assert len(list(folder.glob("tensors-*.safetensors"))) == len(written)
+    assert train(tmp_path / "x", every=1e9) == whole[0]
+    assert log(tmp_path / "x") == whole[1]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only saving moves, and whoever adds to `now`."""
+    clock = SimpleNamespace(now=0.0, saving=0.0, a_piece=20.0)
+    save = resume.save_file
+
+    def slowly(tensors, path):
+        clock.now += clock.a_piece
+        clock.saving += clock.a_piece
+        save(tensors, path)
+
+    monkeypatch.setattr(resume, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(resume, "save_file", slowly)
+    return clock
+
+
+def saved_at(out, clock, *, steps, every=None, sizes=(4, 4, 4)):
+    """Steps of 10 s each; returns when a checkpoint of tensors of these sizes was there, in seconds."""
+    parts = {str(i): resume.Weights([nn.Parameter(torch.zeros(size))]) for i, size in enumerate(sizes)}
+    checkpoints = resume.StepCheckpoints(out, "x", steps, parts, every=every)
+    checkpoints.parts.pop("random")
+    seen = []
+    for _ in checkpoints.steps(0, "x"):
+        newest = checkpoints._found()[:1]
+        if newest and (not seen or seen[-1][0] != newest[0].name):
+            seen.append((newest[0].name, clock.now))
+        clock.now += 10
+    return [when for _, when in seen]
+
+
+def test_checkpoints_take_3_percent_of_the_time_whatever_they_cost(tmp_path, clock, monkeypatch):
+    """Three pieces of 20 s are 3% of 2,000 s: the first is given up after a piece, when 120 s have passed."""
+    monkeypatch.setattr(resume, "PIECE", 16)
+    times = saved_at(tmp_path, clock, steps=1900)
+    assert times[0] == pytest.approx(2000 + 60, abs=10)
+    assert all(later - one == pytest.approx(2060, abs=11) for one, later in zip(times, times[1:], strict=False))
+    assert len(times) == 9 and clock.saving == 20 + 9 * 60
+    assert clock.saving / clock.now <= 0.03
+
+
+def test_a_cheap_checkpoint_is_there_every_two_minutes(tmp_path, clock):
+    clock.a_piece = 1.0
+    assert saved_at(tmp_path, clock, steps=50) == [121, 242, 363, 484]
+
+
+def test_checkpoints_as_often_as_one_asks(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(resume, "PIECE", 16)
+    assert saved_at(tmp_path, clock, steps=12, every=30.0) == [90, 180, 270]
+
+
+def test_it_goes_on_where_fewer_gpus_are_visible(monkeypatch):
+    """Saved with two; the second one's random state is left aside."""
+    put_back = {}
+
+    def set_state(state, i):
+        put_back[i] = [torch.zeros(1), torch.ones(1)][:there][i], state
+
+    for there in (2, 1):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: there)  # noqa: B023  (used within this round)
+        monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.tensor(10), torch.tensor(11)])
+        monkeypatch.setattr(torch.cuda, "set_rng_state", set_state)
+        state = resume.RandomState().state_dict()
+        put_back.clear()
+        resume.RandomState().load_state_dict(state)
+        assert {i: int(found) for i, (_, found) in put_back.items()} == {i: 10 + i for i in range(there)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    put_back.clear()
+    resume.RandomState().load_state_dict(state)
+    assert not put_back
+
+
+class Scattered(torch.autograd.Function):
+    """A weight times 2,000 numbers, whose gradient is summed up in an order that differs each time, as on a GPU."""
+
+    NUMBERS = torch.linspace(-1.0, 1.2, 2000)
+
+    @staticmethod
+    def forward(ctx, weight):
+        return weight * Scattered.NUMBERS
+
+    @staticmethod
+    def backward(ctx, gradient):
+        terms = (gradient * Scattered.NUMBERS).tolist()
+        if not torch.are_deterministic_algorithms_enabled():
+            random.SystemRandom().shuffle(terms)
+        return torch.tensor([np.add.accumulate(np.float32(terms))[-1]])  # one after another, in fp32
+
+
+class Sums(nn.Module):
+    """A line through 0 whose slope is seen in `Scattered` alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, rows):
+        return rows * Scattered.apply(self.weight).mean()
+
+
+def stopped_and_not(out, monkeypatch):
+    """Final weights of a training and of one that was stopped in the middle, in a forced order of sums or without."""
+    monkeypatch.setattr(nn, "Linear", lambda *sizes: Sums())
+    one = train(out / "one", every=1e9)
+    with pytest.raises(Stopped):
+        train(out / "other", at_step=4, do=press, every=1e9)
+    return float(one), float(train(out / "other", every=1e9))
+
+
+def test_without_a_forced_order_of_sums_it_goes_on_to_rounding(tmp_path, monkeypatch):
+    ends = []
+    for number in range(4):
+        (tmp_path / str(number)).mkdir()
+        ends += stopped_and_not(tmp_path / str(number), monkeypatch)
+    assert len(set(ends)) > 1
+    assert ends == pytest.approx([ends[0]] * len(ends), rel=1e-4)
+
+
+def test_in_a_forced_order_of_sums_it_goes_on_to_the_last_bit(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        device.keep_order()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        one, other = stopped_and_not(tmp_path, monkeypatch)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert one == other

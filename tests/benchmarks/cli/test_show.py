@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from alignment_bench.analysis.verdict import verdict
+from alignment_bench.analysis.findings import findings
 from alignment_bench.benchmarks.cli import doctor, show
-from alignment_bench.benchmarks.cli.terminal import count, duration, interval_plot, size, sparkline
+from alignment_bench.benchmarks.cli.terminal import count, duration, size, sparkline
 from alignment_bench.benchmarks.definition.plugins import available, describe, load
+from alignment_bench.reports.text_plot import interval_plot
 from alignment_bench.results.progress import Recorder, StepProgress
 from alignment_bench.results.store import Store
 
@@ -89,7 +90,7 @@ def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(bench, tmp_path, ma
         shown = bench("show", run.path, cwd=tmp_path).stdout
         assert f"no verdict yet: {said}" in shown and "bench watch" in shown and "index.html" not in shown
         ppo = next(line for line in shown.splitlines() if line.split()[:1] == ["ppo"])
-        assert "●" in ppo and "1.000" in ppo
+        assert re.search(r"●─* +97% \[15, 100\] +2.5 s", ppo)
         assert re.search(r"dpo seed 0\s+loss\s+█▁\s+4\s+2", shown)
         found = json.loads(bench("show", run.path, "--json", cwd=tmp_path).stdout)
         assert found["unfinished"] == said and found["comparisons"] == [] and list(found["methods"]) == ["sft", "ppo"]
@@ -110,11 +111,16 @@ def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(bench, tmp_path, ma
 def test_show(bench, runs):
     folder, run, _ = runs
     shown = bench("show", run.path, cwd=folder).stdout
-    assert "made-up, run made-up-16" in shown
+    first, second, *_ = shown.splitlines()
+    assert first == "nowhere: 16 prompts" and "run made-up-16" in second
+    heads = ["Which", "How sure", "At what cost", "Where it breaks", "What was not shown"]
+    assert [line for line in shown.splitlines() if line in heads] == heads
     ppo = next(line for line in shown.splitlines() if line.split()[:1] == ["ppo"])
-    assert "●" in ppo and "1.000" in ppo  # 1.5 longer with a deviation of 0.5: every response wins
+    assert re.search(r"●─* +97% \[15, 100\] +2.5 s", ppo)  # 1.5 longer, with a deviation of 0.5; 2 and 3 s
     assert re.search(r"ppo seed 0\s+loss\s+█▃▂▁\s+1\s+0.25", shown)  # 1, 1/2, 1/3, 1/4
-    assert all(said in shown for said in verdict(run.summary)) and "index.html" in shown
+    found = findings(run.summary)
+    told = [found.recommendation, *found.certainty, *found.cost, *found.confounds, *found.watch, *found.not_shown]
+    assert all(said in shown for said in told) and len(told) > 5 and "index.html" in shown
     assert json.loads(bench("show", run.path, "--json", cwd=folder).stdout) == run.summary
     told = bench("show", folder, cwd=folder, code=2).stderr
     assert "holds 2 runs; give the folder of one, for example" in told

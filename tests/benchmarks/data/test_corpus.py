@@ -282,6 +282,31 @@ def test_more_pairs_stand_behind_the_training_pairs_and_never_on_prompts_of_othe
         load(rows, more_pairs=(str(save(tmp_path / "none.jsonl", [{**row(0, "maybe"), **unseen}])),))
 
 
+def test_fewer_training_pairs_by_hash_or_by_how_alike_their_replies_are(load):
+    """Odd rows have replies of which one letter differs, even ones share nothing but the end."""
+    rows = [row(n, "aaaaaaaa", "aaaaaaab" if n % 2 else "zzzz") for n in range(60)]
+    whole, fewer = load(rows), load(rows, training_pairs={"most": 5})
+    ids = sorted(pair.id for pair in whole.training)[:5]
+    assert [pair.id for pair in fewer.training] == [pair.id for pair in whole.training if pair.id in ids]
+    assert all([*getattr(whole, part)] == [*getattr(fewer, part)] for part in PARTS if part != "training")
+    left = len(whole.training) - 5
+    assert (
+        fewer.record["used"] == 60 - left
+        and fewer.record["left_over"] == left == fewer.record["training_pairs"]["left_out"]
+    )
+    assert account(fewer.record)[-1] == f"{left:,} of the training split left out by training_pairs"
+    both = load(rows, training_pairs={"most": 5}, rows=50)
+    (told,) = [said for said in account(both.record) if "rows=50" in said]
+    assert told.startswith("10 usable ones left over")
+    assert "training_pairs" not in whole.record and fewer.digest != whole.digest
+    alike = load(rows, training_pairs={"alike": 0.75, "most": 4})
+    found = [pair for pair in whole.training if int(pair.prompt.messages[0]["content"].split()[1][:-1]) % 2]
+    ids = sorted(pair.id for pair in found)[:4]
+    assert len(found) > 4 and [pair.id for pair in alike.training] == [pair.id for pair in found if pair.id in ids]
+    with pytest.raises(InputError, match="no training pair has replies that are alike to 0.99; give a smaller share"):
+        load(rows, training_pairs={"alike": 0.99})
+
+
 def test_no_pair_fits(load, tmp_path):
     with pytest.raises(
         InputError, match=r"no pair can be used \(20 reply longer than 2 tokens, which max_response_tokens=4 fits\)"

@@ -17,7 +17,10 @@ OTHERS = {
     "Literal",
     "wanted",
     "self.found",
-}  # labellers, built-in models and stages, which bear the same names
+    "step.kind",
+    "self.kind",
+    "kind",
+}  # labellers, built-in models, stages and kinds of steps, which bear the same names
 LOOKUPS = ("get", "pop", "setdefault")
 
 

@@ -22,6 +22,7 @@ def run(bench, tmp_path, write_tiny):
     return run
 
 
+@pytest.mark.figures
 def test_the_training_reward_model_is_refused_or_stamped(run, tmp_path, make_tiny):
     make_tiny(tmp_path / "model", std=0.05)
     pairs = [{"prompt": f"Question {i}?", "chosen": "yes, it is", "rejected": "no", "subset": "s"} for i in range(6)]

@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -13,8 +15,16 @@ from alignment_bench.benchmarks.definition.spec import RewardModels, Supervised,
 from alignment_bench.benchmarks.selfcheck.passes import counted
 from alignment_bench.benchmarks.stages.gates import reward_model_gate
 from alignment_bench.benchmarks.stages.responses import generate
-from alignment_bench.benchmarks.stages.trained import pair_dataset, reference, train_cell, train_reward_model, train_sft
+from alignment_bench.benchmarks.stages.trained import (
+    drawn_places,
+    pair_dataset,
+    reference,
+    train_cell,
+    train_reward_model,
+    train_sft,
+)
 from alignment_bench.evaluators.reward_model import RewardModelWinRate
+from alignment_bench.methods.dpo import DPO
 from alignment_bench.models.chat import encode_prompt, encode_response
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.policy import Policy
@@ -32,7 +42,7 @@ from alignment_bench.results.store import (
     read_json,
     read_jsonl,
 )
-from alignment_bench.training.task import PromptDataset
+from alignment_bench.training.task import PromptDataset, shuffled
 
 PROMPT = Prompt("p", ({"role": "user", "content": "?"},), (0, 10, 11))
 SHORT, LONG = (20, 1), (30, *range(40, 70), 1)  # ids; 1 is EOS
@@ -105,6 +115,35 @@ def test_reference_log_probs_in_chunks_are_those_of_each_pair(tmp_path, tiny, fu
     for i, pair in enumerate(pairs):
         expected = policy.total_logps([(pair.prompt.ids, pair.chosen), (pair.prompt.ids, pair.rejected)])
         assert torch.allclose(torch.stack([chosen[i], rejected[i]]), expected, atol=1e-5)
+
+
+def test_the_reference_reads_the_pairs_that_a_budget_draws(tmp_path, tiny, full):
+    """Of 21 pairs two seeds draw 4 each: DPO trains on what is known, to the same end as where all are."""
+    pairs = [Pair(f"x{i}", PROMPT, (*range(20, 21 + i % 7), 1), (*range(90, 99 - i % 7), 1)) for i in range(21)]
+    shop = Workshop(Store(tmp_path), full, {})
+    places = drawn_places(len(pairs), 4, (0, 1))
+    firsts = [set(islice(shuffled(len(pairs), seed), 4)) for seed in (0, 1)]
+    assert places == sorted(firsts[0] | firsts[1])
+    some, every = (pair_dataset(shop, tiny, pairs, given) for given in (places, None))
+    for found, known in zip(some.reference(), every.reference(), strict=True):
+        assert torch.allclose(found[places], known[places], atol=1e-5)
+        assert found.isnan().sum() == len(pairs) - len(places)
+    kinds = {made.manifest["inputs"].get("drawn"): made.stage.cost["scored_tokens"] for made in shop.store.made()}
+    assert kinds == {n: sum(3 * 2 + len(p.chosen) + len(p.rejected) for p in of) for n, of in (
+        (None, pairs), (len(places), [pairs[i] for i in places]))}  # fmt: skip
+    given = {"base": tiny, "sft": tiny, "reward_model": None, "unpaired": (), "budget": 4, "seed": 1}
+    method, prompts = DPO(lr=1e-3, batch_size=2), PromptDataset([PROMPT], 8)
+    logs = []
+    for number, data in enumerate((some, every)):
+        store = replace(shop, store=Store(tmp_path / str(number)))
+        made = train_cell(store, "dpo", method, **given, pairs=data, prompts=prompts, reward=lambda: None)
+        logs.append([row["loss"] for row in read_jsonl(made.path / METRICS)])
+    assert logs[0] == pytest.approx(logs[1], abs=1e-5)
+
+
+@pytest.mark.parametrize(("budget", "seeds"), [(11, (0,)), (21, (0,)), (8, (0, 1, 2)), (100, (0,))])
+def test_half_of_the_pairs_or_more_are_all(budget, seeds):
+    assert drawn_places(21, budget, seeds) is None
 
 
 def test_what_the_gate_of_a_reward_model_scored_is_known(tmp_path, tiny, full):

@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+from alignment_bench import next_round
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.request import Request
 from alignment_bench.benchmarks.studies import rounds
@@ -40,7 +41,7 @@ def first(bench, workdir):
     return Run(json.loads(bench("run", "-b", "few.yaml", "-m", "dpo", "--json", cwd=workdir).stdout)["run_dir"])
 
 
-def test_rounds_have_new_pairs_and_a_new_training_reward_model_and_all_else_stays(bench, workdir, first):
+def test_rounds_have_new_pairs_and_a_new_training_reward_model_and_all_else_stays(bench, workdir, first, monkeypatch):
     """Labelled by people, in two goes; the round after it would have these pairs too."""
     again = ("run", "-b", "few.yaml", "-m", "dpo", "--continue-from", first.path, "--new-pairs", "8")
     people = (*again, "--labeller", "people", "--json")
@@ -82,6 +83,9 @@ def test_rounds_have_new_pairs_and_a_new_training_reward_model_and_all_else_stay
     resumed = bench(*people, cwd=workdir)
     assert "made in" not in resumed.stderr
     assert {**json.loads(resumed.stdout), CHECK: 0} == {**summary, CHECK: 0}
+    monkeypatch.chdir(workdir)
+    in_python = next_round(first.path, "few.yaml", "dpo", labeller="people", new_pairs=8)
+    assert in_python is not None and in_python.path.resolve() == run.path.resolve() and not in_python.failures
 
     assert [each.path.name for each in chain_of(run)] == [first.path.name, run.path.name]
     spec = load_spec(str(workdir / "few.yaml"))

@@ -6,6 +6,7 @@ import pandas
 import pytest
 import yaml
 
+from alignment_bench.analysis.answer import sentences
 from alignment_bench.benchmarks.studies.study import Planning
 from alignment_bench.results.integrity import CHECK, read_record
 from alignment_bench.results.run_folder import STUDY, Run
@@ -28,6 +29,14 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
     fields = {
         "name": "noise", "benchmark": "tiny.yaml", "methods": ["dpo", "orpo"],
         "settings": {"model": str(workdir / "model")}, "axes": {"labels.flip": [0, 0.5], "dpo.beta": [0.1, 0.5]},
+        "design": {
+            "question": "Does ORPO lose where labels are wrong?", "tuning": "none", "hours": 0.1,
+            "yes_if": [{"method": "orpo", "along": "labels.flip", "verdict": "lower"}],
+            "no_if": [
+                {"method": "orpo", "than": "dpo", "at": {"labels.flip": 0}, "equal_kl": True, "verdict": "lower"}
+            ],
+            "papers": [{"paper": "Hong et al. (2024)", "shape": "none"}],
+        },
     }  # fmt: skip
     path = workdir / "noise.yaml"
     path.write_text(yaml.safe_dump(fields, sort_keys=False))
@@ -64,7 +73,13 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
     assert labels[0] is None and labels[1]["flip"] == 0.5 and labels[1]["changed"] > 0
     assert any("were changed on purpose (flip 0.5" in w for w in Run(study["runs"][1]["run_dir"]).summary["warnings"])
 
+    assert study["answer"]["sentences"] == sentences(study) and study["answer"]["answer"] == "not decided"
+    assert list(study["code"]) == ["training", "scoring", "world", "dpo", "orpo"]
+    assert study["environment"] == Run(study["runs"][0]["run_dir"]).record["environment"]
+    assert "reward.reward_model.training" in {row["metric"] for row in flips["curves"]}
+
     page = (folder / "report" / "index.html").read_text()
+    assert "Does ORPO lose where labels are wrong?" in page and "Hong et al. (2024)" in page
     assert "Along labels.flip" in page and "dpo, labels.flip 0.5" in page and "dpo, dpo.beta 0.1" in page
     assert all(sentence.split("<")[0][:40] in page for sentence in study["verdict"])
     for run in study["runs"]:

@@ -168,7 +168,7 @@ def test_the_example_is_a_study():
 
 
 def test_a_file_that_is_not_there():
-    with pytest.raises(InputError, match="there is no study file nowhere.yaml"):
+    with pytest.raises(InputError, match="there is no study nowhere.yaml"):
         read_study("nowhere.yaml")
 
 

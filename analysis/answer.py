@@ -1,0 +1,152 @@
+"""The answer of a study to the question that it was made for: three sentences from its record alone.
+
+The design says before which statements must all be shown for yes, and which one of them makes the answer no. A
+statement is shown where the corrected test shows a difference of its sign, or, for `equal`, where the 95% interval lies
+within the benchmark's margin of 0. What is neither yes nor no is not decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .axes import text_of
+from .comparisons import LEVEL
+from .frontier import AT_EQUAL_KL, scorer_name
+from .quantities import measured, p_value
+from .verdict import listed
+
+YES, NO, NOT_DECIDED = "yes", "no", "not decided"
+SIDES = {YES: "yes_if", NO: "no_if"}  # by answer the part of the design that it needs; YAML reads a bare yes as true
+ENDS = ("difference", "low", "high")
+
+
+def answer(study: Mapping[str, Any]) -> dict[str, Any]:
+    """`answer` (yes, no, not decided) and both sides' statements, each with its estimate and whether it is shown.
+
+    study: a study's record, with its design.
+    """
+    sides = {side: [_judged(study, said) for said in study["design"][part]] for side, part in SIDES.items()}
+    yes, no = all(row["shown"] for row in sides[YES]), any(row["shown"] for row in sides[NO])
+    return {"answer": NOT_DECIDED if yes == no else YES if yes else NO, **sides}
+
+
+def sentences(study: Mapping[str, Any]) -> list[str]:
+    """Three: what was found, how sure that is, what it does not show."""
+    found = answer(study)
+    return [_found(found), _sure(study), _not_shown(study, found)]
+
+
+def said_of(said: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
+    """A statement in words."""
+    at = [f"{field} {text_of(value)}" for field, value in (said.get("at") or {}).items()]
+    where = (f" at {listed(at)}" if at else "") + (" at equal KL to SFT" if said.get("equal_kl") else "")
+    by = f" by {_by(said['by'])}"
+    if not (field := said.get("along")):
+        word = {"higher": "is above", "lower": "is below", "equal": "is equal to"}[said["verdict"]]
+        return f"{said['method']} {word} {said['than']}{where}{by}"
+    first, last = (text_of(axes[field]["values"][end]) for end in (0, -1))
+    span = f" from {field} {first} to {last}{where}{by}"
+    if said.get("than"):
+        word = {"higher": "gains on", "lower": "falls behind", "equal": "changes as much as"}[said["verdict"]]
+        return f"{said['method']} {word} {said['than']}{span}"
+    return f"{said['method']} {({'higher': 'rises', 'lower': 'falls', 'equal': 'stays equal'})[said['verdict']]}{span}"
+
+
+def _judged(study: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """A statement with the estimate that it is about, and whether this shows it."""
+    row, level = _row(study, said)
+    text = said_of(said, study["axes"])
+    if row is None or not measured(row.get("low")) or not measured(row.get("high")):
+        return {"text": text, "shown": False, "estimate": "not measured"}
+    sign = -1 if row.get("b") == said["method"] else 1
+    mean, *ends = (sign * row[end] for end in ENDS)
+    low, high = sorted(ends)
+    if said["verdict"] == "equal":
+        shown = -study["margin"] <= low and high <= study["margin"]
+    else:
+        shown = row["p_adjusted"] < level and (mean > 0) == (said["verdict"] == "higher")
+    unit, digits = (100, 0) if said["by"].startswith("win_rate.") else (1, 2)
+    size = f"{unit * mean:+.{digits}f}{' points' if unit == 100 else ''}"
+    span = f"{unit * low:+.{digits}f} to {unit * high:+.{digits}f}"
+    p = "" if said["verdict"] == "equal" else f", adjusted p {p_value(row['p_adjusted'])}"
+    return {"text": text, "shown": bool(shown), "estimate": f"{size}, {span}{p}"}
+
+
+def _row(study: Mapping[str, Any], said: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, float]:
+    """The row of the record that a statement is about, and the level of its test; None where there is none."""
+    pair = {said["method"], said.get("than")}
+    at = said.get("at") or {}
+    if said.get("equal_kl"):
+        parts = [p for p in study["frontiers"] if all(_place(study, f, v) == p["at"].get(f) for f, v in at.items())]
+        rows = [r for part in parts for r in part["comparisons"] if {r["a"], r["b"]} == pair and r["kl"]]
+        return _first(rows, said), AT_EQUAL_KL
+    if not study["axes"]:
+        return _first([r for r in study["beside_the_first"] if {r["a"], r["b"]} == pair], said), LEVEL
+    field = said.get("along") or next(iter(at))
+    kind = "pairs" if not said.get("along") else "interactions" if said.get("than") else "changes"
+    others = [name for name in study["axes"] if name != field]
+    rows = [
+        row
+        for row in study["axes"][field][kind]
+        if ({row["a"], row["b"]} == pair if "a" in row else row["method"] == said["method"])
+        and (kind != "pairs" or row["value"] == at[field])
+        and all(name not in at or _place(study, name, at[name]) == p for name, p in zip(others, row["at"], strict=True))
+    ]
+    return _first(rows, said), LEVEL
+
+
+def _first(rows: Sequence[Mapping[str, Any]], said: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return next((row for row in rows if row["metric"] == said["by"]), None)
+
+
+def _place(study: Mapping[str, Any], field: str, value: Any) -> int:
+    return list(study["axes"][field]["values"]).index(value)
+
+
+def _found(found: Mapping[str, Any]) -> str:
+    rows = [*found[YES], *(row for row in found[NO] if row["shown"])]
+    told = "; ".join(f"{row['text']} ({row['estimate']}{'' if row['shown'] else ', not shown'})" for row in rows)
+    return f"{found['answer'].capitalize()}: {told}."
+
+
+def _sure(study: Mapping[str, Any]) -> str:
+    seeds, responses = study["seeds"], _responses(study)
+    parts = [f"{seeds} seed{'s' * (seeds != 1)} of each method"]
+    if responses:
+        parts.append(f"{responses} held-out responses behind each mean")
+    anew = [source.replace("_", " ") for source in study["per_seed"]]
+    parts.append(f"with each seed another {listed(anew)}" if anew else "one SFT and one set of reward models for all")
+    failed = sum(len(run["failures"]) for run in study["runs"])
+    parts.append(f"{failed} cells failed" if failed else "no cell failed")
+    gates = sum(said.startswith("gate ") for said in study["warnings"])
+    parts.append(f"{gates} gate{'s' * (gates != 1)} not passed" if gates else "all gates passed")
+    return f"How sure: {', '.join(parts)}; tests are corrected within a score for all that the study tests."
+
+
+def _responses(study: Mapping[str, Any]) -> int | None:
+    """The fewest values behind a mean of the scores that the design names."""
+    named = {said["by"] for part in SIDES.values() for said in study["design"][part]}
+    counts = [
+        point["n"]
+        for axis in study["axes"].values()
+        for row in axis["curves"]
+        if row["metric"] in named
+        for point in row["points"]
+    ]
+    return min(counts, default=None)
+
+
+def _not_shown(study: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    tuning = study["design"]["tuning"].rstrip(".")
+    text = f"Not shown: anything of another model than {study['model']}, other data than {study['preferences']}"
+    left = [row["text"] for side in (YES, NO) for row in found[side] if not row["shown"]]
+    also = f"; nor is it shown that {'; or that '.join(left)}" if left and found["answer"] == NOT_DECIDED else ""
+    return f"{text}, or other settings ({tuning}){also}."
+
+
+def _by(metric: str) -> str:
+    family, _, scorer = metric.partition(".")
+    if family == "win_rate":
+        return f"win rate by {scorer_name(metric)}"
+    return scorer_name(metric) if scorer else {"kl": "KL to SFT", "length": "length"}.get(metric, metric)

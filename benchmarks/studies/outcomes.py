@@ -1,0 +1,91 @@
+"""The outcomes of the shipped studies: results/published/studies/NAME.json, and a page in reports/published/studies.
+
+`python -m alignment_bench.benchmarks.studies.outcomes FOLDER` takes the outcome of a finished study in;
+without a folder it writes all pages anew from the JSON that lies there. The outcomes are the repository's: a wheel has
+the studies and not them.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...analysis.answer import answer, sentences
+from ...errors import InputError, nearest
+from ...reports.render import fill, make_folder
+from ...reports.study import study_page
+from ...results.integrity import PACKAGE, read_record, write_record, write_text
+from ...results.run_folder import STUDY
+from .code import changed_since
+from .file import published, read_file
+
+RESULTS = PACKAGE / "results" / "published" / "studies"
+PAGES = PACKAGE / "reports" / "published" / "studies"
+DESIGN = "its question"  # among the parts of a study that are others today
+
+
+def outcomes() -> dict[str, Path]:
+    """The published outcomes by the name of their study."""
+    return {path.stem: path for path in sorted(RESULTS.glob("*.json"))}
+
+
+def changed(record: Mapping[str, Any]) -> list[str]:
+    """The parts of a published study that are others today than when it was made: code, and its design."""
+    known, name = published(), record["name"]
+    design = read_file(name)[0].design if name in known else None
+    now = design.model_dump(mode="json") if design else None
+    return [*changed_since(record), *([DESIGN] if now != record["design"] else [])]
+
+
+def listed() -> list[dict[str, Any]]:
+    """For each study that is shipped its question, hours, answer and what has changed since (None: not made yet)."""
+    found, made = [], outcomes()
+    for name in published():
+        design = read_file(name)[0].design
+        if design is None:
+            continue
+        record = read_record(made[name]) if name in made else None
+        since = changed(record) if record else None
+        found.append(
+            {
+                "name": name,
+                "question": design.question,
+                "hours": design.hours,
+                "answer": record["answer"]["answer"] if record else None,
+                "changed": since,
+                "state": _state(record, since or []),
+            }
+        )
+    return found
+
+
+def _state(record: Mapping[str, Any] | None, since: list[str]) -> str:
+    if record is None:
+        return "not made yet"
+    older = f"; of older code: {', '.join(since)}" if since else ""
+    return f"{record['answer']['answer']} ({record['created'][:10]}){older}"
+
+
+def publish(folder: Path) -> list[Path]:
+    """Take a finished study's outcome in; the files. InputError for a study that is not shipped, or has no design."""
+    record = read_record(folder / STUDY)
+    name = record["name"]
+    if name not in published() or not record.get("design"):
+        raise InputError(f"{folder} is of the study {name}, which is not shipped; {nearest(name, published())}")
+    make_folder(RESULTS)
+    return _write(RESULTS / f"{name}.json", record)
+
+
+def _write(path: Path, record: dict[str, Any]) -> list[Path]:
+    """The outcome, with its answer as today's words have it, and its page."""
+    said = {"answer": answer(record)["answer"], "sentences": sentences(record)}
+    whole = write_record(path, {**record, "answer": said})
+    place = make_folder(PAGES)
+    return [path, write_text(place / f"{path.stem}.md", fill("study.md.j2", study_page(whole, None)))]
+
+
+if __name__ == "__main__":
+    places = [Path(text) for text in sys.argv[1:]]
+    written = [publish(p) for p in places] if places else [_write(p, read_record(p)) for p in outcomes().values()]
+    for path in (path for paths in written for path in paths):
+        print(path)

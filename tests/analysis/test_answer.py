@@ -1,0 +1,158 @@
+"""The answer of a study: yes, no or not decided by the statements that were written before, each from its own row."""
+
+import copy
+
+import pytest
+
+from alignment_bench.analysis.answer import answer, said_of, sentences
+
+FLIP, BETA = "labels.flip", "dpo.beta"
+
+
+def row_of(difference, p=0.01, half=0.05, metric="win_rate.gold", **more):
+    ends = {"difference": difference, "low": difference - half, "high": difference + half}
+    return {"metric": metric, "p_adjusted": p, "at": [], **ends, **more}
+
+
+def said(method, verdict, **more):
+    return {"method": method, "verdict": verdict, "by": "win_rate.gold", **more}
+
+
+@pytest.fixture
+def study():
+    """ppo is 10 points above dpo at flip 0.25, and dpo loses 12 from flip 0 to 0.25 where ppo loses 2."""
+    pairs = [
+        row_of(-0.01, 0.9, a="dpo", b="ppo", value=0),
+        row_of(-0.10, a="dpo", b="ppo", value=0.25),
+        row_of(-0.30, a="dpo", b="ppo", value=0.25, metric="win_rate.judge"),
+    ]
+    changes = [row_of(-0.12, method="dpo"), row_of(-0.02, 0.6, 0.03, method="ppo")]
+    points = [{"value": 0, "n": 900}, {"value": 0.25, "n": 870}]
+    flip = {
+        "values": [0, 0.25],
+        "pairs": pairs,
+        "changes": changes,
+        "interactions": [row_of(-0.10, a="dpo", b="ppo")],
+        "curves": [{"method": "dpo", "metric": "win_rate.gold", "points": points}],
+    }
+    return {
+        "name": "noise", "seeds": 3, "per_seed": [], "margin": 0.05, "model": "m", "preferences": "d",
+        "axes": {FLIP: flip}, "frontiers": [], "runs": [{"failures": {}}], "warnings": [], "beside_the_first": [],
+        "design": {
+            "question": "?", "tuning": "as it comes.", "papers": [],
+            "yes_if": [said("ppo", "higher", than="dpo", at={FLIP: 0.25})],
+            "no_if": [said("ppo", "lower", than="dpo", at={FLIP: 0.25})],
+        },
+    }  # fmt: skip
+
+
+def asked(study, yes, no=None):
+    """The study with other statements; by default what refutes cannot be shown."""
+    study["design"] |= {"yes_if": yes, "no_if": no or [said("ppo", "lower", than="dpo", at={FLIP: 0})]}
+    return answer(study)
+
+
+def test_a_pair_is_read_from_either_side(study):
+    found = answer(study)
+    assert found["answer"] == "yes" and [row["shown"] for row in found["yes"] + found["no"]] == [True, False]
+    assert found["yes"][0]["estimate"] == "+10 points, +5 to +15, adjusted p 0.010"
+    mirrored = asked(study, [said("dpo", "higher", than="ppo", at={FLIP: 0.25})],
+                     [said("dpo", "lower", than="ppo", at={FLIP: 0.25})])  # fmt: skip
+    assert mirrored["answer"] == "no" and mirrored["no"][0]["estimate"].startswith("-10 points, -15 to -5")
+
+
+def test_yes_needs_all_and_no_needs_one(study):
+    falls, other = said("dpo", "lower", along=FLIP), said("ppo", "lower", along=FLIP)
+    assert asked(study, [falls])["answer"] == "yes"
+    assert asked(study, [falls, other])["answer"] == "not decided"
+    assert asked(study, [other], [other, falls])["answer"] == "no"
+    assert asked(study, [falls], [falls])["answer"] == "not decided"  # a design that contradicts itself says nothing
+
+
+def test_an_interaction_is_not_a_change(study):
+    found = asked(study, [said("ppo", "higher", than="dpo", along=FLIP)])
+    assert found["answer"] == "yes" and found["yes"][0]["text"].startswith(
+        "ppo gains on dpo from labels.flip 0 to 0.25"
+    )
+    assert asked(study, [said("dpo", "higher", than="ppo", along=FLIP)])["answer"] == "not decided"
+
+
+def test_equal_is_an_interval_within_the_margin_and_not_a_missing_difference(study):
+    equal = said("ppo", "equal", along=FLIP)
+    assert asked(study, [equal])["answer"] == "yes"  # -5 to +1 points
+    study["axes"][FLIP]["changes"][1]["low"] = -0.0501
+    assert asked(study, [equal])["answer"] == "not decided"
+
+
+@pytest.mark.parametrize(("p", "answered"), [(0.049, "yes"), (0.05, "not decided"), (None, "not decided")])
+def test_the_corrected_p_decides(study, p, answered):
+    row = study["axes"][FLIP]["pairs"][1]
+    row["p_adjusted"], row["p"] = p if p is not None else float("nan"), 0.0001
+    assert answer(study)["answer"] == answered
+
+
+def test_each_statement_has_its_own_score_and_what_is_missing_is_not_shown(study):
+    by = [said("ppo", "higher", than="dpo", at={FLIP: 0.25}) | {"by": name} for name in ("win_rate.judge", "length")]
+    found = asked(study, by)
+    assert [row["estimate"][:10] for row in found["yes"]] == ["+30 points", "not measur"]
+    assert found["answer"] == "not decided"
+
+
+def test_at_equal_kl_the_part_and_the_level_are_the_frontiers(study):
+    row = row_of(0.2, 0.039, a="ppo", b="dpo", kl=[1, 2])
+    study["frontiers"] = [{"at": {FLIP: 0}, "comparisons": [row_of(-0.2, a="ppo", b="dpo", kl=[1, 2])]},
+                          {"at": {FLIP: 1}, "comparisons": [row]}]  # fmt: skip
+    above = said("ppo", "higher", than="dpo", at={FLIP: 0.25}, equal_kl=True)
+    assert asked(study, [above])["answer"] == "yes"
+    row["p_adjusted"] = 0.045  # below 0.05, above the 0.04 of equal KL
+    assert asked(study, [above])["answer"] == "not decided"
+    row |= {"p_adjusted": 0.001, "kl": None}  # no KL in common
+    assert asked(study, [above])["answer"] == "not decided"
+
+
+def test_places_on_other_axes_count(study):
+    for name in ("pairs", "interactions"):
+        study["axes"][FLIP][name] = [{**row, "at": [None]} for row in study["axes"][FLIP][name]]
+    study["axes"][BETA] = {"values": [0.1, 0.5], "changes": [], "interactions": [], "pairs": [], "curves": []}
+    rows = [row_of(-0.12, method="dpo") | {"at": [0]}, row_of(0.12, method="dpo") | {"at": [1]}]
+    study["axes"][FLIP]["changes"] = rows
+    assert asked(study, [said("dpo", "higher", along=FLIP, at={BETA: 0.5})])["answer"] == "yes"
+    assert asked(study, [said("dpo", "higher", along=FLIP, at={BETA: 0.1})])["answer"] == "not decided"
+
+
+def test_a_study_without_axes_compares_with_its_first_method(study):
+    study |= {"axes": {}, "beside_the_first": [row_of(-0.2, a="ppo:clip=1", b="ppo")]}
+    study["design"] |= {
+        "yes_if": [said("ppo:clip=1", "lower", than="ppo")],
+        "no_if": [said("ppo:clip=1", "higher", than="ppo")],
+    }
+    assert answer(study)["answer"] == "yes"
+
+
+def test_three_sentences_from_the_record_alone(study):
+    before = copy.deepcopy(study)
+    found, sure, rest = sentences(study)
+    assert found == (
+        "Yes: ppo is above dpo at labels.flip 0.25 by win rate by the true reward (+10 points, +5 to +15, adjusted p "
+        "0.010)."
+    )
+    assert sure.startswith("How sure: 3 seeds of each method, 870 held-out responses behind each mean, one SFT")
+    assert "no cell failed, all gates passed" in sure
+    assert rest == "Not shown: anything of another model than m, other data than d, or other settings (as it comes)."
+    assert study == before and sentences(study) == [found, sure, rest]
+    study |= {"per_seed": ["reward_model"], "warnings": ["gate x not passed: y"], "runs": [{"failures": {"a": "b"}}]}
+    study["axes"][FLIP]["pairs"][1]["p_adjusted"] = 0.2
+    found, sure, rest = sentences(study)
+    assert found.startswith("Not decided: ") and found.endswith("adjusted p 0.200, not shown).")
+    assert "another reward model" in sure and "1 cells failed" in sure and "1 gate not passed" in sure
+    assert rest.endswith("nor is it shown that ppo is above dpo at labels.flip 0.25 by win rate by the true reward; or "
+                         "that ppo is below dpo at labels.flip 0.25 by win rate by the true reward.")  # fmt: skip
+
+
+def test_a_statement_in_words(study):
+    kl = said("ppo", "higher", than="dpo", at={FLIP: 0}, equal_kl=True)
+    assert said_of(kl, study["axes"]) == (
+        "ppo is above dpo at labels.flip 0 at equal KL to SFT by win rate by the true reward"
+    )
+    longer = said("ppo", "higher", along=FLIP) | {"by": "length"}
+    assert said_of(longer, study["axes"]) == "ppo rises from labels.flip 0 to 0.25 by length"

@@ -1,0 +1,91 @@
+"""Memory, time and dollars on GPUs that are not at hand, by hand from counts that are given."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from alignment_bench.benchmarks.cost import reckoning
+from alignment_bench.benchmarks.cost.model_sizes import configuration_of
+from alignment_bench.benchmarks.cost.reckoning import Amounts, gpu_of, reckon
+from alignment_bench.benchmarks.cost.step_cost import GIB, StepCost
+from alignment_bench.errors import InputError
+from alignment_bench.models.tuning import Tuning
+
+TUNING, AMOUNTS = Tuning(micro_tokens=600), Amounts(100, 100, 100)
+COST = StepCost(trained=64 * GIB, resident=100 * GIB, peak=130 * GIB, tokens=768, flop=10**15, launches=1000)
+
+
+@pytest.mark.parametrize(
+    ("devices", "kind", "expected"),
+    [(1, "pairs", 130), (4, "sft", 130 - 48), (4, "pairs", 130 - 48), (8, "online", 130 - 56)],
+)
+def test_bytes_on_each_device(devices, kind, expected):
+    """Of 64 GiB that belong to trained weights each holds a part; whole weights, 16, take less than a pass's 30."""
+    assert COST.on_each(devices, kind) == expected * GIB
+
+
+def test_whole_weights_count_where_they_take_more_than_a_pass():
+    large = StepCost(trained=200 * GIB, resident=230 * GIB, peak=235 * GIB, tokens=1, flop=1, launches=1)
+    assert large.on_each(8, "online") == (230 + 50 - 175) * GIB
+    assert large.on_each(8, "reward_model") == (235 - 175) * GIB
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Every step costs `COST`, with checkpointing 20 GiB less and 1.5 times the work."""
+
+    def cost(config, tuning, step):
+        again = tuning.gradient_checkpointing
+        return StepCost(
+            64 * GIB, 100 * GIB, (110 if again else 130) * GIB, 768, 10**15 * (3 if again else 2) // 2, 1000
+        )
+
+    monkeypatch.setattr(reckoning, "step_cost", cost)
+    monkeypatch.setattr(reckoning, "weights_of", lambda config: 10**9)
+
+
+def test_time_and_dollars_by_hand(counted):
+    """100 examples; a pass of 600 tokens has 2 pairs of 300 tokens, or 3 rows of 200. 126.9 of 141 GiB may be used, so
+    110 GiB fit and 130 do not, and a pass is of 1.5e15 FLOP, at 0.4 x 989e12 a second."""
+    found = {row.method: row for row in reckon(None, TUNING, AMOUNTS, gpu_of("h200"), 1, 3.0)}
+    pass_of = 1.5e15 / (0.4 * 989e12)
+    for row in found.values():
+        assert row.fits and row.checkpointing and row.memory == 110 * GIB
+    assert found["DPO"].hours * 3600 == pytest.approx(100 / 2 * pass_of)
+    assert found["SFT"].hours * 3600 == pytest.approx(100 / 3 * pass_of)
+    # 4 epochs; 100 responses of 100 tokens, 64 at once, read 1e9 weights of 2 bytes a token; each is read 3 times
+    drawn = 100 * 100 / 64 * 2e9 / 4.8e12 + 3 * 2 * 1e9 * 100 * 200 / (0.4 * 989e12)
+    assert found["PPO"].hours * 3600 == pytest.approx(4 * 100 / 3 * pass_of + drawn)
+    assert found["DPO"].dollars == pytest.approx(3 * found["DPO"].hours)
+
+
+def test_several_devices_share_weights_time_and_the_bill(counted):
+    (alone, *_), (shared, *_) = (reckon(None, TUNING, AMOUNTS, gpu_of("h200"), n, 3.0) for n in (1, 4))
+    assert shared.memory == (130 - 48) * GIB and not shared.checkpointing
+    assert shared.hours == pytest.approx(alone.hours / 1.5 / 4) and shared.dollars == pytest.approx(alone.dollars / 1.5)
+    adapters = reckon(None, replace(TUNING, lora_rank=8), AMOUNTS, gpu_of("h200"), 4)[0]
+    assert adapters.memory == 110 * GIB and adapters.dollars is None
+
+
+def test_a_step_of_little_work_takes_its_launches(counted, monkeypatch):
+    small = StepCost(trained=1, resident=1, peak=1, tokens=1, flop=10, launches=1000)
+    monkeypatch.setattr(reckoning, "step_cost", lambda *_: small)
+    found = reckon(None, TUNING, AMOUNTS, gpu_of("a100"), 1)
+    assert found[0].hours * 3600 == pytest.approx(100 / 3 * 1000 * 5e-6)
+
+
+def test_a_gpu_that_is_too_small_is_told(counted):
+    found = reckon(None, TUNING, AMOUNTS, gpu_of("h100"), 1)
+    assert not any(row.fits for row in found)
+    with pytest.raises(InputError, match="the GPU 'h1000' is not known; did you mean 'h100'"):
+        gpu_of("h1000")
+
+
+def test_the_command(bench, tmp_path, tiny, counted):
+    command = ["plan", "--model", str(tiny.path), "--gpu", "h200", "--price", "3"]
+    shown = bench(*command, cwd=tmp_path).stdout
+    assert "on 1 x h200 (141 GiB)" in shown and "Reckoned, nothing was measured" in shown
+    rows = json.loads(bench(*command, "--json", cwd=tmp_path).stdout)
+    assert [row["method"] for row in rows] == ["SFT", "reward model", "DPO", "ORPO", "PPO"]
+    assert configuration_of(str(tiny.path)).hidden_size == 32 and configuration_of("70b").hidden_size == 8192

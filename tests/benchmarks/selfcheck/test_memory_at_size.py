@@ -1,0 +1,37 @@
+"""The published memory of training steps: its page, and a figure of it counted anew."""
+
+import dataclasses
+import json
+import re
+
+from alignment_bench.benchmarks.cost.step_cost import GIB, StepCost
+from alignment_bench.benchmarks.selfcheck import memory_at_size
+
+FOUND = json.loads((memory_at_size.PUBLISHED / "memory.json").read_text(encoding="utf-8"))
+
+
+def test_the_page_is_made_of_the_figures():
+    page = (memory_at_size.PUBLISHED / "memory.md").read_text(encoding="utf-8")
+    assert memory_at_size.page(FOUND) == page
+    assert len(FOUND["steps"]) == len(memory_at_size.SIZES) * len(memory_at_size.RANKS) * len(memory_at_size.KINDS)
+
+
+def test_the_documentation_says_these_figures():
+    """Each row of docs/scale.md: LoRA and full on one GPU, and full on each of eight."""
+    page = (memory_at_size.PUBLISHED.parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
+    said = re.findall(r"^\| (\S+B) \| (SFT|DPO|PPO)(?:, ORPO)? \| (.*) \|$", page, re.MULTILINE)
+    assert len(said) == 3 * len(memory_at_size.SIZES)
+    for size, name, figures in said:
+        costs = {r["way"]: StepCost(**r["again"]) for r in FOUND["steps"] if (r["size"], r["method"]) == (size, name)}
+        kind = memory_at_size.KINDS[name][0]
+        expected = [costs["LoRA"].peak, costs["full"].peak, costs["full"].on_each(8, kind)]
+        assert figures.split(" | ") == [f"{n / GIB:,.1f}" for n in expected], (size, name)
+
+
+def test_the_figures_are_those_of_this_code():
+    """One of them, within what other versions of torch and transformers may change."""
+    row = next(r for r in FOUND["steps"] if (r["size"], r["way"], r["method"]) == ("7B", "full", "DPO"))
+    again = dataclasses.asdict(memory_at_size.count("7B", "full", "DPO", again=True))
+    assert again.keys() == row["again"].keys()
+    for name, figure in again.items():
+        assert abs(figure - row["again"][name]) <= 0.05 * figure, name

@@ -1,0 +1,128 @@
+"""The shipped studies: each can be made, says before what answers it, and its outcome says of which code it is."""
+
+import json
+import re
+import warnings
+from functools import cache
+
+import pytest
+from typer.testing import CliRunner
+
+from alignment_bench.benchmarks.cli.main import app
+from alignment_bench.benchmarks.definition import plugins
+from alignment_bench.benchmarks.studies import outcomes
+from alignment_bench.benchmarks.studies.axes import read_study
+from alignment_bench.benchmarks.studies.code import changed_since, code_of
+from alignment_bench.benchmarks.studies.design import check_design
+from alignment_bench.benchmarks.studies.file import Design, published, read_file
+from alignment_bench.errors import InputError
+from alignment_bench.results.integrity import read_record, write_record
+
+REGISTERED = cache(plugins.entry_points)  # what is installed does not change while these are read
+
+
+@pytest.mark.parametrize("name", published())
+def test_it_can_be_made_and_can_be_answered(name, monkeypatch):
+    monkeypatch.setattr(plugins, "entry_points", REGISTERED)
+    study = read_study(name)
+    runs = study.runs()  # every field, value and setting is taken
+    assert study.name == name and study.seeds >= 3 and study.design
+    assert study.design.question.endswith("?") and study.design.hours > 0
+    assert all(re.search(r"\(\d{4}", source.paper) for source in study.design.papers)
+    labels = [set(run.labels) for run in runs]
+    assert all(labels) and len(runs) == len({run.spec.model_dump_json() for run in runs})
+
+
+def test_a_study_is_found_by_its_name_and_listed():
+    with pytest.raises(InputError, match="there is no study label_nose, by name or as a YAML file .*'label_noise'"):
+        read_file("label_nose")
+    found = CliRunner().invoke(app, ["study", "--list", "--json"])
+    rows = {row["name"]: row for row in json.loads(found.stdout)}
+    assert list(rows) == list(published())
+    assert rows["label_noise"]["question"] == read_file("label_noise")[0].design.question
+    assert all(row["state"].startswith(("yes", "no", "not ")) for row in rows.values())
+    assert "needs a study" in str(CliRunner().invoke(app, ["study"]).exception)
+
+
+@pytest.mark.parametrize("path", outcomes.outcomes().values(), ids=lambda path: path.stem)
+def test_an_outcome_is_not_silent_about_its_code(path):
+    """It may be old, and then it is named here; its record and its page must say of which code they are."""
+    record = read_record(path)
+    page = (outcomes.PAGES / f"{path.stem}.md").read_text(encoding="utf-8")
+    assert record["name"] == path.stem and {"training", "scoring"} <= record["code"].keys()
+    assert all(f"{part} {digest[:12]}" in page for part, digest in record["code"].items())
+    assert record["created"][:10] in page and all(sentence[:60] in page for sentence in record["answer"]["sentences"])
+    if since := outcomes.changed(record):
+        warnings.warn(f"study {path.stem} is of older code: {', '.join(since)} changed since", stacklevel=1)
+
+
+def test_code_that_changed_is_named():
+    spec = read_study("label_noise").spec
+    code = code_of(["dpo", "ppo:beta=0.1", "dpo:beta=1"], spec)
+    assert list(code) == ["training", "scoring", "world", "dpo", "ppo"] and len(set(code.values())) == 5
+    assert changed_since({"code": code}) == []
+    assert changed_since({"code": {**code, "training": "0", "ppo": "1", "gone": "2"}}) == ["training", "ppo", "gone"]
+    other = spec.model_copy(update={"preferences": "pairs.jsonl"})
+    assert list(code_of(["dpo"], other)) == ["training", "scoring", "dpo"]
+
+
+def test_an_outcome_is_taken_in_with_its_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(outcomes, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(outcomes, "PAGES", tmp_path / "reports")
+    study = read_study("label_noise")
+    flip = {"values": [0, 0.1, 0.25, 0.4], "curves": [], "changes": [], "interactions": [], "pairs": []}
+    record = {
+        "study_id": "abc", "name": "label_noise", "benchmark": "quick", "model": "m", "preferences": "builtin/world",
+        "margin": 0.05, "design": study.design.model_dump(mode="json"), "methods": list(study.methods), "seeds": 3,
+        "per_seed": [], "created": "2026-11-30T17:00:00+00:00", "code": code_of(study.methods, study.spec),
+        "axes": {"labels.flip": flip}, "beside_the_first": [], "frontiers": [], "variance": [], "runs": [],
+        "warnings": [], "verdict": ["Nothing."],
+    }  # fmt: skip
+    write_record(tmp_path / "study.json", record)
+    kept, page = outcomes.publish(tmp_path)
+    assert read_record(kept)["answer"]["answer"] == "not decided"
+    text = page.read_text(encoding="utf-8")
+    assert study.design.question in text and "Chowdhury" in text and record["code"]["dpo"][:12] in text
+    assert "Yes was to be: robust" in text and "not measured" in text
+    test_an_outcome_is_not_silent_about_its_code(kept)
+    (row,) = [row for row in outcomes.listed() if row["answer"]]
+    assert row["state"] == "not decided (2026-11-30)" and row["changed"] == []
+    old = {**record, "code": {**record["code"], "scoring": "0" * 64}, "design": {**record["design"], "question": "?"}}
+    assert outcomes.changed(old) == ["scoring", outcomes.DESIGN]
+    with pytest.warns(UserWarning, match="label_noise is of older code: scoring"):
+        outcomes._write(kept, {**old, "design": record["design"]})
+        test_an_outcome_is_not_silent_about_its_code(kept)
+    page.write_text(text, encoding="utf-8")  # a page of the code before: silent about its own
+    with pytest.raises(AssertionError):
+        test_an_outcome_is_not_silent_about_its_code(kept)
+    write_record(tmp_path / "study.json", {**record, "name": "mine"})
+    with pytest.raises(InputError, match="is of the study mine, which is not shipped"):
+        outcomes.publish(tmp_path)
+
+
+AXES = {"labels.flip": ([0, 0.25], None), "dpo.beta": ([0.1, 0.5], "dpo")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"method": "dpi", "along": "labels.flip"}, "dpi is not compared here; did you mean 'dpo'"),
+        ({"method": "ppo", "along": "labels.flop"}, "labels.flop is no axis of this study; did you mean 'labels.flip'"),
+        ({"method": "ppo", "along": "labels.flip", "at": {"rows": 3}}, "rows is no axis of this study"),
+        ({"method": "dpo", "along": "labels.flip", "at": {"dpo.beta": 2}}, "2 is not among the values of dpo.beta"),
+        ({"method": "ppo"}, "a statement needs another method"),
+        ({"method": "ppo", "than": "ppo", "at": {"labels.flip": 0}}, "a statement needs another method"),
+        ({"method": "ppo", "along": "labels.flip", "equal_kl": True}, "equal_kl compares two methods"),
+        ({"method": "ppo", "along": "labels.flip", "verdict": "equal", "by": "kl"}, "within a margin of win rates"),
+        ({"method": "ppo", "than": "dpo", "along": "labels.flip"}, "dpo.beta is an axis of one method alone"),
+        ({"method": "ppo", "than": "dpo", "equal_kl": True}, "at which value of labels.flip is left open"),
+        ({"method": "dpo", "along": "labels.flip"}, "at which value of dpo.beta is left open"),
+    ],
+)
+def test_a_statement_that_no_record_can_show_is_refused(fields, told):
+    good = {"method": "ppo", "along": "labels.flip", "verdict": "lower"}
+    shared = {"question": "?", "tuning": "", "papers": [{"paper": "", "shape": ""}], "hours": 1, "no_if": [good]}
+    check_design(Design(**shared, yes_if=[good]), ["ppo", "dpo"], AXES, "noise")
+    with pytest.raises(InputError, match="study noise: design.yes_if.0: ") as error:
+        check_design(Design(**shared, yes_if=[{"verdict": "lower", **fields}]), ["ppo", "dpo"], AXES, "noise")
+    assert told in str(error.value) and "\n" not in str(error.value)
