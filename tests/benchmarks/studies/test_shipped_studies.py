@@ -148,3 +148,9 @@ def test_a_statement_of_methods_that_no_axis_concerns_is_refused():
     check(["ppo", "orpo", "dpo"], of_dpo, equal_kl=True)
     check(["ppo", "orpo"], budgets, equal_kl=True)
     check(["orpo", "ppo"], {})
+
+
+def test_a_study_that_names_no_code_may_be_of_any():
+    """Of a version before the hashes were kept; `bench site` shows such ones too."""
+    assert outcomes.changed({"name": "mine"}) == ["perhaps all"]
+    assert outcomes.changed({"name": "label_noise"}) == ["perhaps all", "its question"]
