@@ -117,6 +117,7 @@ def test_a_learnt_position_is_never_beyond_the_models(tiny, full, monkeypatch):
     """Rows that began earlier end earlier: no token is asked for after a row's last, whenever it is looked at."""
     policy = moved(tiny, full, ends=3.0)
     monkeypatch.setitem(CONSTANTS, "cpu", replace(CONSTANTS["cpu"], steps=3))
+    assert policy.network.packs  # found out now, by passes of its own
     backbone, furthest = policy.network.backbone.forward, []
 
     @functools.wraps(backbone)
