@@ -13,12 +13,13 @@ from ..evaluators.base import Traits
 from ..methods.pairwise import PairwiseMethod
 from ..models.checkpoint import Checkpoint
 from ..models.model_files import remote_code_allowed
-from ..models.network import SPARE, packed_tokens
+from ..models.network import packed_tokens
 from ..models.tuning import Tuning
 from ..results.progress import StepProgress
 from ..results.records import Pair
 from ..results.store import GENERATIONS, SCORES, Made, Store
 from ..runtime import processes
+from ..runtime.device import constants
 from ..runtime.memory import free_on, resident, total_on
 from ..training.probe import PAIRS, PROMPTS, SHARES
 from .context import settings_of
@@ -361,7 +362,7 @@ class Rough:
     def _count(self, step: Step) -> StepCost:
         asked, free = self.tuning.gradient_checkpointing, free_on(self.tuning.device)
         found = step_cost(self.config, replace(self.tuning, gradient_checkpointing=asked is True), step)
-        if asked == "auto" and free is not None and found.peak > SPARE * free:
+        if asked == "auto" and free is not None and found.peak > constants("cuda").training_share * free:
             found = step_cost(self.config, replace(self.tuning, gradient_checkpointing=True), step)
         return found
 

@@ -6,16 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..runtime.device import constants
 from ..runtime.memory import free_on
 from .network import Network
-
-# Rows sampled at once where the device does not say what is free: on a CPU more were not faster.
-ROWS = 64
-# Rows beyond which a step takes as long for each as with fewer, for it is bound by arithmetic and no more by reading
-# weights: 989e12 operations a second over 3.35e12 bytes a second are 295 at 2 bytes a weight (NVIDIA's data sheet of
-# the H100 SXM); the next power of two.
-MOST_ROWS = 512
-SHARE = 0.8  # of the free memory that is given to rows; the rest is for what fragments
 
 
 def reserved_cache(config: Any, length: int, dtype: torch.dtype | None = None) -> Any:
@@ -79,15 +72,16 @@ def join(cache: Any, other: Any, width: int, length: int) -> None:
 
 
 def rows_at_once(network: Network, lengths: Sequence[int], new_tokens: int) -> int:
-    """Rows to sample at once: as many as the memory holds that a CUDA device has free, `ROWS` elsewhere.
+    """Rows to sample at once: as many as the memory holds that a CUDA device has free, a fixed number elsewhere.
 
     lengths: of the prompts; new_tokens: most of a response.
     """
-    free = free_on(network.tuning.device)
+    device = network.tuning.device
+    free, most = free_on(device), constants(device)
     if free is None or not lengths:
-        return ROWS
+        return most.rows
     row = row_bytes(network.model.config, max(lengths), new_tokens, bf16=network.tuning.precision == "bf16")
-    return max(1, min(MOST_ROWS, int(SHARE * free / row)))
+    return max(1, min(most.rows, int(most.sampling_share * free / row)))
 
 
 def token_bytes(config: Any, *, bf16: bool) -> int:

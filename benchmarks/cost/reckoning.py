@@ -7,8 +7,9 @@ from ...errors import InputError, nearest
 from ...methods.dpo import DPO
 from ...methods.orpo import ORPO
 from ...methods.ppo import PPO
-from ...models.network import SPARE, packed_tokens
+from ...models.network import packed_tokens
 from ...models.tuning import Tuning
+from ...runtime.device import constants
 from .step_cost import GIB, Step, StepCost, step_cost
 
 UTILIZATION = 0.4  # of a GPU's bf16 rate; 0.38 to 0.43 in the training of Llama 3 (2024, arXiv:2407.21783, table 4)
@@ -112,14 +113,14 @@ def _reckon(
     for again in (False, True):
         cost = step_cost(config, replace(tuning, gradient_checkpointing=again), step)
         found.append((again, cost, cost.on_each(divided, step.kind)))
-        if found[-1][2] <= SPARE * gpu.memory * GIB:
+        if found[-1][2] <= constants("cuda").training_share * gpu.memory * GIB:
             break
     again, cost, memory = found[-1]
     passes = amounts.examples / step.rows * (PPO().epochs if name == "PPO" else 1)
     seconds = passes * max(cost.flop / (UTILIZATION * gpu.flops), cost.launches * LAUNCH) + sampling
     hours = seconds / gpus / 3600
     dollars = None if price is None else hours * gpus * price
-    return Reckoned(name, memory, memory <= SPARE * gpu.memory * GIB, again, hours, dollars)
+    return Reckoned(name, memory, memory <= constants("cuda").training_share * gpu.memory * GIB, again, hours, dollars)
 
 
 def _rollout(weights: int, amounts: Amounts, gpu: GPU) -> float:
