@@ -90,6 +90,8 @@ def test_a_gpu_that_is_too_small_is_told(counted):
     assert not any(row.fits for row in found)
     with pytest.raises(InputError, match="the GPU 'h1000' is not known; did you mean 'h100'"):
         gpu_of("h1000")
+    with pytest.raises(InputError, match="--model 8B: .* the size is not known; known: 0.5B, 1.5B, 70B, 7B"):
+        configuration_of("8B")
 
 
 def test_the_command(bench, tmp_path, tiny, counted):
