@@ -91,12 +91,10 @@ def _components(part: pandas.DataFrame, sources: Sequence[str]) -> dict[str, Any
     total = sum(value / counts[name] for name, value in variance.items())
     if not (isfinite(total) and total > 0):
         return {}
-    parts = []
-    for name, value in variance.items():
-        share = value / counts[name] / total
-        # one more seed divides its part by S + 1; a second of anything else halves its part
-        parts.append({"source": name, "sd": sqrt(value), "share": share, "saved": share / (counts[name] + 1)})
-    most = max(parts, key=lambda p: p["saved"])["source"]
+    shares = {name: value / counts[name] / total for name, value in variance.items()}
+    # one more seed divides its part by S + 1; a second of anything else halves its part
+    spares = {name: share / (counts[name] + 1) for name, share in shares.items()}
+    most = max(spares, key=lambda name: spares[name])
     saved = {name: values / counts[name] / (counts[name] + 1) for name, values in drawn.items()}
     leads = np.all([saved[most] > values for name, values in saved.items() if name != most], axis=0)
     return {
@@ -105,7 +103,10 @@ def _components(part: pandas.DataFrame, sources: Sequence[str]) -> dict[str, Any
         "seeds": seeds,
         "levels": int(max(worlds[:, 0]) + 1),
         "shown": bool(leads.mean() >= SURE),
-        "parts": sorted(parts, key=lambda p: -p["share"]),
+        "parts": [
+            {"source": name, "sd": sqrt(variance[name]), "share": shares[name], "saved": spares[name]}
+            for name in sorted(shares, key=lambda name: -shares[name])
+        ],
     }
 
 
