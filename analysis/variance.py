@@ -118,7 +118,7 @@ def sentences(study: Mapping[str, Any], metric: str | None) -> list[str]:
             continue
         shares = ", ".join(f"{CALLED[p['source']]} {p['share']:.0%}" for p in row["parts"])
         most = MORE[max(row["parts"], key=lambda p: p["saved"])["source"]]
-        helps = f"{most} would help most" if row["shown"] else f"{most} seems to help most, which is not shown"
+        helps = f"{most} would help most" if row.get("shown") else f"{most} seems to help most, which is not shown"
         said.append(
             f"{row['method']}'s win rate by {judged_by(row['metric'])} varies by {100 * row['sd']:.1f} points (sd) "
             f"between runs of {row['seeds']} seeds: {shares}; {helps} "
