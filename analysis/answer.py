@@ -116,12 +116,21 @@ def _sure(study: Mapping[str, Any]) -> str:
     if responses:
         parts.append(f"{responses} held-out responses behind each mean")
     anew = [source.replace("_", " ") for source in study["per_seed"]]
-    parts.append(f"with each seed another {listed(anew)}" if anew else "one SFT and one set of reward models for all")
+    parts.append(f"with each seed another {listed(anew)}" if anew else "one SFT and one set of reward models in a run")
     failed = sum(len(run["failures"]) for run in study["runs"])
-    parts.append(f"{failed} cells failed" if failed else "no cell failed")
+    parts.append(f"{failed} cell{'s' * (failed != 1)} failed" if failed else "no cell failed")
     gates = sum(said.startswith("gate ") for said in study["warnings"])
     parts.append(f"{gates} gate{'s' * (gates != 1)} not passed" if gates else "all gates passed")
-    return f"How sure: {', '.join(parts)}; tests are corrected within a score for all that the study tests."
+    return f"How sure: {', '.join(parts)}; tests are corrected within a score for {_family(study)}."
+
+
+def _family(study: Mapping[str, Any]) -> str:
+    """The tests among which those of the design's statements are corrected."""
+    at_kl = {bool(said.get("equal_kl")) for part in SIDES.values() for said in study["design"][part]}
+    of_axes, of_frontier = "all that the study tests along its axes", "the pairs of one frontier where KL is equal"
+    if not study["axes"]:
+        of_axes = "all comparisons with the first method"
+    return " and for ".join([*([of_axes] if False in at_kl else []), *([of_frontier] if True in at_kl else [])])
 
 
 def _responses(study: Mapping[str, Any]) -> int | None:

@@ -30,7 +30,6 @@ from .verdict import judged_by, listed
 if TYPE_CHECKING:
     import pandas
 
-INDEX = ["method", "seed", "metric", "prompt_id", "value"]  # columns beside the axes
 Group = tuple[Hashable, ...]
 
 

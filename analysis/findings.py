@@ -112,17 +112,18 @@ class Answer:
     otherwise: str = ""
 
 
-def answers(found: Findings, noticed: Sequence[str] = ()) -> list[Answer]:
+def answers(found: Findings, noticed: Sequence[str] = (), *, told_before: bool = False) -> list[Answer]:
     """The first screen in its order: which, how sure, at what cost, where it breaks; then what was not shown.
 
-    noticed: further reasons for caution (warnings of the run, signs of a training gone wrong).
+    noticed: further reasons for caution (warnings of the run, signs of a training gone wrong). told_before: there are
+    others, and they stand above.
     """
-    broken = [*noticed, *found.watch]
+    broken, word = [*noticed, *found.watch], "Nothing else" if told_before else "Nothing"
     return [
         Answer("Which", [found.recommendation]),
         Answer("How sure", found.certainty, "No difference is shown."),
         Answer("At what cost", found.cost, "No cost was recorded."),
-        Answer("Where it breaks", broken, "Nothing was found that weakens this verdict."),
+        Answer("Where it breaks", broken, f"{word} was found that weakens this verdict."),
         Answer("What was not shown", [*found.not_shown, *found.limits]),
     ]
 

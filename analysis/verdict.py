@@ -144,7 +144,7 @@ def _of_policies(found: Choice, by: str, summary: Mapping[str, Any]) -> str:
     times = [summary["methods"][name]["cost"].get("seconds") for name in found.rows]
     total = sum(t for t in times if measured(t))
     of = listed(here) if 0 < len(here) < len(found.rows) else "all"
-    price = f"; a second seed of {of} would train for about {seconds(total)}, a third as long" if total and here else ""
+    price = f"; each further seed of {of} would train for about {seconds(total)}" if total and here else ""
     why = "each was trained once" if here else "none was trained here"
     return f"No method is recommended, for {why}: {shown}{price}."
 

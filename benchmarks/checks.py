@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import InputError
 from ..models.checkpoint import Checkpoint
 from ..models.find import find_model
+from ..models.gradient_checkpointing import check_layers
 from ..models.limits import check_vocabulary, context_window
 from ..models.model_files import check_whole, remote_code_allowed
 from ..models.sampler_vllm import check_temperatures
@@ -34,6 +35,10 @@ def check_processes(request: Request, methods: Mapping[str, Any]) -> None:
         raise InputError(
             "several processes train each cell here; omit --engine and --cell-timeout, or launch one process"
         )
+    if request.cell_gpus > 1 and ":" in request.device:
+        raise InputError(f"--device {request.device} names one device, and --cell-gpus gives a cell several; omit it")
+    if request.cell_gpus > 1 and request.spec.tuning.sampler == "vllm":
+        raise InputError("the sampler vLLM works in one process; omit --cell-gpus, or use the sampler torch")
     for label, method in methods.items():
         if not is_ours(type(method).__module__) or "trl" in getattr(method, "libraries", ()):
             raise InputError(
@@ -86,16 +91,18 @@ def check_model(spec: BenchmarkSpec, base: Checkpoint) -> Any:
     """The model must be a whole one in full precision, and read what the benchmark may give it; its tokenizer."""
     where = f"--model {spec.model}"
     check_whole(base.path, where)
-    config, tokenizer = _check_window(spec, spec.model, base), base.tokenizer()
+    config, tokenizer = _check_config(spec, spec.model, base), base.tokenizer()
     check_vocabulary(tokenizer, config, where)
     return tokenizer
 
 
-def _check_window(spec: BenchmarkSpec, name: str, model: Checkpoint) -> Any:
-    """A prompt and its response must fit into what a model reads; its configuration."""
+def _check_config(spec: BenchmarkSpec, name: str, model: Checkpoint) -> Any:
+    """The configuration of a model: it must read a prompt with its response, and compute layers again if asked to."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(str(model.path), trust_remote_code=remote_code_allowed())
+    if spec.tuning.gradient_checkpointing is True:
+        _check_layers(config, f"{spec.place('tuning', 'gradient_checkpointing')}, tuning.gradient_checkpointing")
     window, longest = context_window(config), spec.max_prompt_tokens + spec.max_response_tokens
     if window and longest > window:
         raise InputError(
@@ -103,6 +110,19 @@ def _check_window(spec: BenchmarkSpec, name: str, model: Checkpoint) -> Any:
             f"{name} reads at most {window} tokens{_why(config, window)}; lower them"
         )
     return config
+
+
+def _check_layers(config: Any, field: str) -> None:
+    """A model of this configuration must have layers that can be computed again: looked at without its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        try:
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code_allowed())
+        except ValueError:  # it is no causal language model, which is told with its folder when it is loaded
+            return
+    check_layers(model, field)
 
 
 def reward_model_starts(spec: BenchmarkSpec, tokenizer: Any, roles: Iterable[str]) -> dict[str, Checkpoint]:
@@ -123,7 +143,7 @@ def reward_model_starts(spec: BenchmarkSpec, tokenizer: Any, roles: Iterable[str
                 f"{place}: {name} has another vocabulary than {spec.model}, whose token ids reward models learn from; "
                 f"give a model of the same family, or evaluate with a reward model of your own by --reward-model"
             )
-        _check_window(spec, name, found[role])
+        _check_config(spec, name, found[role])
     return found
 
 

@@ -1,7 +1,7 @@
 """The expected cost of a stage: by what earlier ones took, else by its tokens and the pace of the model here."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,12 +13,13 @@ from ..evaluators.base import Traits
 from ..methods.pairwise import PairwiseMethod
 from ..models.checkpoint import Checkpoint
 from ..models.model_files import remote_code_allowed
-from ..models.network import SPARE, packed_tokens
+from ..models.network import packed_tokens
 from ..models.tuning import Tuning
 from ..results.progress import StepProgress
 from ..results.records import Pair
 from ..results.store import GENERATIONS, SCORES, Made, Store
 from ..runtime import processes
+from ..runtime.device import constants
 from ..runtime.memory import free_on, resident, total_on
 from ..training.probe import PAIRS, PROMPTS, SHARES
 from .context import settings_of
@@ -27,6 +28,7 @@ from .definition.rows import Row
 from .definition.spec import Supervised
 from .pace import Pace, pace_of
 from .stages.pipeline import Pipeline
+from .stages.steps import Key
 from .stages.steps import Step as RunStep
 
 FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
@@ -182,29 +184,35 @@ class Estimates:
             return rough.count(rough.supervised_step("reward_model", spec.reward_model))
         return rough.count(rough.supervised_step("sft", spec.sft)) if step.kind == "sft" and spec.sft else None
 
-    def memory_warnings(self, todo: Iterable[RunStep]) -> list[str]:
+    def memory_warnings(self, steps: Iterable[RunStep], on_disk: Callable[[], Collection[Key]]) -> list[str]:
         """A sentence where a GPU is too small for a step's pass as it is. InputError where it is for any pass.
 
-        That is where the weights, gradients and Adam moments that are held throughout do not fit.
+        That is where the weights, gradients and Adam moments that are held throughout do not fit. on_disk: of the
+        steps that are there already; looked up where one would be told of.
         """
         device, found = self.pipeline.shop.tuning.device, dict[str, str]()
         if (total := total_on(device)) is None:
             return []
-        for step in todo:
+        there: Collection[Key] | None = None
+        for step in steps:
             if (cost := self.step_cost(step)) is None:
                 continue
             held = cost.resident - cost.trained * (1 - _share_held())
             peak = held + cost.peak - cost.resident
+            if peak <= total:
+                continue
+            there = on_disk() if there is None else there
+            if step.key in there:
+                continue
             if held > total:
                 raise InputError(
                     f"{step.label} holds {_gib(held)} of weights, gradients and Adam moments throughout, and {device} "
                     f"has {_gib(total)}: {SMALLER}"
                 )
-            if peak > total:
-                found[step.kind] = (
-                    f"{step.label} may take {_gib(peak)} at its peak, and {device} has {_gib(total)}: set "
-                    f"tuning.gradient_checkpointing to true, lower tuning.micro_tokens, or {SMALLER}"
-                )
+            found[step.kind] = (
+                f"{step.label} may take {_gib(peak)} at its peak, and {device} has {_gib(total)}: set "
+                f"tuning.gradient_checkpointing to true, lower tuning.micro_tokens, or {SMALLER}"
+            )
         return [*found.values()]
 
     def _traits(self, evaluator: str) -> Traits:
@@ -354,7 +362,7 @@ class Rough:
     def _count(self, step: Step) -> StepCost:
         asked, free = self.tuning.gradient_checkpointing, free_on(self.tuning.device)
         found = step_cost(self.config, replace(self.tuning, gradient_checkpointing=asked is True), step)
-        if asked == "auto" and free is not None and found.peak > SPARE * free:
+        if asked == "auto" and free is not None and found.peak > constants("cuda").training_share * free:
             found = step_cost(self.config, replace(self.tuning, gradient_checkpointing=True), step)
         return found
 

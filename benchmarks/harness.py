@@ -186,7 +186,7 @@ class Harness:
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
             watch(label, WAITING)
         estimates = Estimates(self.pipeline)
-        for line in estimates.memory_warnings(self.steps):
+        for line in estimates.memory_warnings(self.steps, self._trained):
             self.say(line)
         with self.recorder.kept(self.runs, map(estimates.progress, self.steps), self.at_once):
             yield from self._held()
@@ -353,6 +353,15 @@ class Harness:
                 self.recorder.done(missing[cell].label, fresh=True)
                 self.request.watch(labels[cell], WAITING)
                 self.say(f"{labels[cell]}, {TRAINING}: made in {time.monotonic() - started[cell]:.0f} s")
+
+    def _trained(self) -> dict[Key, Stage | None]:
+        """The trainings that are on disk, as far as can be told before any is made."""
+        found: dict[Key, Stage | None] = {}
+        for step in steps(self.pipeline.looking(), self.rows, self.seeds):
+            if step.trains and found.keys() >= {*step.needs}:
+                with contextlib.suppress(NotMade):
+                    found[step.key] = step.make(found)
+        return found
 
     def _is_made(self, step: Step) -> bool:
         """True for a cell whose training is on disk."""

@@ -86,7 +86,7 @@ def plan(request: Request) -> Plan:
     rows, prompts = len({row.name for row in harness.rows}), len(harness.pipeline.asked)
     shows = plan_sentences(prompts, request.seeds, rows, harness.spec.margin)
     warnings = plan_warnings(prompts, request.seeds, rows, harness.corpus.record)
-    warnings += planner.estimates.memory_warnings(each.step for each in found if each.state == TO_DO)
+    warnings += planner.estimates.memory_warnings(planner.steps, lambda: planner.made)
     return Plan(harness.corpus.record, found, judging, shows, harness.notes, warnings, harness.at_once)
 
 

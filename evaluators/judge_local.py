@@ -24,10 +24,10 @@ from ..models.tuning import Tuning
 from ..results.integrity import code_digest
 from ..results.lazy import chunks
 from ..runtime import processes
+from ..runtime.device import MICRO_TOKENS
 from .judge_cache import Answer, Keep
 from .judge_verdict import Verdict
 
-TOKENS = 8192  # tokens (padding included) in one forward pass; bounds memory, leaves verdicts alone
 CODE = ("evaluators", "models", "runtime")  # folders that its verdicts depend on
 SHORTEST_PREFIX = 16  # shared tokens from which on their cache is worth its copies
 
@@ -100,7 +100,7 @@ class LocalAsker:
         longer = [i for i in fits if self.alike is not None and len(ids[i]) > self.alike]
         common, cache = self._shared_prefix(backbone, [ids[i] for i in alike])
         groups = [
-            ([alike[i] for i in g], common) for g in micro_batches([len(ids[i]) for i in alike], TOKENS, overhead)
+            ([alike[i] for i in g], common) for g in micro_batches([len(ids[i]) for i in alike], MICRO_TOKENS, overhead)
         ]
         groups += [([i], 0) for i in longer]
         with tqdm(total=len(fits), desc="judge", unit="question", disable=None) as progress:

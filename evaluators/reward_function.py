@@ -40,6 +40,24 @@ def outcome(function: Function, name: str, asked_by: str, generation: Generation
     return rewards
 
 
+def reward_of(name: str, asked_by: str) -> Callable[[Sequence[Generation]], list[float]]:
+    """The rewards of a function, package.module:function. InputError, which begins with asked_by, where there is none,
+    for what is no reward, and for an error of its own."""
+    function = load_function(name, asked_by)
+
+    def rewards(generations: Sequence[Generation]) -> list[float]:
+        try:
+            return [outcome(function, name, asked_by, each)["reward"] for each in generations]
+        except InputError:
+            raise
+        except Exception as error:  # of the function's own code
+            raise InputError(
+                f"{asked_by}: {name} failed ({type(error).__name__}: {error}); repair the function"
+            ) from error
+
+    return rewards
+
+
 @dataclass(frozen=True)
 class RewardFunction(RewardWinRate):
     """Win rate of the policy's responses against the SFT checkpoint's by a function.
@@ -58,13 +76,5 @@ class RewardFunction(RewardWinRate):
         return (self.reward,)
 
     def rewards(self, generations: Sequence[Generation]) -> list[float]:
-        """The function's rewards; InputError for what is none, and for an error of its own."""
-        function = load_function(self.reward, "training_reward")
-        try:
-            return [outcome(function, self.reward, "training_reward", each)["reward"] for each in generations]
-        except InputError:
-            raise
-        except Exception as error:  # of the function's own code
-            raise InputError(
-                f"training_reward: {self.reward} failed ({type(error).__name__}: {error}); repair the function"
-            ) from error
+        """The function's rewards, as those of a benchmark's `training_reward`; errors as `reward_of`."""
+        return reward_of(self.reward, "training_reward")(generations)

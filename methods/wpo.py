@@ -8,13 +8,12 @@ from torch import Tensor
 from ..models.layout import Batch
 from ..models.network import Network
 from ..models.policy import Policy, TokenValues
+from ..runtime.device import constants
 from ..training.ledger import Ledger
 from ..training.loop import Objective
 from ..training.task import TrainingTask
 from .dpo import DPO
 from .pairwise import Pairs, PlacedPair
-
-ROWS = 128  # states that go through the vocabulary's head at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ def weights(both: TokenValues, expected: TokenValues) -> Tensor:
 def expected_logps(network: Network, states: Tensor) -> Tensor:
     """log of the sum of p^2 over the vocabulary [targets] from the states [targets, width] before them."""
     found = []
-    for part in states.split(ROWS):
+    for part in states.split(constants(states.device.type).head_rows):
         with network.autocast():
             logits = network.head(part)
         found.append((2 * logits.float().log_softmax(-1)).logsumexp(-1))

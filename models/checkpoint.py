@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from ..errors import InputError
 from ..results.adapters import base_of, is_adapter
@@ -85,14 +87,10 @@ def merge_adapter(network: Network) -> "PreTrainedModel":
 
 def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False) -> "PreTrainedModel":
     """Load a model with dropout off and weights in fp32; frozen: see `round_products`, which changes no number."""
-    from transformers import AutoModelForCausalLM
-
     given = {"dtype": torch.float32, "trust_remote_code": remote_code_allowed()}
+    rounds = frozen and tuning.precision == "bf16"
     try:
-        if kind == "lm":
-            model = AutoModelForCausalLM.from_pretrained(str(folder), **given)
-        else:
-            model = _load_scorer(folder, given)
+        model = _load_lm(folder, given, rounds) if kind == "lm" else _load_scorer(folder, given)
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(
@@ -100,9 +98,44 @@ def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False
         ) from None
     if kind == "lm":
         _check_head(model, folder)
-    if frozen and tuning.precision == "bf16":
+    if rounds:
         round_products(model)
     return model.to(tuning.device).eval()
+
+
+def _load_lm(folder: Path, given: dict[str, Any], rounds: bool) -> "PreTrainedModel":
+    """A causal language model; rounds: with what `round_products` rounds already so, tensor by tensor as it is read.
+
+    The whole in fp32 would take twice the memory meanwhile. transformers reads each weight in the numbers that it has
+    in the model as it is made; where it does not, all is fp32, and rounded later.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not rounds:
+        return AutoModelForCausalLM.from_pretrained(str(folder), **given)
+    trust = given["trust_remote_code"]
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust)
+    with torch.device("meta"):
+        kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust))
+
+    def made(self: Any, *values: Any, **more: Any) -> None:
+        kind.__init__(self, *values, **more)
+        round_products(self)
+
+    rounded: Any = type(kind.__name__, (kind,), {"__init__": made, "__module__": kind.__module__})
+    model = rounded.from_pretrained(str(folder), **given)
+    model.__class__ = kind
+    return model
+
+
+class _InFp32(TorchFunctionMode):
+    """Meanwhile weights in bf16 are used in fp32, one at a time."""
+
+    def __torch_function__(self, function: Any, types: Any, values: Any = (), more: Any = None) -> Any:
+        wide = lambda value: value.float() if value.dtype == torch.bfloat16 else value  # noqa: E731
+        with torch._C.DisableTorchFunction():
+            values, more = tree_map_only(torch.Tensor, wide, (values, more or {}))
+        return function(*values, **more)
 
 
 def _load_scorer(folder: Path, given: dict[str, Any]) -> "PreTrainedModel":
@@ -142,8 +175,9 @@ def _load_scorer(folder: Path, given: dict[str, Any]) -> "PreTrainedModel":
 def _check_head(model: "PreTrainedModel", folder: Path) -> None:
     """Refuse architectures that change the logits by another `LogitRule`: only scored positions reach the head here."""
     ids = torch.tensor([[0, 1]])
-    states = backbone_of(model)(input_ids=ids, use_cache=False).last_hidden_state
-    ours, theirs = LogitRule.of(model.config)(model.get_output_embeddings()(states)), model(input_ids=ids).logits
+    with _InFp32():
+        states = backbone_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        ours, theirs = LogitRule.of(model.config)(model.get_output_embeddings()(states)), model(input_ids=ids).logits
     if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
         raise InputError(
             f"{folder}: {type(model).__name__} changes its logits after the output layer in a way that is not known; "

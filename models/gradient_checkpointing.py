@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..errors import InputError
+
 Again = Callable[[], AbstractContextManager[None]]
 
 
@@ -21,6 +23,15 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def check_layers(model: nn.Module, field: str) -> None:
+    """InputError where the model has no such layers; field: by which it was asked to have them computed again."""
+    if not layers_of(model):
+        raise InputError(
+            f"{field}: {type(model).__name__} has no layers that transformers can compute again; set it to false, and "
+            f"micro_tokens lower if memory runs out"
+        )
 
 
 @contextmanager

@@ -6,14 +6,12 @@ from itertools import accumulate
 
 import torch
 
-# Starting a pass takes as long as this many operations: measured 3 ms forward at 1e11 a second on two CPU cores; on a
-# GPU an estimate, 7 ms at 1e14 a second.
-CPU_START, GPU_START = 3e8, 7e11
+from ..runtime.device import constants
 
 
 def start_tokens(weights: int, device: str) -> float:
     """Tokens (2 operations a weight each) that a model could have gone through while a pass is started."""
-    return (CPU_START if device == "cpu" else GPU_START) / (2 * weights)
+    return constants(device).pass_start / (2 * weights)
 
 
 def micro_batches(lengths: Sequence[int], tokens: int, overhead: float, *, padded: bool = True) -> list[list[int]]:

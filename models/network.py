@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..results.records import Ids
 from ..runtime import processes
+from ..runtime.device import constants
 from ..runtime.memory import free_on
-from .gradient_checkpointing import Again, bytes_kept, checkpointed, layers_of
+from .gradient_checkpointing import Again, bytes_kept, check_layers, checkpointed, layers_of
 from .layout import Batch, Item, Layout, Sequences, Text, count_tokens, families, family_lengths, lay_out, numbered
 from .logit_rule import LogitRule
 from .lora import Host, backbone_of, rounded_weights
@@ -31,12 +32,11 @@ if TYPE_CHECKING:
 Kind = Literal["lm", "score"]
 Value = TypeVar("Value")
 
-# A packed pass is large enough with so many tokens, or so many times what starting it costs: measured on two CPU cores
-# with 7M and 135M weights, where 1,300 and 2,600 tokens were no faster.
-PACKED, PACKED_STARTS = 1024, 32
 TRIED = 64  # tokens of a response by which is found out what a pass keeps
 UPDATED = 12  # bytes a trained weight beside its value: gradient and Adam's two moments in fp32
-SPARE = 0.9  # of a GPU's free memory; what is left goes to fragments and the kernels' own
+# What code of an architecture raises in a packed pass that it cannot take: of the 58 in selfcheck/architectures.py
+# Falcon, Nemotron and StableLM a TypeError, MPT an AttributeError. What torch says of a device is none of these.
+PYTHON_ERRORS = (TypeError, AttributeError, ValueError, LookupError)
 
 
 class Network:
@@ -164,13 +164,12 @@ class Network:
         """True if layers and logits are computed again in the backward pass and not kept."""
         asked = self.tuning.gradient_checkpointing
         if asked == "auto":
-            free = free_on(self.tuning.device)
-            return free is not None and bool(layers_of(self.model)) and self.memory_needed() > SPARE * free
-        if asked and not layers_of(self.model):
-            raise InputError(
-                f"{type(self.model).__name__} has no layers that transformers can compute again; set "
-                f"gradient_checkpointing: false, and micro_tokens lower if memory runs out"
-            )
+            device = self.tuning.device
+            if (free := free_on(device)) is None or not layers_of(self.model):
+                return False
+            return self.memory_needed() > constants(device).training_share * free
+        if asked:
+            check_layers(self.model, "tuning.gradient_checkpointing")
         return asked
 
     def memory_needed(self) -> float:
@@ -236,19 +235,36 @@ class Network:
         kinds = getattr(config, "layer_types", None) or [windowed]
         if any(kind != "full_attention" for kind in kinds):  # a window or a state would run on over the responses
             return False
-        sequences = [((2, 0, 1), (3, 1, 2)), ((4, 2), (1,)), ((2, 0, 1), (5, 4))]
-        found = []
         try:
-            for self.packs in (True, False):
-                layout = self.lay_out(sequences)
-                found.append(self.hidden(layout)[layout.before].float())
-                if self.packs and not layout.packing.layers:  # it attends in its own way, over all sequences
-                    return False
-        except Exception:  # what an architecture raises that attends in its own way is its own affair
+            packed = self._tried(packed=True)
+        except PYTHON_ERRORS:
             return False
-        packed, plain = found
+        if packed is None:  # it attends in its own way, over all sequences
+            return False
+        plain = self._tried(packed=False)
+        assert plain is not None
         tolerance = 0.05 if self.tuning.precision == "bf16" else 1e-3
         return bool((packed - plain).abs().max() <= tolerance * plain.abs().max())
+
+    def _tried(self, *, packed: bool) -> Tensor | None:
+        """States [targets, width] of a few sequences, packed or padded; None where the model ignores the packing.
+
+        InputError for what torch refuses (a device's fault, say), which tells nothing of the architecture.
+        """
+        self.packs = packed
+        try:
+            layout = self.lay_out([((2, 0, 1), (3, 1, 2)), ((4, 2), (1,)), ((2, 0, 1), (5, 4))])
+            states = self.hidden(layout)[layout.before].float()
+        except (RuntimeError, MemoryError) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            device = self.tuning.device
+            raise InputError(
+                f"{type(self.model).__name__} fails on {device} with the first few tokens ({first}); "
+                f"free the device or take another one by --device, and if it fails there too another model"
+            ) from None
+        finally:
+            del self.packs
+        return None if packed and not layout.packing.layers else states
 
     def batches(
         self,
@@ -373,7 +389,8 @@ class Network:
 
 def packed_tokens(weights: int, device: str) -> int:
     """Tokens with which a packed pass is large enough."""
-    return max(PACKED, int(PACKED_STARTS * start_tokens(weights, device)))
+    enough = constants(device)
+    return max(enough.pass_tokens, int(enough.pass_starts * start_tokens(weights, device)))
 
 
 def _size(texts: Sequence[Text], packed: bool) -> int:

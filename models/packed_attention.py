@@ -26,14 +26,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from ..runtime.device import constants
 from .micro_batches import cheapest_groups
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "packed"
-# Starting a block takes as long as this many pairs of a query and a key; measured on a CPU, for a GPU an estimate.
-CPU_START, GPU_START = 5_000, 50_000
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Packing:
 
 def pack(rows: Sequence[Row], device: str, *, cut: bool) -> Packing:
     """Place the tokens of a pass: each is `own` in one row. cut: into the blocks that cost least, else into one."""
-    start = CPU_START if device == "cpu" else GPU_START
+    start = constants(device).block_start
     # A key's level says which of its token's keys it is, so that no token stands twice in one level: 0 in its own row,
     # n in the n-th row of a further response to its prompt, -1 in the padding.
     blocks, queries, keys, levels = [], [], [], []

@@ -7,14 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..runtime.device import constants
 from .checkpoint import Checkpoint, open_network
 from .layout import Layout, Sequences
 from .network import Network
 from .shared_work import Source, shared
 from .tuning import Tuning
 from .turn_end import stop_ids
-
-NUMBERS = 2**26  # of the logits that an entropy and a KL are taken of at once: 256 MiB, and a few times as much beside
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,8 @@ class Policy:
         def measure(layout: Layout) -> Iterable[tuple[float, float, float]]:
             policies = [self, reference] if reference else [self]
             states = [policy.network.hidden(layout, layout.before) for policy in policies]
-            rows = max(1, NUMBERS // self.network.model.config.get_text_config().vocab_size)
+            vocabulary = self.network.model.config.get_text_config().vocab_size
+            rows = max(1, constants(self.device).vocabulary_numbers // vocabulary)
             found = []
             for *parts, tokens in zip(*(each.split(rows) for each in states), layout.targets.split(rows), strict=True):
                 each = [policy.log_softmax(part) for policy, part in zip(policies, parts, strict=True)]

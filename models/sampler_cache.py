@@ -6,15 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..runtime.device import constants
+from ..runtime.memory import free_on
 from .network import Network
-
-# Rows sampled at once where the device does not say what is free: on a CPU more were not faster.
-ROWS = 64
-# Rows beyond which a step takes as long for each as with fewer, for it is bound by arithmetic and no more by reading
-# weights: 989e12 operations a second over 3.35e12 bytes a second are 295 at 2 bytes a weight (NVIDIA's data sheet of
-# the H100 SXM); the next power of two.
-MOST_ROWS = 512
-SHARE = 0.8  # of the free memory that is given to rows; the rest is for what fragments
 
 
 def reserved_cache(config: Any, length: int, dtype: torch.dtype | None = None) -> Any:
@@ -78,16 +72,24 @@ def join(cache: Any, other: Any, width: int, length: int) -> None:
 
 
 def rows_at_once(network: Network, lengths: Sequence[int], new_tokens: int) -> int:
-    """Rows to sample at once: as many as the memory holds that a CUDA device has free, `ROWS` elsewhere.
+    """Rows to sample at once: as many as the memory holds that a CUDA device has free, a fixed number elsewhere.
 
     lengths: of the prompts; new_tokens: most of a response.
     """
-    if not network.tuning.device.startswith("cuda") or not lengths:
-        return ROWS
-    free, _ = torch.cuda.mem_get_info(network.tuning.device)
-    kept = torch.cuda.memory_reserved(network.tuning.device) - torch.cuda.memory_allocated(network.tuning.device)
+    device = network.tuning.device
+    free, most = free_on(device), constants(device)
+    if free is None or not lengths:
+        return most.rows
     row = row_bytes(network.model.config, max(lengths), new_tokens, bf16=network.tuning.precision == "bf16")
-    return max(1, min(MOST_ROWS, int(SHARE * (free + kept) / row)))
+    return max(1, min(most.rows, int(most.sampling_share * free / row)))
+
+
+def token_bytes(config: Any, *, bf16: bool) -> int:
+    """Bytes of a token's keys and values."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * width * (2 if bf16 else 4)
 
 
 def row_bytes(config: Any, prompt: int, new_tokens: int, *, bf16: bool) -> int:
@@ -98,10 +100,8 @@ def row_bytes(config: Any, prompt: int, new_tokens: int, *, bf16: bool) -> int:
     where others end. Activations: a layer's states and what its MLP makes of them, all in fp32. Probabilities: logits,
     their softmax and its running sum in fp64, with a copy each.
     """
-    text, number = config.get_text_config(), 2 if bf16 else 4
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    cache = 2 * text.num_hidden_layers * heads * width * number * (prompt + 2 * new_tokens)
+    text = config.get_text_config()
+    cache = token_bytes(config, bf16=bf16) * (prompt + 2 * new_tokens)
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     activations = 4 * prompt * (6 * text.hidden_size + 3 * inner)
     return 2 * cache + max(activations, 32 * text.vocab_size)

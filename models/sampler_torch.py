@@ -10,15 +10,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..results.records import Prompt
-from ..runtime.device import kind_of
+from ..runtime.device import constants, kind_of
 from .micro_batches import halved
 from .policy import Policy
 from .sampler import Sample
 from .sampler_cache import can_join, join, reserved_cache, rows_at_once
 from .sampler_weights import sampling_weights
 
-STEPS = 8  # tokens from one look at what was drawn to the next: each waits for the device, but for a CPU
-ALIGNED = 8  # rows of masks begin at multiples of so many numbers, else CUDA's kernels copy them in each layer
 LEFT = (
     0.75  # of the rows that are still drawn: below, the others leave; moving the cache costs, so they leave in groups
 )
@@ -66,11 +64,6 @@ def sample_rows(
             except (RuntimeError, MemoryError) as error:
                 policy.most_rows = halved(size, error, policy.device)
     return [found[i] for i in rows]
-
-
-def steps_at_once(device: str) -> int:
-    """Tokens that are drawn to each row before a look at them."""
-    return 1 if device == "cpu" else STEPS
 
 
 def uniforms(seed: int, stream: int, count: int) -> Tensor:
@@ -169,7 +162,7 @@ class _Batch:
         """Draw tokens to all rows, then look at them."""
         drawn: list[Tensor] = []
         left = self.most - 1 - (self.width - min(self.starts))
-        for _ in range(min(left, steps_at_once(self.policy.device))):
+        for _ in range(min(left, constants(self.policy.device).steps)):
             self.width += 1
             mask: Tensor | None = self.real[:, : self.width]
             if self.packs:  # its attention is one that takes a mask made already
@@ -238,7 +231,8 @@ class _Batch:
         lengths = [len(self.prompts[i].ids) + before - start for i, start in zip(self.rows, self.starts, strict=True)]
         lengths += [len(self.prompts[i].ids) for i in new]
         self.width = max(lengths)
-        columns = -(-(self.width + self.most) // ALIGNED) * ALIGNED
+        multiple = constants(self.policy.device).mask_columns
+        columns = -(-(self.width + self.most) // multiple) * multiple
         numbers = nn.functional.pad(numbers, (self.width, columns - self.width - self.most))
         if self.rows:
             join(self.cache, cache, self.width, self.width + self.most)

@@ -24,6 +24,7 @@ from .lora import adapted_name, plain_name
 from .network import Network
 from .policy import Policy
 from .sampler import Sample
+from .sampler_cache import token_bytes
 from .sampler_weights import merged
 from .tuning import Tuning
 
@@ -195,10 +196,7 @@ def engine_memory(kind: str, tuning: Tuning, model: Any, length: int) -> dict[st
     """
     if kind != "cpu":
         return {"gpu_memory_utilization": tuning.vllm_memory}
-    text = model.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    token = 2 * text.num_hidden_layers * heads * width * (2 if tuning.precision == "bf16" else 4)
+    token = token_bytes(model, bf16=tuning.precision == "bf16")
     return {"kv_cache_memory_bytes": tuning.vllm_sequences * length * token}
 
 

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Logits of so many rows, or so many numbers if that is more, are worked on while they lie in the processor's caches.
-ROWS, NUMBERS = 128, 2**20
-GPU_ROWS = 512  # a GPU reads the whole head for each piece: with fewer rows it would wait for that, by reckoning
+from ..runtime.device import constants
 
 
 class TargetLogps(torch.autograd.Function):
@@ -33,8 +31,8 @@ class TargetLogps(torch.autograd.Function):
 
         again: compute the logits again in the backward pass and hold none.
         """
-        least = ROWS if states.device.type == "cpu" else GPU_ROWS
-        rows, trained = max(least, NUMBERS // len(weight)), any(ctx.needs_input_grad)
+        pieces, trained = constants(states.device.type), any(ctx.needs_input_grad)
+        rows = max(pieces.head_rows, pieces.head_numbers // len(weight))
         kept = states.new_empty(len(states), len(weight)) if trained and not again else None
         places: Sequence[Tensor | None] = [None] * len(states) if kept is None else kept.split(rows)
         found, wholes = [], []

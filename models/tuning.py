@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 
 from ..errors import InputError
 from ..runtime import processes
-from ..runtime.device import check_device, kind_of
+from ..runtime.device import MICRO_TOKENS, check_device, kind_of
 
 ROUNDING = (
     "micro_tokens",
@@ -31,7 +31,7 @@ class Tuning:
     """Numbers of the matrix products; auto is bf16 where the device has units for it, else fp32."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto picks CUDA, then MPS, then the CPU."""
-    micro_tokens: Annotated[int, Gt(0)] = 8192
+    micro_tokens: Annotated[int, Gt(0)] = MICRO_TOKENS
     """Most tokens in one forward pass, padding (if any) included; bounds memory, leaves results alone."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Layers and logits are computed again in the backward pass and not kept: a quarter to half more work for most of

@@ -42,7 +42,8 @@ def page(
     flags = pathology.flags(summary, material.logs) if summary else []
     warnings = [w for w in _others(summary.get("warnings", []), failed) if w.partition(";")[0] not in heads]
     plotted, scale, plot = rates_and_costs(summary) if summary else ("", (), [])
-    first, *told = answers(said, [*flags, *warnings])
+    stamps = summary.get("stamps") or []
+    first, *told = answers(said, [*flags, *warnings], told_before=bool(stamps or failed or said.confounds))
     used = account(record.get("data") or {})
     return {
         "subject": subject(summary or record),
@@ -54,7 +55,7 @@ def page(
         "answers": {"first": first.question, "others": [*told, Answer("On which data", used)]},
         "text_plot": {"title": plotted, "lines": block([scale, *plot]) if plot else []},
         "failed": failed,
-        "stamps": summary.get("stamps") or [],
+        "stamps": stamps,
         "methods": methods,
         "looks": looks,
         "shown": shown,

@@ -1,10 +1,84 @@
-"""Names of devices, checked without torch, whose import takes seconds."""
+"""Devices: their names, and how much they do at once; without torch, whose import takes seconds."""
 
 import os
+from dataclasses import dataclass, replace
 
 from ..errors import InputError
 
+MICRO_TOKENS = 8192  # most tokens of a pass, padding included, where nobody says otherwise; of all devices
+
+
+@dataclass(frozen=True)
+class Constants:
+    """How much a kind of device does at once; results depend on it by rounding alone."""
+
+    pass_start: float
+    """Operations in the time that starting a pass takes."""
+    pass_tokens: int
+    """Tokens with which a packed pass is large enough, if they take long enough beside its start."""
+    pass_starts: int
+    """Times that a pass takes as long as its start, and is then long enough."""
+    block_start: int
+    """Pairs of a query and a key in the time that starting a block of a packed pass's attention takes."""
+    head_rows: int
+    """States that go through the vocabulary's head at once, at least."""
+    head_numbers: int
+    """Logits that are made at once for targets' log-probs, where that is more than those of `head_rows`."""
+    vocabulary_numbers: int
+    """Logits of which an entropy and a KL are taken at once; a few times as much lies beside them."""
+    rows: int
+    """Responses that are sampled at once, at most; on CUDA as many of them as the free memory holds."""
+    steps: int
+    """Tokens that are drawn to each row before a look at them, for which the CPU waits."""
+    mask_columns: int
+    """Rows of masks begin at multiples of so many numbers."""
+    bucket: int
+    """Bytes of gradients that are sent to other processes at once."""
+    training_share: float
+    """Of the free memory, what a training may take; the rest goes to fragments and the kernels' own."""
+    sampling_share: float
+    """Of the free memory, what sampled rows may take."""
+
+
+# Measured on two CPU cores: a start of 3 ms at 1e11 operations a second; passes of 1,300 and 2,600 tokens, with 7M and
+# 135M weights, that were no faster than smaller ones; blocks of attention; more than 64 rows that were no faster. By
+# reckoning: 2**20 logits in fp32 are 4 MiB, which a processor's caches hold; 2**26 are 256 MiB. The bucket is that of
+# torch's DistributedDataParallel (bucket_cap_mb).
+_CPU = Constants(
+    pass_start=3e8,
+    pass_tokens=1024,
+    pass_starts=32,
+    block_start=5_000,
+    head_rows=128,
+    head_numbers=2**20,
+    vocabulary_numbers=2**26,
+    rows=64,
+    steps=1,
+    mask_columns=8,
+    bucket=25 * 2**20,
+    training_share=0.9,
+    sampling_share=0.8,
+)
+
+# By reckoning, none of it measured: a start of 7 ms at 1e14 operations a second; 512 states, for a GPU reads the whole
+# head for each piece and would wait for that with fewer. Rows: beyond 295 a step takes as long for each as with fewer,
+# for it is bound by arithmetic and no more by reading weights: 989e12 operations a second over 3.35e12 bytes a second
+# at 2 bytes a weight (NVIDIA's data sheet of the H100 SXM); the next power of two. CUDA's attention copies a mask in
+# each layer whose rows do not begin at multiples of 8. What is not said here is as on a CPU.
+_CUDA = replace(_CPU, pass_start=7e11, block_start=50_000, head_rows=512, rows=512, steps=8)
+
+CONSTANTS = {
+    "cpu": _CPU,
+    "cuda": _CUDA,
+    "mps": replace(_CUDA, rows=_CPU.rows),  # what is free there is not known
+    "meta": _CUDA,  # tensors without data, on which a GPU's passes are counted
+}
 KINDS = ("cpu", "cuda", "mps")
+
+
+def constants(device: str) -> Constants:
+    """Those of the device's kind."""
+    return CONSTANTS[kind_of(device)]
 
 
 def kind_of(device: str) -> str:

@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import GateError, InputError
+from .device import constants
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,6 @@ Value = TypeVar("Value")
 LONGEST_WAIT = timedelta(days=30)  # of the others, while the first one samples, scores and judges
 _RANK, _SIZE = 0, 1  # set by `join`
 _WAITING = False  # in the first process: the others wait for work
-BUCKET = 25 * 2**20  # bytes of gradients that are sent at once, as in torch's DistributedDataParallel
 
 
 class PeerError(Exception):
@@ -109,12 +109,12 @@ def all_reduce(tensors: Sequence["Tensor"]) -> None:
 
 
 def _buckets(tensors: Sequence["Tensor"]) -> Iterator[list["Tensor"]]:
-    """Neighbours of one kind, together at most a BUCKET, or one that is larger."""
+    """Neighbours of one kind, together at most a bucket of their device, or one that is larger."""
     bucket: list[Tensor] = []
     held = 0
     for tensor in tensors:
         alike = bucket and (tensor.dtype, tensor.device) == (bucket[0].dtype, bucket[0].device)
-        if bucket and not (alike and held + tensor.nbytes <= BUCKET):
+        if bucket and not (alike and held + tensor.nbytes <= constants(tensor.device.type).bucket):
             yield bucket
             bucket, held = [], 0
         bucket.append(tensor)

@@ -214,6 +214,7 @@ class StepCheckpoints:
                     held[name] = whole.cpu().contiguous()
             if is_first:
                 save_file(held, partial / TENSORS.format(number))
+            processes.all_gather(None)  # should the disk be full, all hear it before the next piece takes them
             written += sum(_bytes(tensor) for _, tensor in piece)
             if passed is not None and may_wait and number == 0 and written < size:
                 if is_first:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ...runtime.device import MICRO_TOKENS
 from .terminal import console, duration, size, table
 
 
@@ -16,7 +17,7 @@ def plan(
     gpu: Annotated[str, typer.Option(help="rtx4090, l40s, a100, h100 or h200.")] = "h100",
     gpus: Annotated[int, typer.Option(help="GPUs that train one cell.", min=1)] = 1,
     lora_rank: Annotated[int, typer.Option(help="Rank of LoRA adapters; 0 trains every weight.", min=0)] = 32,
-    micro_tokens: Annotated[int, typer.Option(help="Most tokens in one forward pass.", min=1)] = 8192,
+    micro_tokens: Annotated[int, typer.Option(help="Most tokens in one forward pass.", min=1)] = MICRO_TOKENS,
     examples: Annotated[int, typer.Option(help="Examples that a method trains on.", min=1)] = 8000,
     prompt: Annotated[int, typer.Option(help="Tokens of a prompt.", min=1)] = 256,
     reply: Annotated[int, typer.Option(help="Tokens of a reply.", min=1)] = 256,

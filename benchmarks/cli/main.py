@@ -169,7 +169,9 @@ def run(
     checkpoint_every: CheckpointEvery = None,
     trust_remote_code: TrustRemoteCode = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while another process makes the same run.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of this run; by default ROOT/runs/BENCHMARK/RUN-ID.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of this run; by default one of its own below ROOT/runs.")
+    ] = None,
     root: Root = Path("results"),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print the plan: what is on disk, and what the rest may take.")

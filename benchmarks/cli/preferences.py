@@ -67,7 +67,7 @@ def collect(
     from ...runtime.quiet import quiet
 
     quiet()
-    from ...evaluators.reward_function import RewardFunction, load_function
+    from ...evaluators.reward_function import reward_of
     from ...models.chat import Template
     from ...models.find import find_model
     from ...models.model_files import allow_remote_code
@@ -98,8 +98,7 @@ def collect(
     if reward and reward_model:
         raise InputError("--reward and --reward-model are both the reward; give one of the two")
     settings.check_reward(bool(reward or reward_model))
-    if reward:
-        load_function(reward, "--reward")
+    by_function = reward_of(reward, "--reward") if reward else None
     scorer = find_model(reward_model, "--reward-model") if reward_model else None
     checkpoint = find_model(model, "--model", cast(Any, template)) if model else None
     if checkpoint:
@@ -131,8 +130,8 @@ def collect(
     }
 
     def open_reward() -> Reward:
-        if reward:
-            return RewardFunction(reward, "collect").rewards
+        if by_function:
+            return by_function
         assert scorer  # the one or the other is given
         return RewardModel.open(scorer.path, tuning)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import GateError, InputError, Stopped
+from ...errors import GateError, InputError, Stopped, nearest
 from .terminal import console, narrower, say, sparkline, table
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def list_(
     if method in suites():
         show_benchmark(method, to)
         return
+    if method and method not in (known := available("methods")):
+        raise InputError(f"there is no method or benchmark {method!r}; {nearest(method, [*known, *suites()])}")
     if method:
         show_method(method, to)
         return
@@ -138,11 +140,12 @@ def show_benchmark(name: str, to: "Console") -> None:
     to.print(table(heads, rows, right=heads[1:], whole=heads[:1]))
     for size in found:
         say(to, f"{size.name}: {size.description}")
+    to.print()
     say(
         to,
-        f"\nBy seeds: the difference between win rates that {METHODS} methods' comparisons show with 80% power, as "
-        f"far as runs vary like those of `quick`; with one seed, between policies and not between methods. Steps: of "
-        f"a method that learns from pairs; one that samples may take others.",
+        f"By seeds: the difference between win rates that {METHODS} methods' comparisons show with 80% power, as "
+        f"far as runs vary like those of `quick`; with one seed, between policies and not between methods; none: not "
+        f"even the largest is shown. Steps: of a method that learns from pairs; one that samples may take others.",
     )
 
 

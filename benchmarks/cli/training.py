@@ -31,7 +31,7 @@ TrustRemoteCode = Annotated[
 ]
 Columns = Annotated[
     str | None,
-    typer.Option(help="Columns of the preferences that have other names: prompt=question,chosen=answer_a,..."),
+    typer.Option(help="Columns of the preferences that have other names, by comma: prompt=question,..."),
 ]
 ContinueFrom = Annotated[
     Path | None,

@@ -87,7 +87,9 @@ def tune(
     cell_timeout: CellTimeout = None,
     checkpoint_every: CheckpointEvery = None,
     trust_remote_code: TrustRemoteCode = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the study; by default ROOT/studies/BENCHMARK/ID.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; by default one of its own below ROOT/studies.")
+    ] = None,
     root: Root = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan and what it may take.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print tune.json alone on stdout.")] = False,

@@ -1,5 +1,7 @@
 """Configurations of well-known sizes of models, for what is counted without a model's folder."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, nearest
@@ -54,6 +56,10 @@ def configuration_of(model: str) -> Any:
         return configuration(model)
     from transformers import AutoConfig
 
+    if re.fullmatch(r"[\d.]+[A-Za-z]*", model) and not Path(model).exists():
+        raise InputError(
+            f"--model {model}: there is no such folder, and the size is not known; {nearest(model, SIZES)}"
+        )
     found = find_model(model, "--model")
     return AutoConfig.from_pretrained(str(found.path), trust_remote_code=remote_code_allowed())
 

@@ -7,8 +7,9 @@ from ...errors import InputError, nearest
 from ...methods.dpo import DPO
 from ...methods.orpo import ORPO
 from ...methods.ppo import PPO
-from ...models.network import SPARE
+from ...models.network import packed_tokens
 from ...models.tuning import Tuning
+from ...runtime.device import constants
 from .step_cost import GIB, Step, StepCost, step_cost
 
 UTILIZATION = 0.4  # of a GPU's bf16 rate; 0.38 to 0.43 in the training of Llama 3 (2024, arXiv:2407.21783, table 4)
@@ -76,41 +77,54 @@ def reckon(
     """SFT, a reward model, DPO, ORPO and PPO; price: dollars an hour and GPU.
 
     On several GPUs full fine-tuning divides trained weights, gradients and moments (FSDP2, see `StepCost.on_each`);
-    adapters and frozen models are whole in each. The time that GPUs wait for one another is left out.
+    adapters and frozen models are whole in each. The time that GPUs wait for one another is left out. Passes are as
+    large as a network makes them: larger ones than `packed_tokens` gain nothing.
     """
+    weights = weights_of(config)
+    tokens = min(tuning.micro_tokens, packed_tokens(weights, "cuda"))
     steps = {
-        "SFT": Step("sft", tuning.micro_tokens, amounts.prompt, amounts.reply),
-        "reward model": Step("reward_model", tuning.micro_tokens, amounts.prompt, amounts.reply),
-        "DPO": Step("pairs", tuning.micro_tokens, amounts.prompt, amounts.reply, DPO()),
-        "ORPO": Step("pairs", tuning.micro_tokens, amounts.prompt, amounts.reply, ORPO()),
-        "PPO": Step("online with critic", tuning.micro_tokens, amounts.prompt, amounts.reply),
+        "SFT": Step("sft", tokens, amounts.prompt, amounts.reply),
+        "reward model": Step("reward_model", tokens, amounts.prompt, amounts.reply),
+        "DPO": Step("pairs", tokens, amounts.prompt, amounts.reply, DPO()),
+        "ORPO": Step("pairs", tokens, amounts.prompt, amounts.reply, ORPO()),
+        "PPO": Step("online with critic", tokens, amounts.prompt, amounts.reply),
     }
-    return [_reckon(name, config, tuning, step, amounts, gpu, gpus, price) for name, step in steps.items()]
+    sampling = _rollout(weights, amounts, gpu)
+    return [
+        _reckon(config, tuning, step, amounts, gpu, gpus, price, name, sampling if name == "PPO" else 0.0)
+        for name, step in steps.items()
+    ]
 
 
 def _reckon(
-    name: str, config: Any, tuning: Tuning, step: Step, amounts: Amounts, gpu: GPU, gpus: int, price: float | None
+    config: Any,
+    tuning: Tuning,
+    step: Step,
+    amounts: Amounts,
+    gpu: GPU,
+    gpus: int,
+    price: float | None,
+    name: str,
+    sampling: float,
 ) -> Reckoned:
+    """sampling: seconds of one GPU that go into what is learnt from."""
     divided = gpus if not tuning.lora_rank else 1
     found: list[tuple[bool, StepCost, float]] = []
     for again in (False, True):
         cost = step_cost(config, replace(tuning, gradient_checkpointing=again), step)
         found.append((again, cost, cost.on_each(divided, step.kind)))
-        if found[-1][2] <= SPARE * gpu.memory * GIB:
+        if found[-1][2] <= constants("cuda").training_share * gpu.memory * GIB:
             break
     again, cost, memory = found[-1]
     passes = amounts.examples / step.rows * (PPO().epochs if name == "PPO" else 1)
-    seconds = passes * max(cost.flop / (UTILIZATION * gpu.flops), cost.launches * LAUNCH)
-    if name == "PPO":
-        seconds += _rollout(config, amounts, gpu)
+    seconds = passes * max(cost.flop / (UTILIZATION * gpu.flops), cost.launches * LAUNCH) + sampling
     hours = seconds / gpus / 3600
     dollars = None if price is None else hours * gpus * price
-    return Reckoned(name, memory, memory <= SPARE * gpu.memory * GIB, again, hours, dollars)
+    return Reckoned(name, memory, memory <= constants("cuda").training_share * gpu.memory * GIB, again, hours, dollars)
 
 
-def _rollout(config: Any, amounts: Amounts, gpu: GPU) -> float:
+def _rollout(weights: int, amounts: Amounts, gpu: GPU) -> float:
     """Seconds of one GPU to sample each response, and to read it by reference, reward model and critic."""
-    weights = weights_of(config)
     sampled = amounts.examples * amounts.reply / ROWS * 2 * weights / gpu.bandwidth  # bf16 weights, once a token
     read = 3 * 2 * weights * amounts.examples * (amounts.prompt + amounts.reply) / (UTILIZATION * gpu.flops)
     return sampled + read

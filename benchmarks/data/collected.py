@@ -6,7 +6,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from ...errors import InputError, nearest
-from ...evaluators.reward_function import RewardFunction, load_function
+from ...evaluators.reward_function import reward_of
 from ...models.checkpoint import Checkpoint
 from ...models.find import BUILTIN
 from ...models.policy import Policy
@@ -42,7 +42,7 @@ def collect_pairs(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Coll
     settings = spec.collected
     assert settings  # else there is nothing to collect
     field = f"{spec.place('collected', 'reward')}, collected.reward"
-    load_function(settings.reward, field)
+    reward = reward_of(settings.reward, field)
     prompts = _prompts(spec)[: settings.prompts]
     sampling = Sampling(
         k=settings.k,
@@ -64,7 +64,6 @@ def collect_pairs(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Coll
     def build(out: Path) -> None:
         (out / STEPS).mkdir(exist_ok=True)  # what is there of an interrupted collection is kept
         policy = Policy.open(base, shop.tuning, trainable=False)
-        reward = RewardFunction(settings.reward, LABELLER).rewards
         about = {"model": spec.model, "prompts": spec.preferences}
         collect(policy, f"{Path(spec.model).name}@{base.key[:12]}", prompts, sampling, out, about, lambda: reward)
         person = SimulatedPerson(LABELLER, settings.reward, settings.sharpness, seed=settings.seed)

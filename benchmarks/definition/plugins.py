@@ -19,6 +19,7 @@ from .intact import refused
 
 Group = Literal["methods", "evaluators"]
 Where = str | Callable[[Sequence[str]], str]  # a place for errors, or what gives the place of a field
+BRANCH = re.compile(r"bool|int|float|str|literal\[.*\]")  # what pydantic calls a type among several
 PAPER = re.compile(r"[A-Z][\w'-]+(?: et al\.| and [A-Z][\w-]+)? \(\d{4}(?:, arXiv:[\d.]+\d)?\)")
 
 
@@ -153,13 +154,23 @@ def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
         _check_numbers(made, [], where, cls)
         return made
     except ValidationError as error:
-        first = error.errors()[0]
+        found = error.errors()
+        first = found[0]
         location = [str(part) for part in first["loc"]]
+        branches = [
+            re.sub(r"^Input should be |, unable.*", "", each["msg"])
+            for each in found
+            if each["loc"] and each["loc"][:-1] == first["loc"][:-1] and BRANCH.fullmatch(str(each["loc"][-1]))
+        ]
+        if len(branches) > 1:  # one value that is none of several types, of which pydantic tells one after another
+            location.pop()
         place, where = ".".join(location) or cls.__name__, _at(where, location)
         if first["type"] == "extra_forbidden":
             names = _names_at(cls, location[:-1])
             raise InputError(f"{where}: there is no field {place!r}; {nearest(location[-1], names)}") from None
         problem = first["msg"][0].lower() + first["msg"][1:]
+        if len(branches) > 1:
+            problem = "input should be " + " or ".join(branches)
         if first["type"] == "string_pattern_mismatch":  # told by the field's own words rather than its pattern
             fields: Any = getattr(cls, "model_fields", {})
             problem = "give " + fields[location[-1]].description.partition(";")[0].lower()

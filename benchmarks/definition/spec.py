@@ -11,6 +11,7 @@ from ...errors import InputError
 from ...models.chat import Template
 from ...preferences.sentence import Stop
 from ...results.records import Range
+from ...runtime.device import MICRO_TOKENS
 from ..tracker import TRACKERS
 from .plugins import checked
 from .yaml_file import Written, read_benchmark
@@ -152,7 +153,7 @@ class TuningSpec(Part):
     """LoRA's scale: the update is multiplied by alpha / rank."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 where the device has units for it, else fp32."""
-    micro_tokens: int = Field(default=8192, gt=0)
+    micro_tokens: int = Field(default=MICRO_TOKENS, gt=0)
     """Tokens in one forward pass; bounds memory, leaves results alone."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Layers and logits are computed again in the backward pass and not kept, which saves most of the memory that grows

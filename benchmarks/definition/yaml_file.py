@@ -73,7 +73,7 @@ def _apart(found: Written) -> tuple[Written, dict[str, Written]]:
     sizes = {}
     for name, fields in given.items():
         places = {field[2:]: at for field, at in found.places.items() if field[:2] == (SIZES, name) and field[2:]}
-        sizes[name] = Written(fields, places)
+        sizes[str(name)] = Written(fields, places)  # YAML reads 3 as a number, and --size gives text
     rest = {name: value for name, value in found.fields.items() if name != SIZES}
     return Written(rest, {field: at for field, at in found.places.items() if field[:1] != (SIZES,)}), sizes
 

@@ -6,6 +6,7 @@ about the policies) and the rest (sd 0.7). In "all equal" no cell differs from a
 methods differ by nothing at any value, and both lose from the first value to the last.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from .claims import rate_row
 SIZES = ((300, 1), (300, 2), (300, 3), (300, 5), (48, 1), (23, 2), (48, 3), (23, 5))  # prompts and seeds
 VALUES = [0, 0.1, 0.25]
 METRIC = "win_rate.gold"
+RUN_SD, REST_SD = 0.2, 0.7
 # name: means of the latent score at each value, and the claims that are false of them
 DESIGNS = {
     "all equal": ((0.3, 0.3, 0.3), ("change", "interaction", "order")),
@@ -30,15 +32,17 @@ WORDS = {
 }
 
 
-def simulate(means: tuple[float, ...], prompts: int, seeds: int, rng: np.random.Generator) -> list[str]:
-    """The sentences of one simulated study."""
+def scores(
+    means: Mapping[str, tuple[float, ...]], prompts: int, seeds: int, rng: np.random.Generator
+) -> pandas.DataFrame:
+    """A study's win rates as `along_axes` has them; means: of the latent score, by method and value of the axis."""
     shared = rng.normal(0, 0.5, prompts)
     parts = []
-    for method in "ab":
-        for place, mean in enumerate(means):
+    for method, values in means.items():
+        for place, mean in enumerate(values):
             own = rng.normal(0, 0.5, prompts)
-            runs = rng.normal(0, 0.2, (seeds, 1)) if seeds > 1 else np.zeros((1, 1))
-            wins = (mean + shared + own + runs + rng.normal(0, 0.7, (seeds, prompts)) > 0).astype(float)
+            runs = rng.normal(0, RUN_SD, (seeds, 1)) if seeds > 1 else np.zeros((1, 1))
+            wins = (mean + shared + own + runs + rng.normal(0, REST_SD, (seeds, prompts)) > 0).astype(float)
             seed, prompt = np.indices(wins.shape)
             parts.append(
                 pandas.DataFrame(
@@ -52,7 +56,13 @@ def simulate(means: tuple[float, ...], prompts: int, seeds: int, rng: np.random.
                     }
                 )
             )
-    return sentences(plain({"axes": along_axes(pandas.concat(parts), {"axis": VALUES})}))
+    return pandas.concat(parts)
+
+
+def simulate(means: tuple[float, ...], prompts: int, seeds: int, rng: np.random.Generator) -> list[str]:
+    """The sentences of one simulated study."""
+    found = scores({"a": means, "b": means}, prompts, seeds, rng)
+    return sentences(plain({"axes": along_axes(found, {"axis": VALUES})}))
 
 
 def rates(runs: int, seed: int) -> list[dict[str, Any]]:

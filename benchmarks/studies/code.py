@@ -20,7 +20,9 @@ def code_of(methods: Sequence[str], spec: BenchmarkSpec) -> dict[str, str]:
 
 
 def changed_since(record: Mapping[str, Any]) -> list[str]:
-    """The parts whose code is another today than it was when a study was made."""
+    """The parts whose code is another today than it was when a study was made; an older record names none."""
+    if "code" not in record:
+        return ["perhaps all"]
     now = _digests(record["code"])
     return [part for part, was in record["code"].items() if now[part] != was]
 

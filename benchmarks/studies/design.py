@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...analysis.budgets import BUDGET
+from ...analysis.verdict import listed
 from ...errors import InputError, nearest
 from .file import Design, Statement
 
@@ -44,6 +45,12 @@ def _check(
     if said.than and not said.equal_kl and alone:
         raise InputError(f"{where}: {alone} is an axis of one method alone, along which two meet only at equal_kl")
     concerned = {field for field, (_, of) in axes.items() if of is None or (of in own and not said.than)}
-    missing = concerned - {said.along} - set(said.at) - ({BUDGET} if said.equal_kl else set())
-    if missing:
+    concerned -= {BUDGET} if said.equal_kl else set()
+    for field in (*said.at, *([said.along] if said.along else [])):
+        if field not in concerned:
+            raise InputError(f"{where}: {field} does not tell what is compared here from anything else; leave it out")
+    if missing := concerned - {said.along} - set(said.at):
         raise InputError(f"{where}: at which value of {min(missing)} is left open; give it under at")
+    if not concerned and not said.equal_kl and (axes or methods[0] not in named):
+        beside = "along no axis" if axes else f"beside {methods[0]} alone"
+        raise InputError(f"{where}: {listed(named)} are compared {beside} in this study; give equal_kl, or others")

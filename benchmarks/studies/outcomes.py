@@ -34,7 +34,7 @@ def changed(record: Mapping[str, Any]) -> list[str]:
     known, name = published(), record["name"]
     design = read_file(name)[0].design if name in known else None
     now = design.model_dump(mode="json") if design else None
-    return [*changed_since(record), *([DESIGN] if now != record["design"] else [])]
+    return [*changed_since(record), *([DESIGN] if now != record.get("design") else [])]
 
 
 def listed() -> list[dict[str, Any]]:

@@ -38,10 +38,10 @@ KEPT = ("kl", "length", "implicit_reward.chosen")  # measures that a study shows
 # What a tuning's contract and a run's must have in common for the one to be told beside the other.
 ALIKE = ("base", "data", "splits", "lengths", "tuning", "sft", "reward_model", "budget", "evaluation")
 # Fields that a shared stage hangs on: of stages to do that agree in them only one is counted.
-DATA = ("model", "preferences", "preferences_split", "rows", "splits", "split_seed", "max_prompt_tokens",
-        "max_response_tokens", "tuning", "sft", "demonstrations")  # fmt: skip
+DATA = ("model", "template", "preferences", "collected", "preferences_split", "columns", "rows", "splits", "split_seed",
+        "max_prompt_tokens", "max_response_tokens", "tuning", "sft", "demonstrations")  # fmt: skip
 TRAINED_ON = (*DATA, "labels", "more_pairs", "training_pairs")
-FEEDS = {"sft": DATA, "reward_model": (*TRAINED_ON, "reward_model"), "reference": TRAINED_ON}
+FEEDS = {"sft": DATA, "reward_model": (*TRAINED_ON, "reward_model"), "reference": (*TRAINED_ON, "budget")}
 
 
 @dataclass(frozen=True)

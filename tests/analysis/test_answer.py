@@ -136,17 +136,32 @@ def test_three_sentences_from_the_record_alone(study):
         "Yes: ppo is above dpo at labels.flip 0.25 by win rate by the true reward (+10 points, +5 to +15, adjusted p "
         "0.010)."
     )
-    assert sure.startswith("How sure: 3 seeds of each method, 870 held-out responses behind each mean, one SFT")
-    assert "no cell failed, all gates passed" in sure
+    assert sure.startswith(
+        "How sure: 3 seeds of each method, 870 held-out responses behind each mean, one SFT and one set"
+    )
+    assert "reward models in a run, no cell failed, all gates passed" in sure
+    assert sure.endswith("; tests are corrected within a score for all that the study tests along its axes.")
     assert rest == "Not shown: anything of another model than m, other data than d, or other settings (as it comes)."
     assert study == before and sentences(study) == [found, sure, rest]
     study |= {"per_seed": ["reward_model"], "warnings": ["gate x not passed: y"], "runs": [{"failures": {"a": "b"}}]}
     study["axes"][FLIP]["pairs"][1]["p_adjusted"] = 0.2
     found, sure, rest = sentences(study)
     assert found.startswith("Not decided: ") and found.endswith("adjusted p 0.200, not shown).")
-    assert "another reward model" in sure and "1 cells failed" in sure and "1 gate not passed" in sure
+    assert "another reward model" in sure and "1 cell failed" in sure and "1 gate not passed" in sure
     assert rest.endswith("nor is it shown that ppo is above dpo at labels.flip 0.25 by win rate by the true reward; or "
                          "that ppo is below dpo at labels.flip 0.25 by win rate by the true reward.")  # fmt: skip
+
+
+def test_tests_at_equal_kl_are_corrected_among_themselves(study):
+    """Each frontier corrects for its own pairs (frontier.py), apart from what is tested along axes."""
+    at_kl = said("ppo", "higher", than="dpo", at={FLIP: 0}, equal_kl=True)
+    asked(study, [at_kl], [at_kl])
+    assert sentences(study)[1].endswith("within a score for the pairs of one frontier where KL is equal.")
+    asked(study, [at_kl])
+    assert sentences(study)[1].endswith("along its axes and for the pairs of one frontier where KL is equal.")
+    study |= {"axes": {}, "beside_the_first": []}
+    asked(study, [said("ppo", "lower", than="dpo")], [said("ppo", "higher", than="dpo")])
+    assert sentences(study)[1].endswith("within a score for all comparisons with the first method.")
 
 
 def test_a_statement_in_words(study):

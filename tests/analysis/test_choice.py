@@ -94,8 +94,8 @@ def test_one_seed_speaks_of_policies_and_recommends_none():
     rows = rows_of(("a", "sft", "a"), ("b", "sft", None), ("a", "b", "a"), seeds=1)
     assert said(rows, {"a": 60.0, "b": 30.0}, {"a": 1, "b": 1}) == (
         "No method is recommended, for each was trained once: this a policy is shown to beat SFT by the true reward, "
-        "and this a policy to be better than this b policy; a second seed of all would train for about 1 min 30 s, a "
-        "third as long."
+        "and this a policy to be better than this b policy; each further seed of all would train for about "
+        "1 min 30 s."
     )
     none = rows_of(("a", "sft", None), seeds=1)
     assert said(none, runs={"a": 1}) == (

@@ -102,7 +102,7 @@ def test_one_seed_of_a_method_beside_it():
     assert said.startswith(
         "No method is recommended, for each was trained once: this dpo policy and this theirs policy"
     )
-    assert said.endswith("a second seed of dpo would train for about 1 min 30 s, a third as long.")
+    assert said.endswith("each further seed of dpo would train for about 1 min 30 s.")
     assert "theirs: not trained here, so what training took is not known." in cost_sentences(found, None)
     assert not any("theirs" in line for line in verdict(found) if line.startswith("Training time"))
 

@@ -35,8 +35,8 @@ def test_findings_sort_what_is_shown_from_what_is_not():
     # a's reward is above b's where a wins and b loses: 32 of 80, the reverse on 8
     assert found.recommendation == (
         "No method is recommended, for each was trained once: this a policy is shown to beat SFT by the true reward, "
-        "and this a policy to be better than this b policy; a second seed of all would train for about 2 min 00 s, a "
-        "third as long."
+        "and this a policy to be better than this b policy; each further seed of all would train for about "
+        "2 min 00 s."
     )
     assert [said.partition(":")[0] for said in found.certainty] == [
         "this a policy beats SFT", "this a policy is better than this b policy",

@@ -52,8 +52,17 @@ def test_shares_and_what_one_more_saves():
     assert saved["reward_model"] == pytest.approx(variance["reward_model"] / 2 / total)  # V - V / 2
     assert saved[SEED] == pytest.approx((variance[SEED] / 3 - variance[SEED] / 4) / total)
     (said,) = sentences({"variance": [row]}, METRIC)
-    assert "a second pair of reward models would help most" in said and "runs of 3 seeds" in said
+    assert row["shown"] is True and "a second pair of reward models would help most (" in said
+    assert "runs of 3 seeds" in said
+    (said,) = sentences({"variance": [{**row, "shown": False}]}, METRIC)
+    assert "a second pair of reward models seems to help most, which is not shown (" in said
     assert sentences({"variance": [row]}, "win_rate.judge") == []
+
+
+def test_of_two_sources_that_are_alike_none_is_shown_to_be_the_first():
+    rng = np.random.default_rng(4)
+    alike = [split_variance(study(rng, {"sft": 0.1}), ["sft", "reward_model"])[0]["shown"] for _ in range(10)]
+    assert sum(alike) <= 3  # more than 3 of 10 at 5%: 1 in 1,000
 
 
 def test_one_seed_has_nothing_to_divide():

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from transformers import LlamaConfig
+from transformers import CTRLConfig, LlamaConfig
 
 from alignment_bench.benchmarks import checks
 from alignment_bench.benchmarks.checks import check_model, check_sampling, reward_model_starts
@@ -73,6 +73,25 @@ def test_adapters_and_longer_tokenizers_are_refused_as_a_runs_model(tmp_path, ma
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="^--model m is an adapter"):
         check_model(spec, Checkpoint(folder, ""))
+
+
+def test_layers_that_cannot_be_computed_again_are_refused_where_they_must(tmp_path, make_tiny):
+    """CTRL's are plain modules. Where nobody insists it may be trained."""
+    folder = make_tiny(tmp_path / "tiny")
+    ask = ["model=m", "tuning.gradient_checkpointing=true", "max_prompt_tokens=80", "max_response_tokens=40"]
+    asking = load_spec("quick", settings=ask)
+    assert check_model(asking, Checkpoint(folder, "")).eos_token_id == 1
+    config = CTRLConfig(vocab_size=259, n_positions=256, n_embd=32, dff=64, n_layer=2, n_head=4)
+    config.save_pretrained(folder)
+    with pytest.raises(InputError) as told:
+        check_model(asking, Checkpoint(folder, ""))
+    assert str(told.value) == (
+        "--set tuning.gradient_checkpointing=true, tuning.gradient_checkpointing: CTRLLMHeadModel has no layers that "
+        "transformers can compute again; set it to false, and micro_tokens lower if memory runs out"
+    )
+    for setting in ("auto", "false"):
+        ask[1] = f"tuning.gradient_checkpointing={setting}"
+        check_model(load_spec("quick", settings=ask), Checkpoint(folder, ""))
 
 
 ROLES = ("training", "evaluation")

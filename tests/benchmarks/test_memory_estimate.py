@@ -1,10 +1,11 @@
 """The memory that a dry run says: the count of `memory_at_size`, and a word in time where a GPU is too small."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from alignment_bench.benchmarks import estimate
+from alignment_bench.benchmarks import estimate, harness
 from alignment_bench.benchmarks.cost.model_sizes import configuration
 from alignment_bench.benchmarks.cost.step_cost import GIB, StepCost
 from alignment_bench.benchmarks.estimate import MIB, Estimates, Rough
@@ -16,6 +17,7 @@ from alignment_bench.methods.dpo import DPO
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.tuning import Tuning
 from alignment_bench.results.records import Pair, Prompt
+from alignment_bench.results.store import NotMade
 from alignment_bench.runtime import processes
 
 
@@ -36,7 +38,7 @@ def test_a_dry_run_says_what_is_counted(tmp_path, monkeypatch, free, again):
 def told(monkeypatch):
     """told(bytes of the GPU): what is said of a step that holds 100 throughout, 64 of them trained, and 150 at most."""
 
-    def told(total, size=1, **how):
+    def told(total, size=1, there=(), **how):
         monkeypatch.setattr(estimate, "total_on", lambda device: total)
         monkeypatch.setattr(processes, "_SIZE", size)
         for name, value in how.items():
@@ -46,7 +48,7 @@ def told(monkeypatch):
         cost = StepCost(trained=64 * GIB, resident=100 * GIB, peak=150 * GIB, tokens=1, flop=1, launches=1)
         monkeypatch.setattr(Estimates, "step_cost", lambda self, step: cost if step.trains else None)
         steps = [Step("SFT", "sft", None, trains=True), Step("length", "scores", None)]
-        return estimates.memory_warnings(steps)
+        return estimates.memory_warnings(steps, lambda: there)
 
     return told
 
@@ -63,6 +65,32 @@ def test_a_gpu_that_is_too_small_for_the_pass_is_told_of(told):
 def test_a_gpu_that_is_too_small_for_what_is_held_is_refused(told):
     with pytest.raises(InputError, match=r"SFT holds 100.0 GiB of weights, gradients .* cuda:1 has 99.0 GiB: train"):
         told(99 * GIB)
+
+
+def test_what_is_on_disk_needs_no_gpu(told):
+    """A training that another machine made; looked up only where it would be told of."""
+    assert told(149 * GIB, there=[("", None, "SFT")]) == told(99 * GIB, there=[("", None, "SFT")]) == []
+    assert told(150 * GIB, there=None) == []  # which cannot be looked into
+
+
+def test_trainings_are_looked_up_in_their_order(monkeypatch):
+    """What needs a stage that is missing cannot be told, and what does not train is not asked for."""
+    sft, scorer = ("", None, "SFT"), ("", None, "scorer")
+
+    def missing(made):
+        raise NotMade("scorer", Path("x"))
+
+    found = [
+        Step("SFT", "sft", lambda made: None, trains=True),
+        Step("scorer", "reward_model", missing, (sft,), trains=True),
+        Step("dpo", "train", lambda made: made[sft], (sft,), trains=True),
+        Step("ppo", "train", pytest.fail, (sft, scorer), trains=True),
+        Step("length", "scores", pytest.fail, (sft,)),
+    ]
+    monkeypatch.setattr(harness, "steps", lambda pipeline, rows, seeds: found)
+    asked = object.__new__(harness.Harness)
+    asked.pipeline, asked.rows, asked.seeds = SimpleNamespace(looking=lambda: None), [], []
+    assert [name for *_, name in asked._trained()] == ["SFT", "dpo"]
 
 
 @pytest.mark.parametrize(("how", "held"), [("ACCELERATE_USE_FSDP", 36 + 16), ("ACCELERATE_USE_DEEPSPEED", 36 + 28)])

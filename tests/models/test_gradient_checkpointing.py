@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from alignment_bench.errors import InputError
-from alignment_bench.models import gradient_checkpointing, target_logps
+from alignment_bench.models import gradient_checkpointing
 from alignment_bench.models.checkpoint import open_network
 from alignment_bench.models.policy import Policy
+from alignment_bench.runtime.device import CONSTANTS
 
 SEQUENCES = [((0, 10, 11, 12), (20, 21, 1)), ((0, 10, 11, 12), (22, 1)), ((0, 40, 41), (50, 1))]
 
@@ -40,8 +41,7 @@ def gradients(tiny, tuning, seeds=(1,), packs=True):
 @pytest.mark.parametrize("seeds", [(1,), (1, 2)])
 def test_gradients_are_those_without_it(tiny, tuning, seeds, packs, monkeypatch):
     """Two adapters on one model too: each layer is computed again with the adapter that it went forward with."""
-    monkeypatch.setattr(target_logps, "ROWS", 3)
-    monkeypatch.setattr(target_logps, "NUMBERS", 1)
+    monkeypatch.setitem(CONSTANTS, "cpu", replace(CONSTANTS["cpu"], head_rows=3, head_numbers=1))
     expected = gradients(tiny, replace(tuning, gradient_checkpointing=False), seeds, packs)
     found = gradients(tiny, replace(tuning, gradient_checkpointing=True), seeds, packs)
     assert len(found) == len(expected)
@@ -99,7 +99,7 @@ def test_without_gradients_nothing_is_computed_again(tiny, full, monkeypatch):
 
 def test_an_architecture_without_such_layers_is_told_at_once(tiny, full, monkeypatch):
     network = open_network(tiny.path, "lm", replace(full, gradient_checkpointing=True), trainable=True)
-    monkeypatch.setattr("alignment_bench.models.network.layers_of", lambda model: [])
+    monkeypatch.setattr("alignment_bench.models.gradient_checkpointing.layers_of", lambda model: [])
     with pytest.raises(InputError, match="no layers that transformers can compute again"):
         network.hidden(network.lay_out(SEQUENCES))
 

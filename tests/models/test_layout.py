@@ -1,11 +1,14 @@
 """Packed sequences give the states of rows of their own; passes cost least; running out of memory."""
 
 import itertools
+import re
 
 import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
+from alignment_bench.errors import InputError
+from alignment_bench.models import packed_attention
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.layout import families, lay_out, numbered
 from alignment_bench.models.micro_batches import OutOfMemory, micro_batches
@@ -189,6 +192,52 @@ def test_a_model_that_attends_in_its_own_way_is_not_packed(tiny, tmp_path, preci
     tuning = Tuning(precision=precision, device="cpu")
     packs = [Policy.open(c, tuning, trainable=True).network.packs for c in (Checkpoint(tmp_path / "bloom", ""), tiny)]
     assert packs == [False, True]
+
+
+def failing(monkeypatch, error):
+    def attention(*given, **more):
+        raise error
+
+    monkeypatch.setattr(packed_attention, "sdpa_attention_forward", attention)
+
+
+@pytest.mark.parametrize("error", [TypeError("attend() missing 'packing'"), AttributeError("None has no 'to'")])
+def test_a_model_whose_own_code_fails_packed_gets_padded_rows(tiny, full, monkeypatch, error):
+    failing(monkeypatch, error)
+    assert not Policy.open(tiny, full, trainable=True).network.packs
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with TORCH_USE_CUDA_DSA"),
+        NotImplementedError("Could not run 'aten::x' with arguments from the 'MPS' backend."),
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+)
+def test_what_a_device_refuses_is_told_and_not_taken_for_the_model(tiny, full, monkeypatch, error):
+    failing(monkeypatch, error)
+    network = Policy.open(tiny, full, trainable=True).network
+    first = re.escape(str(error).splitlines()[0].rstrip("."))
+    for _ in range(2):  # nothing is remembered
+        with pytest.raises(
+            InputError, match=rf"^LlamaForCausalLM fails on cpu with the first few tokens \({first}\); "
+        ):
+            _ = network.packs
+
+
+def test_a_padded_pass_that_fails_is_told_too(tiny, full, monkeypatch):
+    network = Policy.open(tiny, full, trainable=True).network
+    states = network._states
+
+    def refuse(layout):
+        if not layout.packed:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return states(layout)
+
+    monkeypatch.setattr(network, "_states", refuse)
+    with pytest.raises(InputError, match="fails on cpu with the first few tokens"):
+        _ = network.packs
 
 
 def cost(groups, lengths, overhead):

@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignment_bench.benchmarks.selfcheck.architectures import LORA, make
 from alignment_bench.models import checkpoint as checkpoint_module
-from alignment_bench.models import policy as policy_module
 from alignment_bench.models.checkpoint import Checkpoint, merge_adapter, open_network
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.sampler import to_generations
@@ -20,6 +19,7 @@ from alignment_bench.models.sampling import sample
 from alignment_bench.models.tuning import Tuning
 from alignment_bench.results.records import Prompt
 from alignment_bench.results.store import folder_digest
+from alignment_bench.runtime.device import CONSTANTS
 
 SEQUENCES = [
     ((0, 10, 11, 12), (20, 21, 1)),
@@ -270,7 +270,7 @@ def test_entropy_and_kl_of_pieces_are_those_of_the_whole(tiny, tuning, monkeypat
     nudge(policy.network)
     whole = policy.entropy_kl_logps(SEQUENCES, reference)
     asked = []
-    monkeypatch.setattr(policy_module, "NUMBERS", 2 * 259)
+    monkeypatch.setitem(CONSTANTS, "cpu", replace(CONSTANTS["cpu"], vocabulary_numbers=2 * 259))
     monkeypatch.setattr(
         Policy,
         "log_softmax",

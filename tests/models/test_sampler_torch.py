@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig
 
-from alignment_bench.models import sampler_cache, sampler_torch, sampler_weights
+from alignment_bench.models import sampler_torch, sampler_weights
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.sampler_cache import row_bytes, rows_at_once
@@ -17,6 +17,7 @@ from alignment_bench.models.sampler_weights import merged, sampling_weights, to_
 from alignment_bench.models.sampling import sample, streams
 from alignment_bench.models.tuning import Tuning
 from alignment_bench.results.records import Prompt
+from alignment_bench.runtime.device import CONSTANTS
 
 PROMPTS = [Prompt(str(i), (), tuple(range(5, 7 + i % 5))) for i in range(20)]
 LORA = Tuning(lora_rank=4, lora_alpha=8.0, precision="fp32", device="cpu")
@@ -86,7 +87,7 @@ def test_one_look_at_many_tokens_changes_none(tiny, tuning, monkeypatch):
     policy = moved(tiny, tuning, ends=4.0)
     expected = sample(policy, PROMPTS, max_new_tokens=17, seed=4)
     assert min(len(s.ids) for s in expected) == 1 and max(len(s.ids) for s in expected) == 17
-    monkeypatch.setattr(sampler_torch, "steps_at_once", lambda device: 8)
+    monkeypatch.setitem(CONSTANTS, "cpu", replace(CONSTANTS["cpu"], steps=8))
     with Looks() as looks:
         assert sample(policy, PROMPTS, max_new_tokens=17, seed=4) == expected
     assert looks.count == 2 + 3
@@ -97,7 +98,7 @@ def test_rows_take_the_places_of_those_that_finished(tiny, full, monkeypatch, st
     """Responses are the same, and rows of different prompts, begun at different times, need far fewer passes."""
     policy = moved(tiny, full, ends=5.0)
     expected = sample(policy, PROMPTS * 2, max_new_tokens=24, seed=4)
-    monkeypatch.setattr(sampler_torch, "steps_at_once", lambda device: steps)
+    monkeypatch.setitem(CONSTANTS, "cpu", replace(CONSTANTS["cpu"], steps=steps))
     how = {"max_new_tokens": 24, "seed": 4, "temperature": 1.0, "top_p": 1.0, "progress": None}
     how |= {"streams": streams(PROMPTS * 2), "batch_size": 8}
     sizes, head = [], policy.network.head
@@ -115,7 +116,8 @@ def test_rows_take_the_places_of_those_that_finished(tiny, full, monkeypatch, st
 def test_a_learnt_position_is_never_beyond_the_models(tiny, full, monkeypatch):
     """Rows that began earlier end earlier: no token is asked for after a row's last, whenever it is looked at."""
     policy = moved(tiny, full, ends=3.0)
-    monkeypatch.setattr(sampler_torch, "steps_at_once", lambda device: 3)
+    monkeypatch.setitem(CONSTANTS, "cpu", replace(CONSTANTS["cpu"], steps=3))
+    assert policy.network.packs  # found out now, by passes of its own
     backbone, furthest = policy.network.backbone.forward, []
 
     @functools.wraps(backbone)
@@ -239,7 +241,7 @@ def test_rows_by_memory(tiny, full, monkeypatch):
     )
     assert row_bytes(config, 1024, 512, bf16=True) == 2 * 131_072 * 2048 + 4 * 1024 * (6 * 4096 + 3 * 14_336)
     network = Policy.open(tiny, full, trainable=False).network
-    assert rows_at_once(network, [1024], 512) == sampler_cache.ROWS
+    assert rows_at_once(network, [1024], 512) == CONSTANTS["cpu"].rows
     network.tuning = replace(network.tuning, device="cuda", precision="bf16")
     monkeypatch.setattr(network.model, "config", config)
     for free, rows in ((50e9, 58), (1e9, 10), (-10e9, 1), (900e9, 512)):

@@ -1,11 +1,14 @@
 """Log-probs of given tokens and their gradients, piece by piece, against autograd through a plain log-softmax."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from alignment_bench.models import network, target_logps
+from alignment_bench.models import network
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.target_logps import TargetLogps
+from alignment_bench.runtime.device import CONSTANTS
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -13,8 +16,7 @@ from alignment_bench.models.target_logps import TargetLogps
 @pytest.mark.parametrize("numbers, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_values_and_gradients(numbers, tolerance, with_bias, temperature, monkeypatch):
     """Seven rows in pieces of three, the last of one."""
-    monkeypatch.setattr(target_logps, "ROWS", 3)
-    monkeypatch.setattr(target_logps, "NUMBERS", 1)
+    monkeypatch.setitem(CONSTANTS, "cpu", replace(CONSTANTS["cpu"], head_rows=3, head_numbers=1))
     random = torch.Generator().manual_seed(0)
     shapes = [(7, 8), (50, 8), (50,)][: 2 + with_bias]
     given = [torch.randn(shape, generator=random).to(numbers).requires_grad_() for shape in shapes]

@@ -17,6 +17,8 @@ from scipy.stats import t as student
 
 from alignment_bench.analysis.findings import findings
 from alignment_bench.analysis.summary import summarize
+from alignment_bench.reports.page import page
+from alignment_bench.reports.reading import Material
 
 METHODS, PROMPTS, MARGIN = ("a", "b", "c"), 90, 0.05
 
@@ -198,3 +200,13 @@ def test_costs(raw):
         line = next(text for text in said.cost if text.startswith(f"{name}: "))
         assert f"{seconds:.0f} s" in line and f"{1 + place:.2f} GFLOP" in line
     assert any("3.0 times the FLOPs" in text for text in said.confounds)
+
+
+@pytest.mark.parametrize(("passed", "word"), [(True, "Nothing was"), (False, "Nothing else was")])
+def test_beside_a_failed_gate_it_is_not_said_that_nothing_was_found(passed, word):
+    """The gate stands above, among the alarms."""
+    gate = {"name": "g", "text": "g is at 0.4", "passed": passed}
+    summary = {"methods": {}, "contract": {}, "comparisons": [], "warnings": [], "gates": [gate]}
+    found = {answer.question: answer for answer in page(Material({}, summary, [], []))["answers"]["others"]}
+    broken = found["Where it breaks"]
+    assert not broken.sentences and broken.otherwise == f"{word} found that weakens this verdict."

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where tasks.py is
@@ -30,6 +31,7 @@ from alignment_bench.models.reward_model import RewardModel
 from alignment_bench.models.sampling import sample
 from alignment_bench.results.store import Store
 from alignment_bench.runtime import launch, processes
+from alignment_bench.runtime.device import CONSTANTS
 from alignment_bench.runtime.quiet import quiet
 from alignment_bench.training.resume import StepCheckpoints
 from alignment_bench.training.task import PromptDataset, sides_of
@@ -153,7 +155,7 @@ def helped(tiny: Checkpoint, folder: Path) -> dict[str, object]:
 def summed() -> dict[str, object]:
     """Sums of tensors over both processes, small ones together: three of 12 bytes, one larger, one of another kind."""
     rank, calls = processes.rank(), []
-    processes.BUCKET = 30
+    CONSTANTS["cpu"] = replace(CONSTANTS["cpu"], bucket=30)
     tensors = [torch.full((3,), float(i + rank)) for i in range(3)]
     tensors += [torch.full((4, 5), 1.0 + rank), torch.full((2,), 5 + rank)]
     once = torch.distributed.all_reduce

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from alignment_bench.errors import Stopped
+from alignment_bench.errors import InputError, Stopped
 from alignment_bench.models.layout import Batch
 from alignment_bench.results.store import METRICS, STEPS, read_jsonl
 from alignment_bench.runtime import device
@@ -229,6 +229,25 @@ def test_a_checkpoint_is_written_in_pieces(tmp_path, whole, monkeypatch):
     assert len(list(folder.glob("tensors-*.safetensors"))) == len(written)
     assert train(tmp_path / "x", every=1e9) == whole[0]
     assert log(tmp_path / "x") == whole[1]
+
+
+def test_beside_a_process_that_cannot_write_none_waits_for_the_next_piece(tmp_path, monkeypatch):
+    """With divided weights each piece takes all processes: the others hear of a full disk before they begin it."""
+    taken = []
+
+    def hear(value):
+        if len(taken) == 1:
+            raise InputError("the disk is full")
+        return [value, value]
+
+    monkeypatch.setattr(resume, "PIECE", 8)
+    monkeypatch.setattr(resume, "full", lambda tensor: taken.append(1) or tensor)
+    monkeypatch.setattr(resume.processes, "rank", lambda: 1)
+    monkeypatch.setattr(resume.processes, "all_gather", hear)
+    parts = {"weights": resume.Weights([nn.Parameter(torch.zeros(2)) for _ in range(3)])}
+    with pytest.raises(InputError, match="the disk is full"):
+        resume.StepCheckpoints(tmp_path, "x", 9, parts, every=1.0)._save(1)
+    assert len(taken) == 1
 
 
 @pytest.fixture

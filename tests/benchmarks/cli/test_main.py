@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from alignment_bench.benchmarks.cli.main import app
 from alignment_bench.benchmarks.cli.show import complete_benchmark, complete_methods
@@ -36,6 +37,12 @@ def test_all_commands_are_there():
 @pytest.mark.parametrize("path", COMMANDS, ids="-".join)
 def test_help_has_an_example_of_the_command(path):
     assert f"Example: bench {' '.join(path)}" in COMMANDS[path].help
+
+
+@pytest.mark.parametrize("command", ["run", "tune", "collect"])
+def test_no_word_of_the_help_is_cut_off_at_80_columns(command):
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).output
+    assert "--root" in shown and max(map(len, shown.splitlines())) <= 80 and "…" not in shown
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from alignment_bench.analysis.findings import findings
 from alignment_bench.benchmarks.cli import doctor, show
 from alignment_bench.benchmarks.cli.terminal import count, duration, size, sparkline
 from alignment_bench.benchmarks.definition.plugins import available, describe, load
+from alignment_bench.errors import InputError
 from alignment_bench.reports.text_plot import interval_plot
 from alignment_bench.results.progress import Recorder, StepProgress
 from alignment_bench.results.store import Store
@@ -230,7 +231,7 @@ def test_the_list_fits_a_narrow_terminal(monkeypatch):
         assert ("paper" in lines[1].split()) is papers
 
 
-def test_a_methods_page_says_its_settings_with_range_default_and_source(monkeypatch, bench, tmp_path):
+def test_a_methods_page_says_its_settings_with_range_default_and_source(monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(show, "console", lambda: Console(file=out, width=80))
     show.list_("ppo")
@@ -243,8 +244,17 @@ def test_a_methods_page_says_its_settings_with_range_default_and_source(monkeypa
     assert re.search(r"\n clip +0\.2 +above 0 to 1 +Range of the", text)
     assert re.search(r"\n beta +0\.05 +from 0 +Weight of", text) and "Tuned from 0.01 to 1." in words
     assert "Tuned from 0.3 to 3 times the benchmark's own." in words
-    told = bench("list", "pppo", cwd=tmp_path, code=2).stderr
-    assert "there is no method 'pppo'; did you mean 'ppo'" in told
+    with pytest.raises(InputError, match="there is no method or benchmark 'pppo'; did you mean 'ppo'"):
+        show.list_("pppo")
+    with pytest.raises(InputError, match="there is no method or benchmark 'quik'; did you mean 'quick'"):
+        show.list_("quik")
+
+
+def test_a_benchmarks_page_at_a_terminal_sets_its_notes_apart(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(show, "console", lambda: Console(file=out, width=80, force_terminal=True, color_system=None))
+    show.list_("hh")
+    assert "\n\nBy seeds: " in out.getvalue() and "none: not even the largest" in " ".join(out.getvalue().split())
 
 
 @pytest.mark.parametrize(

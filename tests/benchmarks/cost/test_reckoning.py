@@ -45,6 +45,16 @@ def counted(monkeypatch):
     monkeypatch.setattr(reckoning, "weights_of", lambda config: 10**9)
 
 
+def test_passes_are_as_large_as_a_network_makes_them(counted, monkeypatch):
+    """32 times the 7e11 operations of a start, at 2 a weight: 1,600 tokens of 7e9 weights, and 600 where one asks."""
+    seen = []
+    monkeypatch.setattr(reckoning, "weights_of", lambda config: 7 * 10**9)
+    monkeypatch.setattr(reckoning, "step_cost", lambda config, tuning, step: seen.append(step.tokens) or COST)
+    for micro_tokens in (8192, 600):
+        reckon(None, replace(TUNING, micro_tokens=micro_tokens), AMOUNTS, gpu_of("h200"), 1)
+    assert list(dict.fromkeys(seen)) == [1600, 600]
+
+
 def test_time_and_dollars_by_hand(counted):
     """100 examples; a pass of 600 tokens has 2 pairs of 300 tokens, or 3 rows of 200. 126.9 of 141 GiB may be used, so
     110 GiB fit and 130 do not, and a pass is of 1.5e15 FLOP, at 0.4 x 989e12 a second."""
@@ -80,6 +90,8 @@ def test_a_gpu_that_is_too_small_is_told(counted):
     assert not any(row.fits for row in found)
     with pytest.raises(InputError, match="the GPU 'h1000' is not known; did you mean 'h100'"):
         gpu_of("h1000")
+    with pytest.raises(InputError, match="--model 8B: .* the size is not known; known: 0.5B, 1.5B, 70B, 7B"):
+        configuration_of("8B")
 
 
 def test_the_command(bench, tmp_path, tiny, counted):

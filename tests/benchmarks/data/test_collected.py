@@ -12,9 +12,11 @@ from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.plan import ON_DISK, plan
 from alignment_bench.benchmarks.request import Request
 from alignment_bench.errors import InputError
+from alignment_bench.evaluators.reward_function import reward_of
 from alignment_bench.preferences.sentence import first_sentence
 from alignment_bench.preferences.sentiment import true_reward
 from alignment_bench.results.cache import look
+from alignment_bench.results.records import Generation
 from alignment_bench.results.store import Store, read_json
 
 SMALL = {  # the model that is shipped says "kind", "nice" and "steal", which VADER knows, and ends sentences
@@ -109,3 +111,11 @@ def test_what_cannot_be_collected_is_told(tmp_path, request_small, changes, told
     small = {"collected": {**SMALL["collected"], "prompts": 4}}
     with pytest.raises(InputError, match=told):
         plan(replace(request_small(**{**small, **changes}), root=tmp_path))
+
+
+def test_an_error_of_the_reward_names_the_field_that_asked_for_it(monkeypatch, tmp_path):
+    (tmp_path / "rewards_of_a_test.py").write_text("def odd(prompt, response):\n    return {'reward': 1 / 0}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    rewards = reward_of("rewards_of_a_test:odd", "x.yaml: collected.reward")
+    with pytest.raises(InputError, match=r"^x.yaml: collected.reward: rewards_of_a_test:odd failed \(ZeroDivisionErr"):
+        rewards([Generation(prompt_id="a", prompt=(), response="b", length=1, finished=True)])

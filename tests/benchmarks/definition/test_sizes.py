@@ -56,3 +56,11 @@ def test_a_size_that_is_not_there_is_told(tmp_path):
     path.write_text("extends: hh\nname: mine\nsizes: [small]\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"mine.yaml, line 3: sizes is a mapping"):
         load_spec(str(path), GIVEN)
+
+
+def test_a_size_may_be_named_by_a_number(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: quick\nname: mine\nsizes:\n  3: {budget: 9}\n  small: {budget: 8}\n", encoding="utf-8")
+    assert load_spec(str(path), size="3").budget == 9
+    with pytest.raises(InputError, match="has no such size; .*3, small"):
+        load_spec(str(path), size="big")

@@ -107,6 +107,11 @@ def test_errors_name_the_option(write):
     assert "value '[1' cannot be read" in refused(path, "budget=[1")
 
 
+def test_a_value_of_none_of_several_types_is_told_at_its_field(write):
+    told = refused(write("extends: parent.yaml\nname: child\n"), "tuning.gradient_checkpointing=maybe")
+    assert "tuning.gradient_checkpointing: input should be a valid boolean or 'auto', not 'maybe'" in told
+
+
 def test_set_through_the_command(bench, write, tmp_path):
     path = write("extends: parent.yaml\nname: child\n")
     done = bench("run", "-b", path, "-m", "dpo", "--set", "methods.dpoo.beta=1", cwd=tmp_path, code=2)

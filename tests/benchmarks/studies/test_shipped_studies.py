@@ -126,3 +126,31 @@ def test_a_statement_that_no_record_can_show_is_refused(fields, told):
     with pytest.raises(InputError, match="study noise: design.yes_if.0: ") as error:
         check_design(Design(**shared, yes_if=[{"verdict": "lower", **fields}]), ["ppo", "dpo"], AXES, "noise")
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_statement_of_methods_that_no_axis_concerns_is_refused():
+    """Without the check the study would be made, and its answer find no row."""
+
+    def check(methods, axes, **fields):
+        said = {"method": "ppo", "than": "orpo", "verdict": "higher", **fields}
+        shared = {"question": "?", "tuning": "", "papers": [{"paper": "", "shape": ""}], "hours": 1}
+        check_design(Design(**shared, yes_if=[said], no_if=[said]), methods, axes, "x")
+
+    of_dpo, budgets = {"dpo.beta": ([0.1, 0.5], "dpo")}, {"budget": ([8, 9], None)}
+    with pytest.raises(InputError, match="ppo and orpo are compared along no axis in this study"):
+        check(["ppo", "orpo", "dpo"], of_dpo)
+    with pytest.raises(InputError, match="dpo.beta does not tell what is compared here"):
+        check(["ppo", "orpo", "dpo"], of_dpo, at={"dpo.beta": 0.1})
+    with pytest.raises(InputError, match="budget does not tell what is compared here"):
+        check(["ppo", "orpo"], budgets, at={"budget": 8}, equal_kl=True)
+    with pytest.raises(InputError, match="ppo and orpo are compared beside dpo alone in this study"):
+        check(["dpo", "ppo", "orpo"], {})
+    check(["ppo", "orpo", "dpo"], of_dpo, equal_kl=True)
+    check(["ppo", "orpo"], budgets, equal_kl=True)
+    check(["orpo", "ppo"], {})
+
+
+def test_a_study_that_names_no_code_may_be_of_any():
+    """Of a version before the hashes were kept; `bench site` shows such ones too."""
+    assert outcomes.changed({"name": "mine"}) == ["perhaps all"]
+    assert outcomes.changed({"name": "label_noise"}) == ["perhaps all", "its question"]

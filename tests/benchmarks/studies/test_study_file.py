@@ -2,14 +2,17 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.harness import Outcome
+from alignment_bench.benchmarks.plan import TO_DO, Planned
+from alignment_bench.benchmarks.stages.steps import Step
 from alignment_bench.benchmarks.studies.axes import Study, make_axis, read_study, varied
-from alignment_bench.benchmarks.studies.study import ALIKE, of_tuning, warnings_of
+from alignment_bench.benchmarks.studies.study import ALIKE, Planning, of_tuning, warnings_of
 from alignment_bench.errors import InputError
 from alignment_bench.results.integrity import write_record
 from alignment_bench.results.run_folder import TUNE, Run
@@ -178,3 +181,22 @@ def test_an_axis_of_a_plugin_field_needs_the_method():
     assert make_axis("dpo.beta", [1, 2], "here", ["dpo"]).method == "dpo"
     assert make_axis("method_defaults.lr", [1, 2], "here", ["dpo"]).method is None
     assert Study("x", load_spec("quick"), ("dpo",), 1, (make_axis("rows", [9, None], "here", ["dpo"]),)).runs()
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "stages"),
+    [
+        ("collected.sharpness", "sft", 2),
+        ("template", "sft", 2),
+        ("budget", "sft", 1),
+        ("budget", "reference", 2),  # whose pairs are those that the budget draws
+        ("labels.flip", "sft", 1),
+        ("labels.flip", "reward_model", 2),
+    ],
+)
+def test_a_plan_counts_a_stage_once_where_its_runs_share_it(field, kind, stages):
+    values = {"collected.sharpness": "4,8", "template": "chat,text", "budget": "8,16", "labels.flip": "0,0.25"}[field]
+    found = varied(load_spec("sentiment", {"model": "builtin/base_model"}), ["dpo"], 1, [f"{field}={values}"])
+    planned = Planned(Step("a stage", kind, lambda made: None), TO_DO)
+    both = Planning([(run, SimpleNamespace(to_do=[planned])) for run in found.runs()])
+    assert len(both.to_do) == stages
