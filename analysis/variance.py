@@ -91,7 +91,7 @@ def _components(part: pandas.DataFrame, sources: Sequence[str]) -> dict[str, Any
     total = sum(value / counts[name] for name, value in variance.items())
     if not (isfinite(total) and total > 0):
         return {}
-    parts = []
+    parts: list[dict[str, Any]] = []
     for name, value in variance.items():
         share = value / counts[name] / total
         # one more seed divides its part by S + 1; a second of anything else halves its part
