@@ -16,6 +16,7 @@ from .claims import rate_row
 SENTENCE = "one more of ... would help most"
 SIZES = ((300, 3, 3), (300, 2, 5), (48, 3, 3))  # prompts, seeds, worlds of each source
 SFT, REWARD = "sft", "reward_model"
+SOURCES = [SFT, REWARD]
 METRIC = "win_rate.gold"
 PROMPT_SD, REST_SD = 0.4, 0.3
 # what one more of each takes away, in units of what as many prompts again would
@@ -35,7 +36,7 @@ def simulate(design: str, prompts: int, seeds: int, levels: int, rng: np.random.
     saved = {name: times * unit for name, times in DESIGNS[design].items()}
     # response sampling is part of the seed's variance
     seed_sd = np.sqrt(max(saved[SEED] * seeds * (seeds + 1) - REST_SD**2 / prompts, 0.0))
-    sft, reward = (rng.normal(0, np.sqrt(2 * saved[name]), levels) for name in (SFT, REWARD))
+    sft, reward = (rng.normal(0, np.sqrt(2 * saved[name]), levels) for name in SOURCES)
     own = rng.normal(0, PROMPT_SD, prompts)
     apart = [place for k in range(1, levels) for place in ((k, 0), (0, k), (k, k))]
     frames = []
@@ -45,7 +46,7 @@ def simulate(design: str, prompts: int, seeds: int, levels: int, rng: np.random.
         seed, prompt = np.indices(values.shape)
         columns = {"seed": seed.ravel(), "prompt_id": prompt.ravel(), "value": values.ravel(), SFT: i, REWARD: j}
         frames.append(pandas.DataFrame({"method": "a", "metric": METRIC, **columns}))
-    found = split_variance(pandas.concat(frames), [SFT, REWARD])
+    found = split_variance(pandas.concat(frames), SOURCES)
     return " ".join(sentences({"variance": found}, METRIC))
 
 
