@@ -10,7 +10,16 @@ from ...methods.ppo import PPO
 from ...models.network import packed_tokens
 from ...models.tuning import Tuning
 from ...runtime.device import constants
-from .step_cost import GIB, Step, StepCost, step_cost
+from .step_cost import GIB, Step, StepCost, StepKind, step_cost
+
+# what is counted of each training: the kind of its steps, and a method whose loss they have
+KINDS: dict[str, tuple[StepKind, Any]] = {
+    "SFT": ("sft", None),
+    "reward model": ("reward_model", None),
+    "DPO": ("pairs", DPO()),
+    "ORPO": ("pairs", ORPO()),
+    "PPO": ("online with critic", None),
+}
 
 UTILIZATION = 0.4  # of a GPU's bf16 rate; 0.38 to 0.43 in the training of Llama 3 (2024, arXiv:2407.21783, table 4)
 LAUNCH = 5e-6  # seconds a kernel takes at least, however little it computes; assumed
@@ -82,13 +91,7 @@ def reckon(
     """
     weights = weights_of(config)
     tokens = min(tuning.micro_tokens, packed_tokens(weights, "cuda"))
-    steps = {
-        "SFT": Step("sft", tokens, amounts.prompt, amounts.reply),
-        "reward model": Step("reward_model", tokens, amounts.prompt, amounts.reply),
-        "DPO": Step("pairs", tokens, amounts.prompt, amounts.reply, DPO()),
-        "ORPO": Step("pairs", tokens, amounts.prompt, amounts.reply, ORPO()),
-        "PPO": Step("online with critic", tokens, amounts.prompt, amounts.reply),
-    }
+    steps = {name: Step(kind, tokens, amounts.prompt, amounts.reply, method) for name, (kind, method) in KINDS.items()}
     sampling = _rollout(weights, amounts, gpu)
     return [
         _reckon(config, tuning, step, amounts, gpu, gpus, price, name, sampling if name == "PPO" else 0.0)
@@ -109,18 +112,19 @@ def _reckon(
 ) -> Reckoned:
     """sampling: seconds of one GPU that go into what is learnt from."""
     divided = gpus if not tuning.lora_rank else 1
+    room = constants("cuda").training_share * gpu.memory * GIB
     found: list[tuple[bool, StepCost, float]] = []
     for again in (False, True):
         cost = step_cost(config, replace(tuning, gradient_checkpointing=again), step)
         found.append((again, cost, cost.on_each(divided, step.kind)))
-        if found[-1][2] <= constants("cuda").training_share * gpu.memory * GIB:
+        if found[-1][2] <= room:
             break
     again, cost, memory = found[-1]
     passes = amounts.examples / step.rows * (PPO().epochs if name == "PPO" else 1)
     seconds = passes * max(cost.flop / (UTILIZATION * gpu.flops), cost.launches * LAUNCH) + sampling
     hours = seconds / gpus / 3600
     dollars = None if price is None else hours * gpus * price
-    return Reckoned(name, memory, memory <= constants("cuda").training_share * gpu.memory * GIB, again, hours, dollars)
+    return Reckoned(name, memory, memory <= room, again, hours, dollars)
 
 
 def _rollout(weights: int, amounts: Amounts, gpu: GPU) -> float:

@@ -33,7 +33,6 @@ KINDS = {
     "equal tuning": r"with equal tuning \(12 trials each\) ([^,.;]*)",
 }
 DEPENDS = "so the order depends on what is equal"
-CROSS = "the two cross"
 # name: distances of a, what a has over b everywhere, and the kinds of budget under which a is ahead
 DESIGNS: dict[str, tuple[tuple[float, ...], float, tuple[str, ...]]] = {
     "equal under every budget": (NEAR, 0.0, ()),

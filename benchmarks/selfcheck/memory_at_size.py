@@ -12,20 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...methods.dpo import DPO
-from ...methods.orpo import ORPO
 from ...models.tuning import Tuning
 from ..cost.model_sizes import SIZES, configuration
-from ..cost.step_cost import GIB, Step, StepCost, StepKind, step_cost
+from ..cost.reckoning import KINDS
+from ..cost.step_cost import GIB, Step, StepCost, step_cost
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
-KINDS: dict[str, tuple[StepKind, Any]] = {
-    "SFT": ("sft", None),
-    "reward model": ("reward_model", None),
-    "DPO": ("pairs", DPO()),
-    "ORPO": ("pairs", ORPO()),
-    "PPO": ("online with critic", None),
-}
 RANKS = {"LoRA": 32, "full": 0}
 LENGTH = 256  # tokens of a prompt, and of a reply
 TOKENS = {"0.5B": 16384}  # of a pass, as benchmarks/suites/ultrafeedback.yaml asks
