@@ -149,6 +149,13 @@ def backbone_of(model: "PreTrainedModel") -> nn.Module:
     return next((part for name in names if (part := getattr(model, name, None)) is not None), model)
 
 
+def linear_kinds() -> tuple[type[nn.Module], ...]:
+    """The classes of linear layers: torch's, and that of transformers whose weight lies the other way round."""
+    from transformers.pytorch_utils import Conv1D
+
+    return (nn.Linear, Conv1D)
+
+
 def adapted_name(path: str, layer: "LoraLayer") -> str:
     """The name, in the plain model, of the weight that an adapter's layer adds to; path: where that layer stands."""
     return f"{plain_name(path)}.{getattr(layer, 'parameter_name', 'weight')}"
@@ -179,9 +186,7 @@ def rounded_weights(model: nn.Module) -> list[nn.Parameter]:
     So not those of norms and embeddings, of an output layer that shares its weight with them, and of the scalar head of
     a scorer.
     """
-    from transformers.pytorch_utils import Conv1D
-
-    linear = (nn.Linear, Conv1D)
+    linear = linear_kinds()
     used = {id(p) for m in model.modules() if type(m) not in linear for p in m.parameters(recurse=False)}
     layers = [module for name, module in model.named_modules() if type(module) in linear and name != "score"]
     return [p for layer in layers for p in layer.parameters(recurse=False) if id(p) not in used]
@@ -201,9 +206,8 @@ def lora_targets(model: "PreTrainedModel") -> dict[str, Any]:
 
 def _linear_names(model: "PreTrainedModel") -> list[str]:
     """Last name parts of the linear layers of the backbone."""
-    from transformers.pytorch_utils import Conv1D
-
-    linear = [n for n, m in backbone_of(model).named_modules() if isinstance(m, (nn.Linear, Conv1D)) and not _routes(m)]
+    kinds = linear_kinds()
+    linear = [n for n, m in backbone_of(model).named_modules() if isinstance(m, kinds) and not _routes(m)]
     names = {name.rpartition(".")[2] for name in linear}
     return sorted(names.difference(BYPASSED.get(model.config.model_type, ())))
 
