@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .four_bits import weights_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -40,7 +41,7 @@ class Host:
         """folder: where the model lies, for adapters name their base."""
         self.folder = folder
         self.model = model.requires_grad_(False)
-        self.size = sum(p.numel() for p in model.parameters())
+        self.size = weights_of(model)
         self._targets = lora_targets(self.model)
         self._names = (f"adapter{i}" for i in count())
         self._configs: dict[str, LoraConfig] = {}
@@ -106,17 +107,6 @@ class Host:
                 layer.delete_adapter(name)
         self.model.peft_config.pop(name, None)
         del self._parameters[name], self._configs[name]
-
-    def merge(self, name: str, whole: "PreTrainedModel") -> "PreTrainedModel":
-        """Add the adapter into the weights of `whole`, another copy of the frozen model in fp32, and return it."""
-        from peft.tuners.lora import LoraLayer
-
-        with torch.no_grad():
-            for path, layer in self.model.named_modules():
-                if isinstance(layer, LoraLayer):
-                    weight = whole.get_parameter(adapted_name(path, layer))
-                    weight += added_weight(layer, name).to(weight.device)
-        return whole
 
     def save(self, name: str, folder: Path, score: nn.Linear | None) -> None:
         """Write the adapter in peft's layout: AutoModelForCausalLM or ...SequenceClassification load it."""
@@ -202,6 +192,26 @@ def lora_targets(model: "PreTrainedModel") -> dict[str, Any]:
         "target_modules": [name for name in names if name not in EXPERTS],
         "target_parameters": [*stacked, *(f"{name}.weight" for name in taken)],  # each layer of its own, by its weight
     }
+
+
+def base_layers(model: "PreTrainedModel") -> set[str]:
+    """Names of the linear layers that adapters go on, experts aside: those that may lie in 4 bits."""
+    names, within = _linear_names(model), {id(module) for module in backbone_of(model).modules()}
+    linear = linear_kinds()
+    return {
+        path
+        for path, module in model.named_modules()
+        if type(module) in linear and id(module) in within and path.rpartition(".")[2] in names
+    }
+
+
+def check_no_experts(config: Any, field: str) -> None:
+    """InputError for a mixture, whose weights lie in stacks for the most part; field: by which 4 bits were asked."""
+    if any(getattr(config.get_text_config(), name, None) for name in EXPERT_COUNTS):
+        raise InputError(
+            f"{field}: the experts of a mixture ({config.model_type}) are not brought to 4 bits here; leave it out, or "
+            f"use a model without experts"
+        )
 
 
 def _linear_names(model: "PreTrainedModel") -> list[str]:

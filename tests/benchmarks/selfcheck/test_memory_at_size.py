@@ -13,7 +13,7 @@ FOUND = json.loads((memory_at_size.PUBLISHED / "memory.json").read_text(encoding
 def test_the_page_is_made_of_the_figures():
     page = (memory_at_size.PUBLISHED / "memory.md").read_text(encoding="utf-8")
     assert memory_at_size.page(FOUND) == page
-    assert len(FOUND["steps"]) == len(memory_at_size.SIZES) * len(memory_at_size.RANKS) * len(memory_at_size.KINDS)
+    assert len(FOUND["steps"]) == len(memory_at_size.SIZES) * len(memory_at_size.WAYS) * len(memory_at_size.KINDS)
 
 
 def test_the_documentation_says_these_figures():
