@@ -30,10 +30,10 @@ class FourBits(nn.Linear):
         self.out_features, self.in_features = shape
         self.numbers = numbers
         self.weight = nn.Parameter(packed, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)  # type: ignore[assignment]
         self.state: Any = None
         """Scales of the blocks, in the form of bitsandbytes."""
-        self.lay_across = False
+        self.lies_across = False
         """The plain model has the weight the other way round, [in, out]."""
 
     def restored(self) -> Tensor:
@@ -41,11 +41,6 @@ class FourBits(nn.Linear):
         from bitsandbytes.functional import dequantize_4bit
 
         return dequantize_4bit(self.weight.data, self.state).view(self.out_features, self.in_features)
-
-    def plain_weight(self) -> Tensor:
-        """The weight as the plain model has it, in fp32."""
-        weight = self.restored().float()
-        return weight.T if self.lay_across else weight
 
     def forward(self, x: Tensor) -> Tensor:
         return _Product.apply(x.to(self.numbers), self)
@@ -89,7 +84,7 @@ def take_over(model: "PreTrainedModel", numbers: torch.dtype) -> None:
             layer = FourBits(module.weight.data, tuple(state.shape), module.bias, numbers)
             # blocks run on over rows; bitsandbytes 0.50.2 restores them on a CPU as if each row began one
             state.shape, state.dtype = torch.Size([state.shape.numel()]), numbers
-            layer.state, layer.lay_across = state, module.source_cls is not nn.Linear
+            layer.state, layer.lies_across = state, module.source_cls is not nn.Linear
             model.set_submodule(path, layer)
     model.hf_quantizer.remove_quantization_config(model)
     model.is_loaded_in_4bit = False

@@ -51,11 +51,14 @@ def save_merged(network: Network, folder: Path) -> None:
             adapted[adapted_name(path, layer)] = layer
 
     def merged(name: str, weight: Tensor) -> Tensor:
-        if name in rounded:
-            weight = rounded[name].plain_weight().cpu()
+        layer = rounded.get(name)
+        if layer:
+            weight = layer.restored().to(weight.device)
+        if weight.is_floating_point():
+            weight = weight.float()
         if name in adapted:
-            weight = weight.float() + added_weight(adapted[name], adapter).to(weight.device)
-        return weight.float() if weight.is_floating_point() else weight
+            weight = weight + added_weight(adapted[name], adapter).to(weight.device)
+        return weight.T if layer and layer.lies_across else weight
 
     files = _files(host.folder)
     whole = read_model(AutoModelForCausalLM, host.folder, dtype=_numbers(files))
