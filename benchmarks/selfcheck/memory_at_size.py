@@ -24,6 +24,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "QLoRA": {"lora_rank": RANK, "lora_alpha": 2.0 * RANK, "base_bits": 4},
     "full": {},
 }
+QLORA = ("7B",)  # the sizes for which that is counted
 LENGTH = 256  # tokens of a prompt, and of a reply
 TOKENS = {"0.5B": 16384}  # of a pass, as benchmarks/suites/ultrafeedback.yaml asks
 OTHER = 8192
@@ -79,7 +80,7 @@ def main() -> None:
     steps = []
     for size in asked.sizes:
         for way in WAYS:
-            for name in KINDS:
+            for name in KINDS if way != "QLoRA" or size in QLORA else ():
                 both = {key: count(size, way, name, again=again) for key, again in (("kept", False), ("again", True))}
                 steps.append(
                     {"size": size, "way": way, "method": name} | {k: dataclasses.asdict(v) for k, v in both.items()}
