@@ -11,7 +11,7 @@ from ..results.store import POLICY
 
 def base_bits_of(record: Mapping[str, Any]) -> int | None:
     """Bits a weight of the base in a run's trainings; None where they were not set."""
-    return record["contract"].get("tuning", {}).get("base_bits")
+    return record.get("contract", {}).get("tuning", {}).get("base_bits")
 
 
 def policies(cells: Sequence[Cell], run: Path) -> list[dict[str, Any]]:
