@@ -12,6 +12,8 @@ from ..errors import InputError
 from ..evaluators.base import Traits
 from ..methods.pairwise import PairwiseMethod
 from ..models.checkpoint import Checkpoint
+from ..models.four_bits import BYTES
+from ..models.lora import base_layers
 from ..models.model_files import remote_code_allowed
 from ..models.network import packed_tokens
 from ..models.tuning import Tuning
@@ -34,7 +36,10 @@ from .stages.steps import Step as RunStep
 FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
 MIB = 2**20
 WEIGHTS = VALUE / TRAINED  # of a trained weight's bytes, its value
-SMALLER = "train LoRA adapters (tuning.lora_rank), take a smaller model, or divide the weights among GPUs with FSDP"
+SMALLER = (
+    "train LoRA adapters (tuning.lora_rank; with tuning.base_bits 4 on a base in 4 bits), take a smaller model, or "
+    "divide the weights among GPUs with FSDP"
+)
 BY_PACE = "a few rows timed here"  # the basis of a rough estimate
 
 
@@ -241,7 +246,9 @@ def _each(row: Row | None) -> int:
 
 def _ran_alike(inputs: dict[str, Any], tuning: Tuning) -> bool:
     theirs, ours = inputs.get("tuning"), tuning.identity()
-    return isinstance(theirs, dict) and all(theirs.get(k) == ours[k] for k in ("device", "precision", "lora_rank"))
+    return isinstance(theirs, dict) and all(
+        theirs.get(k) == ours[k] for k in ("device", "precision", "lora_rank", "base_bits")
+    )
 
 
 def _scaled(made: Sequence[Made], scale: Callable[[Made], float]) -> Estimate | None:
@@ -285,9 +292,12 @@ class Rough:
         trust = remote_code_allowed()
         config = AutoConfig.from_pretrained(str(base.path), trust_remote_code=trust)
         with torch.device("meta"):
-            self.size = sum(
-                p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=trust).parameters()
-            )
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+        self.size = sum(p.numel() for p in model.parameters())
+        self.frozen = FROZEN[tuning.precision] * self.size  # bytes
+        if tuning.base_bits:
+            rounded = sum(model.get_submodule(path).weight.numel() for path in base_layers(model))
+            self.frozen -= round((FROZEN[tuning.precision] - BYTES) * rounded)
         self.tuning, self.base, self.looked_at, self.config = tuning, base, min(PAIRS, len(pairs)), config
         self.tokens = min(micro_tokens, packed_tokens(self.size, tuning.device))  # of a pass
         self.logits = 4 * micro_tokens * config.get_text_config().vocab_size
@@ -338,11 +348,7 @@ class Rough:
         if self.tuning.lora_rank:  # one frozen model under all adapters
             trainable, frozen = 0, 1
         cost = self.count(step) if step else None
-        memory = (
-            cost.peak
-            if cost
-            else self.size * (trainable * TRAINED + frozen * FROZEN[self.tuning.precision]) + self.logits
-        )
+        memory = cost.peak if cost else self.size * trainable * TRAINED + frozen * self.frozen + self.logits
         if self.tuning.device == "cpu":
             memory += resident()
         return Estimate(BY_PACE, seconds, memory / MIB, trained + sampled)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .lora import added_weight
+from .lora import added_weight, linear_kinds
 from .network import Network
 
 Swapped = list[tuple[nn.Module, str, nn.Parameter]]
@@ -89,10 +89,9 @@ def _merge(network: Network, model: nn.Module, swapped: Swapped) -> bool:
 
 def _cast(model: nn.Module, adapter: set[int], swapped: Swapped) -> None:
     """What autocast would do to linear layers' weights before each product; adapter: parameters of one to cast too."""
-    from transformers.pytorch_utils import Conv1D
-
+    linear = linear_kinds()
     for path, module in model.named_modules():
-        if type(module) not in (nn.Linear, Conv1D):
+        if type(module) not in linear:
             continue
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.dtype == torch.float32 and (".lora_" not in path or id(parameter) in adapter):

@@ -13,7 +13,7 @@ from ..analysis.tuning import untuned
 from . import curves, drawing, figures
 from .along import reward_along
 from .leaderboard import cell, groups, matrices
-from .policies import snippet
+from .policies import base_bits_of, snippet
 from .reading import Material
 from .reliability import reliability
 from .samples import samples
@@ -21,6 +21,11 @@ from .text_plot import block, rates_and_costs
 from .wording import JUDGE_MEASURES, PEOPLE_KAPPAS, PEOPLE_SHARES, flat, is_headline, ordered, split
 
 NO_FINDINGS = Findings("No verdict: this run has not been summarized.", [], [], [], [], [])
+
+
+def _snippet(record: dict[str, Any], found: list[dict[str, Any]]) -> str:
+    """Lines of Python that load the first policy; empty where none was trained here."""
+    return snippet(found[0]["folder"], found[0]["base"], base_bits_of(record)) if found else ""
 
 
 def page(
@@ -61,7 +66,7 @@ def page(
         "shown": shown,
         "marks": _marks(summary, methods),
         "policies": material.policies,
-        "snippet": snippet(**{k: material.policies[0][k] for k in ("folder", "base")}) if material.policies else "",
+        "snippet": _snippet(record, material.policies),
         "facts": _facts(record, summary),
         "groups": columns,
         "cells": {m: {c.key: cell(summary, m, c.key) for g in columns for c in g.columns} for m in shown},

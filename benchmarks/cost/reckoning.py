@@ -7,6 +7,7 @@ from ...errors import InputError, nearest
 from ...methods.dpo import DPO
 from ...methods.orpo import ORPO
 from ...methods.ppo import PPO
+from ...models.four_bits import RESTORED
 from ...models.network import packed_tokens
 from ...models.tuning import Tuning
 from ...runtime.device import constants
@@ -92,7 +93,7 @@ def reckon(
     weights = weights_of(config)
     tokens = min(tuning.micro_tokens, packed_tokens(weights, "cuda"))
     steps = {name: Step(kind, tokens, amounts.prompt, amounts.reply, method) for name, (kind, method) in KINDS.items()}
-    sampling = _rollout(weights, amounts, gpu)
+    sampling = _rollout(weights, RESTORED if tuning.base_bits else 2, amounts, gpu)
     return [
         _reckon(config, tuning, step, amounts, gpu, gpus, price, name, sampling if name == "PPO" else 0.0)
         for name, step in steps.items()
@@ -127,9 +128,12 @@ def _reckon(
     return Reckoned(name, memory, memory <= room, again, hours, dollars)
 
 
-def _rollout(weights: int, amounts: Amounts, gpu: GPU) -> float:
-    """Seconds of one GPU to sample each response, and to read it by reference, reward model and critic."""
-    sampled = amounts.examples * amounts.reply / ROWS * 2 * weights / gpu.bandwidth  # bf16 weights, once a token
+def _rollout(weights: int, moved: float, amounts: Amounts, gpu: GPU) -> float:
+    """Seconds of one GPU to sample each response, and to read it by reference, reward model and critic.
+
+    moved: bytes a weight for one token of all rows.
+    """
+    sampled = amounts.examples * amounts.reply / ROWS * moved * weights / gpu.bandwidth
     read = 3 * 2 * weights * amounts.examples * (amounts.prompt + amounts.reply) / (UTILIZATION * gpu.flops)
     return sampled + read
 

@@ -7,6 +7,7 @@ are cast as autocast casts them.
 """
 
 import copy
+import math
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +25,11 @@ from torch.utils.flop_counter import flop_registry
 
 from ...methods import losses
 from ...methods.pairwise import PairLogps, PairwiseMethod
+from ...models.four_bits import BLOCK, BYTES, FourBits
 from ...models.gradient_checkpointing import Again
 from ...models.layout import Layout, numbered
 from ...models.layout import lay_out as place
-from ...models.lora import Host, round_products
+from ...models.lora import Host, base_layers, check_no_experts, round_products
 from ...models.network import Kind, Network
 from ...models.policy import Policy, TokenValues
 from ...models.tuning import Tuning
@@ -210,6 +212,8 @@ def build(
                 model.score = nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
             if tuning.precision == "bf16" and (tuning.lora_rank or not trainable):
                 round_products(model)
+            if tuning.base_bits:
+                _to_four_bits(model, torch.bfloat16 if tuning.precision == "bf16" else torch.float32)
             if tuning.lora_rank:
                 host = Host(Path(), model.eval())
         adapter = host.add(tuning) if host else None
@@ -218,6 +222,30 @@ def build(
     if not trainable and not host:
         model.requires_grad_(False)
     return network
+
+
+class _FourBits(FourBits):
+    """A layer in 4 bits of the device meta; its scales lie with the weights."""
+
+    def __init__(self, layer: nn.Linear, numbers: torch.dtype):
+        shape = (layer.out_features, layer.in_features)
+        packed = torch.empty(math.ceil(BYTES * layer.weight.numel()), dtype=torch.uint8, device="meta")
+        super().__init__(packed, shape, layer.bias, numbers)
+
+    def restored(self) -> Tensor:
+        """As bitsandbytes does it, in three kernels: scales to fp32, their offset added, the weight by them."""
+        blocks = self.out_features * self.in_features // BLOCK
+        scales = torch.empty(blocks, dtype=torch.uint8, device="meta").float() + 1.0
+        weight = torch.zeros(self.out_features, self.in_features, dtype=self.numbers, device="meta")
+        del scales
+        return weight
+
+
+def _to_four_bits(model: Any, numbers: torch.dtype) -> None:
+    """What `load_model` does to a base; numbers: of the products."""
+    check_no_experts(model.config, "base_bits")
+    for path in base_layers(model):
+        model.set_submodule(path, _FourBits(model.get_submodule(path), numbers))
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,19 @@ def test_what_is_held_throughout_by_hand():
     assert found.resident == pytest.approx(found.trained + 2 * (494_032_768 - other) + 4 * other, rel=1e-3)
 
 
+def test_what_a_base_in_four_bits_holds_by_hand():
+    """Qwen2.5-7B: 28 layers of q, o [3584 x 3584], k, v [3584 x 512] and three [3584 x 18944] in 4 bits, a byte of a
+    scale for each 64 weights, and 4 of its own for each 256 of these; embeddings in 4 bytes, head in 2; adapters of
+    rank 32 in 16."""
+    tuning = replace(LORA, base_bits=4)
+    found = step_cost.step_cost(configuration("7B"), tuning, Step("pairs", 700, 256, 256, DPO()))
+    linear = 28 * 3584 * (2 * 3584 + 2 * 512 + 3 * 18944)
+    adapters = 28 * 32 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944))
+    held = linear * (1 / 2 + 1 / 64 + 4 / (64 * 256)) + 6 * 152064 * 3584
+    assert found.trained == 16 * adapters
+    assert found.resident == pytest.approx(held + 16 * adapters, rel=1e-3)
+
+
 def test_two_and_four_layers_tell_of_the_others():
     config, tuning = configuration("0.5B"), replace(FULL, gradient_checkpointing=False)
     config.num_hidden_layers, config.layer_types = 6, config.layer_types[:6]
@@ -70,6 +83,7 @@ def test_two_and_four_layers_tell_of_the_others():
         ("0.5B", LORA, Step("pairs", 16384, 256, 256, DPO()), 4.7),  # as benchmarks/suites/ultrafeedback.yaml has it
         ("0.5B", LORA, Step("online with critic", 16384, 256, 256), 5.1),
         ("7B", LORA, Step("pairs", 8192, 4096, 2048, DPO()), 25),  # one pair of 8,192 tokens
+        ("7B", replace(LORA, base_bits=4), Step("online with critic", 8192, 256, 256), 0.9 * 24),  # of a card of 24
     ],
 )
 def test_the_peak_of_a_step_stays_within_what_was_wanted(size, tuning, step, most):

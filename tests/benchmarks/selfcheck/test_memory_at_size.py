@@ -13,7 +13,14 @@ FOUND = json.loads((memory_at_size.PUBLISHED / "memory.json").read_text(encoding
 def test_the_page_is_made_of_the_figures():
     page = (memory_at_size.PUBLISHED / "memory.md").read_text(encoding="utf-8")
     assert memory_at_size.page(FOUND) == page
-    assert len(FOUND["steps"]) == len(memory_at_size.SIZES) * len(memory_at_size.RANKS) * len(memory_at_size.KINDS)
+    trainings = len(memory_at_size.SIZES) * 2 + len(memory_at_size.QLORA)  # LoRA and full, and some QLoRA
+    assert len(FOUND["steps"]) == trainings * len(memory_at_size.KINDS)
+
+
+def test_a_card_of_24_holds_7b_on_a_base_in_four_bits():
+    """At nine tenths of 24 GiB, which is what a training may take, with passes of 8,192 tokens."""
+    peaks = {r["method"]: r["again"]["peak"] / GIB for r in FOUND["steps"] if r["way"] == "QLoRA"}
+    assert peaks.keys() == memory_at_size.KINDS.keys() and max(peaks.values()) < 0.9 * 24
 
 
 def test_the_documentation_says_these_figures():
