@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 from ..errors import InputError
 from ..results.adapters import base_of, is_adapter
 from ..runtime import memory
+from ..runtime.sharding import Frozen, divides_frozen
 from .chat import Template, load_tokenizer
 from .logit_rule import LogitRule
 from .lora import Host, backbone_of, round_products
@@ -66,10 +67,11 @@ def open_network(
     elif trainable and tuning.lora_rank:
         host = _host(folder, tuning)
         network = Network(host.model, kind, tuning, host, host.add(tuning))
+    elif trainable:
+        network = Network(load_model(folder, kind, tuning), kind, tuning, None, None)
     else:
-        network = Network(load_model(folder, kind, tuning, frozen=not trainable), kind, tuning, None, None)
-        if not trainable:
-            network.model.requires_grad_(False)
+        model, frozen = _load_frozen(folder, kind, tuning)
+        network = Network(model, kind, tuning, None, None, frozen)
     if head_std is not None:
         assert network.score is not None  # kind: score
         nn.init.normal_(network.score.weight, std=head_std) if head_std else nn.init.zeros_(network.score.weight)
@@ -185,7 +187,20 @@ def _check_head(model: "PreTrainedModel", folder: Path) -> None:
         )
 
 
-_HOSTS: dict[tuple[Path, Tuning], Host] = {}
+def _load_frozen(folder: Path, kind: Kind, tuning: Tuning) -> "tuple[PreTrainedModel, Frozen | None]":
+    """A model that stays frozen, and where weights are divided its backbone, whose layers are."""
+    divides = divides_frozen()
+    here = replace(tuning, device="cpu") if divides else tuning
+    model = load_model(folder, kind, here, frozen=True)
+    model.requires_grad_(False)
+    if not divides:
+        return model, None
+    packs = Network(model, kind, here, None, None).packs
+    bf16 = tuning.precision == "bf16"
+    return model, Frozen(model, backbone_of(model), f"{kind} {folder}", tuning.device, bf16=bf16, packs=packs)
+
+
+_HOSTS: dict[tuple[Path, Tuning, bool], Host] = {}
 
 
 def let_go_of_models() -> None:
@@ -199,8 +214,8 @@ def let_go_of_models() -> None:
 
 def _host(folder: Path, tuning: Tuning) -> Host:
     """The shared frozen model of a folder: loaded once, the last one kept, which is let go before another is read."""
-    key = folder.resolve(), tuning
+    key = folder.resolve(), tuning, divides_frozen()
     if key not in _HOSTS:
         _HOSTS.clear()
-        _HOSTS[key] = Host(key[0], load_model(key[0], "lm", tuning, frozen=True))
+        _HOSTS[key] = Host(key[0], *_load_frozen(key[0], "lm", tuning))
     return _HOSTS[key]
