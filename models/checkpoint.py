@@ -196,8 +196,8 @@ def _load_frozen(folder: Path, kind: Kind, tuning: Tuning) -> "tuple[PreTrainedM
     if not divides:
         return model, None
     packs = Network(model, kind, here, None, None).packs
-    bf16 = tuning.precision == "bf16"
-    return model, Frozen(model, backbone_of(model), f"{kind} {folder}", tuning.device, bf16=bf16, packs=packs)
+    name, bf16 = f"{kind} {tuning.precision} {folder}", tuning.precision == "bf16"
+    return model, Frozen(model, backbone_of(model), name, tuning.device, bf16=bf16, packs=packs)
 
 
 _HOSTS: dict[tuple[Path, Tuning, bool], Host] = {}

@@ -4,8 +4,8 @@ accelerate's configuration asks for it (`fsdp_version: 2`). Divided are, so that
 
 - a model that is trained (`Sharded`), with gradients and Adam's moments. A pass with gradients brings a layer's weights
   together when it gets to it. Passes without gradients (sampling, log-probs, values) and saving go through the plain
-  model, whose weights are brought together once after an update and let go at the next pass with gradients, so that
-  the processes need not be in step there.
+  model, whose weights are brought together once after an update and let go at the next pass with gradients, of
+  whichever model, so that the processes need not be in step there.
 - the layers of a model that stays frozen (`Frozen`): the reference, a reward model, the base under LoRA adapters. All
   passes bring them together a layer at a time, and all processes make each pass at once (`turns.py`).
 
@@ -24,6 +24,7 @@ from collections.abc import Callable, Container, Sequence
 from functools import lru_cache
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeGuard
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class Frozen(Divided):
         super().__init__(name)
         self.backbone: Any = backbone  # FSDP gives it methods
         self.device, self.bf16, self.packs = device, bf16, packs
-        layers, mesh = _layers(model), _mesh(torch.device(device).type)
+        layers, mesh = decoder_layers(model), _mesh(torch.device(device).type)
         for layer in layers:
             fully_shard(layer, mesh=mesh)
         of_layers = {parameter for layer in layers for parameter in layer.parameters()}
@@ -125,18 +126,24 @@ class Sharded(Divided):
         self.model: Any = _divide(model, in_bf16)  # nn.Module's type knows no `pass_backbone`
         self.parameters = [*model.parameters()]
         self.is_whole = self.is_exact = False  # is_exact: in fp32 throughout
+        _sharded.add(self)
 
     def backbone(self, **inputs: Any) -> Any:
         """The divided model's backbone; FSDP takes it for the model's forward pass."""
         return self.go(self.model.pass_backbone, **inputs)
 
     def divided(self) -> nn.Module:
-        """The divided model; the plain one lets go of its weights."""
+        """The divided model; all plain ones let go of their weights."""
+        for each in _sharded:
+            each.let_go()
+        return self.model
+
+    def let_go(self) -> None:
+        """Of the plain model's weights. As they come together again in all processes, all call this, or none."""
         if self.is_whole:
             for weight in self.plain.parameters():
                 weight.data = weight.new_empty(0)
             self.is_whole = False
-        return self.model
 
     def end_step(self) -> None:
         """After a step's last pass: let go of weights that stayed from pass to pass."""
@@ -160,6 +167,9 @@ class Sharded(Divided):
                 processes.end_all(error)
             self.is_whole, self.is_exact = True, exact or not any(self.rounded)
         return self.plain
+
+
+_sharded: WeakSet[Sharded] = WeakSet()
 
 
 def is_divided(tensor: Tensor) -> "TypeGuard[DTensor]":
@@ -187,7 +197,7 @@ def _reshards() -> bool:
     return os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The decoder layers, by the class that accelerate's configuration or the model names; InputError without any."""
     named = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "")
     names = named.split(",") if named else [*(getattr(model, "_no_split_modules", None) or [])]
@@ -205,7 +215,7 @@ def _divide(model: nn.Module, in_bf16: Container[int]) -> nn.Module:
     """Divide the weights of each decoder layer, and what is left, among all processes; in_bf16: ids of weights."""
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-    layers = _layers(model)
+    layers = decoder_layers(model)
     mesh = _mesh(next(model.parameters()).device.type)
     # norms and what else is used in fp32, small as a rule: all layers' together, for they travel on their own
     inner = dict.fromkeys(module for layer in layers for module in layer.modules())

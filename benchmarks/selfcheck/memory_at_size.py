@@ -47,8 +47,9 @@ def page(found: dict[str, Any]) -> str:
         "`benchmarks/selfcheck/memory_at_size.py`.",
         "",
         f"Each of {DEVICES}: reckoned from the count with checkpointing, where FSDP2 divides trained weights, "
-        "gradients and moments. Frozen models and adapters are whole in each, and so are the weights that a method "
-        "draws, scores or looks with; what FSDP brings together for a layer is left out.",
+        "gradients and moments, and the layers of frozen models, LoRA's base among them. Adapters, frozen embeddings "
+        "and heads are whole in each; on top comes what is brought together for a pass, or, where that is more, the "
+        "whole weights with which a fully trained model draws, scores or is looked at.",
         "",
         "| model | weights | method | tokens | held throughout | peak | peak with gradient checkpointing | each of 8 "
         "| TFLOP | with checkpointing | launches | with checkpointing |",
@@ -56,8 +57,8 @@ def page(found: dict[str, Any]) -> str:
     ]
     for row in found["steps"]:
         kept, again = row["kept"], row["again"]
-        kind, devices = KINDS[row["method"]][0], DEVICES if row["way"] == "full" else 1
-        gib = (kept["resident"], kept["peak"], again["peak"], StepCost(**again).on_each(devices, kind))
+        divided = StepCost(**again).on_each(DEVICES, KINDS[row["method"]][0])
+        gib = (kept["resident"], kept["peak"], again["peak"], divided)
         figures = [f"{kept['tokens']:,}", *(f"{n / GIB:.1f}" for n in gib)]
         figures += [f"{each['flop'] / 1e12:,.0f}" for each in (kept, again)]
         figures += [f"{each['launches']:,}" for each in (kept, again)]
