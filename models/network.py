@@ -142,7 +142,9 @@ class Network:
         if not torch.is_grad_enabled():  # a trainable head would have its logits kept
             weight, bias = weight.detach(), bias if bias is None else bias.detach()
         factor = temperature / self._rule.factor
-        return TargetLogps.apply(states.to(numbers), weight, bias, targets, factor, torch.is_grad_enabled() and self.checkpoints)
+        return TargetLogps.apply(
+            states.to(numbers), weight, bias, targets, factor, torch.is_grad_enabled() and self.checkpoints
+        )
 
     def _states(self, layout: Layout) -> Tensor:
         """One pass through the layers; padded where the architecture cannot pack."""

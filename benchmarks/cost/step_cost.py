@@ -332,7 +332,9 @@ class _Parts:
 
     @classmethod
     def of(cls, network: Network) -> "_Parts":
-        layer = [p for p in decoder_layers(network.model)[0].parameters() if network._host is None or not p.requires_grad]
+        layer = [
+            p for p in decoder_layers(network.model)[0].parameters() if network._host is None or not p.requires_grad
+        ]
         if network._host:
             return cls(0, 2 * _bytes(layer), 0)
         rounded = {id(p) for p in rounded_weights(network.model)} if network.tuning.precision == "bf16" else set()

@@ -17,15 +17,19 @@ COST = StepCost(64 * GIB, 100 * GIB, 130 * GIB, 768, 10**15, 1000, 64 * GIB, 16 
 
 
 @pytest.mark.parametrize(
-    ("devices", "kind", "expected"),
-    [(1, "pairs", 130), (4, "sft", 133 - 60), (4, "pairs", 133 - 60), (8, "online", 133 - 70), (8, "online2", 134 - 70)],
+    ("devices", "kind", "whole", "expected"),
+    [
+        (1, "pairs", 32, 130),
+        (4, "pairs", 32, 133 - 60),
+        (8, "online", 32, 133 - 70),
+        (8, "online", 34, 134 - 70),
+        (4, "reward_model", 99, 133 - 60),
+    ],
 )
-def test_bytes_on_each_device(devices, kind, expected):
+def test_bytes_on_each_device(devices, kind, whole, expected):
     """Of 64 GiB that belong to trained weights and 16 of frozen layers each holds a part. A pass takes 30, and 3 that
-    it brings together; whole weights, 32 here and 34 in the last one, count where they take more."""
-    cost = replace(COST, whole=34 * GIB) if kind == "online2" else COST
-    assert cost.on_each(devices, kind) == expected * GIB
-    assert replace(cost, whole=99 * GIB).on_each(4, "reward_model") == (133 - 60) * GIB
+    it brings together; whole weights count where they take more, of what draws or scores."""
+    assert replace(COST, whole=whole * GIB).on_each(devices, kind) == expected * GIB
 
 
 @pytest.fixture
