@@ -122,15 +122,23 @@ def steps_in_bf16(tiny: Checkpoint) -> dict[str, object]:
 
 
 def scores(tiny: Checkpoint) -> dict[str, list[float]]:
-    """A reward model's scores of rows before a step, after it, and when its weights are whole again."""
+    """A reward model's scores of rows before a step, after it, and when its weights are whole again.
+
+    And the numbers that another model, which said something before the step, still has together after it.
+    """
     torch.manual_seed(0)
+    other = Policy.open(tiny, TUNING, trainable=True)
+    others = Optimizer(other.network, lr=1e-3, total_steps=1)
     network = open_network(tiny.path, "score", TUNING, trainable=True, head_std=0.3)
     model, optimizer = RewardModel(network, tiny.tokenizer()), Optimizer(network, lr=1e-2, total_steps=2)
     found = {"before": model.score_all(ROWS)}
+    other.total_logps(ROWS[:2])
     part = processes.shard(ROWS)
     optimizer.step(lambda: batches(network, [part]), lambda batch: (model.scores(batch.layout).sum(), dict))
+    found["others"] = [p.numel() for p in other.network._sharded.plain.parameters() if p.numel()]
     found["after"] = model.score_all(ROWS)
     optimizer.finish()
+    others.finish()
     return found | {"at_the_end": model.score_all(ROWS)}
 
 

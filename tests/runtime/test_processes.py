@@ -281,6 +281,7 @@ def test_each_process_holds_its_shard_of_the_weights(tiny, tmp_path):
     assert shards[0]["loss"] == shards[1]["loss"] == pytest.approx(shards[0]["loss_alone"], rel=1e-5)
     assert shards[0]["scores"] == shards[1]["scores"]
     assert shards[0]["scores"]["after"] == shards[0]["scores"]["at_the_end"]
+    assert shards[0]["scores"]["others"] == []
     # the step lowers what it was given: the scores' sum
     assert sum(shards[0]["scores"]["after"]) < sum(shards[0]["scores"]["before"]) - 0.1
     # Two steps of two passes through two layers. Forward and backward each brings a layer's weights together, in bf16;
