@@ -1,7 +1,8 @@
 """Passes through divided weights: all processes make each of them at once, whichever one's texts it is for.
 
 A pass brings a layer's weights together when it gets to it, which takes all processes. So each says what pass it is
-about to make, all make the first of these, and whoever wanted another or none makes it with a token of nothing.
+about to make, all make the first of these, and whoever wanted another or none makes it with a token of nothing. After a
+pass with gradients comes its backward pass, before any other pass: a loss has one.
 """
 
 import itertools
