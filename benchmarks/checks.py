@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -176,13 +177,15 @@ def check_checkpoints(spec: BenchmarkSpec) -> None:
 def check_sampling(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> None:
     """The model must sample by the log-probs that it is trained by: tried once, as a stage.
 
-    A store that only looks leaves it out. The first of several processes tries it, and tells the others of an error.
+    A store that only looks leaves it out. All processes try it, for among them its weights may be divided.
     """
-    if processes.rank():
-        return
     where, inputs = f"--model {spec.model}", shop.inputs(MODEL_CODE, base=base.key)
+
+    def build(out: Path) -> None:
+        write_json(out / TRIAL, try_model(base, shop.tuning, where))
+
     with contextlib.suppress(NotMade):
-        shop.store.stage("trial", inputs, lambda out: write_json(out / TRIAL, try_model(base, shop.tuning, where)))
+        shop.store.stage("trial", inputs, build, together=True)
 
 
 def _why(config: Any, window: int) -> str:

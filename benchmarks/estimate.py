@@ -23,6 +23,7 @@ from ..results.store import GENERATIONS, SCORES, Made, Store
 from ..runtime import processes
 from ..runtime.device import constants
 from ..runtime.memory import free_on, resident, total_on
+from ..runtime.sharding import divides_frozen
 from ..training.probe import PAIRS, PROMPTS, SHARES
 from .context import settings_of
 from .cost.step_cost import TRAINED, VALUE, Step, StepCost, StepKind, step_cost
@@ -202,8 +203,8 @@ class Estimates:
         for step in steps:
             if (cost := self.step_cost(step)) is None:
                 continue
-            held = cost.resident - cost.trained * (1 - _share_held())
-            peak = held + cost.peak - cost.resident
+            held = cost.resident - _elsewhere(cost)
+            peak = held + cost.peak - cost.resident + (cost.gathered if processes.is_sharding() else 0)
             if peak <= total:
                 continue
             there = on_disk() if there is None else there
@@ -228,11 +229,14 @@ class Estimates:
         return self.spec.reward_model.drawn(step.name.partition(" ")[0])
 
 
-def _share_held() -> float:
-    """The part of trained weights and what belongs to them that one process holds; ZeRO divides all but the weights."""
+def _elsewhere(cost: StepCost) -> float:
+    """Bytes of a step that other processes hold; of what is trained ZeRO divides all but the weights."""
+    divided = 0.0
     if processes.is_dividing_moments():
-        return WEIGHTS + (1 - WEIGHTS) / processes.size()
-    return 1 / processes.size() if processes.is_sharding() else 1.0
+        divided = cost.trained * (1 - WEIGHTS)
+    elif processes.is_sharding():
+        divided = cost.divided + (cost.frozen if divides_frozen() else 0)
+    return divided * (1 - 1 / processes.size())
 
 
 def _gib(count: float) -> str:

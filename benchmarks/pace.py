@@ -12,6 +12,7 @@ from ..models.policy import Policy
 from ..models.sampler_torch import sample_rows
 from ..models.tuning import Tuning
 from ..results.records import Prompt
+from ..runtime import processes
 
 ROWS, FEW, NEW_TOKENS = 16, 4, 16  # sequences of a timed pass, of one that takes long, and tokens of a response
 TIMES = 3  # the best counts, for others may be at work here
@@ -38,7 +39,8 @@ def pace_of(base: Checkpoint, tuning: Tuning, prompt: int, reply: int, threads: 
     there = torch.get_num_threads()
     torch.set_num_threads(threads)
     began = time.perf_counter()
-    policy = Policy.open(base, tuning, trainable=True)
+    with processes.apart():  # of several each times it for itself
+        policy = Policy.open(base, tuning, trainable=True)
     opened = time.perf_counter() - began
     try:
         words = [

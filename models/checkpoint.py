@@ -5,7 +5,7 @@ model that lies in memory once and is shared by policy, reference (adapters off)
 """
 
 import gc
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from ..errors import InputError
 from ..results.adapters import base_of, is_adapter
 from ..runtime import memory
+from ..runtime.sharding import Frozen, divides_frozen
 from .chat import Template, load_tokenizer
 from .four_bits import settings, take_over
 from .logit_rule import LogitRule
@@ -75,10 +76,11 @@ def open_network(
     elif trainable and tuning.lora_rank:
         host = _host(folder, tuning)
         network = Network(host.model, kind, tuning, host, host.add(tuning))
+    elif trainable:
+        network = Network(load_model(folder, kind, tuning), kind, tuning, None, None)
     else:
-        network = Network(load_model(folder, kind, tuning, frozen=not trainable), kind, tuning, None, None)
-        if not trainable:
-            network.model.requires_grad_(False)
+        model, frozen = _load_frozen(folder, kind, tuning)
+        network = Network(model, kind, tuning, None, None, frozen)
     if head_std is not None:
         assert network.score is not None  # kind: score
         nn.init.normal_(network.score.weight, std=head_std) if head_std else nn.init.zeros_(network.score.weight)
@@ -204,7 +206,25 @@ def _check_head(model: "PreTrainedModel", folder: Path, device: str) -> None:
         )
 
 
-_HOSTS: dict[tuple[Path, Tuning], Host] = {}
+def _load_frozen(
+    folder: Path, kind: Kind, tuning: Tuning, *, base: bool = False
+) -> "tuple[PreTrainedModel, Frozen | None]":
+    """A model that stays frozen, and where weights are divided its backbone, whose layers are.
+
+    base: see `load_model`.
+    """
+    divides = divides_frozen()
+    here = replace(tuning, device="cpu") if divides else tuning
+    model = load_model(folder, kind, here, frozen=True, base=base)
+    model.requires_grad_(False)
+    if not divides:
+        return model, None
+    packs = Network(model, kind, here, None, None).packs
+    name, bf16 = f"{kind} {tuning.precision} {folder}", tuning.precision == "bf16"
+    return model, Frozen(model, backbone_of(model), name, tuning.device, bf16=bf16, packs=packs)
+
+
+_HOSTS: dict[tuple[Path, Tuning, bool], Host] = {}
 
 
 def let_go_of_models() -> None:
@@ -218,8 +238,8 @@ def let_go_of_models() -> None:
 
 def _host(folder: Path, tuning: Tuning) -> Host:
     """The shared frozen model of a folder: loaded once, the last one kept, which is let go before another is read."""
-    key = folder.resolve(), tuning
+    key = folder.resolve(), tuning, divides_frozen()
     if key not in _HOSTS:
         _HOSTS.clear()
-        _HOSTS[key] = Host(key[0], load_model(key[0], "lm", tuning, frozen=True, base=True))
+        _HOSTS[key] = Host(key[0], *_load_frozen(key[0], "lm", tuning, base=True))
     return _HOSTS[key]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
     from transformers import PreTrainedModel
 
+    from ..runtime.sharding import Frozen
     from .tuning import Tuning
 
 ADAPTER = "adapter_model.safetensors"
@@ -37,9 +38,9 @@ BYPASSED = {
 class Host:
     """A frozen model that is in memory once, and the LoRA adapters on it."""
 
-    def __init__(self, folder: Path, model: "PreTrainedModel"):
-        """folder: where the model lies, for adapters name their base."""
-        self.folder = folder
+    def __init__(self, folder: Path, model: "PreTrainedModel", frozen: "Frozen | None" = None):
+        """folder: where the model lies, for adapters name their base; frozen: its backbone where it is divided."""
+        self.folder, self.frozen = folder, frozen
         self.model = model.requires_grad_(False)
         self.size = weights_of(model)
         self._targets = lora_targets(self.model)

@@ -37,7 +37,8 @@ class Tuning:
     """Most tokens in one forward pass, padding (if any) included; bounds memory, leaves results alone."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Layers and logits are computed again in the backward pass and not kept: a quarter to half more work for most of
-    the memory of a pass, results left alone; auto where a pass would not fit into what is free on the GPU."""
+    the memory of a pass, results left alone; auto where a pass would not fit into what is free on the GPU, and on a
+    frozen base that is divided among processes."""
     sampler: Literal["torch", "vllm"] = "torch"
     """The sampler of responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
     deterministic: bool = False

@@ -66,7 +66,7 @@ def plan(
     to.print(
         f"Reckoned, nothing was measured: memory, FLOP and kernel launches of a step are counted on tensors without "
         f"data; time takes {UTILIZATION:.0%} of the GPU's bf16 rate and {1e6 * LAUNCH:.0f} us a launch, whichever is "
-        f"longer, and for PPO's responses the time to read the weights once a token. Left out: evaluation, waiting "
-        f"between GPUs, what FSDP brings together for a layer.",
+        f"longer, and for PPO's responses the time to read the weights once a token. Left out: evaluation, and what "
+        f"GPUs send each other and wait for.",
         soft_wrap=True,
     )

@@ -86,9 +86,8 @@ def reckon(
 ) -> list[Reckoned]:
     """SFT, a reward model, DPO, ORPO and PPO; price: dollars an hour and GPU.
 
-    On several GPUs full fine-tuning divides trained weights, gradients and moments (FSDP2, see `StepCost.on_each`);
-    adapters and frozen models are whole in each. The time that GPUs wait for one another is left out. Passes are as
-    large as a network makes them: larger ones than `packed_tokens` gain nothing.
+    On several GPUs weights are divided (FSDP2, see `StepCost.on_each`). What they send each other takes no time here.
+    Passes are as large as a network makes them: larger ones than `packed_tokens` gain nothing.
     """
     weights = weights_of(config)
     tokens = min(tuning.micro_tokens, packed_tokens(weights, "cuda"))
@@ -112,12 +111,11 @@ def _reckon(
     sampling: float,
 ) -> Reckoned:
     """sampling: seconds of one GPU that go into what is learnt from."""
-    divided = gpus if not tuning.lora_rank else 1
     room = constants("cuda").training_share * gpu.memory * GIB
     found: list[tuple[bool, StepCost, float]] = []
     for again in (False, True):
         cost = step_cost(config, replace(tuning, gradient_checkpointing=again), step)
-        found.append((again, cost, cost.on_each(divided, step.kind)))
+        found.append((again, cost, cost.on_each(gpus, step.kind)))
         if found[-1][2] <= room:
             break
     again, cost, memory = found[-1]

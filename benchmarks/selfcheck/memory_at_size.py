@@ -51,11 +51,13 @@ def page(found: dict[str, Any]) -> str:
         f"fragments and the kernels' workspaces come on top. {packages}; {found['date']}. Derived from memory.json by "
         "`benchmarks/selfcheck/memory_at_size.py`.",
         "",
-        "QLoRA: the frozen base's linear layers in 4 bits, but for the output layer (`tuning.base_bits: 4`).",
+        "QLoRA: the frozen base's linear layers in 4 bits, but for the output layer (`tuning.base_bits: 4`), "
+        "which FSDP2 does not divide.",
         "",
         f"Each of {DEVICES}: reckoned from the count with checkpointing, where FSDP2 divides trained weights, "
-        "gradients and moments. Frozen models and adapters are whole in each, and so are the weights that a method "
-        "draws, scores or looks with; what FSDP brings together for a layer is left out.",
+        "gradients and moments, and the layers of frozen models, LoRA's base among them. Adapters, frozen embeddings "
+        "and heads are whole in each; on top comes what is brought together for a pass, or, where that is more, the "
+        "whole weights with which a fully trained model draws, scores or is looked at.",
         "",
         "| model | weights | method | tokens | held throughout | peak | peak with gradient checkpointing | each of 8 "
         "| TFLOP | with checkpointing | launches | with checkpointing |",
@@ -63,9 +65,9 @@ def page(found: dict[str, Any]) -> str:
     ]
     for row in found["steps"]:
         kept, again = row["kept"], row["again"]
-        kind, devices = KINDS[row["method"]][0], DEVICES if row["way"] == "full" else 1
-        gib = (kept["resident"], kept["peak"], again["peak"], StepCost(**again).on_each(devices, kind))
-        figures = [f"{kept['tokens']:,}", *(f"{n / GIB:.1f}" for n in gib)]
+        divided = StepCost(**again).on_each(DEVICES, KINDS[row["method"]][0])
+        gib = [f"{n / GIB:.1f}" for n in (kept["resident"], kept["peak"], again["peak"], divided)]
+        figures = [f"{kept['tokens']:,}", *gib[:-1], "not divided" if row["way"] == "QLoRA" else gib[-1]]
         figures += [f"{each['flop'] / 1e12:,.0f}" for each in (kept, again)]
         figures += [f"{each['launches']:,}" for each in (kept, again)]
         lines.append(f"| {row['size']} | {row['way']} | {row['method']} | " + " | ".join(figures) + " |")

@@ -45,7 +45,7 @@ def told(monkeypatch):
             monkeypatch.setenv(name, value)
         estimates = object.__new__(Estimates)
         estimates.pipeline = SimpleNamespace(shop=SimpleNamespace(tuning=SimpleNamespace(device="cuda:1")))
-        cost = StepCost(trained=64 * GIB, resident=100 * GIB, peak=150 * GIB, tokens=1, flop=1, launches=1)
+        cost = StepCost(64 * GIB, 100 * GIB, 150 * GIB, 1, 1, 1, divided=60 * GIB, frozen=20 * GIB, gathered=3 * GIB)
         monkeypatch.setattr(Estimates, "step_cost", lambda self, step: cost if step.trains else None)
         steps = [Step("SFT", "sft", None, trains=True), Step("length", "scores", None)]
         return estimates.memory_warnings(steps, lambda: there)
@@ -93,9 +93,19 @@ def test_trainings_are_looked_up_in_their_order(monkeypatch):
     assert [name for *_, name in asked._trained()] == ["SFT", "dpo"]
 
 
-@pytest.mark.parametrize(("how", "held"), [("ACCELERATE_USE_FSDP", 36 + 16), ("ACCELERATE_USE_DEEPSPEED", 36 + 28)])
+@pytest.mark.parametrize(
+    ("how", "held"),
+    [
+        (["ACCELERATE_USE_FSDP"], 20 + 80 // 4),
+        (["ACCELERATE_USE_FSDP", "FSDP_RESHARD_AFTER_FORWARD"], 40 + 60 // 4),
+        (["ACCELERATE_USE_DEEPSPEED"], 52 + 48 // 4),
+    ],
+)
 def test_what_is_divided_among_four_counts_a_quarter(told, how, held):
-    """FSDP divides all 64; ZeRO three of four parts, 48, for the weights stay whole."""
-    assert "at its peak" in told((held + 0.1) * GIB, 4, **{how: "true"})[0]
+    """FSDP divides 60 of what is trained, and 20 of frozen layers, which stay whole where all layers shall stay; ZeRO
+    three of four parts of 64, for the weights stay whole."""
+    given = {name: "false" if "RESHARD" in name else "true" for name in how}
+    peak = held + 50 + (3 if "ACCELERATE_USE_FSDP" in how else 0)
+    assert f"SFT may take {peak}.0 GiB at its peak" in told((held + 0.1) * GIB, 4, **given)[0]
     with pytest.raises(InputError, match=f"holds {held}.0 GiB"):
-        told((held - 0.1) * GIB, 4, **{how: "true"})
+        told((held - 0.1) * GIB, 4, **given)

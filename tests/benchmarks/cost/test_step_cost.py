@@ -55,6 +55,16 @@ def test_what_is_held_throughout_by_hand():
     assert found.trained == 16 * 494_032_768
     other = 136_134_656 + 49 * 896  # embeddings and norms; biases are held as the products' weights
     assert found.resident == pytest.approx(found.trained + 2 * (494_032_768 - other) + 4 * other, rel=1e-3)
+    # what is divided: all that is trained, and the reference's 24 layers, with two norms each
+    layers = 494_032_768 - other
+    assert found.divided == found.trained
+    assert found.frozen == 2 * layers + 4 * 48 * 896
+    assert found.whole == 2 * layers + 4 * other
+    layer, outside = layers // 24, 136_134_656 + 896
+    two = 2 * (2 * layer + 4 * 2 * 896)
+    assert found.gathered == two + 4 * (layer + 2 * 896) + 2 * 4 * outside
+    lora = step_cost.step_cost(configuration("0.5B"), LORA, Step("pairs", 700, 256, 256, DPO()))
+    assert (lora.divided, lora.frozen, lora.gathered, lora.whole) == (0, found.frozen, two, 0)
 
 
 def test_what_a_base_in_four_bits_holds_by_hand():
