@@ -35,6 +35,7 @@ from alignment_bench.methods.sft_chosen import SFTChosen
 from alignment_bench.methods.trl_offline import TRLORPO
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.results.records import Generation
+from alignment_bench.results.store import COST
 
 
 @pytest.fixture(scope="module")
@@ -379,6 +380,37 @@ def test_check_tells_what_a_careless_method_breaks(monkeypatch):
         "logs",
     } <= broken
     assert not report.passed
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsksSeveral(Stays):
+    """It asks two reward models about as many responses as it may, and says so."""
+
+    reward_models: int = 2
+    said: int = 2 * checking.SMALL
+
+    def train(self, task):
+        turn = ({"role": "user", "content": PROMPTS[0]},)
+        responses = [Generation(PROMPTS[0], turn, "a", 2, True)] * checking.SMALL
+        for scorer in (task.reward, *task.more_rewards[: self.reward_models - 1]):
+            scorer(responses)
+        costs = {"optimizer_steps": 1, "trained_tokens": 1, "seconds": 1.0, "flops": 1.0}
+        (task.out / COST).write_text(
+            json.dumps({"examples": checking.SMALL, "reward_queries": self.said, **costs}), encoding="utf-8"
+        )
+        return super().train(task)
+
+
+def test_rewards_of_several_models_are_counted_each(monkeypatch):
+    def broken(**settings):
+        method = AsksSeveral(**settings)
+        monkeypatch.setattr(checking, "load", lambda group, name: AsksSeveral)
+        monkeypatch.setattr(checking, "build", lambda *a: method)
+        report = checking.check("several", shares=(1 / 64,))
+        return {f.name for f in report.findings if not f.passed} & {"counts its costs", "stops at its budget"}
+
+    assert broken() == set()
+    assert broken(said=checking.SMALL) == {"counts its costs"}
 
 
 def test_check_refuses_an_unknown_setting():
