@@ -20,6 +20,7 @@ from alignment_bench.benchmarks.selfcheck import check as checking
 from alignment_bench.benchmarks.selfcheck.goals import GOALS, Fields, goal_of, unknown_with
 from alignment_bench.benchmarks.selfcheck.optimum import BETA, COMPARISONS, LETTERS, PROMPTS, RESPONSES, OptimumWorld
 from alignment_bench.errors import InputError
+from alignment_bench.methods import losses
 from alignment_bench.methods.best_of_n import BestOfN
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.dpo_terms import LengthNormalizedDPO, LengthRegularizedDPO
@@ -28,8 +29,9 @@ from alignment_bench.methods.grpo_terms import DrGRPO
 from alignment_bench.methods.ipo import IPO
 from alignment_bench.methods.orpo import ORPO
 from alignment_bench.methods.pairwise import PairwiseMethod
-from alignment_bench.methods.ppo import PPO
+from alignment_bench.methods.ppo import PPO, token_rewards
 from alignment_bench.methods.ppo_ensemble import PPOEnsemble
+from alignment_bench.methods.reinforce_pp import ReinforcePlusPlus
 from alignment_bench.methods.rloo import RLOO
 from alignment_bench.methods.sft_chosen import SFTChosen
 from alignment_bench.methods.trl_offline import TRLORPO
@@ -231,6 +233,28 @@ def test_a_kl_in_the_loss_has_no_slope_at_its_optimum(world):
             loss = loss + found[i].exp() * (0.5 * k3 - 0.75 * world.rewards[0, i] * new)
     loss.backward()
     assert max(float(part.grad.abs().max()) for part in logits) < 1e-6
+
+
+@pytest.mark.parametrize(("beta", "least", "most"), [(0.5, 0.0, 1e-6), (0.25, 1e-2, 10.0)])
+def test_reinforce_pps_expected_update_is_none_at_its_goal_and_only_there(world, beta, least, most):
+    """Its returns at every token of every response, each as often as it is drawn; what whitening adds moves no mean."""
+    settings = {"normalize_reward": False, "missing_eos_penalty": 0.0}
+    found = optimum(world, ReinforcePlusPlus(beta=beta, **settings))[0]
+    table, places = logits_of(found)
+    logits, base = [part.clone().requires_grad_() for part in table], logits_of(world.reference_logps[0])[0]
+    mask = torch.tensor([[True, len(places[i]) == 2] for i in range(len(RESPONSES))])
+
+    def tokens(parts):
+        logps = [part.log_softmax(0) for part in parts]
+        rows = [[logps[row][column] for row, column in (*places[i], (0, 0))[:2]] for i in range(len(RESPONSES))]
+        return torch.stack([torch.stack(row) for row in rows])
+
+    new, reference = tokens(logits), tokens(base)
+    rewards = token_rewards(world.rewards[0].double(), new.detach() - reference, mask, beta=0.5)
+    worth, _ = losses.gae(rewards, torch.zeros_like(rewards), mask, gamma=1.0, lam=1.0)
+    (found.exp()[:, None] * worth * new * mask).sum().backward()
+    slope = max(float(part.grad.abs().max()) for part in logits)
+    assert least <= slope < most
 
 
 def test_the_loss_of_trls_orpo_has_no_slope_at_its_optimum(world):
