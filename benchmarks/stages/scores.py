@@ -133,7 +133,7 @@ def _scores(evaluator: Any, *given: Any, **models: Any) -> list[Score]:
         return list(evaluator.score(*given, **models))
 
 
-def _apart(evaluator: Any) -> AbstractContextManager[None]:
+def _apart(evaluator: Any) -> AbstractContextManager[object]:
     """What an evaluator of another package changes of torch is put back, for others train and score in this process."""
     return nullcontext() if is_ours(type(evaluator).__module__) else put_back()
 
