@@ -81,7 +81,8 @@ def file_names(folder: Path) -> list[str]:
 def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     """A stream of bytes that take a file's place when the block ends: a crash leaves either the old file or the new.
 
-    lasting: the machine's crash too, and not the process's alone; that waits for the disk. A link that stands where it writes is replaced and never followed: the folder may come from elsewhere.
+    lasting: the machine's crash too, and not the process's alone; that waits for the disk. A link that stands where it
+    writes is replaced and never followed: the folder may come from elsewhere.
     """
     partial = path.with_name(f".{path.name}.partial")
     with suppress(FileNotFoundError):

@@ -98,9 +98,9 @@ def measured(run: Path, arguments: Sequence[str] | None) -> dict[str, float]:
     """CPU seconds and the peak of memory of one command, in a fork that becomes it; the bytes below `report/` after."""
     report = Run(run).report_path
     shutil.rmtree(report, ignore_errors=True)
-    module, given = ("alignment_bench", [*arguments, str(run)]) if arguments else (__spec__.name, ["--sum-up", str(run)])
+    ours = ("alignment_bench", *arguments) if arguments else (__spec__.name, "--sum-up")
     silent = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
-    command = [sys.executable, "-m", module, *given]
+    command = [sys.executable, "-m", *ours, str(run)]
     child = os.posix_spawn(command[0], command, os.environ | {"OMP_NUM_THREADS": "1"}, file_actions=silent)
     _, status, used = os.wait4(child, 0)
     if status:
