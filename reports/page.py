@@ -21,7 +21,7 @@ from .samples import samples
 from .text_plot import block, rates_and_costs
 from .wording import JUDGE_MEASURES, PEOPLE_KAPPAS, PEOPLE_SHARES, flat, is_headline, ordered, split
 
-MOST_COMPARISONS = 2_000  # on a page, which is 3 MB then; they grow with the square of the rows
+MOST_COMPARISONS = 2_000  # on a page, some 430 bytes each in both tables; they grow with the square of the rows
 NO_FINDINGS = Findings("No verdict: this run has not been summarized.", [], [], [], [], [])
 
 

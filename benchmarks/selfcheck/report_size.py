@@ -133,14 +133,15 @@ def main() -> None:
         return
     found: dict[str, Any] = {"shapes": {}}
     for name in asked.only:
-        sizes = dict(zip(("rows", "seeds", "prompts"), SHAPES[name], strict=True))
-        found["shapes"][name] = {**sizes, "commands": {}}
+        commands: dict[str, Any] = {}
         for command, spent in shape(*SHAPES[name]):
-            found["shapes"][name]["commands"][command] = spent
+            commands[command] = spent
             print(f"{name}: {command}: {spent}", flush=True)
+        sizes = zip(("rows", "seeds", "prompts"), SHAPES[name], strict=True)
+        load = f"{os.getloadavg()[1]:.1f} processes at work over the last five minutes"
+        found["shapes"][name] = {**dict(sizes), "commands": commands, "load": load}
     found |= {
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-        "load": f"{os.getloadavg()[1]:.1f} processes at work over the last five minutes",
         "packages": {name: version(name) for name in ("pandas", "matplotlib", "jinja2", "pyarrow")},
         "date": datetime.now(UTC).date().isoformat(),
     }
