@@ -48,7 +48,7 @@ def tune(
             "--benchmark", "-b", help="A shipped benchmark or a YAML file.", autocompletion=complete_benchmark
         ),
     ] = "quick",
-    trials: Annotated[int, typer.Option(help="Trials of each method.")] = 12,
+    trials: Annotated[int, typer.Option(help="Trials of each method, 2 or more.")] = 12,
     tune_flops: Annotated[
         float | None, typer.Option(help="Training FLOPs of each method's trials, in place of their number.", min=0)
     ] = None,
