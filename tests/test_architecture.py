@@ -35,7 +35,7 @@ BENCHMARKS = [  # the same within benchmarks: folders and modules at its top
     {"contract", "engine", "checks", "summing_up", "estimate"},
     {"notes"},
     {"stages"},
-    {"data", "request"},
+    {"data", "request", "rough"},
     {"definition"},
     {"context", "tracker", "judging", "world", "pace", "cost"},
     {"world_reward"},

@@ -45,7 +45,7 @@ def _rows(found: "Plan") -> list[list[str]]:
         memory = size(guess.memory_mb * 2**20) if guess.memory_mb else ""
         basis = "; ".join(dict.fromkeys(s.estimate.basis for s in alike))
         rows.append([label, alike[0].state, duration(seconds) if later else "", memory, count(guess.tokens), basis])
-    return rows
+    return [*rows, *([name, "", duration(part.seconds), "", "", part.basis] for name, part in found.beside.items())]
 
 
 def _alike(planned: "Planned") -> object:

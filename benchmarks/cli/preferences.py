@@ -41,7 +41,7 @@ def collect(
         str | None, typer.Option(help="Reward of --rule best_random and --margin: folder of a reward model.")
     ] = None,
     reward: Annotated[str | None, typer.Option(help="The same as a function, package.module:function.")] = None,
-    margin: Annotated[float, typer.Option(help="Leave out pairs whose rewards differ by less, from 0 on; 0 keeps all.")] = 0.0,
+    margin: Annotated[float, typer.Option(help="Least difference of a pair's rewards, from 0 on; 0 keeps all.")] = 0.0,
     stop: Annotated[
         str, typer.Option(help="End of a response: eos (the model's own), or sentence (the first one's, if before).")
     ] = "eos",

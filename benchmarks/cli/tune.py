@@ -193,7 +193,8 @@ def plan_lines(tuning: "Tuning") -> list[str]:
             f"are good early are bad late, so fewer trials at the full budget are the safer way to spend as much"
         )
     own = {space.row.label: space.shared for space in tuning.spaces}
-    both = [plan(tuning.trial_request(tuning.first(), tuning.budgets[0])), plan(tuning.winners_request(own, None))]
+    trials, winners = tuning.trial_request(tuning.first(), tuning.budgets[0]), tuning.winners_request(own, None)
+    both = [plan(trials), plan(winners, further=True)]
     for name, found in zip(("trials", "winners"), both, strict=True):
         seconds, unknown = found.seconds
         more = f", and {len(unknown)} stages of which nothing is known yet" if unknown else ""

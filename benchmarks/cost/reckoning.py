@@ -7,6 +7,7 @@ from ...errors import InputError, nearest
 from ...methods.dpo import DPO
 from ...methods.orpo import ORPO
 from ...methods.ppo import PPO
+from ...models.model_files import remote_code_allowed
 from ...models.network import packed_tokens
 from ...models.tuning import Tuning
 from ...runtime.device import constants
@@ -140,4 +141,5 @@ def weights_of(config: Any) -> int:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code_allowed())
+    return sum(p.numel() for p in model.parameters())

@@ -194,9 +194,7 @@ def _check_numbers(value: Any, location: list[str], where: Where) -> None:
     elif isinstance(value, float) and not math.isfinite(value) or isinstance(value, int) and abs(value) >= 2**63:
         shown = f"{value}" if isinstance(value, float) else "one of so many digits"
         place = ".".join(location)
-        raise InputError(
-            f"{_at(where, location)}: {place}: the number should be finite and below 2^63, not {shown}"
-        )
+        raise InputError(f"{_at(where, location)}: {place}: the number should be finite and below 2^63, not {shown}")
 
 
 def _at(where: Where, location: Sequence[str]) -> str:
