@@ -17,10 +17,10 @@ from ..results.store import GENERATIONS, SCORES, Made, Stage, Store
 from ..runtime import processes
 from ..runtime.memory import total_on
 from .context import settings_of
+from .cost.rough import Estimate, Rough
 from .cost.step_cost import TRAINED, VALUE, StepCost
 from .definition.rows import SFT, Row
 from .judging.bill import asked_of_a_row, asked_of_sft, asked_of_two_rows
-from .rough import Estimate, Rough
 from .stages.pipeline import Pipeline
 from .stages.scorers import judge_of
 from .stages.scores import QUESTIONS, VERSUS, asks_by

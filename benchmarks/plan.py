@@ -9,10 +9,10 @@ from typing import Any
 
 from ..analysis.power import plan_sentences, plan_warnings
 from ..results.store import Looking, NotMade, Stage
+from .cost.rough import BY_PACE, Estimate
 from .estimate import Estimates
 from .harness import Harness
 from .request import Request
-from .rough import BY_PACE, Estimate
 from .stages.scorers import cost_of_judging
 from .stages.steps import Key, Step, steps
 

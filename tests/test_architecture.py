@@ -35,9 +35,9 @@ BENCHMARKS = [  # the same within benchmarks: folders and modules at its top
     {"contract", "engine", "checks", "summing_up", "estimate"},
     {"notes"},
     {"stages"},
-    {"data", "request", "rough"},
+    {"data", "request"},
     {"definition"},
-    {"context", "tracker", "judging", "world", "pace", "cost"},
+    {"context", "tracker", "judging", "world", "cost"},
     {"world_reward"},
 ]
 

@@ -8,6 +8,8 @@ from ...analysis.data_account import account
 from .terminal import console, count, duration, size, table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..plan import Plan, Planned
     from ..request import Request
 
@@ -54,11 +56,16 @@ def _alike(planned: "Planned") -> object:
     return (step.cell, planned.state, planned.estimate.seconds is None) if step.is_score else step.key
 
 
+def how_long(seconds: float, to_do: "Iterable[Planned]") -> str:
+    """The time of what is to do, and what there is in it of which nothing is known."""
+    unknown = [planned.step.name for planned in to_do if planned.estimate.seconds is None]
+    names = ", ".join(dict.fromkeys(unknown))
+    more = f"; of {len(unknown)} of these nothing is known yet ({names})" if unknown else ""
+    return f"about {duration(seconds)}{more}"
+
+
 def _totals(found: "Plan") -> list[str]:
-    seconds, unknown = found.seconds
-    lines = [f"{len(found.to_do)} of {len(found.steps)} stages to do, about {duration(seconds)}"]
-    if unknown:
-        lines[0] += f", and {len(unknown)} of which nothing is known yet (a judge may be slow)"
+    lines = [f"{len(found.to_do)} of {len(found.steps)} stages to do, {how_long(found.seconds[0], found.to_do)}"]
     peak = max((step.estimate.memory_mb or 0 for step in found.to_do), default=0)
     tokens = sum(step.estimate.tokens or 0 for step in found.to_do)
     if peak:

@@ -9,8 +9,9 @@ import typer
 
 from ...errors import one_of
 from .live import watching
+from .plan import how_long
 from .show import complete_benchmark, complete_methods, print_summary
-from .terminal import console, duration, table
+from .terminal import console, table
 from .training import (
     AtOnce,
     CellCpus,
@@ -196,9 +197,8 @@ def plan_lines(tuning: "Tuning") -> list[str]:
     trials, winners = tuning.trial_request(tuning.first(), tuning.budgets[0]), tuning.winners_request(own, None)
     both = [plan(trials), plan(winners, further=True)]
     for name, found in zip(("trials", "winners"), both, strict=True):
-        seconds, unknown = found.seconds
-        more = f", and {len(unknown)} stages of which nothing is known yet" if unknown else ""
-        lines.append(f"{name}: {len(found.to_do)} of {len(found.steps)} stages to do, about {duration(seconds)}{more}")
+        long = how_long(found.seconds[0], found.to_do)
+        lines.append(f"{name}: {len(found.to_do)} of {len(found.steps)} stages to do, {long}")
         lines += [f"judge: {found.judging}; verdicts on disk are not paid for again"] if found.judging else []
     return lines
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from alignment_bench.benchmarks.data.corpus import WORLD_SEED
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.harness import run as run_harness
+from alignment_bench.benchmarks.plan import plan
 from alignment_bench.benchmarks.request import Request
 from alignment_bench.benchmarks.world import preference_rows
 from alignment_bench.errors import InputError
@@ -205,6 +207,11 @@ def test_a_judge_of_another_name_is_the_runs_judge(outcome, request_of):
     found = outcome.summary["judges"]
     assert found["usage"].keys() == {"judge_model"} and 0 < found["usage"]["judge_model"]["verdicts"] <= 8
     assert found["audit"]
+    request = request_of(EVALUATORS)
+    asked = {(p.step.seed, p.step.row.label): p.estimate for p in plan(request).steps if p.step.asks}
+    assert {key: (e.basis, e.seconds) for key, e in asked.items()} == dict.fromkeys(asked, ("asked before", 0.0))
+    again = {p.step.row.label: p.estimate for p in plan(replace(request, seeds=2)).steps if p.step.asks and p.step.seed}
+    assert again["sft"].basis == "nothing to ask" and again["dpo"].basis == "measured, 1 earlier"
     with pytest.raises(InputError, match="strict and judge would both be the judge; name one of them"):
         run_harness(request_of({"strict": JUDGE, "judge": JUDGE}))
 

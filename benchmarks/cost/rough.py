@@ -4,28 +4,34 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from ..evaluators.base import Traits
-from ..methods.pairwise import PairwiseMethod
-from ..models.checkpoint import Checkpoint
-from ..models.model_files import remote_code_allowed
-from ..models.network import packed_tokens
-from ..models.tuning import Tuning
-from ..results.records import Pair
-from ..runtime.device import constants
-from ..runtime.memory import free_on, resident
-from ..training.probe import PAIRS, PROMPTS, SHARES
-from .cost.reckoning import weights_of
-from .cost.step_cost import TRAINED, Step, StepCost, StepKind, step_cost
-from .definition.spec import Supervised
+from ...evaluators.base import Traits
+from ...methods.pairwise import PairwiseMethod
+from ...models.checkpoint import Checkpoint
+from ...models.model_files import remote_code_allowed
+from ...models.network import packed_tokens
+from ...models.tuning import Tuning
+from ...results.records import Pair
+from ...runtime.device import constants
+from ...runtime.memory import free_on, resident
+from ...training.probe import PAIRS, PROMPTS, SHARES
 from .pace import Pace, pace_of
+from .reckoning import weights_of
+from .step_cost import TRAINED, Step, StepCost, StepKind, step_cost
 
 FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
 MIB = 2**20
 BY_PACE = "a few rows timed here"  # the basis of a rough estimate
+
+
+class Drawn(Protocol):
+    """The part of a shared stage's settings that its cost hangs on."""
+
+    examples: int
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -147,14 +153,14 @@ class Rough:
         rows = min(budget, getattr(method, "batch_size", budget))
         return self.step("pairs", rows, method) if isinstance(method, PairwiseMethod) else self.step("sft", 2 * rows)
 
-    def supervised_step(self, kind: StepKind, settings: Supervised) -> Step:
+    def supervised_step(self, kind: StepKind, settings: Drawn) -> Step:
         return self.step(kind, min(settings.examples, settings.batch_size))
 
-    def sft(self, settings: Supervised) -> Estimate:
+    def sft(self, settings: Drawn) -> Estimate:
         tokens = settings.examples * (self.prompt + self.reply)
         return self.stage(trained=tokens, trainable=1, frozen=0, step=self.supervised_step("sft", settings))
 
-    def reward_model(self, settings: Supervised, examples: int) -> Estimate:
+    def reward_model(self, settings: Drawn, examples: int) -> Estimate:
         tokens = 2 * examples * (self.prompt + self.reply)
         return self.stage(trained=tokens, trainable=1, frozen=0, step=self.supervised_step("reward_model", settings))
 

@@ -7,11 +7,11 @@ from functools import lru_cache
 
 import torch
 
-from ..models.checkpoint import Checkpoint
-from ..models.policy import Policy
-from ..models.sampler_torch import sample_rows
-from ..models.tuning import Tuning
-from ..results.records import Prompt
+from ...models.checkpoint import Checkpoint
+from ...models.policy import Policy
+from ...models.sampler_torch import sample_rows
+from ...models.tuning import Tuning
+from ...results.records import Prompt
 
 ROWS, FEW, NEW_TOKENS = 16, 4, 16  # sequences of a timed pass, of one that takes long, and tokens of a response
 TIMES = 3  # the best counts, for others may be at work here
