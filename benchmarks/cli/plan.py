@@ -1,6 +1,7 @@
 """`bench run --dry-run`: the plan as a table or as JSON."""
 
 import json
+import os
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from ...analysis.data_account import account
 from .terminal import console, count, duration, size, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from ..plan import Plan, Planned
     from ..request import Request
@@ -56,12 +57,19 @@ def _alike(planned: "Planned") -> object:
     return (step.cell, planned.state, planned.estimate.seconds is None) if step.is_score else step.key
 
 
-def how_long(seconds: float, to_do: "Iterable[Planned]") -> str:
-    """The time of what is to do, and what there is in it of which nothing is known."""
+def how_long(seconds: float, to_do: "Sequence[Planned]") -> str:
+    """The time of what is to do, whether it was timed beside other work, and of what in it nothing is known."""
+    from ..cost.rough import BY_PACE
+
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores and any(planned.estimate.basis == BY_PACE for planned in to_do):
+        beside = f" as it was timed beside other work (load {load:.0f} on {cores} cores), and less without"
+    else:
+        beside = ""
     unknown = [planned.step.name for planned in to_do if planned.estimate.seconds is None]
     names = ", ".join(dict.fromkeys(unknown))
     more = f"; of {len(unknown)} of these nothing is known yet ({names})" if unknown else ""
-    return f"about {duration(seconds)}{more}"
+    return f"about {duration(seconds)}{beside}{more}"
 
 
 def _totals(found: "Plan") -> list[str]:
@@ -72,8 +80,7 @@ def _totals(found: "Plan") -> list[str]:
         lines.append(f"peak memory: about {size(peak * 2**20)}; tokens trained on or sampled: {count(tokens)}")
     if found.is_rough:
         lines.append(
-            "nothing like some of it has run here yet: for that a few rows were timed just now, which is rough; "
-            "a machine at other work is slower"
+            "nothing like some of it has run here yet: for that a few rows were timed just now, which is rough"
         )
     if found.judging:
         lines.append(f"judge: {found.judging}; verdicts on disk are not paid for again")

@@ -144,7 +144,7 @@ def collect(
         about,
         open_reward if scorer or reward else None,
     )
-    print(", ".join(f"{what}: {number}" for what, number in counts.items()))
+    print(", ".join(f"{what}: {number}" for what, number in counts.items() if number))
     print(f"next: bench label {out}")
 
 
