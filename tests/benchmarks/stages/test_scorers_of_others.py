@@ -207,11 +207,12 @@ def test_a_judge_of_another_name_is_the_runs_judge(outcome, request_of):
     found = outcome.summary["judges"]
     assert found["usage"].keys() == {"judge_model"} and 0 < found["usage"]["judge_model"]["verdicts"] <= 8
     assert found["audit"]
-    request = request_of(EVALUATORS)
-    asked = {(p.step.seed, p.step.row.label): p.estimate for p in plan(request).steps if p.step.asks}
-    assert {key: (e.basis, e.seconds) for key, e in asked.items()} == dict.fromkeys(asked, ("asked before", 0.0))
-    again = {p.step.row.label: p.estimate for p in plan(replace(request, seeds=2)).steps if p.step.asks and p.step.seed}
-    assert again["sft"].basis == "nothing to ask" and again["dpo"].basis == "measured, 1 earlier"
+    asked = {p.step.cell: p.estimate for p in plan(replace(request_of(EVALUATORS), seeds=2)).steps if p.step.asks}
+    assert {cell: estimate.basis for cell, estimate in asked.items()} == {
+        ("sft", 0): "asked before", ("dpo", 0): "asked before",
+        ("sft", 1): "nothing to ask", ("dpo", 1): "measured, 1 earlier",
+    }  # fmt: skip
+    assert asked["dpo", 0].seconds == 0 < asked["dpo", 1].seconds
     with pytest.raises(InputError, match="strict and judge would both be the judge; name one of them"):
         run_harness(request_of({"strict": JUDGE, "judge": JUDGE}))
 
