@@ -58,14 +58,9 @@ def _alike(planned: "Planned") -> object:
 
 
 def how_long(seconds: float, to_do: "Sequence[Planned]") -> str:
-    """The time of what is to do, whether it was timed beside other work, and of what in it nothing is known."""
-    from ..cost.rough import BY_PACE
-
+    """The time of what is to do, what else the machine is at, and of what in it nothing is known."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > cores and any(planned.estimate.basis == BY_PACE for planned in to_do):
-        beside = f" as it was timed beside other work (load {load:.0f} on {cores} cores), and less without"
-    else:
-        beside = ""
+    beside = f", and longer beside what else runs now (load {load:.0f} on {cores} cores)" if load > cores else ""
     unknown = [planned.step.name for planned in to_do if planned.estimate.seconds is None]
     names = ", ".join(dict.fromkeys(unknown))
     more = f"; of {len(unknown)} of these nothing is known yet ({names})" if unknown else ""

@@ -222,20 +222,25 @@ def test_what_judges_and_reports_took_before_by_hand(tmp_path, full):
     assert earlier.closing("other") == Estimate("measured, 3 earlier", 6.0)
 
 
-@pytest.mark.parametrize(("tick", "rows"), [(1.0, 4), (0.1, 16)])
-def test_a_pace_is_of_what_was_done(work, full, monkeypatch, tick, rows):
-    """By a clock that goes on at each look each kind of work takes a tick, on few rows where that is long."""
-    ticks = itertools.count()
+@pytest.mark.parametrize(("tick", "share", "rows"), [(1.0, 2.0, 4), (0.1, 1.5, 16), (0.1, 0.25, 16)])
+def test_a_pace_is_of_what_was_done(work, full, monkeypatch, tick, share, rows):
+    """By a clock that goes on at each look each kind of work takes a tick, on few rows where that is long.
+
+    share: part of that time that two threads used together; where it is less than the time, others had the rest.
+    """
+    ticks, used = itertools.count(), itertools.count()
     monkeypatch.setattr(pace.time, "perf_counter", lambda: tick * next(ticks))
+    monkeypatch.setattr(pace.time, "process_time", lambda: share * tick * next(used))
+    took = min(share, 1.0) * tick
     monkeypatch.setattr(
         pace, "sample_rows", lambda _, asked, *__, **how: [Sample(p, (5,) * how["max_new_tokens"], True) for p in asked]
     )
     threads = torch.get_num_threads()
     pace.pace_of.cache_clear()
     found = pace.pace_of(Checkpoint(work / "model", "k"), full, 10, 6, 1)
-    each = pytest.approx(tick / (rows * 16))
-    assert (found.trained, found.read, found.sampled) == (each, each, pytest.approx(tick / (rows * 6)))
-    assert found.opened == pytest.approx(tick) and torch.get_num_threads() == threads
+    each = pytest.approx(took / (rows * 16))
+    assert (found.trained, found.read, found.sampled) == (each, each, pytest.approx(took / (rows * 6)))
+    assert found.opened == pytest.approx(took) and torch.get_num_threads() == threads
 
 
 def test_cells_side_by_side_take_a_share_of_the_time(work, dry_run):
