@@ -55,6 +55,8 @@ class Progress:
     state: str = AT_WORK
     why: str = ""
     """The reason for which it stopped."""
+    closing: float | None = None
+    """Seconds that the summary and the report took."""
     began: float = field(default_factory=time.time)
     process: int = field(default_factory=os.getpid)
     machine: str = field(default_factory=platform.node)
@@ -189,6 +191,13 @@ class Recorder:
                 step.folder = str(finished(Path(step.folder)))
             step.seconds = round(time.time() - step.began, 3) if fresh and step.began else None
             self._write()
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """The run is summed up and its report written."""
+        began = time.monotonic()
+        yield
+        self.progress.closing = round(time.monotonic() - began, 3)
 
     def failed(self, cell: str, why: str) -> None:
         self.progress.failures[cell] = why

@@ -265,6 +265,7 @@ def print_figures(run: Any, summary: Mapping[str, Any]) -> None:
     if summary["methods"]:
         frame = figures(summary)
         columns = [c for c in map(str, frame) if c.startswith("win_rate.") or c in IN_TERMINAL]
+        say(to, "Means with 95% intervals; seconds: those of a training")
         for part in narrower("", frame[columns], to.width):
             to.print(part)
     for line in policies(run):

@@ -11,7 +11,8 @@ from .show import reads_runs
 @reads_runs
 def site(
     sources: Annotated[
-        list[Path], typer.Argument(help="Folders of runs, studies and tunings, or that hold some; files of published ones.")
+        list[Path],
+        typer.Argument(help="Folders of runs, studies and tunings, or above them; files of published ones."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("site"),
 ) -> None:

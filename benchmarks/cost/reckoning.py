@@ -8,6 +8,7 @@ from ...methods.dpo import DPO
 from ...methods.orpo import ORPO
 from ...methods.ppo import PPO
 from ...models.four_bits import RESTORED
+from ...models.model_files import remote_code_allowed
 from ...models.network import packed_tokens
 from ...models.tuning import Tuning
 from ...runtime.device import constants
@@ -136,10 +137,15 @@ def _rollout(weights: int, moved: float, amounts: Amounts, gpu: GPU) -> float:
     return sampled + read
 
 
-def weights_of(config: Any) -> int:
-    """Weights of a model of this configuration."""
+def without_numbers(config: Any) -> Any:
+    """A model of this configuration on tensors without data."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code_allowed())
+
+
+def weights_of(config: Any) -> int:
+    """Weights of a model of this configuration."""
+    return sum(p.numel() for p in without_numbers(config).parameters())
