@@ -1,6 +1,7 @@
 """The outcomes of the shipped studies and of tunings of shipped benchmarks, as JSON with a page each.
 
-results/published/studies/NAME.json and tunings/BENCHMARK.json, pages below reports/published.
+results/published/studies/NAME.json and tunings/BENCHMARK.json (with _by_SCORER where another rule than the benchmark's
+picked), pages below reports/published.
 `python -m alignment_bench.benchmarks.studies.outcomes FOLDER` takes the outcome of a finished study or tuning in;
 without a folder it writes all pages anew from the JSON that lies there. The outcomes are the repository's: a wheel has
 the studies and not them.
@@ -18,7 +19,7 @@ from ...reports.study import study_page
 from ...reports.tuning import page
 from ...results.integrity import PACKAGE, read_record, write_record, write_text
 from ...results.run_folder import STUDY, TUNE
-from ..definition.spec import suites
+from ..definition.spec import load_spec, suites
 from .code import changed_since
 from .file import published, read_file
 
@@ -79,13 +80,20 @@ def publish(folder: Path) -> list[Path]:
         record = read_record(folder / TUNE)
         if record["benchmark"] not in suites() or not record.get("winners"):
             raise InputError(f"{folder} is no finished tuning of a shipped benchmark; publish one with winners")
-        return _write_tuning(make_folder(TUNINGS) / f"{record['benchmark']}.json", record)
+        return _write_tuning(make_folder(TUNINGS) / f"{_name(record)}.json", record)
     record = read_record(folder / STUDY)
     name = record["name"]
     if name not in published() or not record.get("design"):
         raise InputError(f"{folder} is of the study {name}, which is not shipped; {nearest(name, published())}")
     make_folder(RESULTS)
     return _write(RESULTS / f"{name}.json", record)
+
+
+def _name(tuning: Mapping[str, Any]) -> str:
+    """The benchmark's, and where its own rule did not pick, the scorer that did."""
+    rule, name = tuning["contract"]["rule"], tuning["benchmark"]
+    own = load_spec(name).select
+    return name if (rule["by"], rule["at_most_kl"]) == (own.by, own.at_most_kl) else f"{name}_by_{rule['by']}"
 
 
 def _write_tuning(path: Path, record: dict[str, Any]) -> list[Path]:

@@ -104,7 +104,7 @@ def test_an_outcome_is_taken_in_with_its_page(tmp_path, monkeypatch):
 def test_a_published_tuning_is_not_silent_about_its_code(path):
     record = read_record(path)
     page = (outcomes.TUNING_PAGES / f"{path.stem}.md").read_text(encoding="utf-8")
-    assert record["benchmark"] == path.stem and record["winners"]
+    assert path.stem.startswith(record["benchmark"]) and record["winners"]
     assert all(f"{part} {digest[:12]}" in page for part, digest in record["code"].items())
     if since := outcomes.changed(record):
         warnings.warn(f"tuning {path.stem} is of older code: {', '.join(since)} changed since", stacklevel=1)
@@ -123,9 +123,13 @@ def test_a_tuning_is_taken_in_with_its_page(tmp_path, monkeypatch):
     }  # fmt: skip
     write_record(tmp_path / "tune.json", record)
     kept, page = outcomes.publish(tmp_path)
-    assert (kept.name, page.name) == ("quick.json", "quick.md") and "62.5%" in page.read_text(encoding="utf-8")
+    assert (kept.name, page.name) == ("quick_by_gold.json", "quick_by_gold.md")
+    assert "62.5%" in page.read_text(encoding="utf-8")
     test_a_published_tuning_is_not_silent_about_its_code(kept)
     assert outcomes.changed({**read_record(kept), "code": {**code, "dpo": "0"}}) == ["dpo"]
+    rule = {"by": "selection_reward_model", "at_most_kl": 1.0, "margin": 0.0}  # quick's own
+    write_record(tmp_path / "tune.json", {**record, "contract": {**record["contract"], "rule": rule}})
+    assert outcomes.publish(tmp_path)[0].name == "quick.json"
     for other in ({"benchmark": "mine"}, {"winners": {}}):
         write_record(tmp_path / "tune.json", {**record, **other})
         with pytest.raises(InputError, match="no finished tuning of a shipped benchmark"):
