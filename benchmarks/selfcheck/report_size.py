@@ -26,6 +26,7 @@ from ...results.store import COST, GENERATIONS, METRICS, SCORES, Stage, Store, w
 PUBLISHED = Path(__file__).parents[2] / "results" / "published" / "report_size.json"
 SHAPES = {"few": (4, 5, 100), "many cells": (40, 5, 100), "many prompts": (4, 1, 20_000)}
 SHAPES["many rows"] = (200, 1, 100)  # rows, seeds, prompts: 200 cells, 20,100 comparisons on each scorer
+WIN_RATES = ("win_rate.gold", "win_rate.reward_model")
 STEPS = 120  # lines of a training's log
 WORDS = "six hours of sun and a deep pot then water when the soil feels dry".split()
 EVERY = "html,md,latex,csv,parquet,json,svg"
@@ -52,7 +53,7 @@ def cell_files(method: str, seed: int, prompts: int, gain: float, out: Path) -> 
         row = {"reward.gold": rng.gauss(gain, 1), "reward.reward_model": rng.gauss(2 * gain, 1), "kl": kl}
         row |= {"length": float(len(text.split())), "eos_rate": float(rng.random() < 0.95)}
         if method != "sft":
-            row |= {f"win_rate.{by}": float(rng.random() < 0.5 + gain / 2) for by in ("gold", "reward_model")}
+            row |= {metric: float(rng.random() < 0.5 + gain / 2) for metric in WIN_RATES}
         scores += [(metric, name, value) for metric, value in row.items()]
     write_jsonl(out / GENERATIONS, responses)
     pandas.DataFrame(scores, columns=["metric", "prompt_id", "value"]).to_parquet(out / SCORES)

@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from alignment_bench.benchmarks import estimate, harness
+from alignment_bench.benchmarks.cost import rough
 from alignment_bench.benchmarks.cost.model_sizes import configuration
+from alignment_bench.benchmarks.cost.pace import Pace
+from alignment_bench.benchmarks.cost.rough import MIB, Rough
 from alignment_bench.benchmarks.cost.step_cost import GIB, StepCost
-from alignment_bench.benchmarks.estimate import MIB, Estimates, Rough
-from alignment_bench.benchmarks.pace import Pace
+from alignment_bench.benchmarks.estimate import Estimates
 from alignment_bench.benchmarks.selfcheck.memory_at_size import count
 from alignment_bench.benchmarks.stages.steps import Step
 from alignment_bench.errors import InputError
@@ -25,12 +27,12 @@ from alignment_bench.runtime import processes
 def test_a_dry_run_says_what_is_counted(tmp_path, monkeypatch, free, again):
     """`ultrafeedback` as it is shipped, where 80 GiB are free and where 24 are."""
     configuration("0.5B").save_pretrained(tmp_path)
-    monkeypatch.setattr(estimate, "free_on", lambda device: free * GIB)
+    monkeypatch.setattr(rough, "free_on", lambda device: free * GIB)
     tuning = Tuning(lora_rank=32, lora_alpha=64, precision="bf16", device="cuda", micro_tokens=16384)
     pair = Pair("a", Prompt("p", (), (0,) * 256), (1,) * 256, (2,) * 256)
-    rough = Rough(Checkpoint(tmp_path, "k"), tuning, [pair], tuning.micro_tokens)
-    rough.pace = rough.pace_of_cells = Pace(trained=1e-3, read=1e-4, sampled=1e-2, opened=2.0)
-    found = rough.training(DPO(batch_size=32), 8000)
+    found = Rough(Checkpoint(tmp_path, "k"), tuning, [pair], tuning.micro_tokens)
+    found.pace = found.pace_of_cells = Pace(trained=1e-3, read=1e-4, sampled=1e-2, opened=2.0)
+    found = found.training(DPO(batch_size=32), 8000)
     assert found.memory_mb * MIB == count("0.5B", "LoRA", "DPO", again=again).peak
 
 

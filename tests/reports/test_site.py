@@ -179,10 +179,13 @@ def test_it_filters_in_a_browser_and_hostile_text_does_nothing(browser, publishe
         parts = page.locator(".part:visible h3").all_inner_texts()
         return parts, page.locator("tbody tr:visible th").all_inner_texts()
 
-    assert shown()[0] == ["noise", "first", "second", "third"] and len(shown()[1]) == 8
+    assert shown()[0] == ["noise", "quick: 2 trials each (halton)", "first", "second", "third"] and len(shown()[1]) == 8
     page.select_option("[data-filter=method]", "dpo")
-    assert shown() == (["noise", "first", "second", "third"], ["sft", "dpo", "sft", "dpo:beta=2", "sft", "dpo"])
-    assert "4 of 4 shown" in page.inner_text("[role=status]")
+    assert shown() == (
+        ["noise", "quick: 2 trials each (halton)", "first", "second", "third"],
+        ["sft", "dpo", "sft", "dpo:beta=2", "sft", "dpo"],
+    )
+    assert "5 of 5 shown" in page.inner_text("[role=status]")
     page.select_option("[data-filter=model]", "large")
     assert shown() == (["second"], ["sft", "dpo:beta=2"]) and not page.is_visible("#studies")
     page.select_option("[data-filter=data]", "pairs")

@@ -54,13 +54,16 @@ CLASS = "\nclass Theirs:\n    def train(self, task):\n        pass\n"
     ],
 )
 def test_a_plugin_that_changes_what_rows_share_is_refused(register, lines, named):
+    step = vars(torch.optim.AdamW).get("step")  # its own once an optimizer was made, for torch wraps it then
     before = (F.logsigmoid, torch.nn.Linear.forward, losses.dpo, torch.get_default_dtype())
     register(lines + CLASS)
     for _ in range(2 if "dtype" in lines else 1):  # each time, though Python would not import it a second time
         with pytest.raises(InputError, match=f"method 'theirs' .* changes {named}, on which the numbers of every row"):
             load("methods", "theirs")
     assert before == (F.logsigmoid, torch.nn.Linear.forward, losses.dpo, torch.get_default_dtype())
-    assert torch.is_grad_enabled() and "step" not in vars(torch.optim.AdamW) and not torch.is_autocast_enabled("cpu")
+    assert (
+        torch.is_grad_enabled() and vars(torch.optim.AdamW).get("step") is step and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def test_a_class_in_place_of_one_that_transformers_has_not_yet_imported_is_refused(register, monkeypatch):
@@ -112,10 +115,10 @@ class Careless:
 
 
 def test_what_an_evaluator_changes_of_torch_is_put_back():
-    before = F.logsigmoid
+    before, step = F.logsigmoid, torch.optim.AdamW.step
     assert _scores(Careless(), [], []) == [Score("x", "p", 1.0)]
     assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32 and F.logsigmoid is before
-    assert torch.optim.AdamW.step is torch.optim.Adam.step
+    assert torch.optim.AdamW.step is step
 
 
 def test_what_fails_is_put_back_too():
