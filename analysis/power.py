@@ -1,15 +1,16 @@
 """Differences that a comparison of so many prompts and seeds can show, before a run and after it.
 
 The variation between training runs is known badly from the three of one row, so it is pooled over the rows of a run,
-and what follows from it has an interval (chi-squared limits of the pooled variance). Win rates lie at most one half
-away from even: a design that could show only more than that can show nothing.
+and what follows from it has an interval (chi-squared limits of its variance). A win rate at a distance d from even
+varies less than one near it, by 1 - 4 d^2. No size is named of a design that shows only differences above 40 points (a
+win rate of 90%). How often what is said is false, by simulation: results/published/claims.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp, inf, isfinite, isnan, nan, sqrt
+from math import exp, hypot, inf, isfinite, isnan, nan, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     import pandas
 
 POWER = 0.8
-MOST = 0.5  # a win rate differs from one half by no more
+MOST = 0.4  # a difference above which none is named: a win rate of 90%
+LIMITS = (0.99, 0.01)  # of chi-squared: by simulation 95% limits miss the size in up to 10% of runs, these in 5%
 # Before a run: wins of single responses vary like coins, half of it by prompt. Between training runs of a method the
 # win rates of `quick` spread by 1.7, 4.7 and 7.2 points (standard deviations of three methods); the middle one.
 COIN, SEED_SD = 0.25, 0.047
@@ -55,19 +57,24 @@ ASSUMED = Spread(SEED_SD**2, COIN / 2, COIN / 2)
 
 
 def detectable(grid: Grid, alpha: float = LEVEL, power: float = POWER) -> float:
-    """The smallest true mean that a table of such variances shows at level alpha with this power; inf above one half.
+    """The smallest true mean that a table of such variances shows at level alpha with this power; inf above MOST.
 
-    From the noncentral t distribution, with Satterthwaite's degrees of freedom and its bias of the standard error taken
-    out; NaN with fewer than two prompts.
+    grid: of wins less one half, with the variances that they have near even. From the noncentral t distribution, with
+    Satterthwaite's degrees of freedom and its bias of the standard error taken out; NaN with fewer than two prompts.
     """
     variance = grid.seed_variance + grid.prompt_variance
     if grid.prompts < 2 or not isfinite(variance) or variance == 0:
         return nan
     parts = grid.seed_variance**2 / max(grid.seeds - 1, 1) + grid.prompt_variance**2 / (grid.prompts - 1)
     freedom = variance**2 / parts
+    variance = max(variance, grid.apart)  # runs that agree by chance vary by no less
     quantile = sqrt(grid.squared_half_width(alpha) / variance)
     bias = sqrt(2 / freedom) * exp(gammaln((freedom + 1) / 2) - gammaln(freedom / 2))
-    found = float(nctdtrinc(freedom, 1 - power, quantile)) * sqrt(variance) / bias
+    error = sqrt(variance) / bias
+    limit, beyond = quantile * error, (float(nctdtrinc(freedom, 1 - power, quantile)) - quantile) * error
+    # d = limit + beyond * sqrt(1 - 4 d^2): what is shown is held against even, and varies less far from it
+    inside = 1 + 4 * (beyond**2 - limit**2)
+    found = (limit + beyond * sqrt(inside)) / (1 + 4 * beyond**2) if inside >= 0 else inf
     return found if found <= MOST else inf
 
 
@@ -82,69 +89,94 @@ def needed_prompts(difference: float, spread: Spread, seeds: int, alpha: float =
     return low
 
 
-def spreads(rows: Sequence[Mapping[str, Any]], grids: Grids) -> dict[str, tuple[Spread, int]]:
-    """Per basis ("sft", "direct") the variances of its comparisons, pooled, and the degrees of freedom of the seeds'.
+@dataclass(frozen=True)
+class Pooled:
+    """What the comparisons of a run have in common."""
 
-    Every row's training runs count once: the degrees of freedom are those of the rows, however many pairs they form.
+    spread: Spread
+    between: float
+    """The mean square of the training runs' means, at least that of runs alike; NaN with one seed."""
+    freedom: int
+    """Degrees of freedom of `between`."""
+
+
+def pooled(rows: Sequence[Mapping[str, Any]], grids: Grids) -> dict[str, Pooled]:
+    """Per basis ("sft", "direct") the variances of its comparisons, weighted by what each knows of training runs.
+
+    Every row's training runs count once: the degrees of freedom are those of the rows, however many pairs they form,
+    and of rows that are compared with each other one is used up by their mean.
     """
-    found: dict[str, tuple[Spread, int]] = {}
+    found = {}
     for basis in ("sft", "direct"):
         of_basis = [row for row in rows if row["basis"] == basis and isfinite(row["p"])]
-        parts = [(_spread(table(grids, row)), row["seeds"]) for row in of_basis]
-        if not parts:
+        tables = [(_near_even(analyse(table(grids, row))), row["seeds"] - 1) for row in of_basis]
+        if not tables:
             continue
-        varied = [(spread, seeds - 1) for spread, seeds in parts if seeds > 1]
         freedom = {name: row["seeds"] - 1 for row in of_basis for name in (row["a"], row["b"]) if row["seeds"] > 1}
         for name in ("sft", *(row["a"] for row in rows if row["b"] == "sft" and row["seeds"] == 1)):
             freedom.pop(name, None)
-        total = sum(weight for _, weight in varied)
-        seed = sum(spread.seed * weight for spread, weight in varied) / total if total else nan
-        prompt, rest = (float(np.mean([getattr(spread, kind) for spread, _ in parts])) for kind in ("prompt", "rest"))
-        found[basis] = Spread(seed, prompt, rest), sum(freedom.values())
+        total = sum(weight for _, weight in tables)
+        between = seed = nan
+        if total:
+            drawn = sum(grid.rest / grid.prompts * weight for grid, weight in tables) / total
+            between = max(sum(grid.seed_variance * grid.seeds * weight for grid, weight in tables) / total, drawn)
+            seed = between - drawn
+        own = [_spread(grid) for grid, _ in tables]
+        prompt, rest = (float(np.mean([getattr(one, kind) for one in own])) for kind in ("prompt", "rest"))
+        used = max(freedom.values(), default=0) if basis == "direct" and len(freedom) > 1 else 0
+        found[basis] = Pooled(Spread(seed, prompt, rest), between, sum(freedom.values()) - used)
     return found
 
 
 def add_detectable(rows: Sequence[dict[str, Any]], grids: Grids) -> None:
     """Fill in `detectable` and its limits: of each tested comparison, at the level that its weight gives it at first.
 
-    Infinite where nothing below one half could have been shown; left out where nothing is known.
+    Infinite where nothing up to MOST could have been shown; left out where nothing is known.
     """
     tested = [row for row in rows if row.get("weight")]
-    pooled, total = spreads(tested, grids), sum(row["weight"] for row in tested)
+    known, total = pooled(tested, grids), sum(row["weight"] for row in tested)
     for row in tested:
-        if row["basis"] not in pooled or row["metric"] == UNTIL_DECIDED:
+        if row["basis"] not in known or row["metric"] == UNTIL_DECIDED:
             continue
-        own, (spread, freedom) = analyse(table(grids, row)), pooled[row["basis"]]
+        own, common = _near_even(analyse(table(grids, row))), known[row["basis"]]
         alpha = LEVEL * row["weight"] / total
-        size = _shown(own, spread.seed, spread.rest, alpha)
-        if isnan(size):
+        if own.seeds > 1:
+            own = replace(own, seed_variance=common.between / own.seeds)
+        if isnan(size := detectable(own, alpha)):
             continue
         row["detectable"] = size
         if own.seeds > 1:
-            limits = [freedom / float(chi2.ppf(q, freedom)) for q in (0.975, 0.025)]
-            ends = [_shown(own, spread.seed * limit, spread.rest, alpha) for limit in limits]
-            row["detectable_low"], row["detectable_high"] = ends
+            for end, q in zip(("detectable_low", "detectable_high"), LIMITS, strict=True):
+                row[end] = detectable(_limit(own, common.freedom, q), alpha)
 
 
-def _shown(own: Grid, seed: float, rest: float, alpha: float) -> float:
-    """What a comparison could have shown with the pooled variation between runs in place of its own."""
-    if own.seeds == 1:
-        return detectable(own, alpha)
-    return detectable(replace(own, seed_variance=(seed + rest / own.prompts) / own.seeds), alpha)
+def _limit(grid: Grid, freedom: int, q: float) -> Grid:
+    """The table with its variance at a limit: chi-squared ones of its parts, added as squares (Graybill & Wang 1980).
+
+    freedom: of the variance between seeds. What is more or less than it is goes to the seeds' part as far as it can.
+    """
+    parts = ((grid.seed_variance, freedom), (grid.prompt_variance, grid.prompts - 1))
+    away = hypot(*(part * (degrees / float(chi2.ppf(q, degrees)) - 1) for part, degrees in parts))
+    variance = grid.seed_variance + grid.prompt_variance + (away if q < 0.5 else -away)
+    prompts = grid.prompt_variance
+    return replace(grid, seed_variance=max(variance - prompts, 0.0), prompt_variance=min(variance, prompts))
 
 
-def _spread(values: np.ndarray) -> Spread:
-    """The variance components of a table [seeds, prompts], none below 0."""
-    grid = analyse(values)
+def _near_even(grid: Grid) -> Grid:
+    """The table that rows of such variation would have at a win rate of one half."""
+    share = max(1 - 4 * grid.mean**2, 1 / max(grid.prompts, 1))
+    parts = {name: getattr(grid, name) / share for name in ("seed_variance", "prompt_variance", "rest", "apart")}
+    return replace(grid, **parts)
+
+
+def _spread(grid: Grid) -> Spread:
+    """The variance components of a table but for the seeds', none below 0."""
     if grid.prompts < 2:
         return Spread(nan, nan, nan)
-    if grid.seeds == 1:
-        return Spread(nan, 0.0, grid.prompt_variance * grid.prompts)
-    rest = grid.rest
     return Spread(
-        max(grid.seed_variance * grid.seeds - rest / grid.prompts, 0.0),
-        max(grid.prompt_variance * grid.prompts, 0.0),
-        rest,
+        nan,
+        max(grid.prompt_variance * grid.prompts, 0.0) if grid.seeds > 1 else 0.0,
+        grid.rest if grid.seeds > 1 else grid.prompt_variance * grid.prompts,
     )
 
 
@@ -169,7 +201,7 @@ def plan_sentences(prompts: int, seeds: int, rows: int, margin: float, spread: S
     alpha = _level(rows)
     size = smallest_difference(prompts, seeds, rows, spread)
     what = "between these policies" if seeds == 1 else "between methods"
-    shown = f"no difference {what}, however large"
+    shown = f"no difference of less than {100 * MOST:.0f} points {what}"
     if isfinite(size):
         shown = f"a difference of {100 * size:.0f} points or more {what}"
     said = [f"with {prompts} prompts and {_seeds(seeds)} this run can show {shown} (80% power)"]
@@ -222,11 +254,11 @@ def from_run(scores: pandas.DataFrame, summary: Mapping[str, Any], difference: f
     difference, total = difference or summary["margin"], sum(row["weight"] for row in rows)
     words = {"sft": "a method against SFT", "direct": "two methods head to head"}
     parts = []
-    for basis, (found, _) in spreads(rows, grids).items():
+    for basis, common in pooled(rows, grids).items():
         of_basis = [row for row in rows if row["basis"] == basis]
         alpha = LEVEL * float(np.mean([row["weight"] for row in of_basis])) / total
         prompts = max(grids[row["a"], row["metric"]].shape[1] for row in of_basis)
-        known = isfinite(found.seed)
+        found, known = common.spread, isfinite(common.between)
         spread = found if known else replace(found, seed=ASSUMED.seed, prompt=found.rest / 2, rest=found.rest / 2)
         sizes = [prompts, 2 * prompts, 4 * prompts, 10 * prompts]
         shown = [[_finite(detectable(spread.grid(n, count), alpha)) for n in SEEDS] for count in sizes]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
 from typing import Any
 
 from . import picked
@@ -12,6 +11,7 @@ from .comparisons import MARGIN, NOT_COMPARED, by_preference
 from .elsewhere import MARK, elsewhere
 from .grids import SFT
 from .learnt_scorer import no_winner
+from .power import MOST
 from .quantities import measured, seconds
 from .tuning import not_tuned_alike, tuned_with
 
@@ -274,17 +274,24 @@ def _runs(row: Mapping[str, Any], away: Sequence[str]) -> str:
 
 def could_show(rows: Sequence[Mapping[str, Any]]) -> str:
     """The differences that these comparisons would have found, so that "not decided" is not read as "equal"."""
-    sizes = [row["detectable"] for row in rows if "detectable" in row]
-    sizes = [size for size in sizes if size is None or isfinite(size)]
-    known = [100 * size for size in sizes if size is not None]
-    if not sizes:
-        return ""
+    known = [row for row in rows if "detectable" in row]
     if not known:
-        return "; a run of this size could show no difference, however large"
-    span = f"{min(known):.0f}" + (f" to {max(known):.0f}" if round(max(known)) > round(min(known)) else "")
-    ends = [100 * row[end] for row in rows for end in ("detectable_low", "detectable_high") if measured(row.get(end))]
-    vary = f", {min(ends):.0f} to {max(ends):.0f} as far as the seeds tell" if len(ends) == 2 * len(rows) else ""
-    return f"; a run of this size shows differences of {span} points or more with 80% power{vary}"
+        return ""
+    size = _span([row["detectable"] for row in known])
+    ends = [row[end] for row in known for end in ("detectable_low", "detectable_high") if end in row]
+    vary = f" ({_span(ends)} as far as the seeds tell)" if len(ends) == 2 * len(known) else ""
+    return f"; the smallest difference that a run of this size shows with 80% power is {size}{vary}"
+
+
+def _span(sizes: Sequence[float | None]) -> str:
+    """The least to the most of some sizes in points; one that is None or infinite is more than any that is named."""
+    top = f"more than {100 * MOST:.0f} points"
+    known = sorted(round(100 * size) for size in sizes if measured(size))
+    if not known:
+        return top
+    if len(known) < len(sizes):
+        return f"{known[0]} to {top}"
+    return f"{known[0]} to {known[-1]} points" if known[-1] > known[0] else f"{known[0]} points"
 
 
 def failed_gates(gates: Iterable[Mapping[str, Any]]) -> list[str]:

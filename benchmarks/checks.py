@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -9,6 +10,7 @@ from ..models.checkpoint import Checkpoint
 from ..models.find import find_model
 from ..models.gradient_checkpointing import check_layers
 from ..models.limits import check_vocabulary, context_window
+from ..models.lora import check_no_experts
 from ..models.model_files import check_whole, remote_code_allowed
 from ..models.sampler_vllm import check_temperatures
 from ..models.trial import try_model
@@ -53,7 +55,7 @@ def check_processes(request: Request, methods: Mapping[str, Any]) -> None:
 
 
 def check_start(spec: BenchmarkSpec, methods: Mapping[str, Any]) -> None:
-    """What SFT imitates, and from where a critic starts, must be there."""
+    """What SFT imitates, and from where methods and critics start, must be there."""
     field = spec.place("demonstrations")
     if spec.demonstrations and spec.sft is None:
         raise InputError(
@@ -67,6 +69,11 @@ def check_start(spec: BenchmarkSpec, methods: Mapping[str, Any]) -> None:
             f"`demonstrations: FILE`, or train none with --no-sft"
         )
     for label, method in methods.items():
+        if spec.tuning.base_bits and "trl" in getattr(method, "libraries", ()):
+            raise InputError(
+                f"{spec.place('tuning', 'base_bits')}, tuning.base_bits: {label} would start from the whole weights, "
+                f"for TRL's trainers load the model themselves; leave one of the two out"
+            )
         if spec.training_reward and getattr(method, "needs_reward_model", False):
             raise InputError(
                 f"{label} with critic_start: reward_model starts from a reward model that is trained here, and "
@@ -103,6 +110,8 @@ def _check_config(spec: BenchmarkSpec, name: str, model: Checkpoint) -> Any:
     config = AutoConfig.from_pretrained(str(model.path), trust_remote_code=remote_code_allowed())
     if spec.tuning.gradient_checkpointing is True:
         _check_layers(config, f"{spec.place('tuning', 'gradient_checkpointing')}, tuning.gradient_checkpointing")
+    if spec.tuning.base_bits:
+        check_no_experts(config, f"{spec.place('tuning', 'base_bits')}, tuning.base_bits, {name}")
     window, longest = context_window(config), spec.max_prompt_tokens + spec.max_response_tokens
     if window and longest > window:
         raise InputError(
@@ -168,13 +177,15 @@ def check_checkpoints(spec: BenchmarkSpec) -> None:
 def check_sampling(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> None:
     """The model must sample by the log-probs that it is trained by: tried once, as a stage.
 
-    A store that only looks leaves it out. The first of several processes tries it, and tells the others of an error.
+    A store that only looks leaves it out. All processes try it, for among them its weights may be divided.
     """
-    if processes.rank():
-        return
     where, inputs = f"--model {spec.model}", shop.inputs(MODEL_CODE, base=base.key)
+
+    def build(out: Path) -> None:
+        write_json(out / TRIAL, try_model(base, shop.tuning, where))
+
     with contextlib.suppress(NotMade):
-        shop.store.stage("trial", inputs, lambda out: write_json(out / TRIAL, try_model(base, shop.tuning, where)))
+        shop.store.stage("trial", inputs, build, together=True)
 
 
 def _why(config: Any, window: int) -> str:

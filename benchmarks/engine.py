@@ -70,11 +70,11 @@ def train_apart(request: Request, cell: Cell, limit: float | None, threads: int 
         raise TrainingError(f"{_ended(process)}; fix the method")
 
 
-def _ended(process: subprocess.Popen) -> str:
+def _ended(process: subprocess.Popen, name: str = "its process") -> str:
     """The end of a process that told of none."""
     code = process.returncode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
-    return f"its process {how} before the training was done"
+    return f"{name} {how} before the training was done"
 
 
 def train_side_by_side(
@@ -260,39 +260,48 @@ def _on_ray(packed: str, processes: int) -> str | None:
 def train_together(packed: str, count: int) -> str | None:
     """Train the cell of a packed request in processes of this machine that divide its rows; returns why it failed.
 
-    Each has the GPU of its number among those that are visible. Where one ends without a word, so do the others.
+    Each has the GPU of its number among those that are visible. Where one ends without a word, so do the others, and
+    the reason is its last error.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    counts = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    shared = {**os.environ, **counts, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with tempfile.TemporaryDirectory() as folder:
         outcomes = [Path(folder) / f"{rank}.json" for rank in range(count)]
+        errors = [Path(folder) / f"{rank}.txt" for rank in range(count)]
         started = [
-            subprocess.Popen(
-                [sys.executable, "-c", f"{START}main; main()", str(outcome)],
-                stdin=subprocess.PIPE,
-                text=True,
-                env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)},
-            )
-            for rank, outcome in enumerate(outcomes)
+            _of_several(outcomes[rank], errors[rank], {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(count)
         ]
         try:
             for process in started:
-                if process.stdin:
-                    process.stdin.write(packed)
-                    process.stdin.close()
+                with contextlib.suppress(BrokenPipeError):  # one that is dead already is told of below
+                    if process.stdin:
+                        process.stdin.write(packed)
+                        process.stdin.close()
             while None in (codes := [process.poll() for process in started]) and not any(codes):
                 time.sleep(0.2)
         finally:
             for process in started:
                 process.kill()
                 process.wait()
+        first = next((rank for rank, code in enumerate(codes) if code), 0)
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in errors]
+        print(*texts, sep="", end="", file=sys.stderr)
         said = json.loads(outcomes[0].read_text(encoding="utf-8")) if outcomes[0].exists() else {}
     if said.get("done"):
         return None
-    ended = next((process for process in started if process.returncode), started[0])
-    return str(said.get("failed") or _ended(ended))
+    last = (texts[first].strip().splitlines() or ["it said no error"])[-1].strip()
+    return str(said.get("failed") or f"{_ended(started[first], f'process {first + 1} of {count}')}: {last}")
+
+
+def _of_several(outcome: Path, errors: Path, environment: Mapping[str, str]) -> subprocess.Popen:
+    """A process that waits for a packed request on stdin; errors: the file of its stderr."""
+    command = [sys.executable, "-c", f"{START}main; main()", str(outcome)]
+    with errors.open("w") as stderr:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr, text=True, env=environment)
 
 
 def reason(error: BaseException) -> str:

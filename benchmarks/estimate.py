@@ -2,53 +2,37 @@
 
 import statistics
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..errors import InputError
 from ..evaluators.base import Traits
-from ..methods.pairwise import PairwiseMethod
+from ..evaluators.judge import OPENAI
+from ..evaluators.judge_question import read_template
 from ..models.checkpoint import Checkpoint
-from ..models.model_files import remote_code_allowed
-from ..models.network import packed_tokens
 from ..models.tuning import Tuning
-from ..results.progress import StepProgress
-from ..results.records import Pair
-from ..results.store import GENERATIONS, SCORES, Made, Store
+from ..results.progress import StepProgress, read_progress
+from ..results.store import GENERATIONS, SCORES, Made, Stage, Store
 from ..runtime import processes
-from ..runtime.device import constants
-from ..runtime.memory import free_on, resident, total_on
-from ..training.probe import PAIRS, PROMPTS, SHARES
+from ..runtime.memory import total_on
+from ..runtime.sharding import divides_frozen
 from .context import settings_of
-from .cost.step_cost import TRAINED, VALUE, Step, StepCost, StepKind, step_cost
-from .definition.rows import Row
-from .definition.spec import Supervised
-from .pace import Pace, pace_of
+from .cost.rough import Estimate, Rough
+from .cost.step_cost import TRAINED, VALUE, StepCost
+from .definition.rows import SFT, Row
+from .judging.bill import asked_of_a_row, asked_of_sft, asked_of_two_rows
 from .stages.pipeline import Pipeline
-from .stages.steps import Key
+from .stages.scorers import judge_of
+from .stages.scores import QUESTIONS, VERSUS, asks_by
+from .stages.steps import RESPONSES, Key
 from .stages.steps import Step as RunStep
 
-FROZEN = {"fp32": 4, "bf16": 2}  # bytes a weight of a model that is only read; in bf16 embeddings and norms take 4
-MIB = 2**20
 WEIGHTS = VALUE / TRAINED  # of a trained weight's bytes, its value
-SMALLER = "train LoRA adapters (tuning.lora_rank), take a smaller model, or divide the weights among GPUs with FSDP"
-BY_PACE = "a few rows timed here"  # the basis of a rough estimate
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Seconds, MiB and tokens of one stage, each None where nothing is known; `basis` says where they come from."""
-
-    basis: str = ""
-    seconds: float | None = None
-    memory_mb: float | None = None
-    tokens: float | None = None
-
-
-MOMENT = Estimate("assumed, a moment", 0.5)  # of scores for which no model is asked
+SMALLER = (
+    "train LoRA adapters (tuning.lora_rank; with tuning.base_bits 4 on a base in 4 bits), take a smaller model, or "
+    "divide the weights among GPUs with FSDP"
+)
 
 
 class Earlier:
@@ -67,6 +51,8 @@ class Earlier:
                 if made.manifest["stage"] == "generations":
                     answered.add(made.stage.content)
         self.found["scores"] = [m for m in store.made() if m.manifest["inputs"].get("responses") in answered]
+        self.judged = [m for m in store.made() if m.manifest["inputs"].get("judge")]
+        self.runs = store.runs()
 
     def sft(self, examples: int) -> Estimate | None:
         return _scaled(self.found.get("sft", []), lambda m: examples / m.manifest["inputs"]["settings"]["examples"])
@@ -105,6 +91,29 @@ class Earlier:
 
         return _scaled([m for m in self.found["scores"] if m.manifest["inputs"]["evaluator"] == evaluator], scale)
 
+    def judging(self, asks: dict[str, Any], questions: int) -> Estimate | None:
+        """Of so many questions, each as long as one of those that such a judge was asked, about whatever responses."""
+        alike = ("models", "prompt")
+        costs = [m.stage.cost for m in self.judged if all(m.manifest["inputs"]["judge"][n] == asks[n] for n in alike)]
+        each = [cost["seconds"] / cost[QUESTIONS] for cost in costs if cost.get(QUESTIONS)]
+        return Estimate(f"measured, {len(each)} earlier", questions * statistics.median(each)) if each else None
+
+    def is_judged(self, name: str, asks: dict[str, Any], responses: str, others: Collection[str]) -> bool:
+        """Such a judge was asked about these responses, and about all these other rows; name: of the step."""
+        return any(
+            inputs["evaluator"] == name
+            and inputs["judge"] == asks
+            and inputs["responses"] == responses
+            and {*others} <= {*inputs.get("versus", ())}
+            for inputs in (made.manifest["inputs"] for made in self.judged)
+        )
+
+    def closing(self, benchmark: str) -> Estimate | None:
+        """Of a run's summary and report: those of the same benchmark if there are any, else of others."""
+        took = [(run, p.closing) for run in self.runs if (p := read_progress(run)) and p.closing is not None]
+        alike = [seconds for run, seconds in took if run.parent.name == benchmark] or [seconds for _, seconds in took]
+        return Estimate(f"measured, {len(alike)} earlier", statistics.median(alike)) if alike else None
+
 
 class Estimates:
     """The expected cost of the steps of a run: by what earlier ones took, else a lower bound."""
@@ -118,15 +127,28 @@ class Estimates:
         self.earlier = Earlier(pipeline.shop.store, pipeline.base, tuning)
         self.heldout, self.threads = len(pipeline.corpus.heldout), threads
         self.pipeline, self.known = pipeline, dict[tuple[str, ...], Estimate | None]()
+        self.judge = judge_of(spec, pipeline.scored_by, tuning.device, pipeline.shop.store.root)
 
     @cached_property
-    def rough(self) -> "Rough":
+    def rough(self) -> Rough:
         tuning = self.pipeline.shop.tuning
         return Rough(self.pipeline.base, tuning, self.pipeline.corpus.training, tuning.micro_tokens, self.threads)
 
     def of(self, step: RunStep) -> Estimate:
         """What a step may take, empty where nothing is known."""
         return self._measured(step) or self._rough(step) or Estimate()
+
+    def asked(self, step: RunStep, made: Mapping[Key, Stage | None]) -> Estimate:
+        """What asking may take: nothing where the answers about what is on disk are there."""
+        responses = made.get((step.row.label, step.seed, RESPONSES)) if step.row else None
+        others = [label for label, *_ in step.needs[1:]] if step.name == VERSUS else []
+        if (
+            responses
+            and self.judge
+            and self.earlier.is_judged(step.name, asks_by(self.judge), responses.content, others)
+        ):
+            return Estimate("asked before", 0.0)
+        return self.of(step)
 
     def progress(self, step: RunStep) -> StepProgress:
         """A step as those see it who look on; what earlier runs took is expected of it."""
@@ -159,7 +181,7 @@ class Estimates:
             "reference": lambda: earlier.reference(self.drawn),
             "train": lambda: training(row) if row else None,
             "generations": lambda: earlier.generations(self.prompts, _each(row)),
-            "scores": lambda: earlier.scores(step.name, self.prompts),
+            "scores": lambda: self._judging(step) or earlier.scores(step.name, self.prompts),
         }
         return guesses[step.kind]() if step.kind in guesses else None
 
@@ -171,9 +193,35 @@ class Estimates:
             "reference": lambda: self.rough.reference(self.pairs),
             "train": lambda: self.rough.training(row.method, self.spec.budget) if row else None,
             "generations": lambda: self.rough.generations(self.prompts, _each(row)),
-            "scores": lambda: self.rough.scores(self._traits(step.name), self.prompts, self.heldout),
+            "scores": lambda: (
+                self._judging_roughly(step) or self.rough.scores(self._traits(step.name), self.prompts, self.heldout)
+            ),
         }
         return guesses[step.kind]() if step.kind in guesses else None
+
+    def _judging(self, step: RunStep) -> Estimate | None:
+        """By what questions to this judge took before; None of a step that asks none."""
+        if not (judge := self._judge_of(step)):
+            return None
+        questions = self._questions(step, judge)
+        return self.earlier.judging(asks_by(judge), questions) if questions else Estimate("nothing to ask", 0.0)
+
+    def _judging_roughly(self, step: RunStep) -> Estimate | None:
+        """By the weights of local judges; None where an endpoint is asked."""
+        if not (judge := self._judge_of(step)) or any(model.startswith(OPENAI) for model in judge.models):
+            return None
+        template = len(self.pipeline.base.tokenizer()(read_template(judge.prompt))["input_ids"])
+        local = [Checkpoint(Path(model), model) for model in judge.models]
+        return self.rough.judged(local, self._questions(step, judge), template)
+
+    def _judge_of(self, step: RunStep) -> Any | None:
+        return self.judge if step.name == VERSUS or self._traits(step.name).is_judge else None
+
+    def _questions(self, step: RunStep, judge: Any) -> int:
+        """To each of its models."""
+        if step.name == VERSUS:
+            return (len(step.needs) - 1) * asked_of_two_rows(judge, self.prompts)
+        return (asked_of_sft if step.row is SFT else asked_of_a_row)(judge, self.prompts)
 
     def step_cost(self, step: RunStep) -> StepCost | None:
         """The counted cost of an optimizer step of what trains; None of all else, and of what cannot be counted."""
@@ -197,8 +245,8 @@ class Estimates:
         for step in steps:
             if (cost := self.step_cost(step)) is None:
                 continue
-            held = cost.resident - cost.trained * (1 - _share_held())
-            peak = held + cost.peak - cost.resident
+            held = cost.resident - _elsewhere(cost)
+            peak = held + cost.peak - cost.resident + (cost.gathered if processes.is_sharding() else 0)
             if peak <= total:
                 continue
             there = on_disk() if there is None else there
@@ -223,11 +271,14 @@ class Estimates:
         return self.spec.reward_model.drawn(step.name.partition(" ")[0])
 
 
-def _share_held() -> float:
-    """The part of trained weights and what belongs to them that one process holds; ZeRO divides all but the weights."""
+def _elsewhere(cost: StepCost) -> float:
+    """Bytes of a step that other processes hold; of what is trained ZeRO divides all but the weights."""
+    divided = 0.0
     if processes.is_dividing_moments():
-        return WEIGHTS + (1 - WEIGHTS) / processes.size()
-    return 1 / processes.size() if processes.is_sharding() else 1.0
+        divided = cost.trained * (1 - WEIGHTS)
+    elif processes.is_sharding():
+        divided = cost.divided + (cost.frozen if divides_frozen() else 0)
+    return divided * (1 - 1 / processes.size())
 
 
 def _gib(count: float) -> str:
@@ -241,7 +292,9 @@ def _each(row: Row | None) -> int:
 
 def _ran_alike(inputs: dict[str, Any], tuning: Tuning) -> bool:
     theirs, ours = inputs.get("tuning"), tuning.identity()
-    return isinstance(theirs, dict) and all(theirs.get(k) == ours[k] for k in ("device", "precision", "lora_rank"))
+    return isinstance(theirs, dict) and all(
+        theirs.get(k) == ours[k] for k in ("device", "precision", "lora_rank", "base_bits")
+    )
 
 
 def _scaled(made: Sequence[Made], scale: Callable[[Made], float]) -> Estimate | None:
@@ -266,164 +319,3 @@ def _seconds(made: Made, cost: Mapping[str, float], share: float) -> float | Non
         return share * cost["seconds"] + cost.get("looking_seconds", 0.0)
     seconds = made.manifest.get("seconds")
     return None if seconds is None else share * seconds
-
-
-class Rough:
-    """What a stage takes by its tokens and the pace of the base model on this machine, which is timed on a few rows.
-
-    The memory of what trains is counted on tensors without data (`step_cost.py`), for rows as long as the pairs' mean.
-    Of an architecture that cannot be counted so, and of what does not train, it is weights, gradients, Adam's moments
-    and the largest logits. On a CPU what the process holds already comes on top.
-    """
-
-    def __init__(
-        self, base: Checkpoint, tuning: Tuning, pairs: Sequence[Pair], micro_tokens: int, threads: int | None = None
-    ):
-        """threads: of a cell that is trained, where those are others than there are."""
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        trust = remote_code_allowed()
-        config = AutoConfig.from_pretrained(str(base.path), trust_remote_code=trust)
-        with torch.device("meta"):
-            self.size = sum(
-                p.numel() for p in AutoModelForCausalLM.from_config(config, trust_remote_code=trust).parameters()
-            )
-        self.tuning, self.base, self.looked_at, self.config = tuning, base, min(PAIRS, len(pairs)), config
-        self.tokens = min(micro_tokens, packed_tokens(self.size, tuning.device))  # of a pass
-        self.logits = 4 * micro_tokens * config.get_text_config().vocab_size
-        self.counted: dict[Step, StepCost | None] = {}
-        self.prompt = statistics.fmean(len(p.prompt.ids) for p in pairs)
-        self.reply = statistics.fmean((len(p.chosen) + len(p.rejected)) / 2 for p in pairs)
-        self.threads = threads if threads and tuning.device == "cpu" else torch.get_num_threads()
-
-    @cached_property
-    def pace(self) -> Pace:
-        """With all threads, as what cells share is trained."""
-        return self._timed(torch.get_num_threads())
-
-    @cached_property
-    def pace_of_cells(self) -> Pace:
-        """With those that train a cell."""
-        return self.pace if self.threads == torch.get_num_threads() else self._timed(self.threads)
-
-    def _timed(self, threads: int) -> Pace:
-        return pace_of(self.base, self.tuning, max(1, round(self.prompt)), max(1, round(self.reply)), threads)
-
-    def stage(
-        self,
-        *,
-        trained: float = 0,
-        sampled: float = 0,
-        read: float = 0,
-        trainable: int = 0,
-        frozen: int = 1,
-        by_cell: bool = False,
-        with_samples: bool = False,
-        step: Step | None = None,
-    ) -> Estimate:
-        """trained: tokens with a backward pass; sampled and read: without; trainable and frozen: models in memory.
-
-        step: one of the training, whose memory is counted.
-        by_cell: with a cell's threads, and the probes of its training; with_samples: those draw responses as well.
-        """
-        pace = self.pace_of_cells if by_cell else self.pace
-        sequence = self.prompt + self.reply
-        seconds = (
-            trained * pace.trained + sampled * pace.sampled + read * pace.read + (trainable + frozen) * pace.opened
-        )
-        if by_cell:  # SFT's log-probs of the probe's pairs, then at each look the policy's
-            seconds += (1 + len(SHARES)) * 2 * self.looked_at * sequence * pace.read
-            if with_samples:
-                seconds += len(SHARES) * PROMPTS * (self.reply * pace.sampled + 2 * sequence * pace.read)
-        if self.tuning.lora_rank:  # one frozen model under all adapters
-            trainable, frozen = 0, 1
-        cost = self.count(step) if step else None
-        memory = (
-            cost.peak
-            if cost
-            else self.size * (trainable * TRAINED + frozen * FROZEN[self.tuning.precision]) + self.logits
-        )
-        if self.tuning.device == "cpu":
-            memory += resident()
-        return Estimate(BY_PACE, seconds, memory / MIB, trained + sampled)
-
-    def count(self, step: Step) -> StepCost | None:
-        """The cost of a step, counted once; None for an architecture whose code asks for numbers of its tensors.
-
-        Of a GPU whose free memory a pass would not fit into, with gradient checkpointing.
-        """
-        if step not in self.counted:
-            try:
-                self.counted[step] = self._count(step)
-            except Exception:  # what an architecture raises on tensors without data is its own affair
-                self.counted[step] = None
-        return self.counted[step]
-
-    def _count(self, step: Step) -> StepCost:
-        asked, free = self.tuning.gradient_checkpointing, free_on(self.tuning.device)
-        found = step_cost(self.config, replace(self.tuning, gradient_checkpointing=asked is True), step)
-        if asked == "auto" and free is not None and found.peak > constants("cuda").training_share * free:
-            found = step_cost(self.config, replace(self.tuning, gradient_checkpointing=True), step)
-        return found
-
-    def step(self, kind: StepKind, rows: int, method: Any = None) -> Step:
-        """A step's largest pass: its rows, or as many as fit into one."""
-        prompt, reply = max(1, round(self.prompt)), max(1, round(self.reply))
-        each = prompt + reply * (2 if kind in ("reward_model", "pairs") else 1)
-        return Step(kind, min(self.tokens, rows * each), prompt, reply, method)
-
-    def step_of(self, method: Any, budget: int) -> Step:
-        """A step of a method, by what it says it needs."""
-        if getattr(method, "needs_reward", False):
-            rows = min(budget, getattr(method, "minibatch_size", budget))
-            return self.step("online with critic" if getattr(method, "needs_critic", False) else "online", rows)
-        rows = min(budget, getattr(method, "batch_size", budget))
-        return self.step("pairs", rows, method) if isinstance(method, PairwiseMethod) else self.step("sft", 2 * rows)
-
-    def supervised_step(self, kind: StepKind, settings: Supervised) -> Step:
-        return self.step(kind, min(settings.examples, settings.batch_size))
-
-    def sft(self, settings: Supervised) -> Estimate:
-        tokens = settings.examples * (self.prompt + self.reply)
-        return self.stage(trained=tokens, trainable=1, frozen=0, step=self.supervised_step("sft", settings))
-
-    def reward_model(self, settings: Supervised, examples: int) -> Estimate:
-        tokens = 2 * examples * (self.prompt + self.reply)
-        return self.stage(trained=tokens, trainable=1, frozen=0, step=self.supervised_step("reward_model", settings))
-
-    def reference(self, pairs: int) -> Estimate:
-        return self.stage(read=2 * pairs * (self.prompt + self.reply))
-
-    def training(self, method: Any, budget: int) -> Estimate:
-        """Of a method by what it says it needs; replies are taken to be as long as those of the pairs."""
-        sequence, critic = self.prompt + self.reply, getattr(method, "needs_critic", False)
-        if getattr(method, "responses_per_answer", 1) > 1:
-            return MOMENT
-        if not getattr(method, "needs_reward", False):
-            trained, step = 2 * budget * sequence, self.step_of(method, budget)
-            return self.stage(trained=trained, trainable=1, frozen=1, by_cell=True, with_samples=True, step=step)
-        passes = getattr(method, "epochs", 1) * (2 if critic else 1)
-        # sampled once, with log-probs; read by the reference, the reward model and the critic
-        return self.stage(
-            trained=budget * passes * sequence,
-            sampled=budget * self.reply,
-            read=budget * (2 + critic) * sequence,
-            trainable=1 + critic,
-            frozen=2,
-            by_cell=True,
-            step=self.step_of(method, budget),
-        )
-
-    def generations(self, prompts: int, responses: int) -> Estimate:
-        """Sampling, and two passes for the KL."""
-        sequence = self.prompt + self.reply
-        return self.stage(sampled=prompts * responses * self.reply, read=prompts * 2 * sequence, frozen=2)
-
-    def scores(self, traits: Traits, prompts: int, pairs: int) -> Estimate | None:
-        """Of responses by a reward model, or of held-out pairs by policy and reference; None where it asks a judge."""
-        sequence = self.prompt + self.reply
-        if traits.asks_models or traits.is_judge or traits.keeps_answers:
-            return None
-        if traits.needs_policy:
-            return self.stage(read=2 * 2 * pairs * sequence, frozen=2) if traits.needs_pairs else None
-        return self.stage(read=prompts * sequence) if traits.needs_reward_model else MOMENT

@@ -1,5 +1,6 @@
 """`bench export --policy`: a trained policy as a folder that transformers or peft load, wherever it is moved."""
 
+import contextlib
 import re
 import shutil
 import tempfile
@@ -7,9 +8,11 @@ from pathlib import Path
 
 from ..analysis.elsewhere import is_elsewhere
 from ..errors import InputError, nearest
-from ..models.elsewhere import merged
+from ..models.checkpoint import open_network
+from ..models.merging import save_merged
+from ..models.tuning import Tuning
 from ..preferences.export import HUB, HUB_ID
-from ..reports.policies import snippet
+from ..reports.policies import base_bits_of, snippet
 from ..results.adapters import base_of, is_adapter, set_base
 from ..results.integrity import writing
 from ..results.run_folder import Cell, Run
@@ -38,15 +41,16 @@ def export_policy(
     cell.check()
     source = cell.path / POLICY
     base: str | None = None
+    adapted = is_adapter(source)
     with writing(to):
         to.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".partial", dir=to.parent))
         try:
-            if not is_adapter(source):
+            if not adapted:
                 shutil.copytree(source, partial, dirs_exist_ok=True)
             elif merge:
                 shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter_*"))
-                merged(source, Path(base_of(source))).save_pretrained(partial)
+                _merge(run, source, partial)
             else:
                 shutil.copytree(source, partial, dirs_exist_ok=True)
                 base = _with_base(partial, Path(base_of(source)), to)
@@ -57,11 +61,13 @@ def export_policy(
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     said = [f"{row} seed {seed}: {to}"]
+    if adapted and (bits := base_bits_of(run.record)):
+        said.append(_told_of_bits(bits, merge))
     if cell.cost().get("optimizer_steps") == 0:
         said.append(f"{row} trains nothing: this is the SFT checkpoint, and its gain comes from choosing responses")
     if push is not None:
         said.append(_push(to, push.removeprefix(HUB), private))
-    return [*said, "", snippet(str(to), base)]
+    return [*said, "", snippet(str(to), base, base_bits_of(run.record))]
 
 
 def _cell(run: Run, row: str, seed: int) -> Cell:
@@ -76,6 +82,23 @@ def _cell(run: Run, row: str, seed: int) -> Cell:
         known = ", ".join(map(str, found)) or "none"
         raise InputError(f"{run.path} holds no policy of {row} with seed {seed}; seeds that it has: {known}")
     return found[seed]
+
+
+def _merge(run: Run, adapter: Path, to: Path) -> None:
+    """Write the plain model of an adapter, fp32; see `save_merged`."""
+    trained = {**run.record["contract"]["tuning"], "device": "cpu", "precision": "fp32", "sampler": "torch"}
+    with contextlib.closing(open_network(adapter, "lm", Tuning(**trained).resolve(), trainable=True)) as network:
+        save_merged(network, to)
+
+
+def _told_of_bits(bits: int, merge: bool) -> str:
+    """The line of a policy whose base lay in few bits while it was trained."""
+    if merge:
+        return (
+            f"its base lay in {bits} bits in training: the weights that these stand for were merged, in fp32, and what "
+            f"is loaded differs from what was measured by rounding alone"
+        )
+    return f"it was trained and measured on its base in {bits} bits: on the whole weights it is another policy"
 
 
 def _with_base(adapter: Path, base: Path, to: Path) -> str:
@@ -100,7 +123,7 @@ def _card(run: Run, cell: Cell, base: str | None) -> str:
     start = f", from {model}" if HUB_ID.fullmatch(model) and not Path(model).exists() else ""
     inside = base is not None and base.endswith(f"/{BASE}")
     fetch = 'folder = "."  # this folder, or of a repository of the hub huggingface_hub.snapshot_download("OWNER/NAME")'
-    code = snippet("FOLDER", f"FOLDER/{BASE}" if inside else base)
+    code = snippet("FOLDER", f"FOLDER/{BASE}" if inside else base, base_bits_of(record))
     code = code.replace(f"'FOLDER/{BASE}'", f'f"{{folder}}/{BASE}"').replace("'FOLDER'", "folder")
     return (
         f"---\nlibrary_name: {'transformers' if base is None else 'peft'}\n---\n\n"

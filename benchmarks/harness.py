@@ -163,9 +163,10 @@ class Harness:
         """Train and score the cells of a run, and say what came out."""
         with self._begun() as run:
             forward = self._make_cells(run)
-            summary = self._summarize(run)
-            forward.summary(summary)
-            render([run])
+            with self.recorder.closing():
+                summary = self._summarize(run)
+                forward.summary(summary)
+                render([run])
         return Outcome(run, summary, self.failures)
 
     def score(self) -> Outcome:

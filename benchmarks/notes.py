@@ -53,6 +53,11 @@ def notes(
             f"no SFT was trained: sft stands for {spec.model} as it is, from which every method starts, and its gate "
             f"compares nothing"
         )
+    if spec.tuning.base_bits:
+        said.append(
+            "the frozen base lies in 4 bits (NF4): all rows, sft and the reference start from the same rounded SFT "
+            "checkpoint, and from whole weights numbers would differ"
+        )
     if training and (asking := [label for label, method in methods.items() if getattr(method, "needs_reward", False)]):
         kind = "a function" if training.model is None else "a reward model from elsewhere"
         said.append(

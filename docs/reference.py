@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from importlib.metadata import EntryPoint, metadata
@@ -17,6 +17,7 @@ from alignment_bench.benchmarks.cli.main import app
 from alignment_bench.benchmarks.cli.show import limits
 from alignment_bench.benchmarks.definition.options import Options
 from alignment_bench.benchmarks.definition.plugins import Group, available, describe
+from alignment_bench.benchmarks.definition.proof import proof_of, seed_lines
 from alignment_bench.benchmarks.definition.schema import PUBLISHED, _field_docs
 from alignment_bench.benchmarks.definition.spec import describe_suite, suites
 
@@ -62,8 +63,8 @@ def _reference(kind: Mapping[str, Any]) -> str:
 
 
 def methods() -> str:
-    """A section for each method that is shipped."""
-    return _plugins("methods")
+    """A section for each method that is shipped, with what speaks for it."""
+    return _plugins("methods", lambda name: [*proof_of(name).lines(), *seed_lines(name)])
 
 
 def evaluators() -> str:
@@ -71,15 +72,16 @@ def evaluators() -> str:
     return _plugins("evaluators")
 
 
-def _plugins(group: Group) -> str:
+def _plugins(group: Group, told: Callable[[str], Sequence[str]] = lambda name: ()) -> str:
     entries, parts = available(group), []
     for name, settings in schema()["properties"][group]["properties"].items():
         found = describe(entries[name])
         settings = next(kind for kind in settings["anyOf"] if kind["type"] == "object")
         needs = f"\n\nNeeds: {', '.join(found.needs)}." if found.needs else ""
         paper = f"\n\nPaper: {found.paper}." if found.paper else ""
+        more = "".join(f"\n\n{line}" for line in told(name))
         parts.append(
-            f"## {name}\n\n{settings['description']}{paper}{needs}\n\n{_fields(settings['properties'])}".rstrip()
+            f"## {name}\n\n{settings['description']}{paper}{needs}{more}\n\n{_fields(settings['properties'])}".rstrip()
         )
     return "\n\n".join(parts)
 

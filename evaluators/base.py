@@ -28,6 +28,8 @@ class Traits:
     needs_pairs: bool = False
     """It is given `pairs`, a sequence of the held-out `LabelledPair`s. They are read as they are looked at: take
     elements and slices, and keep no list of them."""
+    draws: int = 0
+    """Responses that it draws from the policy beside those that it is given, for a plan's reckoning; 0 says nothing."""
     needs_reward_model: bool = False
     """It is given `model`, the folder of a reward model that no method was trained on, and `tuning`, the device and
     precision to open it with. Settings with a `model` of their own go before: `model` is then that one's folder, and

@@ -65,6 +65,10 @@ class PolicyDiversity:
 
     needs_policy = True
 
+    @property
+    def draws(self) -> int:
+        return self.prompts * self.samples
+
     def score(
         self,
         responses: Sequence[Generation],

@@ -89,6 +89,10 @@ class Refusals:
     def __post_init__(self) -> None:
         read_prompts(self.prompts)
 
+    @property
+    def draws(self) -> int:
+        return len(read_prompts(self.prompts))
+
     def score(
         self,
         responses: Sequence[Generation],

@@ -110,7 +110,7 @@ class Couples(Objective[Couple]):
         for chunk in chunks(replies, "reference"):
             sequences = [(r.prompt.ids, r.ids) for r in chunk]
             self.ledger.scored_tokens += count_tokens(sequences)
-            parts.append(self.frozen.total_logps(sequences))
+            parts.append(self.frozen.total_logps(sequences, together=True))
         logps = torch.cat(parts)
 
         def of_two(number: int) -> Couple:
@@ -130,5 +130,5 @@ def mismatched_log_ratio(policy: Policy, reference: Policy, replies: Sequence[Ra
     following = [*replies[2:], *replies[:2]]
     sequences = [(other.prompt.ids, reply.ids) for reply, other in zip(replies, following, strict=True)]
     ledger.scored_tokens += 2 * count_tokens(sequences)
-    ratio = policy.total_logps(sequences) - reference.total_logps(sequences)
-    return ratio.mean().clamp(min=0).to(policy.device)
+    ours, theirs = (each.total_logps(sequences, together=True) for each in (policy, reference))
+    return (ours - theirs).mean().clamp(min=0).to(policy.device)

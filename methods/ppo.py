@@ -76,7 +76,7 @@ class PPO(OnlineMethod):
     kl_estimator: losses.KLEstimator = "k1"
     """Estimate of the KL a token in the penalty; with k1, as in Ziegler et al. (2019), eq. 2, rewards are unbiased."""
     target_kl: Annotated[float, Gt(0)] | None = None
-    """Nats a response to hold the KL at, above 0, by moving beta from round to round; None keeps beta. Ziegler et al.
+    """Nats a response to hold the KL at, above 0, by moving beta from round to round; null keeps beta. Ziegler et al.
     (2019), section 2.2."""
     kl_gain: Annotated[float, Gt(0)] = 0.1
     """The rate of beta towards target_kl: at most 0.2 times this a round; 0.1 in the paper."""
@@ -92,7 +92,7 @@ class PPO(OnlineMethod):
     """GAE's lambda: 1 is unbiased and noisy, 0 trusts the critic."""
     importance_cap: Annotated[float, Gt(0)] | None = None
     """Weigh each token's advantage by its probability under the policy over that with which the sampler drew it, at
-    most this cap, above 0; None does not. For vLLM and bf16, where the two differ: truncated importance sampling, Yao
+    most this cap, above 0; null does not. For vLLM and bf16, where the two differ: truncated importance sampling, Yao
     et al. (2025), "Your efficient RL framework secretly brings you off-policy RL training"."""
     critic_warmup: Annotated[int, Ge(0)] = 1
     """First rounds in which only the critic learns, for its head starts at 0."""

@@ -38,7 +38,7 @@ class PPOLagrangian(PPO):
     side: Literal["at_most", "at_least"] = "at_most"
     """The side of the limit on which the mean has to stay."""
     limit: float | None = None
-    """The limit of the mean, in the quantity's own unit; None takes the mean of SFT's responses (the first round's)."""
+    """The limit of the mean, in the quantity's own unit; null takes the mean of SFT's responses (the first round's)."""
     multiplier: Annotated[float, Gt(0)] = 1.0
     """The multiplier at the start, above 0, in rewards a standard deviation of the quantity on SFT's responses."""
     multiplier_lr: Annotated[float, Gt(0)] = 0.1

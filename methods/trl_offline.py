@@ -111,6 +111,7 @@ class TRLORPO(TRLMethod, ORPO):
     """The shared SFT checkpoint."""
 
     settings_of: ClassVar = "orpo"
+    goal: ClassVar[str] = "orpo_by_batch"
 
     def trainer(self, trl: Any, task: TrainingTask, ledger: Ledger) -> Any:
         from datasets import Dataset

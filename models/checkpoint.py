@@ -14,13 +14,23 @@ from safetensors import safe_open
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
+from transformers.modeling_layers import GenericForSequenceClassification
 
 from ..errors import InputError
 from ..results.adapters import base_of, is_adapter
 from ..runtime import memory
+from ..runtime.sharding import Frozen, divides_frozen
 from .chat import Template, load_tokenizer
+from .four_bits import settings, take_over
 from .logit_rule import LogitRule
-from .lora import Host, backbone_of, round_products
+from .lora import Host, backbone_of, base_layers, check_no_experts, linear_kinds, round_products
 from .model_files import remote_code_allowed
 from .network import Kind, Network
 from .tuning import Tuning
@@ -66,65 +76,84 @@ def open_network(
     elif trainable and tuning.lora_rank:
         host = _host(folder, tuning)
         network = Network(host.model, kind, tuning, host, host.add(tuning))
+    elif trainable:
+        network = Network(load_model(folder, kind, tuning), kind, tuning, None, None)
     else:
-        network = Network(load_model(folder, kind, tuning, frozen=not trainable), kind, tuning, None, None)
-        if not trainable:
-            network.model.requires_grad_(False)
+        model, frozen = _load_frozen(folder, kind, tuning)
+        network = Network(model, kind, tuning, None, None, frozen)
     if head_std is not None:
         assert network.score is not None  # kind: score
         nn.init.normal_(network.score.weight, std=head_std) if head_std else nn.init.zeros_(network.score.weight)
     return network
 
 
-def merge_adapter(network: Network) -> "PreTrainedModel":
-    """A plain model with the network's adapter added into its weights, fp32 on the CPU; a full network's as it is."""
-    host, adapter = network._host, network._adapter
-    if not host or not adapter:
-        return network.model
-    whole = load_model(host.folder, "lm", replace(network.tuning, device="cpu"))
-    return host.merge(adapter, whole)
+def load_model(
+    folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False, base: bool = False
+) -> "PreTrainedModel":
+    """Load a model with dropout off and weights in fp32, each read straight to its place on the device.
 
-
-def load_model(folder: Path, kind: Kind, tuning: Tuning, *, frozen: bool = False) -> "PreTrainedModel":
-    """Load a model with dropout off and weights in fp32; frozen: see `round_products`, which changes no number."""
-    given = {"dtype": torch.float32, "trust_remote_code": remote_code_allowed()}
+    frozen: see `round_products`, which changes no number. base: of adapters, in as many bits as the tuning says.
+    """
+    given: dict[str, Any] = {"dtype": torch.float32}
     rounds = frozen and tuning.precision == "bf16"
+    if tuning.device != "cpu":
+        given["device_map"] = {"": tuning.device}
     try:
-        model = _load_lm(folder, given, rounds) if kind == "lm" else _load_scorer(folder, given)
+        if kind == "score":
+            model = _load_scorer(folder, rounds, **given)
+        elif base and tuning.base_bits:
+            model = _load_in_four_bits(folder, rounds, **given)
+        else:
+            model = read_model(AutoModelForCausalLM, folder, rounds, **given)
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(
             f"{folder} holds no model that can be loaded ({first}); give a folder in Hugging Face layout"
         ) from None
     if kind == "lm":
-        _check_head(model, folder)
+        _check_head(model, folder, tuning.device)
     if rounds:
         round_products(model)
     return model.to(tuning.device).eval()
 
 
-def _load_lm(folder: Path, given: dict[str, Any], rounds: bool) -> "PreTrainedModel":
-    """A causal language model; rounds: with what `round_products` rounds already so, tensor by tensor as it is read.
+def read_model(auto: Any, folder: Path, rounds: bool = False, **given: Any) -> Any:
+    """A model by one of transformers' Auto classes; rounds: what `round_products` rounds is so already as it is read.
 
     The whole in fp32 would take twice the memory meanwhile. transformers reads each weight in the numbers that it has
     in the model as it is made; where it does not, all is fp32, and rounded later.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+    trust = remote_code_allowed()
     if not rounds:
-        return AutoModelForCausalLM.from_pretrained(str(folder), **given)
-    trust = given["trust_remote_code"]
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust)
-    with torch.device("meta"):
-        kind = type(AutoModelForCausalLM.from_config(config, trust_remote_code=trust))
+        return auto.from_pretrained(str(folder), trust_remote_code=trust, **given)
+    kind = type(_without_numbers(auto, folder))
 
     def made(self: Any, *values: Any, **more: Any) -> None:
         kind.__init__(self, *values, **more)
         round_products(self)
 
     rounded: Any = type(kind.__name__, (kind,), {"__init__": made, "__module__": kind.__module__})
-    model = rounded.from_pretrained(str(folder), **given)
+    model = rounded.from_pretrained(str(folder), trust_remote_code=trust, **given)
     model.__class__ = kind
+    return model
+
+
+def _without_numbers(auto: Any, folder: Path) -> Any:
+    """The model that an Auto class makes of a folder's configuration, on the device meta."""
+    trust = remote_code_allowed()
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust)
+    with torch.device("meta"):
+        return auto.from_config(config, trust_remote_code=trust)
+
+
+def _load_in_four_bits(folder: Path, rounds: bool, **given: Any) -> "PreTrainedModel":
+    """A causal language model whose layers under adapters are brought to 4 bits one after another as they are read."""
+    empty, linear = _without_numbers(AutoModelForCausalLM, folder), linear_kinds()
+    check_no_experts(empty.config, "tuning.base_bits")
+    divided = base_layers(empty)
+    whole = [name for name, layer in empty.named_modules() if isinstance(layer, linear) and name not in divided]
+    model = read_model(AutoModelForCausalLM, folder, rounds, quantization_config=settings(whole), **given)
+    take_over(model, torch.bfloat16 if rounds else torch.float32)
     return model
 
 
@@ -138,24 +167,16 @@ class _InFp32(TorchFunctionMode):
         return function(*values, **more)
 
 
-def _load_scorer(folder: Path, given: dict[str, Any]) -> "PreTrainedModel":
+def _load_scorer(folder: Path, rounds: bool, **given: Any) -> "PreTrainedModel":
     """transformers' sequence classifier with one output; where it has none, one made of its parts.
 
     That takes the layers of the language model: from_pretrained would leave some architectures' buffers without values.
     """
-    from transformers import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-    )
-    from transformers.modeling_layers import GenericForSequenceClassification
-
+    given["num_labels"] = 1
     kind = type(AutoConfig.from_pretrained(str(folder), trust_remote_code=remote_code_allowed()))
     if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=1, **given)
-    lm = AutoModelForCausalLM.from_pretrained(str(folder), num_labels=1, **given)
+        return read_model(AutoModelForSequenceClassification, folder, rounds, **given)
+    lm = read_model(AutoModelForCausalLM, folder, rounds, **given)
     base = next(each for each in type(lm).__mro__ if each.__name__.endswith("PreTrainedModel"))
     name = type(lm).__name__.replace("ForCausalLM", "") + "ForSequenceClassification"
     like = {"base_model_prefix": lm.base_model_prefix, "__module__": type(lm).__module__}
@@ -172,9 +193,9 @@ def _load_scorer(folder: Path, given: dict[str, Any]) -> "PreTrainedModel":
 
 
 @torch.no_grad()
-def _check_head(model: "PreTrainedModel", folder: Path) -> None:
+def _check_head(model: "PreTrainedModel", folder: Path, device: str) -> None:
     """Refuse architectures that change the logits by another `LogitRule`: only scored positions reach the head here."""
-    ids = torch.tensor([[0, 1]])
+    ids = torch.tensor([[0, 1]], device=device)
     with _InFp32():
         states = backbone_of(model)(input_ids=ids, use_cache=False).last_hidden_state
         ours, theirs = LogitRule.of(model.config)(model.get_output_embeddings()(states)), model(input_ids=ids).logits
@@ -185,7 +206,25 @@ def _check_head(model: "PreTrainedModel", folder: Path) -> None:
         )
 
 
-_HOSTS: dict[tuple[Path, Tuning], Host] = {}
+def _load_frozen(
+    folder: Path, kind: Kind, tuning: Tuning, *, base: bool = False
+) -> "tuple[PreTrainedModel, Frozen | None]":
+    """A model that stays frozen, and where weights are divided its backbone, whose layers are.
+
+    base: see `load_model`.
+    """
+    divides = divides_frozen()
+    here = replace(tuning, device="cpu") if divides else tuning
+    model = load_model(folder, kind, here, frozen=True, base=base)
+    model.requires_grad_(False)
+    if not divides:
+        return model, None
+    packs = Network(model, kind, here, None, None).packs
+    name, bf16 = f"{kind} {tuning.precision} {folder}", tuning.precision == "bf16"
+    return model, Frozen(model, backbone_of(model), name, tuning.device, bf16=bf16, packs=packs)
+
+
+_HOSTS: dict[tuple[Path, Tuning, bool], Host] = {}
 
 
 def let_go_of_models() -> None:
@@ -199,8 +238,8 @@ def let_go_of_models() -> None:
 
 def _host(folder: Path, tuning: Tuning) -> Host:
     """The shared frozen model of a folder: loaded once, the last one kept, which is let go before another is read."""
-    key = folder.resolve(), tuning
+    key = folder.resolve(), tuning, divides_frozen()
     if key not in _HOSTS:
         _HOSTS.clear()
-        _HOSTS[key] = Host(key[0], load_model(key[0], "lm", tuning, frozen=True))
+        _HOSTS[key] = Host(key[0], *_load_frozen(key[0], "lm", tuning, base=True))
     return _HOSTS[key]

@@ -50,8 +50,8 @@ class Elsewhere(Checkpoint):
 
     def open(self, tuning: Tuning) -> Policy:
         """The policy in memory, beside the SFT model that is shared."""
-        alone = replace(tuning, lora_rank=0)
-        model = merged(self.path, self.base) if self.base else load_model(self.path, "lm", replace(alone, device="cpu"))
+        alone = replace(tuning, lora_rank=0, base_bits=None)
+        model = merged(self.path, self.base) if self.base else load_model(self.path, "lm", alone, frozen=True)
         return Policy(Network(model.to(tuning.device), "lm", alone, None, None), self.tokenizer())
 
 

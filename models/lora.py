@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .four_bits import weights_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from peft.tuners.lora import LoraLayer
     from transformers import PreTrainedModel
 
+    from ..runtime.sharding import Frozen
     from .tuning import Tuning
 
 ADAPTER = "adapter_model.safetensors"
@@ -36,11 +38,11 @@ BYPASSED = {
 class Host:
     """A frozen model that is in memory once, and the LoRA adapters on it."""
 
-    def __init__(self, folder: Path, model: "PreTrainedModel"):
-        """folder: where the model lies, for adapters name their base."""
-        self.folder = folder
+    def __init__(self, folder: Path, model: "PreTrainedModel", frozen: "Frozen | None" = None):
+        """folder: where the model lies, for adapters name their base; frozen: its backbone where it is divided."""
+        self.folder, self.frozen = folder, frozen
         self.model = model.requires_grad_(False)
-        self.size = sum(p.numel() for p in model.parameters())
+        self.size = weights_of(model)
         self._targets = lora_targets(self.model)
         self._names = (f"adapter{i}" for i in count())
         self._configs: dict[str, LoraConfig] = {}
@@ -107,17 +109,6 @@ class Host:
         self.model.peft_config.pop(name, None)
         del self._parameters[name], self._configs[name]
 
-    def merge(self, name: str, whole: "PreTrainedModel") -> "PreTrainedModel":
-        """Add the adapter into the weights of `whole`, another copy of the frozen model in fp32, and return it."""
-        from peft.tuners.lora import LoraLayer
-
-        with torch.no_grad():
-            for path, layer in self.model.named_modules():
-                if isinstance(layer, LoraLayer):
-                    weight = whole.get_parameter(adapted_name(path, layer))
-                    weight += added_weight(layer, name).to(weight.device)
-        return whole
-
     def save(self, name: str, folder: Path, score: nn.Linear | None) -> None:
         """Write the adapter in peft's layout: AutoModelForCausalLM or ...SequenceClassification load it."""
         from peft import get_peft_model_state_dict
@@ -147,6 +138,13 @@ def backbone_of(model: "PreTrainedModel") -> nn.Module:
     """The layers before the head; an architecture without a name for them is its own."""
     names = (model.base_model_prefix, "model")
     return next((part for name in names if (part := getattr(model, name, None)) is not None), model)
+
+
+def linear_kinds() -> tuple[type[nn.Module], ...]:
+    """The classes of linear layers: torch's, and that of transformers whose weight lies the other way round."""
+    from transformers.pytorch_utils import Conv1D
+
+    return (nn.Linear, Conv1D)
 
 
 def adapted_name(path: str, layer: "LoraLayer") -> str:
@@ -179,9 +177,7 @@ def rounded_weights(model: nn.Module) -> list[nn.Parameter]:
     So not those of norms and embeddings, of an output layer that shares its weight with them, and of the scalar head of
     a scorer.
     """
-    from transformers.pytorch_utils import Conv1D
-
-    linear = (nn.Linear, Conv1D)
+    linear = linear_kinds()
     used = {id(p) for m in model.modules() if type(m) not in linear for p in m.parameters(recurse=False)}
     layers = [module for name, module in model.named_modules() if type(module) in linear and name != "score"]
     return [p for layer in layers for p in layer.parameters(recurse=False) if id(p) not in used]
@@ -199,11 +195,30 @@ def lora_targets(model: "PreTrainedModel") -> dict[str, Any]:
     }
 
 
+def base_layers(model: "PreTrainedModel") -> set[str]:
+    """Names of the linear layers that adapters go on, experts aside: those that may lie in 4 bits."""
+    names, within = _linear_names(model), {id(module) for module in backbone_of(model).modules()}
+    linear = linear_kinds()
+    return {
+        path
+        for path, module in model.named_modules()
+        if type(module) in linear and id(module) in within and path.rpartition(".")[2] in names
+    }
+
+
+def check_no_experts(config: Any, field: str) -> None:
+    """InputError for a mixture, whose weights lie in stacks for the most part; field: by which 4 bits were asked."""
+    if any(getattr(config.get_text_config(), name, None) for name in EXPERT_COUNTS):
+        raise InputError(
+            f"{field}: the experts of a mixture ({config.model_type}) are not brought to 4 bits here; leave it out, or "
+            f"use a model without experts"
+        )
+
+
 def _linear_names(model: "PreTrainedModel") -> list[str]:
     """Last name parts of the linear layers of the backbone."""
-    from transformers.pytorch_utils import Conv1D
-
-    linear = [n for n, m in backbone_of(model).named_modules() if isinstance(m, (nn.Linear, Conv1D)) and not _routes(m)]
+    kinds = linear_kinds()
+    linear = [n for n, m in backbone_of(model).named_modules() if isinstance(m, kinds) and not _routes(m)]
     names = {name.rpartition(".")[2] for name in linear}
     return sorted(names.difference(BYPASSED.get(model.config.model_type, ())))
 

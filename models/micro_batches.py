@@ -21,6 +21,9 @@ def micro_batches(lengths: Sequence[int], tokens: int, overhead: float, *, padde
     and stays within `tokens` unless it is a single row.
     """
 
+    if not padded and sum(lengths) <= tokens:  # one pass holds all and pads nothing, so no cut is cheaper
+        return [sorted(range(len(lengths)), key=lambda i: lengths[i])] if lengths else []
+
     def cost(rows: int, longest: int, total: int) -> float:
         size = rows * longest if padded else total
         return size + overhead if size <= tokens or rows == 1 else math.inf

@@ -14,6 +14,7 @@ from ..results.records import Ids
 from ..runtime import processes
 from ..runtime.device import constants
 from ..runtime.memory import free_on
+from ..runtime.turns import end_turns
 from .gradient_checkpointing import Again, bytes_kept, check_layers, checkpointed, layers_of
 from .layout import Batch, Item, Layout, Sequences, Text, count_tokens, families, family_lengths, lay_out, numbered
 from .logit_rule import LogitRule
@@ -27,7 +28,7 @@ from .tuning import Tuning
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..runtime.sharding import Sharded
+    from ..runtime.sharding import Frozen, Sharded
 
 Kind = Literal["lm", "score"]
 Value = TypeVar("Value")
@@ -45,8 +46,18 @@ class Network:
     Dropout is off in training too: ratios and reference log-probs are exact only without it.
     """
 
-    def __init__(self, model: "PreTrainedModel", kind: Kind, tuning: Tuning, host: Host | None, adapter: str | None):
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        kind: Kind,
+        tuning: Tuning,
+        host: Host | None,
+        adapter: str | None,
+        frozen: "Frozen | None" = None,
+    ):
+        """frozen: the model's backbone, where it has no host and its layers are divided among the processes."""
         self.kind, self.tuning, self._host, self._adapter = kind, tuning, host, adapter
+        self._frozen = host.frozen if host else frozen
         self.micro_tokens = tuning.micro_tokens  # less after the memory did not hold as many
         self.score: nn.Linear | None = None
         if kind == "score" and host:
@@ -58,7 +69,7 @@ class Network:
     def _hold(self, model: "PreTrainedModel") -> None:
         """Make passes through this model."""
         self.model = model
-        self.backbone: Any = backbone_of(model)
+        self.backbone: Any = self._frozen or backbone_of(model)
         if self.kind == "lm":
             self._head, self._rule = model.get_output_embeddings(), LogitRule.of(model.config)
         else:
@@ -69,6 +80,11 @@ class Network:
     def is_adapter(self) -> bool:
         """The weights are a LoRA adapter, beside the shared model's own."""
         return bool(self._host and self._adapter)
+
+    @property
+    def is_of_all(self) -> bool:
+        """True if all processes make each of its passes with gradients, for weights are divided among them."""
+        return bool(self._sharded or self._frozen)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -108,8 +124,6 @@ class Network:
     def hidden(self, layout: Layout, at: Tensor | None = None) -> Tensor:
         """Last hidden states of the tokens [tokens, width], or of those at some places [places, width]."""
         self.activate()
-        if self._sharded and torch.is_grad_enabled():
-            processes.all_gather(True)  # the others make this pass as well
         states = self._states(layout)
         return states if at is None else states.index_select(0, at)
 
@@ -128,7 +142,9 @@ class Network:
         if not torch.is_grad_enabled():  # a trainable head would have its logits kept
             weight, bias = weight.detach(), bias if bias is None else bias.detach()
         factor = temperature / self._rule.factor
-        return TargetLogps.apply(states.to(numbers), weight, bias, targets, factor, self.checkpoints)
+        return TargetLogps.apply(
+            states.to(numbers), weight, bias, targets, factor, torch.is_grad_enabled() and self.checkpoints
+        )
 
     def _states(self, layout: Layout) -> Tensor:
         """One pass through the layers; padded where the architecture cannot pack."""
@@ -165,6 +181,8 @@ class Network:
         asked = self.tuning.gradient_checkpointing
         if asked == "auto":
             device = self.tuning.device
+            if self._frozen:  # its weights are divided because memory is short
+                return bool(layers_of(self.model))
             if (free := free_on(device)) is None or not layers_of(self.model):
                 return False
             return self.memory_needed() > constants(device).training_share * free
@@ -198,15 +216,15 @@ class Network:
     def shard(self) -> bool:
         """Divide the weights among the processes until `unshard`; adapters stay whole. Returns whether it did.
 
-        From then on all processes make equally many passes with gradients, one for each loss, and each calls
-        `join_passes` after its last.
+        From then on each process calls `end_passes` after its last pass of a step.
         """
         if self._host:
             return False
         from ..runtime.sharding import Sharded
 
         _ = self.packs, self.size, self.checkpoints  # found out while the weights are whole
-        self._sharded = Sharded(self.model, rounded_weights(self.model) if self.tuning.precision == "bf16" else ())
+        rounded = rounded_weights(self.model) if self.tuning.precision == "bf16" else ()
+        self._sharded = Sharded(self.model, rounded, nothing=self._nothing)
         return True
 
     def unshard(self) -> None:
@@ -215,14 +233,17 @@ class Network:
             self._hold(self._sharded.whole(exact=True))
             self._sharded = None
 
-    def join_passes(self) -> None:
-        """Take part in the passes that other processes still make, with a loss of 0."""
-        while any(processes.all_gather(False)):
-            self.activate()
-            states = self._states(self.lay_out([((0,), (0,))]))
-            with self.autocast():
-                nothing = self.head(states.float()).sum() * 0
-            nothing.backward()
+    def _nothing(self) -> None:
+        """A pass with a loss of 0."""
+        self.activate()
+        states = self._states(self.lay_out([((0,), (0,))]))
+        with self.autocast():
+            nothing = self.head(states.float()).sum() * 0
+        nothing.backward()
+
+    def end_passes(self) -> None:
+        """Take part in the passes that other processes still make."""
+        end_turns()
         if self._sharded:
             self._sharded.end_step()
 
@@ -230,6 +251,8 @@ class Network:
     @torch.no_grad()
     def packs(self) -> bool:
         """True if sequences may lie packed and share their prompt: tried on a few, for some architectures cannot."""
+        if self._frozen:
+            return self._frozen.packs
         config = self.model.config.get_text_config()
         windowed = "sliding" if getattr(config, "sliding_window", None) else "full_attention"
         kinds = getattr(config, "layer_types", None) or [windowed]

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ..results.records import Prompt
 from ..runtime.device import constants, kind_of
+from .lora import backbone_of
 from .micro_batches import halved
 from .policy import Policy
 from .sampler import Sample
@@ -121,7 +122,7 @@ class _Batch:
         network = policy.network
         self.stops, self.config, self.packs = policy.stops, network.model.config, network.packs
         self.bf16 = network.tuning.precision == "bf16"
-        takes = inspect.signature(network.backbone.forward).parameters
+        takes = inspect.signature(backbone_of(network.model).forward).parameters
         self.state = "cache_params" in takes  # Mamba ignores a cache under the common name
         self.rows: list[int] = []  # index of each row's prompt
         self.starts: list[int] = []  # column of each row's first token

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .lora import added_weight
+from ..runtime.sharding import is_divided
+from .lora import added_weight, linear_kinds
 from .network import Network
 
 Swapped = list[tuple[nn.Module, str, nn.Parameter]]
@@ -19,8 +20,8 @@ def sampling_weights(network: Network) -> Iterator[None]:
     """Meanwhile an adapter is part of the weights it adds to, and those of linear layers are in the products' numbers.
 
     Afterwards every weight is the tensor that it was. Numbers are those of passes as they are, but for the rounding of
-    an adapter's sum. Where the memory does not hold merged weights beside the others, and where these are quantized,
-    the adapter stays apart.
+    an adapter's sum. Where the memory does not hold merged weights beside the others, and where these are quantized or
+    divided among processes, the adapter stays apart.
     """
     _ = network.packs  # found out by passes with the adapter as it is
     model = network.activate()
@@ -67,7 +68,7 @@ def _merge(network: Network, model: nn.Module, swapped: Swapped) -> bool:
     from peft.tuners.lora import LoraLayer
 
     host = network._host
-    if not host or not network.is_adapter:
+    if not host or not network.is_adapter or host.frozen:
         return False
     layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
     try:
@@ -89,13 +90,13 @@ def _merge(network: Network, model: nn.Module, swapped: Swapped) -> bool:
 
 def _cast(model: nn.Module, adapter: set[int], swapped: Swapped) -> None:
     """What autocast would do to linear layers' weights before each product; adapter: parameters of one to cast too."""
-    from transformers.pytorch_utils import Conv1D
-
+    linear = linear_kinds()
     for path, module in model.named_modules():
-        if type(module) not in (nn.Linear, Conv1D):
+        if type(module) not in linear:
             continue
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.dtype == torch.float32 and (".lora_" not in path or id(parameter) in adapter):
+            own = not is_divided(parameter) and (".lora_" not in path or id(parameter) in adapter)
+            if parameter.dtype == torch.float32 and own:
                 _swap(module, name, parameter.detach().to(torch.bfloat16), swapped)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..results.records import Generation, Prompt, Reward
 from ..runtime import processes
+from ..runtime.turns import end_turns
 from .layout import count_tokens
 from .policy import Policy
 from .sampler import Sample, Sampler, to_generations
@@ -66,6 +67,7 @@ def sample(
     )
     if not together:
         return drawn
+    end_turns()
     found = {i: one for shard in processes.all_gather(dict(zip(rows, drawn, strict=True))) for i, one in shard.items()}
     return [found[i] for i in range(len(prompts))]
 

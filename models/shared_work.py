@@ -13,6 +13,7 @@ from pkgutil import resolve_name
 from typing import Any, TypeVar, cast
 
 from ..runtime import processes
+from ..runtime.turns import end_turns
 from .layout import Sequences, families, family_lengths, numbered
 
 Value = TypeVar("Value")
@@ -69,7 +70,9 @@ def by_all(
 ) -> list[Value]:
     """The value of each row, in their order; every process has the whole list and computes those of its hand."""
     own = [rows[i] for i in hands[processes.rank()]]
-    shards = processes.all_gather([*work(own)] if own else [])  # should one have failed, all hear it here
+    values = [*work(own)] if own else []
+    end_turns()
+    shards = processes.all_gather(values)  # should one have failed, all hear it here
     found = {i: value for hand, shard in zip(hands, shards, strict=True) for i, value in zip(hand, shard, strict=True)}
     return [found[i] for i in range(len(rows))]
 

@@ -27,6 +27,8 @@ class Tuning:
     """Rank of the LoRA adapters on all linear layers and a mixture's experts; 0 trains every weight."""
     lora_alpha: Annotated[float, Gt(0)] = 32.0
     """LoRA's scale: the update is multiplied by alpha / rank."""
+    base_bits: Literal[4] | None = None
+    """Bits a weight of the frozen base under LoRA: 4 is NF4 (QLoRA, an extra); null is what `precision` says."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Numbers of the matrix products; auto is bf16 where the device has units for it, else fp32."""
     device: str = "auto"
@@ -35,7 +37,8 @@ class Tuning:
     """Most tokens in one forward pass, padding (if any) included; bounds memory, leaves results alone."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Layers and logits are computed again in the backward pass and not kept: a quarter to half more work for most of
-    the memory of a pass, results left alone; auto where a pass would not fit into what is free on the GPU."""
+    the memory of a pass, results left alone; auto where a pass would not fit into what is free on the GPU, and on a
+    frozen base that is divided among processes."""
     sampler: Literal["torch", "vllm"] = "torch"
     """The sampler of responses: this package, or vLLM (an extra) with the policy's weights of the moment."""
     deterministic: bool = False
@@ -71,7 +74,25 @@ class Tuning:
             )
         if self.sampler == "vllm" and processes.size() > 1:
             raise InputError("the sampler vLLM works in one process; launch one, or use the sampler torch")
+        if self.base_bits:
+            self._check_base_bits(kind)
         return replace(self, precision=precision, device=device)
+
+    def _check_base_bits(self, kind: str) -> None:
+        """InputError where no base can lie in 4 bits; kind: of the device."""
+        if not self.lora_rank:
+            why = "every weight is trained (tuning.lora_rank 0), and only a frozen base lies in 4 bits; set lora_rank"
+        elif find_spec("bitsandbytes") is None:
+            why = "bitsandbytes is not installed; pip install 'alignment-bench[qlora]'"
+        elif kind not in ("cuda", "cpu"):
+            why = f"the device is {kind}, and bitsandbytes is used on CUDA and the CPU alone; give another --device"
+        elif self.sampler == "vllm":
+            why = "vLLM would hold all weights whole; use the sampler torch"
+        elif processes.is_sharding():
+            why = "FSDP divides whole weights alone; launch with --multi_gpu"
+        else:
+            return
+        raise InputError(f"tuning.base_bits {self.base_bits}: {why}, or leave base_bits out")
 
 
 def has_fast_bf16(device: str) -> bool:

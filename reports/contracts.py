@@ -21,7 +21,7 @@ MEANING = {
     "splits": "the data is split differently, so other prompts are held out",
     "order": "the data comes in another order",
     "lengths": "prompts and responses have other limits of length",
-    "tuning": "precision, device, sampler or LoRA differ",
+    "tuning": "precision, device, sampler, LoRA or the bits of its base differ",
     "sft": "the SFT models differ, so a win rate against SFT is against another opponent",
     "reward_model": "the reward models differ, so rewards are on other scales and win rates have other judges",
     "training_reward": "methods are trained on another reward",

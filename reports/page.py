@@ -7,20 +7,27 @@ from ..analysis import pathology
 from ..analysis.data_account import account
 from ..analysis.elsewhere import MARK, elsewhere, marked
 from ..analysis.findings import Answer, Findings, answers, findings
+from ..analysis.grids import SFT
 from ..analysis.metric_names import title
 from ..analysis.subject import rows_used, subject
 from ..analysis.tuning import untuned
 from . import curves, drawing, figures
 from .along import reward_along
 from .leaderboard import cell, groups, matrices
-from .policies import snippet
+from .policies import base_bits_of, snippet
 from .reading import Material
 from .reliability import reliability
 from .samples import samples
 from .text_plot import block, rates_and_costs
 from .wording import JUDGE_MEASURES, PEOPLE_KAPPAS, PEOPLE_SHARES, flat, is_headline, ordered, split
 
+MOST_COMPARISONS = 2_000  # on a page, some 430 bytes each in both tables; they grow with the square of the rows
 NO_FINDINGS = Findings("No verdict: this run has not been summarized.", [], [], [], [], [])
+
+
+def _snippet(record: dict[str, Any], found: list[dict[str, Any]]) -> str:
+    """Lines of Python that load the first policy; empty where none was trained here."""
+    return snippet(found[0]["folder"], found[0]["base"], base_bits_of(record)) if found else ""
 
 
 def page(
@@ -45,6 +52,7 @@ def page(
     stamps = summary.get("stamps") or []
     first, *told = answers(said, [*flags, *warnings], told_before=bool(stamps or failed or said.confounds))
     used = account(record.get("data") or {})
+    compared = _compared(summary)
     return {
         "subject": subject(summary or record),
         "record": record,
@@ -61,15 +69,16 @@ def page(
         "shown": shown,
         "marks": _marks(summary, methods),
         "policies": material.policies,
-        "snippet": snippet(**{k: material.policies[0][k] for k in ("folder", "base")}) if material.policies else "",
+        "snippet": _snippet(record, material.policies),
         "facts": _facts(record, summary),
         "groups": columns,
         "cells": {m: {c.key: cell(summary, m, c.key) for g in columns for c in g.columns} for m in shown},
-        "matrices": matrices(summary, shown),
+        "matrices": matrices(summary, shown) if len(compared) == len(summary.get("comparisons", [])) else [],
         "figures": drawn(material, looks) if with_figures else {},
         "signs": pathology.signs(summary, material.logs) if summary else {},
         "pathologies": pathology.PATHOLOGIES,
-        "comparisons": by_metric(summary.get("comparisons", []), methods),
+        "comparisons": by_metric(compared, methods),
+        "left_out": len(summary.get("comparisons", [])) - len(compared),
         "gates": gates,
         "samples": chosen,
         "judge_measures": list(JUDGE_MEASURES.items()),
@@ -108,6 +117,12 @@ def drawn(material: Material, looks: Mapping[str, drawing.Style]) -> dict[str, l
         "judges": [figures.judges((summary.get("judges") or {}).get("audit") or {})],
     }
     return {part: [figure for figure in found if figure] for part, found in parts.items()}
+
+
+def _compared(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The comparisons that the page shows: all, or those with SFT where all would make it too large."""
+    rows = summary.get("comparisons", [])
+    return rows if len(rows) <= MOST_COMPARISONS else [row for row in rows if row["b"] == SFT]
 
 
 def by_metric(rows: Sequence[Mapping[str, Any]], methods: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:

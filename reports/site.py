@@ -1,4 +1,4 @@
-"""A static site of many runs and studies, from their records alone: one table a run, filters, links to each report.
+"""A static site of runs, studies and tunings, from their records alone: one table a run, filters, links to each report.
 
 Every number leads to the report of its run and its row to the contract that the run's rows share; runs whose contracts
 differ share no table. What is not as it was written (a record's hash, a file of a cell, a contract that is not its
@@ -16,12 +16,13 @@ from ..analysis.frontier import method_of
 from ..analysis.grids import SFT
 from ..errors import InputError
 from ..results.integrity import CHECK, DamageError, digest, make_folder, read_record, write_text
-from ..results.run_folder import RUN, STUDY, Run
+from ..results.run_folder import RUN, STUDY, TUNE, Run
 from .leaderboard import Column, cell, groups
 from .page import page
 from .reading import Material
 from .render import fill
 from .study import study_page
+from .tuning import page as tuning_page
 
 FEW = ("kl", "length", "cost.seconds")  # beside the win rates; the report has every figure
 LEFT_OUT = "responses, training logs and policies, for this page is made of the run's records alone"
@@ -29,57 +30,66 @@ LEFT_OUT = "responses, training logs and policies, for this page is made of the 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run (its record and summary) or a study, with its name on the site."""
+    """A run (its record and summary), a study or a tuning, with its name on the site."""
 
     name: str
     record: dict[str, Any]
-    summary: dict[str, Any] | None
-    """None for a study."""
+    summary: dict[str, Any] | None = None
+    """None for what is no run."""
+
+    @property
+    def kind(self) -> str:
+        return "runs" if self.summary is not None else "studies" if "study_id" in self.record else "tunings"
 
 
 def build(
     sources: Sequence[Path], out: Path, changed: Callable[[Mapping[str, Any]], list[str]] = lambda study: []
 ) -> list[Path]:
-    """Write `index.html`, a report a run in `runs/` and a page a study in `studies/`; the paths.
+    """Write `index.html`, and a page for each run, study and tuning in a folder of their kind; the paths.
 
-    sources: folders of runs and studies or that hold some, and files of published ones. changed: the parts of a study's
+    sources: folders of them or that hold some, and files of published ones. changed: the parts of a study's or tuning's
     code that are others today.
     """
     found = _named(entry for source in sources for entry in read_entries(source))
     if not found:
-        raise InputError(f"{', '.join(map(str, sources))}: no finished run and no study is there; give other folders")
+        places = ", ".join(map(str, sources))
+        raise InputError(f"{places}: no finished run, no study and no tuning is there; give other folders")
     make_folder(out)
-    runs = [entry for entry in found if entry.summary is not None]
-    studies = [entry for entry in found if entry.summary is None]
+    runs, studies, tunings = ([e for e in found if e.kind == kind] for kind in ("runs", "studies", "tunings"))
     written = [_page(out / "runs" / run.name, "report.html.j2", page(_material(run))) for run in runs]
     written += [_page(out / "studies" / s.name, "study.html.j2", study_page(s.record, None)) for s in studies]
-    shown = {"runs": [_run(run) for run in runs], "studies": [_study(s, changed(s.record)) for s in studies]}
+    written += [_page(out / "tunings" / t.name, "tuning.html.j2", tuning_page(t.record)) for t in tunings]
+    shown = {
+        "runs": [_run(run) for run in runs],
+        "studies": [_study(s, changed(s.record)) for s in studies],
+        "tunings": [_tuning(t, changed(t.record)) for t in tunings],
+    }
     filters = {
-        what: sorted({name for part in (*shown["runs"], *shown["studies"]) for name in part[what]})
+        what: sorted({name for parts in shown.values() for part in parts for name in part[what]})
         for what in ("model", "data", "method")
     }
     return [_page(out, "site.html.j2", {**shown, "filters": filters}), *written]
 
 
 def read_entries(source: Path) -> Iterator[Entry]:
-    """The finished runs and the studies at or below a place; DamageError for one that is not as it was written."""
+    """The finished runs, studies and tunings at or below a place; DamageError for one that is not as it was written."""
     if source.is_file():
         if found := _published(source):
             yield found
         else:
-            raise InputError(f"{source} is neither the outcome of a run nor that of a study; give another file")
+            raise InputError(f"{source} is not the outcome of a run, a study or a tuning; give another file")
     elif not source.is_dir():
         raise InputError(f"there is no folder or file {source}")
     else:
         runs = [*map(Run, sorted(path.parent for path in source.glob(f"**/{RUN}")))]
-        studies = sorted(source.glob(f"**/{STUDY}"))
+        others = sorted([*source.glob(f"**/{STUDY}"), *source.glob(f"**/{TUNE}")])
         for run in (run for run in runs if run.is_finished):
             for one in run.cells():
                 one.check()
             yield _checked(Entry(run.path.name, run.record, run.summary), run.path)
-        for path in studies:
-            yield Entry(path.parent.name, read_record(path), None)
-        for path in sorted(source.glob("**/*.json")) if not runs and not studies else ():
+        for path in others:
+            yield Entry(path.parent.name, read_record(path))
+        for path in sorted(source.glob("**/*.json")) if not runs and not others else ():
             if found := _published(path):
                 yield found
 
@@ -91,8 +101,8 @@ def _published(path: Path) -> Entry | None:
         return None
     if CHECK not in record:
         raise DamageError(f"{path} does not end with its hash, so that nobody can tell whether it was changed")
-    if "study_id" in record:
-        return Entry(path.stem, record, None)
+    if "study_id" in record or "trial_seed" in record:
+        return Entry(path.stem, record)
     return _checked(Entry(path.stem, record, record), path)
 
 
@@ -171,6 +181,23 @@ def _study(study: Entry, changed: list[str]) -> dict[str, Any]:
         "data": [str(record.get("preferences", "unknown"))],
         "method": list(dict.fromkeys(method_of(item) for item in record["methods"])),
         "said": (record.get("answer") or {}).get("sentences") or record["verdict"][:1],
+        "made": str(record["created"])[:10],
+        "changed": changed,
+    }
+
+
+def _tuning(tuning: Entry, changed: list[str]) -> dict[str, Any]:
+    """A tuning's part of the index."""
+    record, contract = tuning.record, tuning.record["contract"]
+    shown = tuning_page(record)
+    return {
+        "name": tuning.name,
+        "link": f"tunings/{tuning.name}/index.html",
+        "title": f"{record['benchmark']}: {contract['trials']} trials each ({contract['optimizer']})",
+        "model": [str(record.get("model", "unknown"))],
+        "data": [str(record.get("preferences", "unknown"))],
+        "method": list(dict.fromkeys(method_of(label) for label in record["methods"])),
+        "said": [f"Picked by {shown['rule']}. Spent: {shown['spent']}.", *shown["warnings"]],
         "made": str(record["created"])[:10],
         "changed": changed,
     }

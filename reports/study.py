@@ -13,7 +13,7 @@ from ..analysis.quantities import MISSING, measured, number, share
 from ..analysis.variance import CALLED
 from . import drawing
 from .drawing import Figure, Style, finish_chart, limits, literal, new_canvas
-from .wording import bracket, ordered, value
+from .wording import bracket, code_in_words, ordered, value
 
 if TYPE_CHECKING:
     import pandas
@@ -29,7 +29,7 @@ def study_page(study: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
     return {
         "study": study,
         "sides": _sides(study),
-        "code": ", ".join(f"{part} {digest[:12]}" for part, digest in (study.get("code") or {}).items()),
+        "code": code_in_words(study),
         "facts": _facts(study),
         "axes": [_axis(study, field, metric, looks) for field in study["axes"]],
         "frontiers": [_frontier(study, part, looks) for part in study["frontiers"]],

@@ -13,6 +13,7 @@ from ..results.integrity import DamageError, make_folder, own_folder, read_recor
 from ..results.run_folder import TUNE
 from . import drawing
 from .render import write_formats
+from .wording import code_in_words
 
 if TYPE_CHECKING:
     import pandas
@@ -73,6 +74,7 @@ def page(record: Mapping[str, Any]) -> dict[str, Any]:
         "record": record,
         "looks": looks,
         "shown": list(methods),
+        "code": code_in_words(record),
         "rule": rule_in_words(contract["rule"]),
         "called": [_name(criterion) for criterion in asked],
         "warnings": [f"{label}: {said}" for label, row in methods.items() for said in row["warnings"]],

@@ -94,3 +94,8 @@ def natural(names: Sequence[str]) -> list[str]:
     return sorted(
         names, key=lambda i: [(not p.isdigit(), int(p) if p.isdigit() else 0, p) for p in re.split(r"(\d+)", i)]
     )
+
+
+def code_in_words(record: Mapping[str, Any]) -> str:
+    """The parts of a study's or tuning's code with their hashes, shortened; empty where an older record has none."""
+    return ", ".join(f"{part} {digest[:12]}" for part, digest in (record.get("code") or {}).items())

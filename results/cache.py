@@ -54,6 +54,8 @@ class Cache:
     runs: list[Path]
     missing: list[Path]
     """Registered runs whose folder is no longer there: nothing is kept for them."""
+    unseen: list[Path]
+    """Runs that this user may not read: what they refer to is not known, so every stage is kept."""
     verdicts: int
     """Bytes of judges' answers, which were paid for and are never deleted."""
 
@@ -66,15 +68,25 @@ class Cache:
 def look(store: Store) -> Cache:
     """Read the cache and the runs; nothing is changed."""
     made = list(store.made())
-    paths = {path.resolve() for path in store.runs()}
-    known = [path for path in store.remembered() if path.resolve() not in paths]
-    runs = [*sorted(paths), *(path for path in known if Run(path).exists)]
-    missing = [path for path in known if not Run(path).exists]
-    kept = _kept(made, [Run(path) for path in runs], held(store.cache))
+    referred: dict[Path, set[str]] = {}
+    missing: list[Path] = []
+    unseen: list[Path] = []
+    for path in dict.fromkeys([*sorted(path.resolve() for path in store.runs()), *store.remembered()]):
+        try:
+            if path.resolve() in referred:
+                continue
+            if Run(path).exists:
+                referred[path] = {*_referred(Run(path))}
+            else:
+                missing.append(path)
+        except PermissionError:
+            unseen.append(path)
+    names = set().union(*referred.values())
+    kept = {m.path for m in made} if unseen else _kept(made, names, held(store.cache))
     items = [Item(m.path, m.manifest["stage"], m.used, m.path in kept) for m in made]
     items += [Item(path, kind, _changed(path), False) for path, kind in _leftovers(store)]
     verdicts = sum(file.stat().st_size for file in _files(store.verdicts)) if store.verdicts.is_dir() else 0
-    return Cache(items, runs, missing, verdicts)
+    return Cache(items, [*referred], missing, unseen, verdicts)
 
 
 def remove(items: Iterable[Item]) -> tuple[int, list[Path]]:
@@ -97,13 +109,12 @@ def remove(items: Iterable[Item]) -> tuple[int, list[Path]]:
     return freed, busy
 
 
-def _kept(made: Sequence[Made], runs: Sequence[Run], in_use: set[Path]) -> set[Path]:
-    """The stages that runs refer to, those in use, and all that these were made from."""
+def _kept(made: Sequence[Made], names: set[str], in_use: set[Path]) -> set[Path]:
+    """The stages that runs refer to by these names, those in use, and all that these were made from."""
     by_name: dict[str, list[Made]] = {}
     for stage in made:
         for name in (stage.manifest["key"], stage.stage.content):
             by_name.setdefault(name, []).append(stage)
-    names = {name for run in runs for name in _referred(run)}
     names |= {stage.manifest["key"] for stage in made if stage.path in in_use}
     kept: dict[Path, Made] = {}
     waiting = list(names)

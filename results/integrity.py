@@ -78,10 +78,11 @@ def file_names(folder: Path) -> list[str]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
     """A stream of bytes that take a file's place when the block ends: a crash leaves either the old file or the new.
 
-    A link that stands where it writes is replaced and never followed: the folder may come from elsewhere.
+    lasting: the machine's crash too, and not the process's alone; that waits for the disk. A link that stands where it
+    writes is replaced and never followed: the folder may come from elsewhere.
     """
     partial = path.with_name(f".{path.name}.partial")
     with suppress(FileNotFoundError):
@@ -90,14 +91,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             partial.unlink()
     with open(partial, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as stream:
         yield stream
-        stream.flush()
-        os.fsync(stream.fileno())
+        if lasting:
+            stream.flush()
+            os.fsync(stream.fileno())
     partial.replace(path)
 
 
-def write_text(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str, lasting: bool = True) -> Path:
     """Write a text in UTF-8 by `replacing`; returns the path."""
-    with replacing(path) as stream:
+    with replacing(path, lasting) as stream:
         stream.write(text.encode(errors="replace"))  # half a character, which JSON can hold, has no bytes
     return path
 

@@ -20,6 +20,7 @@ has no links), so a run can be copied away and costs no space.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -68,6 +69,16 @@ GATE = "gate.json"  # what a gate looks at, within the stage
 STEPS = ".steps"  # checkpoints of a training that is not finished, within its unfinished stage
 PICKED = "picked.json"  # which checkpoint of a cell is evaluated, where a rule picked it
 ALONG, ALONG_SCORES = "along", "along.parquet"  # checkpoints along training: their folder, and their scores
+
+
+def _place(text: str) -> Path:
+    """The path that a line names, whether something is there or not; ValueError for a text that no path can be."""
+    try:
+        os.lstat(text)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError from None
+    return Path(text)
 
 
 def folder_digest(folder: Path) -> str:
@@ -172,7 +183,7 @@ class Store:
     def remembered(self) -> list[Path]:
         """The folders of runs that used this cache, those that are gone among them."""
         loss = "a run that one of them named is not known here; give its bench run again before bench cache gc"
-        return list(read_lines(self._register, Path, loss))
+        return list(read_lines(self._register, _place, loss))
 
     def runs(self) -> list[Path]:
         """The folders of the runs below this root."""

@@ -1,10 +1,10 @@
 """The processes of one run: alone as a rule, several side by side under `accelerate launch`.
 
 A step's rows are divided among them, and gradients and sums are added up over all, so that every process makes the same
-update. Every process holds all weights (data parallel), unless accelerate asks for FSDP (`sharding.py`), and all of
-Adam's moments, unless it asks for DeepSpeed's ZeRO (`zero.py`). Whatever the processes tell each other goes through one
-exchange, in which a process can also say that it failed: then the others fail with it and none is left waiting. All of
-it does nothing in a run of one process.
+update. Every process holds all weights (data parallel), unless accelerate asks for FSDP (`sharding.py` says what it
+divides), and all of Adam's moments, unless it asks for DeepSpeed's ZeRO (`zero.py`). Whatever the processes tell each
+other goes through one exchange, in which a process can also say that it failed: then the others fail with it and none
+is left waiting. All of it does nothing in a run of one process.
 """
 
 import contextlib
@@ -35,6 +35,18 @@ def join(rank: int, size: int) -> None:
     """Be process `rank`, counted from 0, of `size`."""
     global _RANK, _SIZE
     _RANK, _SIZE = rank, size
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Work of this process as if it were alone: nothing is exchanged, and no weights are divided."""
+    global _RANK, _SIZE, _WAITING
+    former = _RANK, _SIZE, _WAITING
+    _RANK, _SIZE, _WAITING = 0, 1, False
+    try:
+        yield
+    finally:
+        _RANK, _SIZE, _WAITING = former
 
 
 def is_true(variable: str) -> bool:

@@ -17,6 +17,7 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # where it is installed accelerate imports it as a model is saved, and its logger writes to stdout
     standard_logging.getLogger("DeepSpeed").disabled = True
+    standard_logging.getLogger("bitsandbytes").setLevel(standard_logging.ERROR)  # kernels for CPUs that it has not
     warnings.filterwarnings("ignore", module="(torch|peft|transformers|huggingface_hub).*")
     from transformers.utils import logging
 

@@ -1,29 +1,37 @@
-"""Weights divided among the processes of a run while they are trained: FSDP2, `torch.distributed.fsdp.fully_shard`.
+"""Weights divided among the processes of a run: FSDP2, `torch.distributed.fsdp.fully_shard`.
 
-accelerate's configuration asks for it (`fsdp_version: 2`). Each process then holds its shard of every weight that is
-trained, of its gradient and of Adam's moments; a pass with gradients brings a layer's weights together when it gets to
-it. Passes without gradients (sampling, log-probs, values) and saving go through the plain model, whose weights are
-brought together once after an update and let go at the next pass with gradients, so that the processes need not be in
-step there. Whole in every process are models that are not trained, LoRA adapters, and a model while it is loaded.
+accelerate's configuration asks for it (`fsdp_version: 2`). Divided are, so that each process holds its shard of them:
+
+- a model that is trained (`Sharded`), with gradients and Adam's moments. A pass with gradients brings a layer's weights
+  together when it gets to it. Passes without gradients (sampling, log-probs, values) and saving go through the plain
+  model, whose weights are brought together once after an update and let go at the next pass with gradients, of
+  whichever model, so that the processes need not be in step there.
+- the layers of a model that stays frozen (`Frozen`): the reference, a reward model, the base under LoRA adapters. All
+  passes bring them together a layer at a time, and all processes make each pass at once (`turns.py`).
+
+Whole in every process are LoRA adapters, a frozen model's embeddings and head, judges and what was trained elsewhere, a
+trained model when it is opened to be looked at, and on the CPU a model while it is loaded.
 
 With precision bf16 the weights of the linear layers travel and lie there in bf16, half as large: autocast would round
 them anyway, so no number changes. Where accelerate says `fsdp_reshard_after_forward: false` a layer's weights stay from
 its first pass of a step to the last, and are brought together once a step in place of twice a micro-batch; all weights
-are whole in every process meanwhile.
+are whole in every process meanwhile, and frozen models are not divided at all.
 """
 
 import copy
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import lru_cache
 from types import MethodType
 from typing import TYPE_CHECKING, Any, TypeGuard
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from . import processes
+from .turns import Divided, agreed_name
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -57,14 +65,59 @@ def check() -> None:
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
-class Sharded:
+def divides_frozen() -> bool:
+    """True if models that stay frozen are divided too."""
+    return processes.is_sharding() and _reshards()
+
+
+class Frozen(Divided):
+    """A frozen model's backbone, whose layers are divided among all processes; called as the backbone is."""
+
+    def __init__(self, model: nn.Module, backbone: nn.Module, name: str, device: str, *, bf16: bool, packs: bool):
+        """model: on the CPU, whole; it goes to the device a layer at a time. InputError if it has none to be divided.
+
+        bf16: passes are made under autocast; packs: see `Network.packs`, which a pass of one process cannot find out.
+        """
+        from torch.distributed.fsdp import fully_shard
+
+        super().__init__(name)
+        self.backbone: Any = backbone  # FSDP gives it methods
+        self.device, self.bf16, self.packs = device, bf16, packs
+        layers, mesh = decoder_layers(model), _mesh(torch.device(device).type)
+        for layer in layers:
+            fully_shard(layer, mesh=mesh)
+        of_layers = {parameter for layer in layers for parameter in layer.parameters()}
+        fully_shard(backbone, mesh=mesh, ignored_params={*backbone.parameters()} - of_layers)
+        model.to(device)
+
+    def __call__(self, **inputs: Any) -> Any:
+        found = self.go(self.backbone, **inputs)
+        if not torch.is_grad_enabled():
+            self.backbone.reset_iter_state()  # else FSDP remembers all passes for a backward pass to come
+        return found
+
+    def nothing(self) -> None:
+        """Adapters get no gradient of it."""
+        ids = torch.zeros((1, 1), dtype=torch.long, device=self.device)
+        embedded = self.backbone.get_input_embeddings()(ids).detach()
+        embedded.requires_grad_(torch.is_grad_enabled())
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.bf16):
+            states = self(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        if torch.is_grad_enabled():
+            torch.autograd.grad(states.sum(), embedded)
+
+
+class Sharded(Divided):
     """A model whose weights are divided among all processes, and its plain form for work without gradients."""
 
-    def __init__(self, model: nn.Module, rounded: Sequence[nn.Parameter] = ()):
+    def __init__(self, model: nn.Module, rounded: Sequence[nn.Parameter] = (), *, nothing: Callable[[], None]):
         """model: whole in every process; it is changed in place. InputError if no layer of it is to be divided.
 
-        rounded: those of its weights that are used in bf16 alone.
+        rounded: those of its weights that are used in bf16 alone. nothing: a pass with a loss of 0, and its backward
+        pass.
         """
+        super().__init__(agreed_name())
+        self.nothing = nothing  # type: ignore[method-assign]
         in_bf16 = {id(parameter) for parameter in rounded}
         self.rounded = [id(parameter) in in_bf16 for parameter in model.parameters()]
         # a plain form without weights; what two modules share they share here too
@@ -73,18 +126,24 @@ class Sharded:
         self.model: Any = _divide(model, in_bf16)  # nn.Module's type knows no `pass_backbone`
         self.parameters = [*model.parameters()]
         self.is_whole = self.is_exact = False  # is_exact: in fp32 throughout
+        _sharded.add(self)
 
     def backbone(self, **inputs: Any) -> Any:
         """The divided model's backbone; FSDP takes it for the model's forward pass."""
-        return self.model.pass_backbone(**inputs)
+        return self.go(self.model.pass_backbone, **inputs)
 
     def divided(self) -> nn.Module:
-        """The divided model; the plain one lets go of its weights."""
+        """The divided model; all plain ones let go of their weights."""
+        for each in _sharded:
+            each.let_go()
+        return self.model
+
+    def let_go(self) -> None:
+        """Of the plain model's weights. As they come together again in all processes, all call this, or none."""
         if self.is_whole:
             for weight in self.plain.parameters():
                 weight.data = weight.new_empty(0)
             self.is_whole = False
-        return self.model
 
     def end_step(self) -> None:
         """After a step's last pass: let go of weights that stayed from pass to pass."""
@@ -108,6 +167,9 @@ class Sharded:
                 processes.end_all(error)
             self.is_whole, self.is_exact = True, exact or not any(self.rounded)
         return self.plain
+
+
+_sharded: WeakSet[Sharded] = WeakSet()
 
 
 def is_divided(tensor: Tensor) -> "TypeGuard[DTensor]":
@@ -135,10 +197,8 @@ def _reshards() -> bool:
     return os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "true"
 
 
-def _divide(model: nn.Module, in_bf16: Container[int]) -> nn.Module:
-    """Divide the weights of each decoder layer, and what is left, among all processes; in_bf16: ids of weights."""
-    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The decoder layers, by the class that accelerate's configuration or the model names; InputError without any."""
     named = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "")
     names = named.split(",") if named else [*(getattr(model, "_no_split_modules", None) or [])]
     layers = [module for module in model.modules() if type(module).__name__ in names]
@@ -148,6 +208,14 @@ def _divide(model: nn.Module, in_bf16: Container[int]) -> nn.Module:
             f"{type(model).__name__} has {kinds}; set accelerate's fsdp_transformer_layer_cls_to_wrap to the class of "
             f"its decoder layers"
         )
+    return layers
+
+
+def _divide(model: nn.Module, in_bf16: Container[int]) -> nn.Module:
+    """Divide the weights of each decoder layer, and what is left, among all processes; in_bf16: ids of weights."""
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+    layers = decoder_layers(model)
     mesh = _mesh(next(model.parameters()).device.type)
     # norms and what else is used in fp32, small as a rule: all layers' together, for they travel on their own
     inner = dict.fromkeys(module for layer in layers for module in layer.modules())

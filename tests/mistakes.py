@@ -285,10 +285,10 @@ MUTANTS = [
         ),
         (
             "the drift has the wrong sign",
-            "policy.total_logps(sequences) - reference.total_logps(sequences)",
-            "reference.total_logps(sequences) - policy.total_logps(sequences)",
+            "return (ours - theirs).mean()",
+            "return (theirs - ours).mean()",
         ),
-        ("the drift may be negative", "ratio.mean().clamp(min=0)", "ratio.mean()"),
+        ("the drift may be negative", "(ours - theirs).mean().clamp(min=0)", "(ours - theirs).mean()"),
         ("the drift is not used", "reference, drift, beta=", "reference, drift * 0, beta="),
         (
             "unpaired replies are not shuffled by the seed",

@@ -23,12 +23,14 @@ and races, several devices. Attention takes the CPU's kernel, and autocast the C
 """
 
 import contextlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from unittest import mock
 
+import peft  # noqa: F401  (with what it imports in turn, which looks for CUDA then)
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -303,6 +305,8 @@ def _patches(places: _Places, bf16: bool) -> list:
     }
     patches = [mock.patch.object(torch.cuda, name, answer) for name, answer in answers.items()]
     patches += [mock.patch.object(module, "autocast", _Autocast) for module in (torch, torch.amp)]
+    # transformers would read weights in other threads, which no mode sees
+    patches.append(mock.patch.dict(os.environ, {"HF_DEACTIVATE_ASYNC_LOAD": "1"}))
     return [*patches, mock.patch.object(torch.nn.utils.clip_grad, "_group_tensors_by_device_and_dtype", grouped)]
 
 

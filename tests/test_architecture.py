@@ -37,7 +37,7 @@ BENCHMARKS = [  # the same within benchmarks: folders and modules at its top
     {"stages"},
     {"data", "request"},
     {"definition"},
-    {"context", "tracker", "judging", "world", "pace", "cost"},
+    {"context", "tracker", "judging", "world", "cost"},
     {"world_reward"},
 ]
 

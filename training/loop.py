@@ -136,7 +136,8 @@ class Optimizer:
 
         TrainingError, with the weights untouched, if the loss or the gradient is not finite.
         """
-        together = self.divided or (self.zero and self.zero.stage == 2)  # all make every pass: none can start again
+        of_all = self.network.is_of_all
+        together = of_all or (self.zero and self.zero.stage == 2)  # all make every pass: none can start again
         while True:
             self.adam.zero_grad(set_to_none=True)
             if self.zero:
@@ -152,8 +153,8 @@ class Optimizer:
                     watching.append(watched)
                     tokens += batch.tokens
                     del batch, value, watched  # before the next one is laid out
-                if self.divided:
-                    self.network.join_passes()
+                if of_all:
+                    self.network.end_passes()
                 if self.zero:
                     self.zero.join_passes()
                 break

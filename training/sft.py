@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..models.checkpoint import Checkpoint, merge_adapter, open_network
+from ..models.checkpoint import Checkpoint, open_network
 from ..models.kept_values import write_kept
 from ..models.layout import Batch, Sequences
+from ..models.merging import save_merged
 from ..models.policy import Policy
 from ..models.tuning import Tuning
 from ..results.lazy import LazySequence, chunks
@@ -87,7 +88,7 @@ def _tune(
     fit(Imitation(policy, train), policy.network, ledger=ledger, recipe=recipe)
     ledger.close()
     if not processes.rank():
-        merge_adapter(policy.network).save_pretrained(out / MODEL)
+        save_merged(policy.network, out / MODEL)
         policy.tokenizer.save_pretrained(out / MODEL)
     return losses
 

@@ -98,13 +98,16 @@ def sides_of(pair: Pair) -> Sequences:
     return (pair.prompt.ids, pair.chosen), (pair.prompt.ids, pair.rejected)
 
 
-def reference_logps(reference: Policy, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor, int]:
-    """Summed log-probs of chosen and rejected replies, each [pairs], under the SFT checkpoint, and tokens read."""
+def reference_logps(reference: Policy, pairs: Sequence[Pair], *, together: bool = False) -> tuple[Tensor, Tensor, int]:
+    """Summed log-probs of chosen and rejected replies, each [pairs], under the SFT checkpoint, and tokens read.
+
+    together: see `shared_work.py`.
+    """
     logps, tokens = [], 0
     for chunk in chunks(pairs, "reference"):
         sequences = [s for p in chunk for s in sides_of(p)]
         tokens += count_tokens(sequences)
-        logps.append(reference.total_logps(sequences))
+        logps.append(reference.total_logps(sequences, together=together))
     chosen, rejected = torch.cat(logps).view(-1, 2).T.contiguous()
     return chosen.clone(), rejected.clone(), tokens
 

@@ -85,3 +85,5 @@ def _say_runs(to, found) -> None:
     to.print(f"{len(found.runs)} runs were checked for what they refer to")
     for path in found.missing:
         to.print(f"no longer there, so nothing is kept for it: {path}", soft_wrap=True)
+    for path in found.unseen:
+        to.print(f"you may not read it, so no stage is free, for it may refer to it: {path}", soft_wrap=True)

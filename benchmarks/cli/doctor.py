@@ -17,6 +17,7 @@ PACKAGE = "alignment-bench"
 EXTRAS = {  # what each extra enables; which there are, the installed package says
     "lm-eval": "the evaluator lm_eval: the alignment tax",
     "trl": "the methods trl-*: TRL's own trainers beside ours",
+    "qlora": "tuning.base_bits 4: LoRA on a base in 4 bits, by bitsandbytes",
     "vllm": "tuning.sampler vllm: responses drawn by vLLM",
     "ray": "--engine ray: cells side by side, on one machine or many",
     "deepspeed": "ZeRO under accelerate launch: Adam's moments and gradients divided over devices",

@@ -1,6 +1,7 @@
 """`bench run --dry-run`: the plan as a table or as JSON."""
 
 import json
+import os
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,8 @@ from ...analysis.data_account import account
 from .terminal import console, count, duration, size, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..plan import Plan, Planned
     from ..request import Request
 
@@ -45,7 +48,7 @@ def _rows(found: "Plan") -> list[list[str]]:
         memory = size(guess.memory_mb * 2**20) if guess.memory_mb else ""
         basis = "; ".join(dict.fromkeys(s.estimate.basis for s in alike))
         rows.append([label, alike[0].state, duration(seconds) if later else "", memory, count(guess.tokens), basis])
-    return rows
+    return [*rows, *([name, "", duration(part.seconds), "", "", part.basis] for name, part in found.beside.items())]
 
 
 def _alike(planned: "Planned") -> object:
@@ -54,19 +57,25 @@ def _alike(planned: "Planned") -> object:
     return (step.cell, planned.state, planned.estimate.seconds is None) if step.is_score else step.key
 
 
+def how_long(seconds: float, to_do: "Sequence[Planned]") -> str:
+    """The time of what is to do, what else the machine is at, and of what in it nothing is known."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    beside = f", and longer beside what else runs now (load {load:.0f} on {cores} cores)" if load > cores else ""
+    unknown = [planned.step.name for planned in to_do if planned.estimate.seconds is None]
+    names = ", ".join(dict.fromkeys(unknown))
+    more = f"; of {len(unknown)} of these nothing is known yet ({names})" if unknown else ""
+    return f"about {duration(seconds)}{beside}{more}"
+
+
 def _totals(found: "Plan") -> list[str]:
-    seconds, unknown = found.seconds
-    lines = [f"{len(found.to_do)} of {len(found.steps)} stages to do, about {duration(seconds)}"]
-    if unknown:
-        lines[0] += f", and {len(unknown)} of which nothing is known yet (a judge may be slow)"
+    lines = [f"{len(found.to_do)} of {len(found.steps)} stages to do, {how_long(found.seconds[0], found.to_do)}"]
     peak = max((step.estimate.memory_mb or 0 for step in found.to_do), default=0)
     tokens = sum(step.estimate.tokens or 0 for step in found.to_do)
     if peak:
         lines.append(f"peak memory: about {size(peak * 2**20)}; tokens trained on or sampled: {count(tokens)}")
     if found.is_rough:
         lines.append(
-            "nothing like some of it has run here yet: for that a few rows were timed just now, which is rough; "
-            "a machine at other work is slower"
+            "nothing like some of it has run here yet: for that a few rows were timed just now, which is rough"
         )
     if found.judging:
         lines.append(f"judge: {found.judging}; verdicts on disk are not paid for again")

@@ -29,7 +29,7 @@ def collect(
     columns: Columns = None,
     benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="Where model or prompts come from.")] = "quick",
     k: Annotated[int, typer.Option("-k", help="Candidates per prompt, 2 or more.")] = 4,
-    temperature: Annotated[str, typer.Option(help="Temperatures, separated by commas, used in turn.")] = "1.0",
+    temperature: Annotated[str, typer.Option(help="Temperatures above 0, by comma, used in turn.")] = "1.0",
     top_p: Annotated[float, typer.Option(help="Nucleus sampling: above 0 up to 1; 1 samples purely.")] = 1.0,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Longest response in tokens; by default the benchmark's, else 256.", min=1)
@@ -41,7 +41,7 @@ def collect(
         str | None, typer.Option(help="Reward of --rule best_random and --margin: folder of a reward model.")
     ] = None,
     reward: Annotated[str | None, typer.Option(help="The same as a function, package.module:function.")] = None,
-    margin: Annotated[float, typer.Option(help="Leave out pairs whose rewards differ by less; 0 keeps all.")] = 0.0,
+    margin: Annotated[float, typer.Option(help="Least difference of a pair's rewards, from 0 on; 0 keeps all.")] = 0.0,
     stop: Annotated[
         str, typer.Option(help="End of a response: eos (the model's own), or sentence (the first one's, if before).")
     ] = "eos",
@@ -144,7 +144,7 @@ def collect(
         about,
         open_reward if scorer or reward else None,
     )
-    print(", ".join(f"{what}: {number}" for what, number in counts.items()))
+    print(", ".join(f"{what}: {number}" for what, number in counts.items() if number))
     print(f"next: bench label {out}")
 
 

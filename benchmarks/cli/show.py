@@ -61,7 +61,7 @@ def list_(
     Example: bench list dpo
     """
     from ..definition.plugins import available, describe
-    from ..definition.proof import proof_of
+    from ..definition.proof import proof_of, unfinished
     from ..definition.spec import describe_suite, suites
     from ..studies.file import published, read_file
 
@@ -75,16 +75,18 @@ def list_(
         show_method(method, to)
         return
     found = {name: describe(entry) for name, entry in available("methods").items()}
-    heads: tuple[str, ...] = ("method", "needs", "proof", "paper", "what it does")
+    heads: tuple[str, ...] = ("method", "needs", "proof", "unfinished", "paper", "what it does")
     rows: list[tuple[str, ...]] = [
-        (name, ", ".join(d.needs), proof_of(name).word, d.paper, d.line) for name, d in found.items()
+        (name, ", ".join(d.needs), proof_of(name).word, unfinished(name), d.paper, d.line) for name, d in found.items()
     ]
-    if to.width < 120:  # names, needs and proof stay on one line, and words have room
-        heads, rows = heads[:3] + heads[4:], [row[:3] + row[4:] for row in rows]
-    to.print(table(heads, rows, whole=heads[:3]))
+    if wide := to.width >= 120:
+        more = " unfinished: trainings of published runs that diverged or failed, empty where no published run has it."
+    else:  # names, needs and proof stay on one line, and words have room
+        heads, rows = heads[:3] + heads[5:], [row[:3] + row[5:] for row in rows]
+    to.print(table(heads, rows, whole=heads[: 4 if wide else 3]))
     to.print(
-        "proof: a published distance to a known optimum, TRL's own loss and gradient, or tests of our own alone. "
-        "`bench list METHOD` has settings and details.\n"
+        "proof: a published distance to a known optimum, TRL's own loss and gradient, or tests of our own alone."
+        f"{more if wide else ''} `bench list METHOD` has settings and details.\n"
     )
     rows = [(name, describe(entry).line) for name, entry in available("evaluators").items()]
     to.print(table(("evaluator", "what it yields"), rows))
@@ -99,7 +101,7 @@ def show_method(name: str, to: "Console") -> None:
     from inspect import cleandoc
 
     from ..definition.plugins import available, check_methods, describe, load
-    from ..definition.proof import proof_of, seeds_of
+    from ..definition.proof import proof_of, seed_lines
     from ..definition.schema import settings_schema
 
     check_methods([name])
@@ -108,7 +110,7 @@ def show_method(name: str, to: "Console") -> None:
     if found.paper:
         to.print(f"Paper: {found.paper}")
     to.print(f"Needs: {', '.join(found.needs) or 'nothing but the SFT checkpoint'}")
-    for line in (*proof_of(name).lines(), *seeds_of(name)):
+    for line in (*proof_of(name).lines(), *seed_lines(name)):
         to.print(line)
     tuned = getattr(cls, "space", {})
     fields = settings_schema("methods", name)[0]["properties"]
@@ -263,6 +265,7 @@ def print_figures(run: Any, summary: Mapping[str, Any]) -> None:
     if summary["methods"]:
         frame = figures(summary)
         columns = [c for c in map(str, frame) if c.startswith("win_rate.") or c in IN_TERMINAL]
+        say(to, "Means with 95% intervals; seconds: those of a training")
         for part in narrower("", frame[columns], to.width):
             to.print(part)
     for line in policies(run):

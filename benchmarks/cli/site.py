@@ -1,4 +1,4 @@
-"""`bench site`: a static site of many runs and studies."""
+"""`bench site`: a static site of runs, studies and tunings."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,11 +11,12 @@ from .show import reads_runs
 @reads_runs
 def site(
     sources: Annotated[
-        list[Path], typer.Argument(help="Folders of runs and studies, or that hold some; files of published ones.")
+        list[Path],
+        typer.Argument(help="Folders of runs, studies and tunings, or above them; files of published ones."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("site"),
 ) -> None:
-    """Write a static site of runs and studies: tables that filter, each number with its report and contract.
+    """Write a static site of runs, studies and tunings: tables that filter, each number with its report and contract.
 
     Example: bench site results/runs results/studies --out site
     """

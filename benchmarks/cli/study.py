@@ -11,7 +11,8 @@ from ...errors import InputError, one_of
 from ...runtime import launch, processes
 from ...runtime.quiet import quiet
 from .live import watching
-from .terminal import console, duration, table
+from .plan import how_long
+from .terminal import console, table
 from .training import (
     CellCpus,
     CellGpus,
@@ -142,9 +143,7 @@ def carry_out(found: "Study", base: "Request", dry_run: bool, as_json: bool) -> 
 
 
 def _cost(planned: Any) -> str:
-    seconds, unknown = planned.seconds
-    text = f"{len(planned.to_do)} different stages to do, about {duration(seconds)}"
-    return f"{text}, and {unknown} of which nothing is known yet" if unknown else text
+    return f"{len(planned.to_do)} different stages to do, {how_long(planned.seconds[0], planned.to_do)}"
 
 
 def _as_json(found: "Study", planned: Any) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import typer
 
 from ...errors import one_of
 from .live import watching
+from .plan import how_long
 from .show import complete_benchmark, complete_methods, print_summary
-from .terminal import console, duration, table
+from .terminal import console, table
 from .training import (
     AtOnce,
     CellCpus,
@@ -48,7 +49,7 @@ def tune(
             "--benchmark", "-b", help="A shipped benchmark or a YAML file.", autocompletion=complete_benchmark
         ),
     ] = "quick",
-    trials: Annotated[int, typer.Option(help="Trials of each method.")] = 12,
+    trials: Annotated[int, typer.Option(help="Trials of each method, 2 or more.")] = 12,
     tune_flops: Annotated[
         float | None, typer.Option(help="Training FLOPs of each method's trials, in place of their number.", min=0)
     ] = None,
@@ -193,11 +194,11 @@ def plan_lines(tuning: "Tuning") -> list[str]:
             f"are good early are bad late, so fewer trials at the full budget are the safer way to spend as much"
         )
     own = {space.row.label: space.shared for space in tuning.spaces}
-    both = [plan(tuning.trial_request(tuning.first(), tuning.budgets[0])), plan(tuning.winners_request(own, None))]
+    trials, winners = tuning.trial_request(tuning.first(), tuning.budgets[0]), tuning.winners_request(own, None)
+    both = [plan(trials), plan(winners, further=True)]
     for name, found in zip(("trials", "winners"), both, strict=True):
-        seconds, unknown = found.seconds
-        more = f", and {len(unknown)} stages of which nothing is known yet" if unknown else ""
-        lines.append(f"{name}: {len(found.to_do)} of {len(found.steps)} stages to do, about {duration(seconds)}{more}")
+        long = how_long(found.seconds[0], found.to_do)
+        lines.append(f"{name}: {len(found.to_do)} of {len(found.steps)} stages to do, {long}")
         lines += [f"judge: {found.judging}; verdicts on disk are not paid for again"] if found.judging else []
     return lines
 

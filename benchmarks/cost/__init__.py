@@ -1,1 +1,1 @@
-"""The cost of a training step, counted without data."""
+"""The cost of what a run does: counted without data, reckoned from counts, or timed on a few rows."""

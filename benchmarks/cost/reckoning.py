@@ -7,6 +7,8 @@ from ...errors import InputError, nearest
 from ...methods.dpo import DPO
 from ...methods.orpo import ORPO
 from ...methods.ppo import PPO
+from ...models.four_bits import RESTORED
+from ...models.model_files import remote_code_allowed
 from ...models.network import packed_tokens
 from ...models.tuning import Tuning
 from ...runtime.device import constants
@@ -85,14 +87,13 @@ def reckon(
 ) -> list[Reckoned]:
     """SFT, a reward model, DPO, ORPO and PPO; price: dollars an hour and GPU.
 
-    On several GPUs full fine-tuning divides trained weights, gradients and moments (FSDP2, see `StepCost.on_each`);
-    adapters and frozen models are whole in each. The time that GPUs wait for one another is left out. Passes are as
-    large as a network makes them: larger ones than `packed_tokens` gain nothing.
+    On several GPUs weights are divided (FSDP2, see `StepCost.on_each`). What they send each other takes no time here.
+    Passes are as large as a network makes them: larger ones than `packed_tokens` gain nothing.
     """
     weights = weights_of(config)
     tokens = min(tuning.micro_tokens, packed_tokens(weights, "cuda"))
     steps = {name: Step(kind, tokens, amounts.prompt, amounts.reply, method) for name, (kind, method) in KINDS.items()}
-    sampling = _rollout(weights, amounts, gpu)
+    sampling = _rollout(weights, RESTORED if tuning.base_bits else 2, amounts, gpu)
     return [
         _reckon(config, tuning, step, amounts, gpu, gpus, price, name, sampling if name == "PPO" else 0.0)
         for name, step in steps.items()
@@ -111,12 +112,11 @@ def _reckon(
     sampling: float,
 ) -> Reckoned:
     """sampling: seconds of one GPU that go into what is learnt from."""
-    divided = gpus if not tuning.lora_rank else 1
     room = constants("cuda").training_share * gpu.memory * GIB
     found: list[tuple[bool, StepCost, float]] = []
     for again in (False, True):
         cost = step_cost(config, replace(tuning, gradient_checkpointing=again), step)
-        found.append((again, cost, cost.on_each(divided, step.kind)))
+        found.append((again, cost, cost.on_each(gpus, step.kind)))
         if found[-1][2] <= room:
             break
     again, cost, memory = found[-1]
@@ -127,17 +127,25 @@ def _reckon(
     return Reckoned(name, memory, memory <= room, again, hours, dollars)
 
 
-def _rollout(weights: int, amounts: Amounts, gpu: GPU) -> float:
-    """Seconds of one GPU to sample each response, and to read it by reference, reward model and critic."""
-    sampled = amounts.examples * amounts.reply / ROWS * 2 * weights / gpu.bandwidth  # bf16 weights, once a token
+def _rollout(weights: int, moved: float, amounts: Amounts, gpu: GPU) -> float:
+    """Seconds of one GPU to sample each response, and to read it by reference, reward model and critic.
+
+    moved: bytes a weight for one token of all rows.
+    """
+    sampled = amounts.examples * amounts.reply / ROWS * moved * weights / gpu.bandwidth
     read = 3 * 2 * weights * amounts.examples * (amounts.prompt + amounts.reply) / (UTILIZATION * gpu.flops)
     return sampled + read
 
 
-def weights_of(config: Any) -> int:
-    """Weights of a model of this configuration."""
+def without_numbers(config: Any) -> Any:
+    """A model of this configuration on tensors without data."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code_allowed())
+
+
+def weights_of(config: Any) -> int:
+    """Weights of a model of this configuration."""
+    return sum(p.numel() for p in without_numbers(config).parameters())

@@ -7,8 +7,9 @@ are cast as autocast casts them.
 """
 
 import copy
+import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,14 +25,16 @@ from torch.utils.flop_counter import flop_registry
 
 from ...methods import losses
 from ...methods.pairwise import PairLogps, PairwiseMethod
+from ...models.four_bits import BLOCK, BYTES, FourBits
 from ...models.gradient_checkpointing import Again
 from ...models.layout import Layout, numbered
 from ...models.layout import lay_out as place
-from ...models.lora import Host, round_products
+from ...models.lora import Host, base_layers, check_no_experts, round_products, rounded_weights
 from ...models.network import Kind, Network
 from ...models.policy import Policy, TokenValues
 from ...models.tuning import Tuning
 from ...results.records import Ids
+from ...runtime.sharding import decoder_layers
 from ...training.reward_model import reward_model
 
 GIB = 2**30
@@ -61,18 +64,26 @@ class StepCost:
     tokens: int
     flop: int
     launches: int
+    divided: int = 0
+    """Of what is trained, what FSDP2 divides among processes: all, but adapters."""
+    frozen: int = 0
+    """The frozen models' layers, which it divides too."""
+    gathered: int = 0
+    """What it brings together in a pass with gradients: weights of two layers, the one at work and the next; of what is
+    trained also a layer's gradient, and weights and gradient of what lies outside the layers."""
+    whole: int = 0
+    """The divided weights in the numbers of passes without gradients, for which they are whole in each process."""
 
     def on_each(self, devices: int, kind: StepKind) -> float:
-        """Bytes on each of some devices at most, where FSDP2 divides the trained weights and what belongs to them.
+        """Bytes on each of some devices at most, where FSDP2 divides weights; see `runtime/sharding.py`. Reckoned.
 
-        Reckoned. A method's passes without gradients, that draw, score or look, go through whole weights of what it
-        trains; those of one layer that a pass with gradients brings together are left out.
+        A method's passes without gradients, that draw, score or look, go through whole weights of what it trains.
         """
         if devices == 1:
             return self.peak
-        undivided = self.trained * (1 - 1 / devices)
-        whole = 0 if kind in ("sft", "reward_model") else self.trained * VALUE / TRAINED
-        return max(self.peak, self.resident + whole) - undivided
+        elsewhere = (self.divided + self.frozen) * (1 - 1 / devices)
+        whole = 0 if kind in ("sft", "reward_model") else self.whole
+        return max(self.peak + self.gathered, self.resident + whole) - elsewhere
 
 
 class Live(TorchDispatchMode):
@@ -210,6 +221,8 @@ def build(
                 model.score = nn.Linear(config.get_text_config().hidden_size, 1, bias=False)
             if tuning.precision == "bf16" and (tuning.lora_rank or not trainable):
                 round_products(model)
+            if tuning.base_bits:
+                _to_four_bits(model, torch.bfloat16 if tuning.precision == "bf16" else torch.float32)
             if tuning.lora_rank:
                 host = Host(Path(), model.eval())
         adapter = host.add(tuning) if host else None
@@ -218,6 +231,30 @@ def build(
     if not trainable and not host:
         model.requires_grad_(False)
     return network
+
+
+class _FourBits(FourBits):
+    """A layer in 4 bits of the device meta; its scales lie with the weights."""
+
+    def __init__(self, layer: nn.Linear, numbers: torch.dtype):
+        shape = (layer.out_features, layer.in_features)
+        packed = torch.empty(math.ceil(BYTES * layer.weight.numel()), dtype=torch.uint8, device="meta")
+        super().__init__(packed, shape, layer.bias, numbers)
+
+    def restored(self) -> Tensor:
+        """As bitsandbytes does it, in three kernels: scales to fp32, their offset added, the weight by them."""
+        blocks = self.out_features * self.in_features // BLOCK
+        scales = torch.empty(blocks, dtype=torch.uint8, device="meta").float() + 1.0
+        weight = torch.zeros(self.out_features, self.in_features, dtype=self.numbers, device="meta")
+        del scales
+        return weight
+
+
+def _to_four_bits(model: Any, numbers: torch.dtype) -> None:
+    """What `load_model` does to a base; numbers: of the products."""
+    check_no_experts(model.config, "base_bits")
+    for path in base_layers(model):
+        model.set_submodule(path, _FourBits(model.get_submodule(path), numbers))
 
 
 @dataclass(frozen=True)
@@ -297,8 +334,58 @@ def _counted(config: Any, tuning: Tuning, step: Step) -> StepCost:
             network.kernels = kernels
             _loss(network, layout, step).backward()
         del moments
-    trained_bytes = sum(TRAINED * p.numel() for network in trained for p in network.parameters)
-    return StepCost(trained_bytes, resident, live.peak, len(layout.ids), live.flop, live.launches)
+    parts = [_Parts.of(network) for network in trained]
+    models = {id(network.model): network for network in held}.values()
+    return StepCost(
+        trained=sum(TRAINED * p.numel() for network in trained for p in network.parameters),
+        resident=resident,
+        peak=live.peak,
+        divided=sum(each.divided for each in parts),
+        frozen=sum(_frozen(network) for network in models),
+        gathered=max(each.gathered for each in parts),
+        whole=sum(each.whole for each in parts),
+        tokens=len(layout.ids),
+        flop=live.flop,
+        launches=live.launches,
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Bytes of a network that is trained, as in `StepCost`."""
+
+    divided: int
+    gathered: int
+    whole: int
+
+    @classmethod
+    def of(cls, network: Network) -> "_Parts":
+        layer = [
+            p for p in decoder_layers(network.model)[0].parameters() if network._host is None or not p.requires_grad
+        ]
+        if network._host:
+            return cls(0, 2 * _bytes(layer), 0)
+        rounded = {id(p) for p in rounded_weights(network.model)} if network.tuning.precision == "bf16" else set()
+
+        def in_passes(weights: Iterable[Tensor]) -> int:
+            return sum(p.numel() * (2 if id(p) in rounded else VALUE) for p in weights)
+
+        in_layers = {id(p) for each in decoder_layers(network.model) for p in each.parameters()}
+        outside = [p for p in network.parameters if id(p) not in in_layers]
+        return cls(
+            divided=sum(TRAINED * p.numel() for p in network.parameters),
+            gathered=2 * in_passes(layer) + _bytes(layer) + 2 * _bytes(outside),
+            whole=in_passes(network.parameters),
+        )
+
+
+def _frozen(network: Network) -> int:
+    """Bytes of a model's layers that are not trained."""
+    return sum(_bytes(p for p in layer.parameters() if not p.requires_grad) for layer in decoder_layers(network.model))
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _loss(network: Network, layout: Layout, step: Step) -> Tensor:

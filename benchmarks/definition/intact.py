@@ -6,7 +6,8 @@ one of them replaced would change the others' numbers under the same keys.
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -21,16 +22,22 @@ def refused(what: str, module: str) -> Iterator[None]:
     """InputError where what happens within leaves something else behind than it found; all of it is put back.
 
     module: the plugin's own. What is imported within for the first time has no earlier state: there only functions of
-    the plugin's own package are found, and not put back.
+    the plugin's own package are found, and not put back. Found too is what stands in for something that a library
+    imports when it is asked for.
     """
     changed: list[str] = []
-    with put_back(changed):
+    with put_back(changed) as functions:
         before = set(sys.modules)
         yield
-        for place, value in _functions():
+        for place, value in list(_functions()):
             of = (getattr(value, "__module__", None) or "").partition(".")[0]
-            if place[0] not in before and of == module.partition(".")[0]:
-                changed.append(".".join(part for part in place if part))
+            if place in functions or of != module.partition(".")[0]:
+                continue
+            if place[0] not in before:
+                changed.append(_name(place))
+            elif not place[1] and _stands_in(place):
+                changed.append(_name(place))
+                delattr(_owner(place), place[2])
     if changed:
         raise InputError(
             f"{what} changes {changed[0]}, on which the numbers of every row depend; change it in `train`, which has a "
@@ -39,21 +46,25 @@ def refused(what: str, module: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def put_back(changed: list[str] | None = None) -> Iterator[None]:
-    """Put back what happens within changes; changed: takes the names of it."""
+def put_back(changed: list[str] | None = None) -> Iterator[Mapping[Place, Any]]:
+    """Put back what happens within changes, and yield the functions there were; changed: takes the names of it."""
     switches, functions = _switches(), dict(_functions())
     found = changed if changed is not None else []
     try:
-        yield
+        yield functions
     finally:
         for name, value in _switches().items():
             if value != switches[name]:
                 found.append(name)
                 _turn(name, switches[name])
-        for place, value in _functions():
-            if place in functions and functions[place] is not value:
-                found.append(".".join(part for part in place if part))
-                _set(place, functions[place])
+        for place, value in list(_functions()):
+            if place in functions:
+                if functions[place] is not value:
+                    found.append(_name(place))
+                    _set(place, functions[place])
+            elif place[1] and functions.get((place[0], "", place[1])) is _owner(place) and _stands_in(place):
+                found.append(_name(place))  # for what the class inherits
+                delattr(_owner(place), place[2])
 
 
 def _switches() -> dict[str, Any]:
@@ -81,6 +92,13 @@ def _of_torch() -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
             torch.get_float32_matmul_precision,
             torch.set_float32_matmul_precision,
         ),
+        **{
+            f"torch's autocast on {device}": (
+                partial(torch.is_autocast_enabled, device),
+                partial(torch.set_autocast_enabled, device),
+            )
+            for device in ("cpu", "cuda")
+        },
     }
 
 
@@ -99,7 +117,23 @@ def _functions() -> Iterator[tuple[Place, Any]]:
                         yield (module.__name__, name, inner), member
 
 
+def _name(place: Place) -> str:
+    return ".".join(part for part in place if part)
+
+
+def _owner(place: Place) -> Any:
+    """The class or module that has it."""
+    module, cls, _ = place
+    return getattr(sys.modules[module], cls) if cls else sys.modules[module]
+
+
 def _set(place: Place, value: Any) -> None:
-    module, cls, name = place
-    owner = getattr(sys.modules[module], cls) if cls else sys.modules[module]
-    setattr(owner, name, value)
+    setattr(_owner(place), place[2], value)
+
+
+def _stands_in(place: Place) -> bool:
+    """True if the owner has something of that name without it: inherited, or imported when it is asked for."""
+    owner, name = _owner(place), place[2]
+    if isinstance(owner, type):
+        return any(name in vars(base) for base in owner.__mro__[1:])
+    return name in getattr(owner, "_class_to_module", ())  # of transformers' lazy modules

@@ -103,7 +103,7 @@ def build(group: Group, name: str, settings: Mapping[str, Any], where: Where) ->
         if fields and field not in fields:
             raise InputError(f"{_at(where, [field])}: {name} has no parameter {field!r}; {nearest(field, fields)}")
     if not fields:
-        _check_numbers(settings, [], where, cls)
+        _check_numbers(settings, [], where)
         try:
             inspect.signature(cls).bind(**settings)
         except TypeError as error:
@@ -151,11 +151,12 @@ def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
 
     try:
         made: Any = TypeAdapter(cls).validate_python(settings)
-        _check_numbers(made, [], where, cls)
+        _check_numbers(made, [], where)
         return made
     except ValidationError as error:
         found = error.errors()
-        first = found[0]
+        # a mistyped key is told before what is missing for it
+        first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
         location = [str(part) for part in first["loc"]]
         branches = [
             re.sub(r"^Input should be |, unable.*", "", each["msg"])
@@ -175,10 +176,10 @@ def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
             fields: Any = getattr(cls, "model_fields", {})
             problem = "give " + fields[location[-1]].description.partition(";")[0].lower()
         given = "" if first["type"].startswith("missing") else f", not {first['input']!r}"
-        raise InputError(f"{where}: {place}: {problem}{given}{_paper(cls)}") from None
+        raise InputError(f"{where}: {place}: {problem}{given}") from None
 
 
-def _check_numbers(value: Any, location: list[str], where: Where, cls: type) -> None:
+def _check_numbers(value: Any, location: list[str], where: Where) -> None:
     """InputError for a number that is not finite, or that no machine can count with, at any depth of the fields."""
     if dataclasses.is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -186,26 +187,18 @@ def _check_numbers(value: Any, location: list[str], where: Where, cls: type) -> 
         value = {name: getattr(value, name) for name in type(value).model_fields}
     if isinstance(value, Mapping):
         for name, part in value.items():
-            _check_numbers(part, [*location, str(name)], where, cls)
+            _check_numbers(part, [*location, str(name)], where)
     elif isinstance(value, list | tuple):
         for part in value:
-            _check_numbers(part, location, where, cls)
+            _check_numbers(part, location, where)
     elif isinstance(value, float) and not math.isfinite(value) or isinstance(value, int) and abs(value) >= 2**63:
         shown = f"{value}" if isinstance(value, float) else "one of so many digits"
         place = ".".join(location)
-        raise InputError(
-            f"{_at(where, location)}: {place}: the number should be finite and below 2^63, not {shown}{_paper(cls)}"
-        )
+        raise InputError(f"{_at(where, location)}: {place}: the number should be finite and below 2^63, not {shown}")
 
 
 def _at(where: Where, location: Sequence[str]) -> str:
     return where if isinstance(where, str) else where(location)
-
-
-def _paper(cls: type) -> str:
-    """The paper to read about a plugin's settings, if its docstring or that of its module names one."""
-    found = PAPER.search(f"{cls.__doc__ or ''} {sys.modules[cls.__module__].__doc__ or ''}")
-    return f"; see {found[0]}" if found else ""
 
 
 def _names_at(cls: Any, location: list[str]) -> list[str]:

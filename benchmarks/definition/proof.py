@@ -3,12 +3,15 @@
 Everything is read from results/published/, so that no list of it stands anywhere else.
 """
 
+import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ...results.progress import CELL
 from .plugins import available, inherited, is_ours
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published"
@@ -70,15 +73,53 @@ def proof_of(name: str) -> Proof:
     return Proof(optimum, parity, IS_TRL if is_trl else OWN)
 
 
-def seeds_of(name: str) -> list[str]:
-    """How many seeds of a method finished in each published run of several: one that diverged has no cell."""
-    said = []
-    for path in sorted(PUBLISHED.glob("*.json")):
-        found = _read(path.name)
-        rows = found.get("methods") if isinstance(found.get("methods"), dict) else None
-        if rows and name in rows and "sft" in rows and (asked := rows["sft"]["seeds"]) > 1:
-            said.append(f"{found['benchmark']}: {rows[name]['seeds']} of {asked} seeds finished ({path.stem})")
-    return said
+@dataclass(frozen=True)
+class Seeds:
+    """Trainings of a method in one published run or study."""
+
+    asked: int
+    finished: int
+    where: str
+    """The benchmark, and the published file's name."""
+
+
+def seeds_of(name: str) -> list[Seeds]:
+    """How many seeds of a method were trained in each published outcome, and how many came to an end.
+
+    One that diverged did not: a run has no cell of it, a study's runs say its name among their failures.
+    """
+    found = []
+    for file in sorted((*PUBLISHED.glob("*.json"), *PUBLISHED.glob("studies/*.json"))):
+        asked, finished, outcome = 0, 0, _read(str(file.relative_to(PUBLISHED)))
+        if file.parent == PUBLISHED and isinstance(rows := outcome.get("methods"), dict) and "sft" in rows:
+            for row in rows_of(name, rows):
+                asked += rows["sft"]["seeds"]
+                finished += rows[row]["seeds"]
+        elif file.parent != PUBLISHED:
+            for run, row in itertools.product(outcome["runs"], rows_of(name, outcome["methods"])):
+                asked += outcome["seeds"]
+                finished += outcome["seeds"] - sum(label.startswith(f"{row}{CELL}") for label in run["failures"])
+        if asked:
+            found.append(Seeds(asked, finished, f"{outcome['benchmark']}, {file.stem}"))
+    return found
+
+
+def rows_of(name: str, rows: Iterable[str]) -> list[str]:
+    """Those rows that are a method's, with whatever settings."""
+    return [row for row in rows if row.partition(":")[0] == name]
+
+
+def unfinished(name: str) -> str:
+    """For a table: how many of a method's published trainings came to no end; empty where none was published."""
+    found = seeds_of(name)
+    asked = sum(seeds.asked for seeds in found)
+    return f"{asked - sum(seeds.finished for seeds in found)} of {asked}" if asked else ""
+
+
+def seed_lines(name: str) -> list[str]:
+    """For the page of the method."""
+    said = [f"{seeds.finished} of {seeds.asked} trainings finished ({seeds.where})." for seeds in seeds_of(name)]
+    return said or ["How many of its seeds finish is not known: no published run has it."]
 
 
 @lru_cache

@@ -151,6 +151,9 @@ class TuningSpec(Part):
     """Rank of the LoRA adapters; 0 trains every weight."""
     lora_alpha: float = Field(default=32.0, gt=0)
     """LoRA's scale: the update is multiplied by alpha / rank."""
+    base_bits: Literal[4] | None = None
+    """Bits a weight of the frozen base under LoRA, for SFT, every method, the reference and reward models alike: 4 is
+    NF4 (QLoRA; pip install 'alignment-bench[qlora]'); null is what `precision` says."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 where the device has units for it, else fp32."""
     micro_tokens: int = Field(default=MICRO_TOKENS, gt=0)

@@ -8,15 +8,19 @@ from ...errors import InputError
 
 LONGEST = 2**20  # characters of a file
 DEEPEST = 30  # mappings and lists within each other
+LONGEST_NUMBER = 1000  # characters
 MOST_NODES = 20_000  # names and values, every alias counted as what it stands for
 
 
 class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        kind = node.tag.rpartition(":")[2]
+        if kind in ("int", "float") and len(node.value) > LONGEST_NUMBER:  # in YAML's base 60 one of 1 MiB takes hours
+            raise _Wrong(f"a number of {len(node.value):,} characters", node.start_mark)
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError):  # a date in no calendar, say
-            raise _Wrong(f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}", node.start_mark) from None
+            raise _Wrong(f"{str(node.value)[:40]!r} is no {kind}", node.start_mark) from None
 
 
 class _Wrong(yaml.MarkedYAMLError):

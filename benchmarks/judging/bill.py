@@ -26,18 +26,33 @@ def most(judge: Judge, rows: int, seeds: int, prompts: int, question_tokens: int
     endpoints = sum(model.startswith(OPENAI) for model in judge.models)
     if not endpoints:
         return None
-    judged = min(prompts, judge.limit or prompts)
-    again = min(judge.repeats, judged)
-    if is_pointwise(read_template(judge.prompt)):  # each response once, whatever it is compared with
-        each, direct = (rows + 1) * judged + rows * again, 0
-    else:
-        each = rows * (2 * judged * (1 + len(judge.facets)) + again)
-        direct = endpoints * seeds * 2 * math.comb(rows, 2) * min(judged, judge.direct)
+    each = rows * asked_of_a_row(judge, prompts) + asked_of_sft(judge, prompts)
+    direct = endpoints * seeds * math.comb(rows, 2) * asked_of_two_rows(judge, prompts)
     questions = endpoints * seeds * each + direct
     tokens = questions * (question_tokens + OVERHEAD)
     answers = questions * judge.longest_answer
     pairs = f" ({direct:,} of them on rows against each other, see --judge-pairs)" if direct else ""
     return f"at most {questions:,} questions{pairs}, {tokens:,} tokens in{_dollars(judge, tokens, answers, 'at most')}"
+
+
+def asked_of_a_row(judge: Judge, prompts: int) -> int:
+    """Questions to each model about a row's responses to so many prompts."""
+    judged = min(prompts, judge.limit or prompts)
+    again = min(judge.repeats, judged)
+    if is_pointwise(read_template(judge.prompt)):  # each response once, whatever it is compared with
+        return judged + again
+    return 2 * judged * (1 + len(judge.facets)) + again
+
+
+def asked_of_sft(judge: Judge, prompts: int) -> int:
+    """Questions to each model about SFT's responses alone: for points, and none where they meet themselves."""
+    return min(prompts, judge.limit or prompts) if is_pointwise(read_template(judge.prompt)) else 0
+
+
+def asked_of_two_rows(judge: Judge, prompts: int) -> int:
+    """Questions to each model about two rows beside each other; of points there are none."""
+    judged = min(prompts, judge.limit or prompts)
+    return 0 if is_pointwise(read_template(judge.prompt)) else 2 * min(judged, judge.direct)
 
 
 def bill(judge: Judge, usage: Usage) -> str:

@@ -23,8 +23,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from ...errors import InputError
 from ...evaluators.judge_local import LocalAsker
-from ...models.checkpoint import Checkpoint, merge_adapter, open_network
+from ...models.checkpoint import Checkpoint, open_network
 from ...models.lora import backbone_of
+from ...models.merging import save_merged
 from ...models.policy import Policy
 from ...models.reward_model import RewardModel
 from ...models.sampling import sample
@@ -134,7 +135,9 @@ def lora(tried: Tried) -> Found:
         ours.sum().sum().backward()
         assert all(p.grad is not None and p.grad.any() for p in policy.network.parameters), "code passes an adapter by"
         assert apart(tried.plain, SEQUENCES, ours.rows()) > 100 * TOLERANCE
-        whole = merge_adapter(policy.network)
+        with tempfile.TemporaryDirectory() as folder:
+            save_merged(policy.network, Path(folder))
+            whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         layers = backbone_of(whole)
         embedded = {id(m.weight) for m in layers.modules() if isinstance(m, torch.nn.Embedding)}
         weights = {name: p for name, p in layers.named_parameters() if p.ndim > 1 and id(p) not in embedded}

@@ -1,7 +1,7 @@
 """The policies that methods aim at, by the name that a class gives as `goal`: `bench check` requires the distance.
 
 Each optimum is a table of log-probs [prompts, responses] over all responses of the known-optimum world, derived from
-the papers' objectives and from nothing that a method computes, but for `least_loss`.
+the papers' objectives and from nothing that a method computes, but for `least_loss` and `orpo_by_batch`.
 """
 
 import itertools
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import InputError, nearest
+from ...methods import losses
 from ...methods.pairwise import PairLogps
 from ...models.policy import TokenValues
 from .optimum import LETTERS, OptimumWorld
@@ -152,7 +153,12 @@ def least_loss(world: OptimumWorld, fields: Fields) -> Tensor:
 
     So it is the training that is required, and not the loss.
     """
-    method, reference = fields.method, world.reference_logps
+    return least(world, fields.method, fields.method.loss)
+
+
+def least(world: OptimumWorld, method: Any, of: Callable[[PairLogps], Tensor]) -> Tensor:
+    """The table with the least mean over all pairs and labels of losses `of`; method: says what they need."""
+    reference = world.reference_logps
     first, second = (
         torch.tensor(part) for part in zip(*itertools.permutations(range(len(world.texts)), 2), strict=True)
     )
@@ -162,16 +168,36 @@ def least_loss(world: OptimumWorld, fields: Fields) -> Tensor:
         for p, values in enumerate(_tokens(world, table)):
             sides = [TokenValues(values[side], world.lengths[side, None] > torch.arange(2)) for side in (first, second)]
             given = [reference[p, side] if method.needs_reference else None for side in (first, second)]
-            read = (
-                len(world.prompts[p].ids) - 1
-            )  # tokens of the prompt that may be learnt: none of them can change here
+            read = learnt_of_prompt(world)  # none of these can change here
             prompt = TokenValues(torch.zeros(len(first), read), torch.ones(len(first), read, dtype=torch.bool))
             logps = PairLogps(sides[0], sides[1], given[0], given[1], prompt if method.needs_prompt else None)
-            parts.append((world.wins[p, first, second] * method.loss(logps)).mean())
+            parts.append((world.wins[p, first, second] * of(logps)).mean())
         return torch.stack(parts).mean()
 
     start = torch.zeros(len(world.prompts), 1 + len(LETTERS), 1 + len(LETTERS), dtype=torch.float64)
     return _tokens(world, minimum(loss, start)).sum(2)
+
+
+def learnt_of_prompt(world: OptimumWorld) -> int:
+    """Tokens of a prompt that have a log-prob: all but the first, equally many in every prompt of this world."""
+    (count,) = {len(prompt.ids) - 1 for prompt in world.prompts}
+    return count
+
+
+def orpo_by_batch(world: OptimumWorld, fields: Fields) -> Tensor:
+    """ORPO whose NLL is one mean over all tokens of a batch, as TRL has it, and so over those of all chosen replies.
+
+    Each reply's sum is then divided by the mean length of prompt and chosen reply in place of by its own.
+    """
+    chosen = chosen_replies(world, fields).exp()
+    tokens = learnt_of_prompt(world) + float((chosen * world.lengths).sum(1).mean())
+
+    def loss(logps: PairLogps) -> Tensor:
+        return losses.orpo(
+            logps.chosen.mean(), logps.rejected.mean(), -logps.chosen.sum() / tokens, weight=fields("weight")
+        )
+
+    return least(world, fields.method, loss)
 
 
 def _tokens(world: OptimumWorld, table: Tensor) -> Tensor:
@@ -274,6 +300,10 @@ GOALS: dict[str, Goal] = {
     "length_normalized": Goal("log-ratios a token that differ as the rewards over beta do", length_normalized),
     "least_loss": Goal(
         "the least of its own loss over all tables of probabilities, so the loss is not checked", least_loss
+    ),
+    "orpo_by_batch": Goal(
+        "the least of ORPO's loss over all tables of probabilities, its NLL a mean over all tokens of a batch",
+        orpo_by_batch,
     ),
     "forward_kl": Goal("the reward against a KL from the reference, token by token", forward_kl),
     "chosen_replies": Goal("the distribution of the chosen replies", chosen_replies),

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ...errors import InputError, TrainingError
 from ...results.integrity import write_json
 from ..definition.plugins import available, is_ours
 from ..definition.proof import OPTIMUM, PUBLISHED
@@ -33,7 +34,11 @@ def main() -> None:
             rows = read(path)
             if has(rows.get(name), seed, settings_of(name)):
                 continue
-            found = check(name, seed=seed, shares=(1,), conformance=seed == 0)
+            try:
+                found = check(name, seed=seed, shares=(1,), conformance=seed == 0)
+            except (InputError, TrainingError) as error:  # of TRL's, say, where that is not installed
+                print(name, seed, error, flush=True)
+                continue
             rows[name] = joined(rows.get(name), found)
             write_json(path, rows)
             path.with_suffix(".md").write_text(page(rows), encoding="utf-8")
@@ -86,6 +91,8 @@ def page(rows: dict[str, Any]) -> str:
     for name, row in sorted(rows.items(), key=lambda item: (item[1]["required"] is None, item[0])):
         kls = [seed["kl_to_optimum"] for seed in row["seeds"]]
         wanted = f"at most {row['required']}" if row["required"] else "reported"
+        if row["required"] and max(kls) > row["required"]:
+            wanted += ", missed"
         promises = f"{row['promises_kept']} of {row['promises']}" if "promises" in row else "not asked"
         lines.append(
             f"| {name} | {statistics.mean(kls):.4f} | {min(kls):.4f} to {max(kls):.4f} | {len(kls)} "
@@ -94,7 +101,7 @@ def page(rows: dict[str, Any]) -> str:
     lines += [
         "",
         f"- **Wanted**: the method declares a goal whose optimum is known, so it must come within {TARGET} nats of it; "
-        "the rest is noise of the optimization.",
+        "the rest is noise of the optimization. Missed: at least one seed did not.",
         f"- **Reported**: none is known, as the last column says. Such a row is measured from pi_ref exp(r / {BETA}), "
         "which is not what it aims at: that tells how far it ended, not how well it was trained.",
         "- **Began at**: the distance of the reference, where all begin.",

@@ -22,7 +22,8 @@ def sft_gate(stage: Stage) -> dict[str, Any]:
     text = (
         f"SFT held-out loss {sft:.3f} nats a token, base {base:.3f}: lower by {base - sft:.3f} [{low:.3f}, {high:.3f}]"
     )
-    return _gate("sft_loss_drop", base - sft, low, high, 0.0, base - sft > 0, text)
+    passed = base - sft > 0
+    return _gate("sft_loss_drop", base - sft, low, high, 0.0, passed, text + _reached(passed))
 
 
 def no_sft_gate(model: str) -> dict[str, Any]:
@@ -50,8 +51,14 @@ def _accuracy_gate(gate: str, title: str, pairs: Sequence[ScoredPair], threshold
     audit = audit_reward_model(pairs)
     mean, low, high = (audit["accuracy"][part] for part in ("mean", "low", "high"))
     text = f"{title}: held-out accuracy {share_text(audit['accuracy'])}, wanted {threshold:.2f}"
-    text += f"; {length_text(audit)}"
-    return _gate(gate, mean, low, high, threshold, mean >= threshold, text)
+    passed = bool(mean >= threshold)
+    text += f"{_reached(passed)}; {length_text(audit)}"
+    return _gate(gate, mean, low, high, threshold, passed, text)
+
+
+def _reached(passed: bool) -> str:
+    """Behind what was wanted."""
+    return "" if passed else " (not reached)"
 
 
 def check_reward_models_apart(trained: Mapping[str, Stage]) -> None:
@@ -80,7 +87,7 @@ def _gate(name: str, value: float, low: float, high: float, threshold: float, pa
         "high": high,
         "threshold": threshold,
         "passed": bool(passed),
-        "text": text + ("" if passed else " (not reached)"),
+        "text": text,
     }
 
 

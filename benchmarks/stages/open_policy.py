@@ -20,6 +20,7 @@ from ...results.integrity import digest_each, write_json
 from ...results.lazy import chunks
 from ...results.records import Generation, Message, Prompt
 from ...results.store import read_json
+from ...runtime import processes
 from ..context import MODEL_CODE, Workshop
 from ..data.corpus import prompt_id
 
@@ -65,7 +66,11 @@ class PolicyInMemory:
         return self.policy.entropy_kl_logps(self._encode(conversations), None)[0]
 
     def network(self) -> tuple[Any, Any]:
-        network = self.policy.network
+        policy = self.policy
+        if policy.network.is_of_all and policy.source:  # its callers make passes of this process alone
+            with processes.apart():
+                policy = policy.source.open(*policy.source.arguments)
+        network = policy.network
         model = network.activate()
         # its callers get the numbers of our own passes; a proxy, for a model that held itself would stay in memory
         model.forward = network.autocast()(MethodType(type(model).forward, weakref.proxy(model)))

@@ -149,6 +149,14 @@ def given_models(settings: Mapping[str, Any], found: Mapping[str, Checkpoint], d
     return {"model": folders, "device": settings.get("device", device), "cache": Store(root).verdicts}
 
 
+def judge_of(spec: BenchmarkSpec, settings: ScorerSettings, device: str, root: Path) -> Any | None:
+    """The run's judge with the folders of its models, before any reward model is there; None without one."""
+    if not (name := next((name for name, traits in settings.traits.items() if traits.is_judge), None)):
+        return None
+    given = given_models(spec.evaluators[name], settings.models, device, root)
+    return with_given(settings.evaluators[name], spec.evaluators[name], given)
+
+
 def _where(spec: BenchmarkSpec, name: str) -> Where:
     return lambda location: f"{spec.place('evaluators', name, *location)}, evaluators.{name}"
 

@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from ...evaluators.base import OtherTokens, traits_of
+from ...evaluators.judge import member_name
 from ...models.checkpoint import Checkpoint
-from ...results.integrity import code_digest, digest
+from ...results.integrity import code_digest, digest, write_json
 from ...results.records import Generation, Score
-from ...results.store import SCORES, Stage
+from ...results.store import COST, SCORES, Stage
 from ..context import SCORING_CODE, Workshop, class_code, function_code, settings_of
 from ..definition.intact import put_back
 from ..definition.plugins import is_ours
@@ -19,6 +21,8 @@ from .open_policy import Limits, opened
 from .responses import Responses, read_responses
 
 REWARDS = "rewards.json"
+VERSUS = "judge on pairs of rows"  # in the place of an evaluator's name
+QUESTIONS = "questions"  # of a judge, in cost.json
 
 
 def score(
@@ -43,9 +47,10 @@ def score(
     responses, theirs = read(ours), read(baseline)
     traits = traits_of(evaluator)
     if traits.keeps_answers:
-        scores = _scores(evaluator, responses.read(), theirs.read())
-        inputs = {"evaluator": name, "scores": digest([dataclasses.astuple(s) for s in scores])}
-        return shop.store.stage("scores", inputs, lambda out: write_scores(out / SCORES, scores))
+        asked = Asked(evaluator, name)
+        with asked.counted():
+            scores = _scores(evaluator, responses.read(), theirs.read())
+        return asked.stage(shop, ours, scores)
     if not traits.needs_policy:
         return score_responses(shop, name, evaluator, needs, responses, theirs)
 
@@ -78,14 +83,51 @@ def score_versus(
     read: Callable[[Stage], Responses] = read_responses,
 ) -> Stage:
     """A judge's scores of a row's responses against those of other rows, by label; the stage holds scores.parquet."""
-    responses = read(ours)
-    scores = [
-        score
-        for label, other in others.items()
-        for score in judge.score_versus(responses.read(), read(other).read(), label)
-    ]
-    inputs = {"versus": sorted(others), "scores": digest([dataclasses.astuple(s) for s in scores])}
-    return shop.store.stage("scores", inputs, lambda out: write_scores(out / SCORES, scores))
+    responses, asked = read(ours), Asked(judge, VERSUS)
+    with asked.counted():
+        scores = [
+            score
+            for label, other in others.items()
+            for score in judge.score_versus(responses.read(), read(other).read(), label)
+        ]
+    return asked.stage(shop, ours, scores, versus=sorted(others))
+
+
+class Asked:
+    """The asking of an evaluator that keeps its answers: a stage of its scores, with what it took in cost.json."""
+
+    def __init__(self, evaluator: Any, name: str):
+        """name: of the evaluator, or VERSUS."""
+        self.evaluator, self.cost = evaluator, dict[str, float]()
+        self.inputs = {"evaluator": name, "judge": asks_by(evaluator)}
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        before, began = self._questions(), time.monotonic()
+        yield
+        self.cost = {"seconds": round(time.monotonic() - began, 3), QUESTIONS: self._questions() - before}
+
+    def _questions(self) -> int:
+        """Those that this process has asked so far; what was answered before is not asked again."""
+        if not traits_of(self.evaluator).is_judge:
+            return 0
+        return sum(usage.asked for usage in self.evaluator.usage().values())
+
+    def stage(self, shop: Workshop, ours: Stage, scores: list[Score], **more: Any) -> Stage:
+        def build(out: Path) -> None:
+            write_scores(out / SCORES, scores)
+            write_json(out / COST, self.cost)
+
+        scored = digest([dataclasses.astuple(s) for s in scores])
+        return shop.store.stage("scores", {**self.inputs, **more, "responses": ours.content, "scores": scored}, build)
+
+
+def asks_by(evaluator: Any) -> dict[str, Any]:
+    """The settings of a judge that say how long it takes to ask, and which questions; empty of another evaluator."""
+    if not traits_of(evaluator).is_judge:
+        return {}
+    names = [*map(member_name, evaluator.models)]
+    return {"models": names, "prompt": evaluator.prompt, "facets": [*evaluator.facets], "limit": evaluator.limit}
 
 
 def score_responses(
@@ -133,7 +175,7 @@ def _scores(evaluator: Any, *given: Any, **models: Any) -> list[Score]:
         return list(evaluator.score(*given, **models))
 
 
-def _apart(evaluator: Any) -> AbstractContextManager[None]:
+def _apart(evaluator: Any) -> AbstractContextManager[object]:
     """What an evaluator of another package changes of torch is put back, for others train and score in this process."""
     return nullcontext() if is_ours(type(evaluator).__module__) else put_back()
 

@@ -18,12 +18,12 @@ from ..request import Cell
 from . import gates
 from .picked import picked_policy
 from .pipeline import Pipeline, more_reward_models, roles_of
+from .scores import VERSUS
 
 TRAINING, ALONG_TRAINING, RESPONSES, SCORES = "training", "checkpoints along training", "responses", "scores"
 SUPERVISED, SCORER, REFERENCE = "SFT", "{} reward model", "reference log-probs"  # what cells share
 BROUGHT = "training reward on held-out pairs"  # where the benchmark brings it
 CHECKPOINT = "pick of a checkpoint"
-VERSUS = "judge on pairs of rows"
 Key = tuple[str, int | None, str]  # a row's label and a seed (empty and None for what all share), and the step's name
 Made = Mapping[Key, Stage | None]
 

@@ -119,20 +119,21 @@ def drawn_places(count: int, budget: int, seeds: Iterable[int]) -> list[int] | N
 
 def reference(shop: Workshop, sft: Checkpoint, pairs: Sequence[Pair], places: list[int] | None = None) -> Stage:
     """The stage of the pairs' log-probs under the SFT checkpoint, with cost.json; places: of those that are asked for,
-    None for all."""
+    None for all. All processes share the work, those of a training, or the first one and others that wait for work."""
+    are_here = not processes.are_waiting()
     asked = pairs if places is None else LazySequence(len(places), lambda i: pairs[places[i]])
 
     def build(out: Path) -> None:
         policy = Policy.open(sft, shop.tuning, trainable=False)
         ledger = Ledger.of(policy.network, out)
-        chosen, rejected, ledger.scored_tokens = reference_logps(policy, asked)
+        chosen, rejected, ledger.scored_tokens = reference_logps(policy, asked, together=are_here)
         ledger.close()
         save_file({"chosen": chosen, "rejected": rejected}, out / REFERENCE)
 
     inputs = shop.inputs(sft=sft.key, pairs=rows_digest(pairs))
     if places is not None:
         inputs |= {"places": digest(places), "drawn": len(places)}
-    return shop.store.stage("reference", inputs, build)
+    return shop.store.stage("reference", inputs, build, together=are_here)
 
 
 def pair_dataset(

@@ -1,6 +1,8 @@
-"""The outcomes of the shipped studies: results/published/studies/NAME.json, and a page in reports/published/studies.
+"""The outcomes of the shipped studies and of tunings of shipped benchmarks, as JSON with a page each.
 
-`python -m alignment_bench.benchmarks.studies.outcomes FOLDER` takes the outcome of a finished study in;
+results/published/studies/NAME.json and tunings/BENCHMARK.json (with _by_SCORER where another rule than the benchmark's
+picked), pages below reports/published.
+`python -m alignment_bench.benchmarks.studies.outcomes FOLDER` takes the outcome of a finished study or tuning in;
 without a folder it writes all pages anew from the JSON that lies there. The outcomes are the repository's: a wheel has
 the studies and not them.
 """
@@ -14,13 +16,17 @@ from ...analysis.answer import answer, sentences
 from ...errors import InputError, nearest
 from ...reports.render import fill, make_folder
 from ...reports.study import study_page
+from ...reports.tuning import page
 from ...results.integrity import PACKAGE, read_record, write_record, write_text
-from ...results.run_folder import STUDY
+from ...results.run_folder import STUDY, TUNE
+from ..definition.spec import load_spec, suites
 from .code import changed_since
 from .file import published, read_file
 
 RESULTS = PACKAGE / "results" / "published" / "studies"
 PAGES = PACKAGE / "reports" / "published" / "studies"
+TUNINGS = RESULTS.with_name("tunings")
+TUNING_PAGES = PAGES.with_name("tunings")
 DESIGN = "its question"  # among the parts of a study that are others today
 
 
@@ -30,7 +36,9 @@ def outcomes() -> dict[str, Path]:
 
 
 def changed(record: Mapping[str, Any]) -> list[str]:
-    """The parts of a published study that are others today than when it was made: code, and its design."""
+    """The parts of a published study or tuning that are others today than when it was made: code, a study's design."""
+    if "trial_seed" in record:
+        return changed_since(record)
     known, name = published(), record["name"]
     design = read_file(name)[0].design if name in known else None
     now = design.model_dump(mode="json") if design else None
@@ -67,13 +75,31 @@ def _state(record: Mapping[str, Any] | None, since: list[str]) -> str:
 
 
 def publish(folder: Path) -> list[Path]:
-    """Take a finished study's outcome in; the files. InputError for a study that is not shipped, or has no design."""
+    """Take a finished study's or tuning's outcome in; the files. InputError for one that is not of what is shipped."""
+    if (folder / TUNE).exists():
+        record = read_record(folder / TUNE)
+        if record["benchmark"] not in suites() or not record.get("winners"):
+            raise InputError(f"{folder} is no finished tuning of a shipped benchmark; publish one with winners")
+        return _write_tuning(make_folder(TUNINGS) / f"{_name(record)}.json", record)
     record = read_record(folder / STUDY)
     name = record["name"]
     if name not in published() or not record.get("design"):
         raise InputError(f"{folder} is of the study {name}, which is not shipped; {nearest(name, published())}")
     make_folder(RESULTS)
     return _write(RESULTS / f"{name}.json", record)
+
+
+def _name(tuning: Mapping[str, Any]) -> str:
+    """The benchmark's, and where its own rule did not pick, the scorer that did."""
+    rule, name = tuning["contract"]["rule"], tuning["benchmark"]
+    own = load_spec(name).select
+    return name if (rule["by"], rule["at_most_kl"]) == (own.by, own.at_most_kl) else f"{name}_by_{rule['by']}"
+
+
+def _write_tuning(path: Path, record: dict[str, Any]) -> list[Path]:
+    """The outcome and its page."""
+    whole = write_record(path, record)
+    return [path, write_text(make_folder(TUNING_PAGES) / f"{path.stem}.md", fill("tuning.md.j2", page(whole)))]
 
 
 def _write(path: Path, record: dict[str, Any]) -> list[Path]:
@@ -86,6 +112,9 @@ def _write(path: Path, record: dict[str, Any]) -> list[Path]:
 
 if __name__ == "__main__":
     places = [Path(text) for text in sys.argv[1:]]
-    written = [publish(p) for p in places] if places else [_write(p, read_record(p)) for p in outcomes().values()]
+    written = [publish(place) for place in places]
+    if not places:
+        written = [_write(path, read_record(path)) for path in outcomes().values()]
+        written += [_write_tuning(path, read_record(path)) for path in sorted(TUNINGS.glob("*.json"))]
     for path in (path for paths in written for path in paths):
         print(path)

@@ -60,7 +60,8 @@ class Planning:
     def seconds(self) -> tuple[float, int]:
         """The sum of what is known, and of how many stages nothing is."""
         known = [step.estimate.seconds for step in self.to_do]
-        return sum(s for s in known if s is not None), known.count(None)
+        beside = [part.seconds or 0.0 for _, made in self.runs for part in made.beside.values()]
+        return sum(s for s in (*known, *beside) if s is not None), known.count(None)
 
 
 def _same(run: StudyRun, planned: Planned) -> str:
@@ -80,7 +81,7 @@ def plan_study(study: Study, base: Request, *, keep: bool) -> Planning:
         sources = {*DATA, "unpaired", "more_pairs", "training_pairs", "prompts", "evaluation"}
         for run in {digest(run.spec.model_dump(mode="json", include=sources)): run for run in runs}.values():
             harness.Harness(dataclasses.replace(_request(study, run, base), say=lambda line: None))
-    return Planning([(run, plan(_request(study, run, base))) for run in runs])
+    return Planning([(run, plan(_request(study, run, base), further=place > 0)) for place, run in enumerate(runs)])
 
 
 def _request(study: Study, run: StudyRun, base: Request) -> Request:

@@ -5,6 +5,8 @@ store is remembered, so a tuning that was stopped goes on by being asked for aga
 """
 
 import dataclasses
+import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +28,7 @@ from .. import harness
 from ..definition.rows import method_settings
 from ..harness import Outcome
 from ..request import Request
+from .code import code_of
 from .rule import check_rule, criteria, trial_spec
 from .search import Optimizer, Search, Settings, Space, as_json, space_of
 
@@ -197,6 +200,10 @@ def tune(tuning: Tuning) -> Tuned:
     record: dict[str, Any] = {
         "study": tuning.folder.name,
         "benchmark": tuning.request.spec.name,
+        "model": tuning.request.spec.model,
+        "preferences": tuning.request.spec.preferences,
+        "command": shlex.join(["bench", *sys.argv[1:]]),
+        "code": code_of([space.row.name for space in tuning.spaces], tuning.request.spec),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "contract": tuning.contract,
         "trial_seed": TRIAL_SEED,
@@ -210,6 +217,7 @@ def tune(tuning: Tuning) -> Tuned:
     outcome = harness.run(tuning.winners_request(picked, agreed))
     record["run"] = str(outcome.run.path)
     record["winners"] = _winners(outcome)
+    record["environment"] = outcome.run.record["environment"]
     _write(tuning.folder, record)
     if not processes.rank():
         render_tuning(tuning.folder)

@@ -10,7 +10,7 @@ from alignment_bench.analysis.costs import cost_sentences
 from alignment_bench.analysis.elsewhere import MARK, marked, sentences
 from alignment_bench.analysis.findings import findings
 from alignment_bench.analysis.grids import grids_of
-from alignment_bench.analysis.power import spreads
+from alignment_bench.analysis.power import pooled
 from alignment_bench.analysis.statistics import interval
 from alignment_bench.analysis.summary import summarize
 from alignment_bench.analysis.verdict import compared, recommendation, verdict
@@ -122,7 +122,7 @@ def test_its_samplings_tell_nothing_about_training_runs():
     made = scores({"dpo": mostly(0.8), "theirs": mostly(0.5)}, {})
     grids = grids_of(made)
     rows = comparisons(grids, ["sft", "dpo", "theirs"], elsewhere=("theirs",))
-    assert {basis: freedom for basis, (_, freedom) in spreads(rows, grids).items()} == {"sft": 2, "direct": 2}
+    assert {basis: found.freedom for basis, found in pooled(rows, grids).items()} == {"sft": 2, "direct": 2}
 
 
 def test_how_far_it_went_is_said_to_be_unknown():

@@ -128,7 +128,8 @@ def test_many_methods_are_gathered():
     (level,), rest = found.not_shown, found.limits[0]
     # c, d and e tie everywhere as well, so no pair is open
     assert level.startswith("Not decided against SFT by the true reward: c 50% (39 to 61), d 50% (39 to 61), ")
-    assert "a run of this size shows differences of" in level and rest.startswith("How another training")
+    assert "the smallest difference that a run of this size shows with 80% power is" in level
+    assert rest.startswith("How another training")
 
 
 def test_few_seeds_are_named_by_how_few():
@@ -151,6 +152,6 @@ def test_budgets_that_differ_are_a_confound():
 def test_nothing_shown_is_said():
     found = findings(make(scores("a", GOLD, EVEN)))
     shows = found.not_shown[0].partition("; ")[2]  # the one comparison's own
-    assert shows.startswith("a run of this size shows differences of ")
+    assert shows.startswith("the smallest difference that a run of this size shows with 80% power is ")
     assert found.certainty == [f"No difference is shown by the true reward; {shows}"]
     assert found.not_shown[0].startswith("Not decided between this a policy and SFT")

@@ -9,6 +9,7 @@ from statsmodels.stats.power import TTestPower
 
 from alignment_bench.analysis.power import (
     ASSUMED,
+    MOST,
     Spread,
     add_detectable,
     detectable,
@@ -16,7 +17,7 @@ from alignment_bench.analysis.power import (
     needed_prompts,
     plan_sentences,
     plan_warnings,
-    spreads,
+    pooled,
 )
 from alignment_bench.analysis.statistics import analyse, compare
 from alignment_bench.analysis.summary import summarize
@@ -30,8 +31,8 @@ def test_a_difference_of_the_detectable_size_is_found_in_about_80_percent(seeds,
     rng = np.random.default_rng(6)
 
     def draw(shift):
-        prompt = rng.normal(0, 0.5, (1, 250))
-        return prompt + rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, 0.5, (seeds, 250)) + shift
+        prompt = rng.normal(0, 0.35, (1, 250))
+        return prompt + rng.normal(0, seed_sd, (seeds, 1)) + rng.normal(0, 0.35, (seeds, 250)) + shift
 
     size = np.mean([detectable(analyse(draw(0.0))) for _ in range(100)])
     power = np.mean([compare(draw(size), np.zeros((seeds, 250))).p < 0.05 for _ in range(400)])
@@ -39,18 +40,31 @@ def test_a_difference_of_the_detectable_size_is_found_in_about_80_percent(seeds,
 
 
 def test_detectable_size_by_hand():
-    # One seed, n = 100: the power of the one-sample t-test at this size is 80% by statsmodels.
-    values = np.tile([1.0, -1.0], 50)[None]
-    size = detectable(analyse(values))
-    sd = values.std(ddof=1) * (1 + 1 / (4 * 99))  # the standard deviation without its bias
-    assert TTestPower().power(size / sd, 100, 0.05) == pytest.approx(0.8, abs=1e-3)
+    """One seed, 100 even wins: the least d with (d - t s) / (s sqrt(1 - 4 d^2)) = z, where s = 0.5 / 10.
+
+    t = 1.984 at 5% with 99 degrees of freedom; by statsmodels a t-test finds 0.283 standard deviations in 80%, so
+    z = 2.829 - 1.984; the standard deviation without its bias.
+    """
+    size = detectable(analyse(np.tile([0.5, -0.5], 50)[None]))
+    s = np.std([0.5, -0.5] * 50, ddof=1) * (1 + 1 / (4 * 99)) / 10
+    assert TTestPower().power(0.2829, 100, 0.05) == pytest.approx(0.8, abs=1e-3)
+    assert (size - 1.984 * s) / (s * math.sqrt(1 - 4 * size**2)) == pytest.approx(0.845, abs=2e-3)
     assert math.isnan(detectable(analyse(np.array([[1.0]]))))
 
 
-def test_no_size_above_one_half_is_named():
-    """A win rate is at most 50 points from even: of 6 prompts of coins even that is not found at 80%."""
+def test_no_size_above_forty_points_is_named():
+    """Of 14 prompts of coins, 0.136 * (2.16 + 0.90 * sqrt(1 - 4 d^2)) = d at 0.375; of 6 none is."""
     assert detectable(Spread(0.0, 0.25, 0.0).grid(1, 6)) == math.inf
-    assert detectable(Spread(0.0, 0.25, 0.0).grid(1, 40)) < 0.5
+    assert detectable(Spread(0.0, 0.25, 0.0).grid(1, 14)) == pytest.approx(0.375, abs=0.005)
+    assert MOST == 0.4
+
+
+def test_runs_that_agree_by_chance_vary_by_no_less_than_unrelated_values():
+    """Five runs whose means are nearly the same: the size is that of 300 values, not that of runs which are one."""
+    wins = np.tile([0.5, -0.5], (5, 30)) * np.array([[1], [-1], [1], [-1], [1]])
+    wins[0, 0] = -0.5
+    assert analyse(wins).seed_variance < analyse(wins).apart / 50
+    assert detectable(analyse(wins)) > 2 * 0.5 / math.sqrt(300)
 
 
 def test_the_spread_of_a_design_gives_back_its_table():
@@ -85,23 +99,64 @@ def test_the_variation_between_runs_is_pooled_over_rows():
         return made[0]
 
     alone = [add(run(1, seed=seed))[0]["detectable"] for seed in range(30)]
-    pooled = [row["detectable"] for row in add(run(8))]
-    assert max(alone) / min(alone) > 2 > 1.2 > max(pooled) / min(pooled)
+    together = [row["detectable"] for row in add(run(8))]
+    assert max(alone) / min(alone) > 2 > 1.2 > max(together) / min(together)
     one, eight = (add(run(rows, seeds=5, prompts=400, seed=3))[0] for rows in (1, 8))
     assert eight["detectable_low"] < eight["detectable"] < eight["detectable_high"]
     assert eight["detectable_high"] / eight["detectable_low"] < one["detectable_high"] / one["detectable_low"]
-    # the weighted mean of the rows' own variances, 8 rows with 2 degrees of freedom each
-    found, grids = run(8, seed=3)
-    own = [spreads([row], grids)["sft"][0].seed for row in found]
-    assert spreads(found, grids)["sft"][0].seed == pytest.approx(np.mean(own))
-    assert spreads(found, grids)["sft"][1] == 16
+
+    # the mean of the rows' own variances between runs, at a win rate of one half; 8 rows with 2 degrees of freedom each
+    def between(made):
+        means = made.to_numpy().mean(1)
+        return np.var(means, ddof=1) / (1 - 4 * (means.mean() - 0.5) ** 2)
+
+    found, grids = run(8, seed=3, seed_sd=0.1)
+    assert pooled(found, grids)["sft"].between == pytest.approx(np.mean([between(one) for one in grids.values()]))
+    assert pooled(found, grids)["sft"].freedom == 16
     # unequal seeds: 1 and 4 degrees of freedom
-    two, five = run(1, seeds=2, seed=11), run(1, seeds=5, seed=13)
+    two, five = run(1, seeds=2, seed=11, seed_sd=0.1), run(1, seeds=5, seed=13, seed_sd=0.1)
     rows = [two[0][0], {**five[0][0], "a": "other"}]
-    both = {**two[1], ("other", GOLD): five[1]["m0", GOLD]}
-    first, second = (spreads([row], both)["sft"][0].seed for row in rows)
-    pooled, freedom = spreads(rows, both)["sft"]
-    assert (pooled.seed, freedom) == (pytest.approx((first + 4 * second) / 5), 5) and first != pytest.approx(second)
+    both = {("m0", GOLD): two[1]["m0", GOLD], ("other", GOLD): five[1]["m0", GOLD]}
+    first, second = (between(one) for one in both.values())
+    of_all = pooled(rows, both)["sft"]
+    assert (of_all.between, of_all.freedom) == (pytest.approx((first + 4 * second) / 5), 5)
+    # runs alike by chance: the variance of their means is not taken for less than responses alone give it
+    even = pandas.DataFrame(np.tile([[0.0, 1.0], [1.0, 0.0]], (2, 50)))
+    row = {"a": "m0", "b": "sft", "metric": GOLD, "basis": "sft", "seeds": 4, "p": 0.5}
+    assert pooled([row], {("m0", GOLD): even})["sft"].between == pytest.approx(0.25 / 100, rel=0.4)
+
+
+def test_runs_are_not_counted_once_a_pair():
+    """Three rows with five seeds: three pairs, whose differences have 2 * 4 degrees of freedom; one pair has 4."""
+    rng = np.random.default_rng(0)
+    grids = {(name, "reward.gold"): pandas.DataFrame(rng.normal(size=(5, 40))) for name in "abc"}
+    pairs = [{"a": a, "b": b, "metric": GOLD, "basis": "direct", "seeds": 5, "p": 0.5} for a, b in ("ab", "ac", "bc")]
+    assert pooled(pairs, grids)["direct"].freedom == 8
+    assert pooled(pairs[:1], grids)["direct"].freedom == 4
+
+
+def test_a_win_rate_far_from_even_tells_the_variation_near_it():
+    """Runs that win 90% vary by 0.09 a response where even ones vary by 0.25: the size is that of even ones."""
+    rng = np.random.default_rng(5)
+    values = (rng.random((1, 20_000)) < 0.9).astype(float)
+    row = {"a": "m0", "b": "sft", "metric": GOLD, "basis": "sft", "seeds": 1, "p": 0.5, "weight": 1.0}
+    add_detectable([row], {("m0", GOLD): pandas.DataFrame(values)})
+    assert row["detectable"] == pytest.approx((1.96 + 0.84) * 0.5 / math.sqrt(20_000), rel=0.02)
+
+
+def test_the_limits_of_a_size_are_those_of_its_variance():
+    """Five seeds of ten rows: 40 degrees of freedom of the runs' part A, 199 of the prompts' part B.
+
+    By tables chi-squared lies below 63.69 and above 22.16 in 99% with 40 degrees, 248.3 and 155.6 with 199: A may be
+    0.628 or 1.805 times, B 0.801 or 1.279 times as large, their excesses add as squares, and a size goes as the root.
+    """
+    rows, grids = run(10, seeds=5, prompts=200, seed=7)
+    add_detectable(rows, grids)
+    row, own = rows[0], analyse(grids["m0", GOLD].to_numpy() - 0.5)
+    a, b = pooled(rows, grids)["sft"].between / 5, own.prompt_variance
+    low, high = (math.hypot(a * x, b * y) / (a + b) for x, y in ((0.372, 0.199), (0.805, 0.279)))
+    assert row["detectable_low"] / row["detectable"] == pytest.approx(math.sqrt(1 - low), rel=0.1)
+    assert row["detectable_high"] / row["detectable"] == pytest.approx(math.sqrt(1 + high), rel=0.1)
 
 
 def test_needed_prompts_reach_the_difference_and_one_fewer_do_not():
@@ -121,7 +176,7 @@ def test_a_plan_says_what_it_can_show():
     assert 0.3 < size < 0.42 and f"a difference of {100 * size:.0f} points or more between these policies" in one
     assert "of methods it can show nothing" in one
     assert need.startswith("5 points between methods need") and "spread by 4.7 points" in need
-    assert "no difference between these policies, however large" in plan_sentences(4, 1, 2, 0.05)[0]
+    assert "no difference of less than 40 points between these policies" in plan_sentences(4, 1, 2, 0.05)[0]
     assert "between methods (80% power)" in plan_sentences(300, 3, 2, 0.05)[0]
 
 

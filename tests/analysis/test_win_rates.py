@@ -119,8 +119,8 @@ def test_words_for_what_the_run_could_have_shown_and_for_length():
     assert not any("at equal length" in s for s in verdict(found))
     even = next(s for s in said if s.startswith("Not decided between this b policy and SFT"))
     row = next(c for c in found["comparisons"] if c["a"] == "b")
-    size = f"{100 * row['detectable']:.0f} points or more"
-    assert even.endswith(f"; a run of this size shows differences of {size} with 80% power.")
+    size = f"{100 * row['detectable']:.0f} points"
+    assert even.endswith(f"; the smallest difference that a run of this size shows with 80% power is {size}.")
     # about (t + t) * 0.5 / sqrt(250) at 5% / 2 comparisons, for the judge was not asked about the pair:
     # (2.25 + 0.84) * 0.0316
     assert row["detectable"] == pytest.approx(0.098, abs=0.003)

@@ -44,7 +44,8 @@ def test_notes_on_what_the_template_does(template, same, said):
     splits = {"heldout": {"prompts": 9, "pairs": 9}}
     record = {"splits": splits, "same_prompts": same, "dropped": {}, "read": 9}
     corpus = SimpleNamespace(record=record, questions=(), prompts=lambda rows, longest: range(9))
-    spec = SimpleNamespace(model="m", sft=True, collected=None, evaluation=SimpleNamespace(prompts=9))
+    tuning = SimpleNamespace(base_bits=None)
+    spec = SimpleNamespace(model="m", sft=True, collected=None, tuning=tuning, evaluation=SimpleNamespace(prompts=9))
     found = notes(spec, SimpleNamespace(chat_template=template), {}, {}, corpus)
     assert [said in note for note in found] == ([True] if said else [])
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -285,6 +286,8 @@ def together(monkeypatch, *ends):
         def __init__(self, command, **how):
             seen.append({name: how["env"][name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")})
             super().__init__([sys.executable, "-c", ends[len(seen) - 1], command[-1]], **how)
+            if "SystemExit" in ends[len(seen) - 1]:
+                self.wait()
 
     monkeypatch.setattr(engine.subprocess, "Popen", Process)
     return engine.train_together('{"a": 1}', len(ends)), seen
@@ -302,11 +305,21 @@ def test_processes_of_a_cell_know_each_other_and_the_first_one_says_how_it_ended
     assert said == "no rows"
 
 
-def test_where_one_process_of_a_cell_is_killed_so_are_the_others(monkeypatch):
-    killed = "import os; os.kill(os.getpid(), 9)"
+@pytest.mark.parametrize(
+    ("does", "ended"),
+    [
+        (
+            "import os, sys; print('CUDA error', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)",
+            "killed by SIGKILL",
+        ),
+        ("raise SystemExit('first\\nCUDA error')", "by itself with exit code 1"),
+    ],
+)
+def test_where_one_process_of_a_cell_dies_so_do_the_others_and_it_is_told_of(monkeypatch, does, ended):
+    """The second, in the other case before it was told what to do."""
     began = time.monotonic()
-    said, _ = together(monkeypatch, "import time; time.sleep(60)", killed)
-    assert said == "its process was killed by SIGKILL before the training was done"
+    said, _ = together(monkeypatch, "import time; time.sleep(60)", does)
+    assert re.fullmatch(f"process 2 of 2 (was|ended) {ended} before the training was done: CUDA error", said)
     assert time.monotonic() - began < 30
 
 

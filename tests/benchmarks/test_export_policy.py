@@ -45,7 +45,7 @@ def run(tmp_path_factory, make_tiny):
 
     run = Run(root / "results" / "runs" / "b" / "r")
     methods = {"dpo": ROW, "full": ROW, "best_of_n": ROW, "theirs": THEIRS}
-    contract = {"model": "owner/base", "benchmark": "b"}
+    contract = {"model": "owner/base", "benchmark": "b", "tuning": TUNING.identity()}
     run.open({"run_id": "r", "benchmark": "b", "created": "", "commands": [], "contract": contract, "methods": methods})
     run.place("dpo", 1, [store.stage("train", {"m": "dpo"}, adapter)])
     run.place("full", 0, [store.stage("train", {"m": "full"}, lambda out: whole(out, 3))])

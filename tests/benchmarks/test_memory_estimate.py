@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from alignment_bench.benchmarks import estimate, harness
+from alignment_bench.benchmarks.cost import rough
 from alignment_bench.benchmarks.cost.model_sizes import configuration
+from alignment_bench.benchmarks.cost.pace import Pace
+from alignment_bench.benchmarks.cost.rough import MIB, Rough
 from alignment_bench.benchmarks.cost.step_cost import GIB, StepCost
-from alignment_bench.benchmarks.estimate import MIB, Estimates, Rough
-from alignment_bench.benchmarks.pace import Pace
+from alignment_bench.benchmarks.estimate import Estimates
 from alignment_bench.benchmarks.selfcheck.memory_at_size import count
 from alignment_bench.benchmarks.stages.steps import Step
 from alignment_bench.errors import InputError
@@ -25,12 +27,12 @@ from alignment_bench.runtime import processes
 def test_a_dry_run_says_what_is_counted(tmp_path, monkeypatch, free, again):
     """`ultrafeedback` as it is shipped, where 80 GiB are free and where 24 are."""
     configuration("0.5B").save_pretrained(tmp_path)
-    monkeypatch.setattr(estimate, "free_on", lambda device: free * GIB)
+    monkeypatch.setattr(rough, "free_on", lambda device: free * GIB)
     tuning = Tuning(lora_rank=32, lora_alpha=64, precision="bf16", device="cuda", micro_tokens=16384)
     pair = Pair("a", Prompt("p", (), (0,) * 256), (1,) * 256, (2,) * 256)
-    rough = Rough(Checkpoint(tmp_path, "k"), tuning, [pair], tuning.micro_tokens)
-    rough.pace = rough.pace_of_cells = Pace(trained=1e-3, read=1e-4, sampled=1e-2, opened=2.0)
-    found = rough.training(DPO(batch_size=32), 8000)
+    found = Rough(Checkpoint(tmp_path, "k"), tuning, [pair], tuning.micro_tokens)
+    found.pace = found.pace_of_cells = Pace(trained=1e-3, read=1e-4, sampled=1e-2, opened=2.0)
+    found = found.training(DPO(batch_size=32), 8000)
     assert found.memory_mb * MIB == count("0.5B", "LoRA", "DPO", again=again).peak
 
 
@@ -45,7 +47,7 @@ def told(monkeypatch):
             monkeypatch.setenv(name, value)
         estimates = object.__new__(Estimates)
         estimates.pipeline = SimpleNamespace(shop=SimpleNamespace(tuning=SimpleNamespace(device="cuda:1")))
-        cost = StepCost(trained=64 * GIB, resident=100 * GIB, peak=150 * GIB, tokens=1, flop=1, launches=1)
+        cost = StepCost(64 * GIB, 100 * GIB, 150 * GIB, 1, 1, 1, divided=60 * GIB, frozen=20 * GIB, gathered=3 * GIB)
         monkeypatch.setattr(Estimates, "step_cost", lambda self, step: cost if step.trains else None)
         steps = [Step("SFT", "sft", None, trains=True), Step("length", "scores", None)]
         return estimates.memory_warnings(steps, lambda: there)
@@ -93,9 +95,19 @@ def test_trainings_are_looked_up_in_their_order(monkeypatch):
     assert [name for *_, name in asked._trained()] == ["SFT", "dpo"]
 
 
-@pytest.mark.parametrize(("how", "held"), [("ACCELERATE_USE_FSDP", 36 + 16), ("ACCELERATE_USE_DEEPSPEED", 36 + 28)])
+@pytest.mark.parametrize(
+    ("how", "held"),
+    [
+        (["ACCELERATE_USE_FSDP"], 20 + 80 // 4),
+        (["ACCELERATE_USE_FSDP", "FSDP_RESHARD_AFTER_FORWARD"], 40 + 60 // 4),
+        (["ACCELERATE_USE_DEEPSPEED"], 52 + 48 // 4),
+    ],
+)
 def test_what_is_divided_among_four_counts_a_quarter(told, how, held):
-    """FSDP divides all 64; ZeRO three of four parts, 48, for the weights stay whole."""
-    assert "at its peak" in told((held + 0.1) * GIB, 4, **{how: "true"})[0]
+    """FSDP divides 60 of what is trained, and 20 of frozen layers, which stay whole where all layers shall stay; ZeRO
+    three of four parts of 64, for the weights stay whole."""
+    given = {name: "false" if "RESHARD" in name else "true" for name in how}
+    peak = held + 50 + (3 if "ACCELERATE_USE_FSDP" in how else 0)
+    assert f"SFT may take {peak}.0 GiB at its peak" in told((held + 0.1) * GIB, 4, **given)[0]
     with pytest.raises(InputError, match=f"holds {held}.0 GiB"):
-        told((held - 0.1) * GIB, 4, **{how: "true"})
+        told((held - 0.1) * GIB, 4, **given)

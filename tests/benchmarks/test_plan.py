@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment_bench.benchmarks import pace
+from alignment_bench.benchmarks.cost import pace
+from alignment_bench.benchmarks.cost.pace import Pace
+from alignment_bench.benchmarks.cost.rough import BY_PACE, MIB, MOMENT, Estimate, Rough
 from alignment_bench.benchmarks.definition.rows import Row
-from alignment_bench.benchmarks.estimate import BY_PACE, MIB, MOMENT, Estimate, Rough
-from alignment_bench.benchmarks.pace import Pace
-from alignment_bench.benchmarks.plan import TO_DO, Plan, Planned
+from alignment_bench.benchmarks.estimate import Earlier
+from alignment_bench.benchmarks.plan import CLOSING, START, TO_DO, TRAINERS, Plan, Planned
 from alignment_bench.benchmarks.stages import steps as order
 from alignment_bench.benchmarks.stages.steps import Step
 from alignment_bench.evaluators.base import Traits
@@ -19,8 +20,10 @@ from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.ppo import PPO
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.sampler import Sample
+from alignment_bench.results.integrity import write_json
+from alignment_bench.results.progress import PROGRESS
 from alignment_bench.results.records import Pair, Prompt
-from alignment_bench.results.store import Store, folder_digest
+from alignment_bench.results.store import COST, RUN, Store, folder_digest
 from alignment_bench.runtime.memory import resident
 
 
@@ -58,21 +61,27 @@ def test_a_plan_before_between_and_after(bench, work, dry_run):
     ]  # fmt: skip
     assert first["steps"][0]["basis"] == first["steps"][5]["basis"] == BY_PACE  # SFT, and SFT's rewards
     assert first["steps"][6]["basis"] == "assumed, a moment" and first["seconds_unknown"] == []
-    assert first["seconds"] == pytest.approx(sum(step["seconds"] for step in first["steps"])) and first["seconds"] > 0
+    assert first["seconds"] == pytest.approx(sum(p["seconds"] for p in (*first["steps"], *first["beside"].values())))
+    assert first["beside"].keys() == {START, CLOSING} and min(p["seconds"] for p in first["beside"].values()) > 0
     assert not (work / "results").exists()
 
     bench("run", "-b", "tiny.yaml", "--model", "model", "-m", "dpo", cwd=work)
     before = folder_digest(work / "results")
     after = planned("-m", "dpo")
     assert {s["state"] for s in after["steps"]} == {"on disk"}
-    assert after["seconds"] == 0 and after["seconds_unknown"] == []
+    assert after["seconds"] == pytest.approx(sum(part["seconds"] for part in after["beside"].values()))
+    assert after["seconds_unknown"] == []
+    closing = json.loads(next(Path(work / "results/runs").rglob(PROGRESS)).read_text())["closing"]
+    assert after["beside"][CLOSING]["seconds"] == closing > 0
 
     several = [s["stage"] for s in planned("-m", "dpo,ppo_ensemble,ppo_ensemble:reward_models=2")["steps"]]
     assert [name for name in several if "reward model" in name] == [
         "training reward model", "evaluation reward model", "training 2 reward model", "training 3 reward model"
     ]  # fmt: skip
 
-    grown = planned("-m", "dpo,orpo", "--seeds", "2")
+    grown = planned("-m", "dpo,orpo", "--seeds", "2", "--at-once", "2")
+    assert grown["beside"].keys() == {START, TRAINERS, CLOSING}  # processes train, each of which starts
+    assert grown["beside"][TRAINERS]["seconds"] == grown["beside"][START]["seconds"]
     states = {s["stage"]: s["state"] for s in grown["steps"]}
     assert states["dpo seed 0, training"] == "on disk" and states["dpo seed 1, training"] == "to do"
     assert states["orpo seed 0, training"] == "to do" and states["sft seed 1, responses"] == "to do"
@@ -175,22 +184,63 @@ def test_tokens_and_seconds_by_hand(work, full):
     asked = Traits(needs_policy=True, needs_pairs=True)
     assert rough.scores(asked, 6, 3).seconds == pytest.approx(2 * 2 * 3 * 16 * 1e-4 + 2 * 2)
     assert rough.scores(Traits(), 6, 3) == MOMENT and rough.scores(Traits(is_judge=True), 6, 3) is None
+    # 8 responses of 6 tokens are drawn by a policy that is opened beside SFT; how many others draw nobody knows
+    drawing = rough.scores(Traits(needs_policy=True, draws=8), 6, 3)
+    assert drawing.seconds == pytest.approx(8 * 6 * 1e-2 + 2 * 2)
+    assert rough.scores(Traits(needs_policy=True), 6, 3) is None
+    # two judges of as many weights read 3 questions of 4 tokens, a prompt of 10 and two replies of 6
+    judges = [Checkpoint(work / "model", "k")] * 2
+    assert rough.judged(judges, 3, 4).seconds == pytest.approx(2 * 3 * (4 + 10 + 2 * 6) * 1e-4)
 
 
-@pytest.mark.parametrize(("tick", "rows"), [(1.0, 4), (0.1, 16)])
-def test_a_pace_is_of_what_was_done(work, full, monkeypatch, tick, rows):
-    """By a clock that goes on at each look each kind of work takes a tick, on few rows where that is long."""
-    ticks = itertools.count()
+def test_what_judges_and_reports_took_before_by_hand(tmp_path, full):
+    """12 questions in 6 s and 10 in 15 s: 1 s a question. One whose answers were there tells nothing of asking."""
+    store, asks = Store(tmp_path), {"models": ["j"], "prompt": "compact", "facets": [], "limit": None}
+
+    def stage(name, responses, seconds, questions, judge=asks, **more):
+        inputs = {"evaluator": name, "judge": judge, "responses": responses, **more}
+        cost = {"seconds": seconds, "questions": questions}
+        store.stage("scores", inputs, lambda out: write_json(out / COST, cost))
+
+    stage("judge", "a", 6.0, 12)
+    stage("judge", "b", 15.0, 10)
+    stage("judge", "c", 0.25, 0)
+    stage("rows", "b", 0.25, 0, versus=["dpo", "orpo"])
+    stage("judge", "a", 900.0, 1, judge={**asks, "models": ["larger"]})
+    for name, closing in (("quick/a", 4.0), ("quick/b", 6.0), ("hh/c", 60.0)):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        write_json(folder / RUN, {})
+        write_json(folder / PROGRESS, {"steps": [], "closing": closing})
+    earlier = Earlier(store, Checkpoint(tmp_path, "k"), full)
+    assert earlier.judging(asks, 30) == Estimate("measured, 2 earlier", 30.0)
+    assert earlier.judging({**asks, "prompt": "pairwise"}, 30) is None
+    assert earlier.is_judged("judge", asks, "a", []) and not earlier.is_judged("judge", asks, "d", [])
+    assert not earlier.is_judged("judge", {**asks, "facets": ["honest"]}, "a", [])
+    assert earlier.is_judged("rows", asks, "b", ["dpo"]) and not earlier.is_judged("rows", asks, "b", ["dpo", "kto"])
+    assert earlier.closing("quick") == Estimate("measured, 2 earlier", 5.0)
+    assert earlier.closing("other") == Estimate("measured, 3 earlier", 6.0)
+
+
+@pytest.mark.parametrize(("tick", "share", "rows"), [(1.0, 2.0, 4), (0.1, 1.5, 16), (0.1, 0.25, 16)])
+def test_a_pace_is_of_what_was_done(work, full, monkeypatch, tick, share, rows):
+    """By a clock that goes on at each look each kind of work takes a tick, on few rows where that is long.
+
+    share: part of that time that two threads used together; where it is less than the time, others had the rest.
+    """
+    ticks, used = itertools.count(), itertools.count()
     monkeypatch.setattr(pace.time, "perf_counter", lambda: tick * next(ticks))
+    monkeypatch.setattr(pace.time, "process_time", lambda: share * tick * next(used))
+    took = min(share, 1.0) * tick
     monkeypatch.setattr(
         pace, "sample_rows", lambda _, asked, *__, **how: [Sample(p, (5,) * how["max_new_tokens"], True) for p in asked]
     )
     threads = torch.get_num_threads()
     pace.pace_of.cache_clear()
     found = pace.pace_of(Checkpoint(work / "model", "k"), full, 10, 6, 1)
-    each = pytest.approx(tick / (rows * 16))
-    assert (found.trained, found.read, found.sampled) == (each, each, pytest.approx(tick / (rows * 6)))
-    assert found.opened == pytest.approx(tick) and torch.get_num_threads() == threads
+    each = pytest.approx(took / (rows * 16))
+    assert (found.trained, found.read, found.sampled) == (each, each, pytest.approx(took / (rows * 6)))
+    assert found.opened == pytest.approx(took) and torch.get_num_threads() == threads
 
 
 def test_cells_side_by_side_take_a_share_of_the_time(work, dry_run):
@@ -201,8 +251,9 @@ def test_cells_side_by_side_take_a_share_of_the_time(work, dry_run):
         steps.append(Planned(Step("training", "train", None, row=row, seed=0, trains=True), TO_DO, Estimate("", 40.0)))
         steps.append(Planned(Step("length", "scores", None, row=row, seed=0), TO_DO, Estimate("", 3.0)))
     steps.append(Planned(Step("judge", "scores", None, row=row, seed=0, asks=True), TO_DO))
-    found = Plan({}, steps, None, [], [], [], at_once=2)
-    assert found.seconds == (10 + 80 / 2 + 2 * 3, ["orpo seed 0, judge"])
+    beside = {START: Estimate("", 5.0), TRAINERS: Estimate("", 5.5), CLOSING: Estimate("", 7.0)}
+    found = Plan({}, steps, None, [], [], [], at_once=2, beside=beside)
+    assert found.seconds == (10 + 80 / 2 + 2 * 3 + 5 + 5.5 + 7, ["orpo seed 0, judge"])
 
 
 def test_a_plan_warns_of_what_can_show_nothing(dry_run):

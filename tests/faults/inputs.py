@@ -117,18 +117,22 @@ def harmed_answer(rng: Random, question: str) -> tuple[int, bytes]:
 
 @kind("broken answers of an endpoint", "an answer or none for each question; the others are answered")
 def answers(world: World, rng: Random, times: int) -> Iterator[str]:
-    folder = world.place()
+    folder, chance = world.place(), Random(rng.randrange(10**6))
+    broken, whole = ([f"{name} {i}" for i in range(times)] for name in ("broken", "whole"))
+
+    def reply(question: str) -> tuple[int, bytes]:
+        return harmed_answer(chance, question) if question in broken else (200, json.dumps(answer("A")).encode())
 
     def work() -> None:
         url = f"http://127.0.0.1:{wait_for(folder / 'port')}/v1"
         asker = OpenAIAsker(
             "m", url, concurrency=4, timeout=5.0, first_wait=0.001, settings={"temperature": 0, "max_tokens": 4}
         )
-        found = asker.ask([str(i) for i in range(times)])
-        assert len(found) == times and all(a is None or isinstance(a, str) for a in found), found
-        assert "A" in found
+        asked = [question for both in zip(broken, whole, strict=True) for question in both]
+        found = dict(zip(asked, asker.ask(asked), strict=True))
+        assert all(found[question] is None or isinstance(found[question], str) for question in broken), found
+        assert all(found[question] == "A" for question in whole), found
 
-    reply = partial(harmed_answer, Random(rng.randrange(10**6)))
     with beside(partial(serve, folder, reply)):
         code, said = outcome(work)
     yield from [said[-600:] if code else ""] * times

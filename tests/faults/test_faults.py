@@ -45,7 +45,7 @@ def test_all_that_trains_many_times():
     assert len(found) == 7 and min(found.values()) >= 5
 
 
-def test_the_page_is_made_of_the_json_and_every_kind_has_its_row(monkeypatch):
+def test_the_page_is_made_of_the_json_and_every_row_is_of_a_kind_that_is_there(monkeypatch):
     monkeypatch.syspath_prepend(str(FAULTS))
     found = json.loads(PUBLISHED.read_text())
     assert PUBLISHED.with_suffix(".md").read_text() == importlib.import_module("harness").page(found)

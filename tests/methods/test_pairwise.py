@@ -255,7 +255,7 @@ def test_weights_that_are_not_finite_after_the_last_step_fail_it_too(tiny, full,
 def test_schedule_rises_then_falls_to_zero():
     """10 steps, warm-up 0.2: 1/2, 1, then 8 steps down from 8/8 to 1/8 of the peak."""
     weight = torch.nn.Parameter(torch.ones(1))
-    optimizer = Optimizer(SimpleNamespace(parameters=[weight]), lr=1.0, total_steps=10, warmup=0.2)
+    optimizer = Optimizer(SimpleNamespace(is_of_all=False, parameters=[weight]), lr=1.0, total_steps=10, warmup=0.2)
     rates = []
     for _ in range(10):
         rates.append(optimizer.lr)
@@ -266,6 +266,8 @@ def test_schedule_rises_then_falls_to_zero():
 def test_gradients_are_clipped_to_the_norm():
     """Loss 3a + 4b has gradient norm 5; with limit 1 plain AdamW sees (0.6, 0.8)."""
     a, b = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
-    optimizer = Optimizer(SimpleNamespace(parameters=[a, b]), lr=1e-3, total_steps=1, max_grad_norm=1.0)
+    optimizer = Optimizer(
+        SimpleNamespace(is_of_all=False, parameters=[a, b]), lr=1e-3, total_steps=1, max_grad_norm=1.0
+    )
     assert optimizer.step(lambda: ONE, lambda batch: ((3 * a + 4 * b).sum(), dict)).grad_norm == pytest.approx(5.0)
     assert (a.grad.item(), b.grad.item()) == pytest.approx((0.6, 0.8), rel=1e-5)

@@ -17,7 +17,8 @@ from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.kto import mismatched_log_ratio
 from alignment_bench.methods.online import OnlineMethod, OnlineTrainer
 from alignment_bench.methods.ppo import PPO
-from alignment_bench.models.checkpoint import Checkpoint, merge_adapter, open_network
+from alignment_bench.models.checkpoint import Checkpoint, open_network
+from alignment_bench.models.merging import save_merged
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.reward_model import RewardModel
 from alignment_bench.models.sampling import sample
@@ -165,12 +166,13 @@ def test_a_saved_adapter_comes_back_unrounded(sft, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(network.parameters, again.parameters, strict=True))
 
 
-def test_a_merged_adapter_is_added_to_the_weights_on_disk(sft):
+def test_a_merged_adapter_is_added_to_the_weights_on_disk(sft, tmp_path):
     """W + alpha / rank B A in fp32, W as it lies on disk; all else is W to the last bit."""
     network = open_network(sft.path, "lm", dataclasses.replace(BF16, lora_rank=4, lora_alpha=8.0), trainable=True)
     nudge(network)
     adapters = {name: weight.detach() for name, weight in network.model.named_parameters() if ".lora_" in name}
-    stored, merged = load_file(sft.path / "model.safetensors"), merge_adapter(network).state_dict()
+    save_merged(network, tmp_path)
+    stored, merged = (load_file(folder / "model.safetensors") for folder in (sft.path, tmp_path))
     adapted = 0
     for name, before in stored.items():
         path = name.removesuffix(".weight")

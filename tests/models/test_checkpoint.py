@@ -4,15 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from alignment_bench.errors import InputError
 from alignment_bench.models import checkpoint
-from alignment_bench.models.checkpoint import load_model
+from alignment_bench.models.checkpoint import load_model, read_model
 from alignment_bench.models.logit_rule import LogitRule
 from alignment_bench.models.lora import round_products
-
-GIVEN = {"dtype": torch.float32, "trust_remote_code": False}
 
 
 @pytest.fixture(params=[False, True], ids=["own head", "tied head"])
@@ -27,7 +25,7 @@ def numbers(model):
 
 
 def test_it_is_rounded_as_it_is_read(folder, monkeypatch):
-    later = checkpoint._load_lm(folder, GIVEN, False)
+    later = read_model(AutoModelForCausalLM, folder, dtype=torch.float32)
     assert {p.dtype for p in later.parameters()} == {torch.float32}
     round_products(later)
     asked = []
@@ -38,7 +36,7 @@ def test_it_is_rounded_as_it_is_read(folder, monkeypatch):
             asked.append({p.device.type for p in model.parameters()}) or real(model)
         ),
     )
-    read = checkpoint._load_lm(folder, GIVEN, True)
+    read = read_model(AutoModelForCausalLM, folder, rounds=True, dtype=torch.float32)
     assert asked == [{"meta"}]  # before there were any numbers: no weight was there in fp32
     assert type(read) is LlamaForCausalLM
     found, expected = numbers(read), numbers(later)
@@ -48,9 +46,9 @@ def test_it_is_rounded_as_it_is_read(folder, monkeypatch):
 
 
 def test_where_it_is_read_in_fp32_it_is_rounded_then(folder, full, monkeypatch):
-    load = checkpoint._load_lm
+    read = checkpoint.read_model
     expected = numbers(load_model(folder, "lm", replace(full, precision="bf16"), frozen=True))
-    monkeypatch.setattr(checkpoint, "_load_lm", lambda folder, given, rounds: load(folder, given, False))
+    monkeypatch.setattr(checkpoint, "read_model", lambda auto, folder, rounds, **given: read(auto, folder, **given))
     found = numbers(load_model(folder, "lm", replace(full, precision="bf16"), frozen=True))
     assert {name: value.dtype for name, value in found.items()} == {n: v.dtype for n, v in expected.items()}
     assert all(torch.equal(value, expected[name]) for name, value in found.items())

@@ -11,7 +11,7 @@ from alignment_bench.errors import InputError
 from alignment_bench.models import packed_attention
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.layout import families, lay_out, numbered
-from alignment_bench.models.micro_batches import OutOfMemory, micro_batches
+from alignment_bench.models.micro_batches import OutOfMemory, cheapest_groups, micro_batches
 from alignment_bench.models.packed_attention import Row, pack
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.tuning import Tuning
@@ -257,6 +257,15 @@ def test_passes_are_cut_where_they_cost_least(overhead, tokens):
         if all(len(g) * max(lengths[i] for i in g) <= tokens for g in groups)
     )
     assert cost(found, lengths, overhead) == pytest.approx(best)
+
+
+def test_packed_rows_that_fit_together_are_one_pass():
+    """As the search for the best places finds it, whose cost is a pass's overhead; one token less room, two passes."""
+    lengths = [7, 3, 12, 4, 11, 3]
+    searched = cheapest_groups(lengths, lambda rows, longest, total: total + 5.0)
+    assert micro_batches(lengths, 40, 5.0, padded=False) == searched == [[1, 5, 3, 0, 4, 2]]
+    assert len(micro_batches(lengths, 39, 5.0, padded=False)) == 2
+    assert micro_batches([], 40, 5.0, padded=False) == []
 
 
 def test_a_row_longer_than_the_limit_goes_alone():

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from alignment_bench.benchmarks.selfcheck.architectures import LORA, make
 from alignment_bench.models import checkpoint as checkpoint_module
-from alignment_bench.models.checkpoint import Checkpoint, merge_adapter, open_network
+from alignment_bench.models.checkpoint import Checkpoint, open_network
+from alignment_bench.models.merging import save_merged
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.sampler import to_generations
 from alignment_bench.models.sampler_torch import nucleus
@@ -231,13 +232,14 @@ def test_lora_keeps_one_copy_of_the_base_and_leaves_it_alone(tiny):
     assert folder_digest(tiny.path) == before
 
 
-def test_merging_an_adapter_keeps_the_function(tiny):
+def test_merging_an_adapter_keeps_the_function(tiny, tmp_path):
     tuning = Tuning(lora_rank=4, precision="fp32", device="cpu")
     network = open_network(tiny.path, "lm", tuning, trainable=True)
     nudge(network)
     policy = Policy(network, tiny.tokenizer())
     expected = policy.total_logps(SEQUENCES)
-    model = merge_adapter(network)
+    save_merged(network, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert not [n for n, _ in model.named_parameters() if "lora" in n]
     sums = [sum(one_by_one(model, p, r)) for p, r in SEQUENCES]
     assert sums == pytest.approx(expected.tolist(), rel=1e-5)

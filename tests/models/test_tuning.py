@@ -5,7 +5,9 @@ from dataclasses import fields, replace
 import pytest
 
 from alignment_bench.errors import InputError
+from alignment_bench.models import tuning
 from alignment_bench.models.tuning import Tuning
+from alignment_bench.runtime import processes
 from alignment_bench.runtime.device import check_device, kind_of
 
 TUNING = Tuning(lora_rank=4, precision="fp32", device="cuda:1", micro_tokens=1000)
@@ -35,6 +37,7 @@ def test_what_changes_results_by_rounding_alone_is_in_no_key(other):
         {"device": "cpu"},
         {"sampler": "vllm"},
         {"deterministic": True},
+        {"base_bits": 4},
     ],
 )
 def test_all_else_is_in_keys(other):
@@ -65,3 +68,23 @@ def test_devices_that_there_may_be(device):
 def test_devices_that_no_machine_has(device):
     with pytest.raises(InputError, match=f"^--device {device} is not known; give cpu, cuda, cuda:N, mps or auto$"):
         check_device(device)
+
+
+@pytest.mark.parametrize(
+    ("other", "installed", "divided", "why"),
+    [
+        ({"lora_rank": 0}, True, False, "every weight is trained .*; set lora_rank"),
+        ({}, False, False, r"bitsandbytes is not installed; pip install 'alignment-bench\[qlora\]'"),
+        ({"sampler": "vllm"}, True, False, "vLLM would hold all weights whole; use the sampler torch"),
+        ({}, True, True, "FSDP divides whole weights alone; launch with --multi_gpu"),
+    ],
+)
+def test_a_base_in_four_bits_is_refused_where_there_can_be_none(other, installed, divided, why, monkeypatch):
+    monkeypatch.setattr(tuning, "find_spec", lambda name: name if installed else None)
+    monkeypatch.setattr(processes, "is_sharding", lambda: divided)
+    asked = replace(TUNING, device="cpu", base_bits=4)
+    with pytest.raises(InputError, match=f"^tuning.base_bits 4: {why}, or leave base_bits out$"):
+        replace(asked, **other).resolve()
+    monkeypatch.setattr(tuning, "find_spec", lambda name: name)
+    monkeypatch.setattr(processes, "is_sharding", lambda: False)
+    assert asked.resolve() == asked

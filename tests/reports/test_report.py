@@ -8,8 +8,9 @@ import re
 import pytest
 
 from alignment_bench.reports import drawing, figures
+from alignment_bench.reports import page as page_module
 from alignment_bench.reports.reading import read
-from alignment_bench.reports.render import render
+from alignment_bench.reports.render import fill, render
 from alignment_bench.reports.samples import samples
 from alignment_bench.results.integrity import write_record
 from alignment_bench.results.run_folder import Run
@@ -260,6 +261,19 @@ def test_values_that_are_no_numbers_are_shown_as_missing(tmp_path, run, parse):
     bare.write_summary(found)
     text = parse(render([bare])[0].read_text(encoding="utf-8")).text
     assert "None" not in text and "nan" not in text.lower().split()
+
+
+def test_comparisons_that_make_a_page_too_large_are_left_out_and_counted(run, monkeypatch):
+    """Of two scorers three with SFT each stay, and three of rows with each other go; the limit itself stays."""
+    for most, shown, left in ((12, 12, 0), (11, 6, 6)):
+        monkeypatch.setattr(page_module, "MOST_COMPARISONS", most)
+        found = page_module.page(read(run), with_figures=False)
+        html, markdown = (fill(f"report.{name}.j2", found) for name in ("html", "md"))
+        said = "6 comparisons of rows with each other are left out here"
+        assert (said in html, said in markdown) == (left > 0,) * 2
+        assert len(re.findall(r'<th scope="row">\w+ against \w+</th>', html)) == shown
+        assert len(re.findall(r"(?m)^\| \w+ against \w+ \|", markdown)) == shown
+        assert len(found["matrices"]) == (0 if left else 2)
 
 
 def test_markdown_holds_the_findings(written):

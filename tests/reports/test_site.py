@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment_bench.analysis.tuning import of_method
 from alignment_bench.errors import InputError
 from alignment_bench.reports import site
 from alignment_bench.reports.site import build, read_entries
@@ -38,12 +39,28 @@ def study(**more):
             "verdict": ["Nothing is compared here."], **more}  # fmt: skip
 
 
+def tuning(**more):
+    """Two trials of dpo, the first picked."""
+    trials = [
+        {"number": i, "settings": {"beta": beta}, "budget": 96, "kl": 0.5, "failed": None, "intervals": {},
+         "scores": {"gold": 0.75 - i / 4}, "cost": {}} for i, beta in enumerate((1.0, 0.5))
+    ]  # fmt: skip
+    rule = {"by": "gold", "at_most_kl": 1.0, "margin": 0.0}
+    row = {"space": {}, "shared": trials[1], "trials": trials, **of_method(trials, rule, ["gold"])}
+    return {"study": "t1", "benchmark": "quick", "model": "small", "preferences": "pairs", "trial_seed": 1000,
+            "created": "2026-11-30T11:00:00", "code": {"training": "abcdef0123456789"}, "methods": {"dpo": row},
+            "contract": {"trials": 2, "optimizer": "halton", "rule": rule, "criteria": ["gold"]},
+            "rows": {"dpo": "dpo"}, "run": "r", "winners": {},
+            "spent": {"trials": 2, "seconds": 4.0, "flops": 2e9, "examples": 192}, **more}  # fmt: skip
+
+
 @pytest.fixture
 def published(tmp_path):
     folder = tmp_path / "published"
     write_record(folder / "first.json", outcome("small", "pairs", {"dpo": 0.625, "ppo": 0.75}))
     write_record(folder / "second.json", outcome("large", "others", {"dpo:beta=2": 0.5625, "kto": 0.25}))
     write_record(folder / "studies" / "noise.json", study())
+    write_record(folder / "tunings" / "quick.json", tuning())
     (folder / "other.json").write_text(json.dumps({"pace": 1}), encoding="utf-8")  # of another kind
     return folder
 
@@ -51,7 +68,9 @@ def published(tmp_path):
 def test_every_number_leads_to_its_report_and_its_contract(published, tmp_path, parse):
     index, *pages = build([published], tmp_path / "site")
     names = [str(page.relative_to(tmp_path / "site")) for page in pages]
-    assert names == ["runs/first/index.html", "runs/second/index.html", "studies/noise/index.html"]
+    assert names == [
+        "runs/first/index.html", "runs/second/index.html", "studies/noise/index.html", "tunings/quick/index.html",
+    ]  # fmt: skip
     text = index.read_text(encoding="utf-8")
     for share in ("62.5%", "75.0%", "56.2%", "25.0%"):
         (target,) = re.findall(rf'<a href="([^"]+)">{share}</a>', text)
@@ -66,6 +85,9 @@ def test_every_number_leads_to_its_report_and_its_contract(published, tmp_path, 
         page = (index.parent / "runs" / name / "index.html").read_text(encoding="utf-8")
         assert 'id="contract"' in page and record["run_id"] in page
     assert "Nothing is compared here." in text and 'href="studies/noise/index.html"' in text
+    assert 'href="tunings/quick/index.html">quick: 2 trials each (halton)</a>' in text
+    assert "Picked by the true reward with KL at most 1 nat. Spent: 2 trials, 4.0 s and 2.00 GFLOP" in text
+    assert "training abcdef012345" in pages[-1].read_text(encoding="utf-8")
     assert text.count("<table") == 2  # contracts differ, so no table is shared
     again = build([published], tmp_path / "again")
     assert [page.read_bytes() for page in again] == [page.read_bytes() for page in (index, *pages)]
@@ -104,7 +126,7 @@ def test_a_runs_folder_is_read_and_each_file_of_its_cells_checked(tmp_path):
     run.open({**parts, "created": "2026-11-30", "methods": named})
     stage = Store(tmp_path).stage("cell", {}, lambda path: write_jsonl(path / "metrics.jsonl", []))
     cell = run.place("dpo", 0, [stage])
-    with pytest.raises(InputError, match="no finished run and no study"):
+    with pytest.raises(InputError, match="no finished run, no study and no tuning"):
         build([tmp_path], tmp_path / "site")
     run.write_summary({name: part for name, part in made.items() if name not in ("data", "environment", "commands")})
     (found,) = read_entries(tmp_path)
@@ -125,7 +147,7 @@ def test_sources_that_hold_nothing(tmp_path):
     with pytest.raises(InputError, match="there is no folder or file"):
         build([tmp_path / "nowhere"], tmp_path / "site")
     (tmp_path / "x.json").write_text('{"a": 1}', encoding="utf-8")
-    with pytest.raises(InputError, match="neither the outcome of a run nor that of a study"):
+    with pytest.raises(InputError, match="is not the outcome of a run, a study or a tuning"):
         build([tmp_path / "x.json"], tmp_path / "site")
 
 
@@ -157,10 +179,13 @@ def test_it_filters_in_a_browser_and_hostile_text_does_nothing(browser, publishe
         parts = page.locator(".part:visible h3").all_inner_texts()
         return parts, page.locator("tbody tr:visible th").all_inner_texts()
 
-    assert shown()[0] == ["noise", "first", "second", "third"] and len(shown()[1]) == 8
+    assert shown()[0] == ["noise", "quick: 2 trials each (halton)", "first", "second", "third"] and len(shown()[1]) == 8
     page.select_option("[data-filter=method]", "dpo")
-    assert shown() == (["noise", "first", "second", "third"], ["sft", "dpo", "sft", "dpo:beta=2", "sft", "dpo"])
-    assert "4 of 4 shown" in page.inner_text("[role=status]")
+    assert shown() == (
+        ["noise", "quick: 2 trials each (halton)", "first", "second", "third"],
+        ["sft", "dpo", "sft", "dpo:beta=2", "sft", "dpo"],
+    )
+    assert "5 of 5 shown" in page.inner_text("[role=status]")
     page.select_option("[data-filter=model]", "large")
     assert shown() == (["second"], ["sft", "dpo:beta=2"]) and not page.is_visible("#studies")
     page.select_option("[data-filter=data]", "pairs")

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from filelock import FileLock
+from typer.testing import CliRunner
 
+from alignment_bench.benchmarks.cli.cache import cache
 from alignment_bench.results.cache import look, remove
 from alignment_bench.results.hold import FOLDER, held
 from alignment_bench.results.integrity import MANIFEST, write_json
@@ -83,6 +85,22 @@ def test_a_run_that_is_gone_is_named(work):
     run.path.rename(run.path.with_name("moved"))
     found = look(store)
     assert found.missing == [run.path] and found.runs == []
+
+
+def test_while_a_run_may_not_be_read_every_stage_is_kept(work, monkeypatch):
+    """It lies in the folder of another user, who alone knows what it refers to."""
+    store, run, _, _ = work
+    store.remember(run.path)
+
+    def hidden(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Run, "exists", property(hidden))
+    found = look(store)
+    assert (found.unseen, found.missing, found.runs) == ([run.path], [], [])
+    assert found.removable(DAY, LATER) == []
+    said = CliRunner().invoke(cache, ["ls", "--root", str(store.root)]).stdout
+    assert f"for it may refer to it: {run.path}\n" in said
 
 
 def test_links_free_nothing_and_work_in_progress_is_left_alone(work):

@@ -66,8 +66,10 @@ def test_a_torn_register_of_runs(tmp_path, caplog):
     store.remember(tmp_path / "two")
     assert store.remembered() == [tmp_path / "one", tmp_path / "two"] == look(store).missing
     assert f"{register}: 1 of 3 lines are damaged" in caplog.messages[-1]
-    register.write_text('{"path": 1}\n')
-    assert store.remembered() == []
+    no_paths = ('{"path": 1}', r'"\u0000"', r'"\ud800"', f'"{"x" * 5000}"', "5")
+    register.write_text("".join(f"{line}\n" for line in no_paths))
+    assert look(store).missing == []
+    assert f"{register}: 5 of 5 lines are damaged" in caplog.messages[-1]
 
 
 def test_a_damaged_answer_is_asked_again(tmp_path, caplog):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from alignment_bench.results import progress as module
+from alignment_bench.results.integrity import write_json
 from alignment_bench.results.progress import PROGRESS, Recorder, StepProgress, read_progress
 
 SFT = StepProgress("SFT", "SFT", alike="SFT", trains=True, expected=40.0)
@@ -81,6 +82,20 @@ def test_a_sentence_says_how_far_it_is(recorder, tmp_path):
     )
     found.machine = "another"  # whose processes are not seen from here
     assert found.is_at_work
+
+
+def test_a_step_does_not_wait_for_the_disk_and_a_torn_progress_is_none(recorder, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    recorder.begin("ppo seed 0, training")
+    assert [s.label for s in read_progress(tmp_path).steps if s.state == "at work"] == ["ppo seed 0, training"]
+    recorder.done("ppo seed 0, training", fresh=True)
+    assert read_progress(tmp_path) == recorder.progress and not synced
+    whole = (tmp_path / PROGRESS).read_text()
+    (tmp_path / PROGRESS).write_text(whole[: len(whole) // 2])
+    assert read_progress(tmp_path) is None
+    write_json(tmp_path / "record.json", {})
+    assert len(synced) == 1  # all else that is written this way does wait
 
 
 def test_how_it_ended_is_kept_and_it_moves_to_the_runs_folder(tmp_path):

@@ -14,14 +14,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where tasks.py is
 
 import torch
 from failing_processes import at_call, fail, stop_at_call, train
-from tasks import PAIRS, TUNING
+from tasks import PAIRS, PROMPTS, TUNING
 
+from alignment_bench.benchmarks.stages.open_policy import Limits, PolicyInMemory
 from alignment_bench.models.checkpoint import Checkpoint, open_network
 from alignment_bench.models.layout import Batch
 from alignment_bench.models.network import Network
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.reward_model import RewardModel
+from alignment_bench.models.sampling import sample
+from alignment_bench.models.shared_work import by_all
 from alignment_bench.runtime import launch, processes
+from alignment_bench.runtime.sharding import is_divided
 from alignment_bench.training.loop import Optimizer
 from alignment_bench.training.task import sides_of
 
@@ -118,16 +122,70 @@ def steps_in_bf16(tiny: Checkpoint) -> dict[str, object]:
 
 
 def scores(tiny: Checkpoint) -> dict[str, list[float]]:
-    """A reward model's scores of rows before a step, after it, and when its weights are whole again."""
+    """A reward model's scores of rows before a step, after it, and when its weights are whole again.
+
+    And the numbers that another model, which said something before the step, still has together after it.
+    """
     torch.manual_seed(0)
+    other = Policy.open(tiny, TUNING, trainable=True)
+    others = Optimizer(other.network, lr=1e-3, total_steps=1)
     network = open_network(tiny.path, "score", TUNING, trainable=True, head_std=0.3)
     model, optimizer = RewardModel(network, tiny.tokenizer()), Optimizer(network, lr=1e-2, total_steps=2)
     found = {"before": model.score_all(ROWS)}
+    other.total_logps(ROWS[:2])
     part = processes.shard(ROWS)
     optimizer.step(lambda: batches(network, [part]), lambda batch: (model.scores(batch.layout).sum(), dict))
+    found["others"] = [p.numel() for p in other.network._sharded.plain.parameters() if p.numel()]
     found["after"] = model.score_all(ROWS)
     optimizer.finish()
+    others.finish()
     return found | {"at_the_end": model.score_all(ROWS)}
+
+
+def frozen(tiny: Checkpoint, precision: str) -> dict[str, dict]:
+    """What comes of LoRA on a base that is divided, by accelerate's setting, and on one that is whole.
+
+    Losses of two steps in which the processes have three passes and one, each behind one without gradients; then what
+    models say of texts that are dealt out unevenly, and responses.
+    """
+    found = {}
+    for reshards in ("true", "false"):
+        os.environ["FSDP_RESHARD_AFTER_FORWARD"] = reshards
+        tuning = replace(TUNING, precision=precision, lora_rank=4, lora_alpha=8.0)
+        torch.manual_seed(0)
+        policy, reference = (Policy.open(tiny, tuning, trainable=trains) for trains in (True, False))
+        optimizer = Optimizer(policy.network, lr=1e-2, total_steps=3, warmup=0.0)
+        parts = [[ROWS[:2], ROWS[2:5], ROWS[5:9]], [ROWS[9:]]][processes.rank()]
+
+        def loss(batch, policy=policy):
+            with torch.no_grad():
+                policy.logps(batch.layout)
+            return -policy.logps(batch.layout).sum().sum(), dict
+
+        outcomes = [
+            optimizer.step(lambda policy=policy, parts=parts: batches(policy.network, parts), loss) for _ in range(2)
+        ]
+        scorer = RewardModel.open(tiny.path, replace(TUNING, precision=precision))  # a whole model of its own
+        torch.nn.init.normal_(scorer.network.score.weight, std=0.3, generator=torch.Generator().manual_seed(0))
+        weights = [p for p in policy.network.model.parameters() if not p.requires_grad]
+        shards = [p.to_local() for p in weights if is_divided(p)]
+        found[reshards] = {
+            "losses": [(outcome.loss, outcome.grad_norm) for outcome in outcomes],
+            "said": policy.entropy_kl_logps(ROWS[:7], reference, together=True),
+            "scores": by_all(ROWS[:3], [[0, 1, 2], []], scorer.score_all),
+            "responses": [s.ids for s in sample(policy, [*PROMPTS] * 2, max_new_tokens=5, seed=0, together=True)],
+            "shards": sum(p.numel() for p in shards),
+            "types": sorted({str(p.dtype) for p in shards}),
+            "whole": sum(p.numel() for p in weights if not is_divided(p)),
+            "weights": [float(p.double().norm()) for p in policy.network.parameters],
+        }
+        if processes.rank() == 0:  # an evaluator of another package calls the model by itself
+            model, _ = PolicyInMemory(reference, Limits(9, 9, 1.0)).network()
+            with torch.no_grad():
+                found[reshards]["logits"] = model(torch.tensor([[5, 6, 7]])).logits[0, -1, :9].tolist()
+        policy.network.close()
+    del os.environ["FSDP_RESHARD_AFTER_FORWARD"]
+    return found
 
 
 def main(model: str, folder: str) -> None:
@@ -136,6 +194,7 @@ def main(model: str, folder: str) -> None:
     torch.manual_seed(0)
     tiny, root = Checkpoint(Path(model), key="tiny"), Path(folder)
     found = shards(tiny) | {"scores": scores(tiny), "bf16": steps_in_bf16(tiny)}
+    found["frozen"] = {precision: frozen(tiny, precision) for precision in ("fp32", "bf16")}
     found["whole"] = train(root / "a", tiny)
     with stop_at_call(4):
         found["stopped"] = train(root / "b", tiny)

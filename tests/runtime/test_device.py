@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from alignment_bench.benchmarks.cost.rough import packed_tokens as packed_of_estimate
 from alignment_bench.benchmarks.definition.spec import TuningSpec
-from alignment_bench.benchmarks.estimate import packed_tokens as packed_of_estimate
 from alignment_bench.methods.wpo import expected_logps
 from alignment_bench.models.checkpoint import open_network
 from alignment_bench.models.micro_batches import start_tokens

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from alignment_bench.errors import InputError
 from alignment_bench.results.store import STEPS, read_jsonl
-from alignment_bench.runtime import launch, processes
+from alignment_bench.runtime import launch, processes, turns
 
 SPEC = {
     "name": "tiny",
@@ -91,6 +91,7 @@ def alone(bench, tiny, tmp_path_factory):
         pytest.param(DATA_PARALLEL, 0, "dpo,orpo,ppo", id="data-parallel"),
         pytest.param(DATA_PARALLEL, 4, "dpo,ppo", id="lora", marks=pytest.mark.slow),
         pytest.param(FSDP, 0, "dpo,orpo,ppo", id="fsdp"),
+        pytest.param(FSDP, 4, "dpo,ppo", id="fsdp-lora", marks=pytest.mark.slow),
         pytest.param(ZERO, 0, "dpo,orpo,ppo", id="zero-2", marks=[needs_deepspeed, pytest.mark.slow]),
     ],
 )
@@ -280,6 +281,7 @@ def test_each_process_holds_its_shard_of_the_weights(tiny, tmp_path):
     assert shards[0]["loss"] == shards[1]["loss"] == pytest.approx(shards[0]["loss_alone"], rel=1e-5)
     assert shards[0]["scores"] == shards[1]["scores"]
     assert shards[0]["scores"]["after"] == shards[0]["scores"]["at_the_end"]
+    assert shards[0]["scores"]["others"] == []
     # the step lowers what it was given: the scores' sum
     assert sum(shards[0]["scores"]["after"]) < sum(shards[0]["scores"]["before"]) - 0.1
     # Two steps of two passes through two layers. Forward and backward each brings a layer's weights together, in bf16;
@@ -292,6 +294,22 @@ def test_each_process_holds_its_shard_of_the_weights(tiny, tmp_path):
             assert each["apart"] < 1e-10  # squares of distances, added up; a step moves a weight by 1e-3
             assert each["held"] == ["torch.bfloat16", "torch.float32"]
             assert each["at_the_end"] == ["torch.float32"]
+    for precision, types in (("fp32", ["torch.float32"]), ("bf16", ["torch.bfloat16", "torch.float32"])):
+        of_layers, found = weights - 259 * 32 - 32, [shard["frozen"][precision] for shard in shards]
+        assert sum(each["true"]["shards"] for each in found) == of_layers
+        for each in found:
+            divided, whole = each["true"], each["false"]
+            assert divided["shards"] == of_layers // 2 and whole["shards"] == 0
+            assert divided["types"] == types
+            assert divided["whole"] == whole["whole"] - of_layers == weights - of_layers
+            for name in ("losses", "said", "scores", "weights"):
+                assert divided[name] == whole[name] == found[0]["false"][name], name
+            if precision == "fp32":  # in bf16 an adapter that is merged is rounded by chance
+                assert divided["responses"] == whole["responses"]
+        assert found[0]["true"]["losses"][1] < found[0]["true"]["losses"][0]
+        assert min(found[0]["true"]["said"][1]) > 0
+        assert len(set(found[0]["true"]["scores"])) == 3
+        assert found[0]["true"]["logits"] == found[0]["false"]["logits"]
     assert shards[0]["continued"] == shards[1]["continued"] == shards[0]["whole"]
     (whole,) = tmp_path.glob("a/cache/train/[!.]*/policy/model.safetensors")
     (continued,) = tmp_path.glob("b/cache/train/[!.]*/policy/model.safetensors")
@@ -358,6 +376,22 @@ def test_what_is_not_supported_is_refused(monkeypatch, variables, said):
     with pytest.raises(InputError, match=said):
         launch.start("auto")
     assert processes.size() == 1
+
+
+def test_a_pass_through_divided_weights_takes_all_processes(monkeypatch):
+    monkeypatch.setattr(processes, "_SIZE", 2)
+    monkeypatch.setattr(processes, "_WAITING", True)
+    with pytest.raises(RuntimeError, match="takes all processes, and the others wait for work"):
+        turns.take_turn(("lm model", False))
+
+
+def test_work_apart_is_of_a_process_that_is_alone(monkeypatch):
+    for name, value in {"_RANK": 1, "_SIZE": 2, "_WAITING": True}.items():
+        monkeypatch.setattr(processes, name, value)
+    with pytest.raises(KeyError), processes.apart():
+        assert (processes.rank(), processes.size(), processes.are_waiting()) == (0, 1, False)
+        raise KeyError
+    assert (processes.rank(), processes.size(), processes.are_waiting()) == (1, 2, True)
 
 
 def test_a_device_by_number_is_refused(monkeypatch):

@@ -48,7 +48,9 @@ def train_more(ledger, model, *, at_step=None, do=None, every=0.0, label="fit"):
             return errors, {"error": errors.detach() + torch.rand(len(batch.rows))}
 
     network = SimpleNamespace(
-        parameters=list(model.parameters()), batches=lambda rows, sequences, **how: [Batch(rows, 0, None)]
+        is_of_all=False,
+        parameters=list(model.parameters()),
+        batches=lambda rows, sequences, **how: [Batch(rows, 0, None)],
     )
     fit(
         Line(),

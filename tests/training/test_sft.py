@@ -12,17 +12,17 @@ from alignment_bench.training.loop import Recipe
 def test_the_trained_weights_are_let_go_before_those_on_disk_are_read(tiny, tuning, tmp_path, monkeypatch):
     """Two whole models of 7B would not lie side by side."""
     trained, left = [], []
-    merge, open_policy = sft.merge_adapter, Policy.open
+    save, open_policy = sft.save_merged, Policy.open
 
-    def merged(network):
+    def saved(network, folder):
         trained.append(weakref.ref(network.model))
-        return merge(network)
+        save(network, folder)
 
     def opened(*given, **more):
         left.append(trained[0]())
         return open_policy(*given, **more)
 
-    monkeypatch.setattr(sft, "merge_adapter", merged)
+    monkeypatch.setattr(sft, "save_merged", saved)
     monkeypatch.setattr(Policy, "open", opened)
     row = sft.Example("a", Prompt("p", (), (5, 6)), (7, 1))
     recipe = Recipe(examples=2, batch_size=1, lr=1e-3, seed=0, label="SFT")

@@ -34,14 +34,18 @@ def test_list_says_what_is_needed_and_the_paper(bench, tmp_path):
     lines = bench("list", cwd=tmp_path).stdout.splitlines()
 
     def row(name):
-        return re.split(r"\s{2,}", next(line for line in lines if line.split()[:1] == [name]).strip())
+        cells = re.split(r"\s{2,}", next(line for line in lines if line.split()[:1] == [name]).strip())
+        unfinished.update({name: cells.pop(3)} if re.fullmatch(r"\d+ of \d+", cells[3]) else {})  # else that is empty
+        return cells
 
+    unfinished: dict[str, str] = {}
     assert row("dpo")[1:4] == ["pairs, reference", "optimum, TRL", "Rafailov et al. (2023, arXiv:2305.18290)"]
     assert row("ppo")[1:4] == ["critic, reference, reward", "optimum, TRL", "Ouyang et al. (2022, arXiv:2203.02155)"]
     assert row("orpo")[1:4] == ["pairs", "TRL", "Hong et al. (2024, arXiv:2403.07691)"]
     assert row("trl-kto")[1:4] == ["pairs", "is TRL", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
     assert row("dpop")[3] == "Pal et al. (2024, arXiv:2402.13228)"  # of a module whose classes have each their own
     assert row("apo_zero")[3].startswith("D'Oosterlinck et al. (2024")
+    assert unfinished.keys() == {"dpo", "ppo", "orpo", "trl-kto"}  # of which runs are published
     assert {"judge", "quick", "hh"} <= {line.split()[0] for line in lines if line.strip()}
 
 
@@ -240,7 +244,7 @@ def test_a_methods_page_says_its_settings_with_range_default_and_source(monkeypa
     words = " ".join(text.split())
     assert "Paper: Ouyang et al. (2022, arXiv:2203.02155)" in words and "Needs: critic, reference, reward" in words
     assert re.search(r"Known optimum: within 0\.0\d{3} nats of KL in .* \(0\.02 wanted\)\.", words)
-    assert "quick: 5 of 5 seeds finished (quick_5_seeds)" in words
+    assert "5 of 5 trainings finished (quick, quick_5_seeds)." in words
     assert re.search(r"\n clip +0\.2 +above 0 to 1 +Range of the", text)
     assert re.search(r"\n beta +0\.05 +from 0 +Weight of", text) and "Tuned from 0.01 to 1." in words
     assert "Tuned from 0.3 to 3 times the benchmark's own." in words

@@ -13,22 +13,23 @@ from alignment_bench.errors import InputError
 from alignment_bench.models.tuning import Tuning
 
 TUNING, AMOUNTS = Tuning(micro_tokens=600), Amounts(100, 100, 100)
-COST = StepCost(trained=64 * GIB, resident=100 * GIB, peak=130 * GIB, tokens=768, flop=10**15, launches=1000)
+COST = StepCost(64 * GIB, 100 * GIB, 130 * GIB, 768, 10**15, 1000, 64 * GIB, 16 * GIB, 3 * GIB, 32 * GIB)
 
 
 @pytest.mark.parametrize(
-    ("devices", "kind", "expected"),
-    [(1, "pairs", 130), (4, "sft", 130 - 48), (4, "pairs", 130 - 48), (8, "online", 130 - 56)],
+    ("devices", "kind", "whole", "expected"),
+    [
+        (1, "pairs", 32, 130),
+        (4, "pairs", 32, 133 - 60),
+        (8, "online", 32, 133 - 70),
+        (8, "online", 34, 134 - 70),
+        (4, "reward_model", 99, 133 - 60),
+    ],
 )
-def test_bytes_on_each_device(devices, kind, expected):
-    """Of 64 GiB that belong to trained weights each holds a part; whole weights, 16, take less than a pass's 30."""
-    assert COST.on_each(devices, kind) == expected * GIB
-
-
-def test_whole_weights_count_where_they_take_more_than_a_pass():
-    large = StepCost(trained=200 * GIB, resident=230 * GIB, peak=235 * GIB, tokens=1, flop=1, launches=1)
-    assert large.on_each(8, "online") == (230 + 50 - 175) * GIB
-    assert large.on_each(8, "reward_model") == (235 - 175) * GIB
+def test_bytes_on_each_device(devices, kind, whole, expected):
+    """Of 64 GiB that belong to trained weights and 16 of frozen layers each holds a part. A pass takes 30, and 3 that
+    it brings together; whole weights count where they take more, of what draws or scores."""
+    assert replace(COST, whole=whole * GIB).on_each(devices, kind) == expected * GIB
 
 
 @pytest.fixture
@@ -37,9 +38,8 @@ def counted(monkeypatch):
 
     def cost(config, tuning, step):
         again = tuning.gradient_checkpointing
-        return StepCost(
-            64 * GIB, 100 * GIB, (110 if again else 130) * GIB, 768, 10**15 * (3 if again else 2) // 2, 1000
-        )
+        work, peak = 10**15 * (3 if again else 2) // 2, (110 if again else 130) * GIB
+        return replace(COST, peak=peak, flop=work, divided=0 if tuning.lora_rank else COST.divided)
 
     monkeypatch.setattr(reckoning, "step_cost", cost)
     monkeypatch.setattr(reckoning, "weights_of", lambda config: 10**9)
@@ -72,10 +72,10 @@ def test_time_and_dollars_by_hand(counted):
 
 def test_several_devices_share_weights_time_and_the_bill(counted):
     (alone, *_), (shared, *_) = (reckon(None, TUNING, AMOUNTS, gpu_of("h200"), n, 3.0) for n in (1, 4))
-    assert shared.memory == (130 - 48) * GIB and not shared.checkpointing
+    assert shared.memory == (133 - 60) * GIB and not shared.checkpointing
     assert shared.hours == pytest.approx(alone.hours / 1.5 / 4) and shared.dollars == pytest.approx(alone.dollars / 1.5)
     adapters = reckon(None, replace(TUNING, lora_rank=8), AMOUNTS, gpu_of("h200"), 4)[0]
-    assert adapters.memory == 110 * GIB and adapters.dollars is None
+    assert adapters.memory == (133 - 12) * GIB and adapters.dollars is None
 
 
 def test_a_step_of_little_work_takes_its_launches(counted, monkeypatch):

@@ -55,6 +55,29 @@ def test_what_is_held_throughout_by_hand():
     assert found.trained == 16 * 494_032_768
     other = 136_134_656 + 49 * 896  # embeddings and norms; biases are held as the products' weights
     assert found.resident == pytest.approx(found.trained + 2 * (494_032_768 - other) + 4 * other, rel=1e-3)
+    # what is divided: all that is trained, and the reference's 24 layers, with two norms each
+    layers = 494_032_768 - other
+    assert found.divided == found.trained
+    assert found.frozen == 2 * layers + 4 * 48 * 896
+    assert found.whole == 2 * layers + 4 * other
+    layer, outside = layers // 24, 136_134_656 + 896
+    two = 2 * (2 * layer + 4 * 2 * 896)
+    assert found.gathered == two + 4 * (layer + 2 * 896) + 2 * 4 * outside
+    lora = step_cost.step_cost(configuration("0.5B"), LORA, Step("pairs", 700, 256, 256, DPO()))
+    assert (lora.divided, lora.frozen, lora.gathered, lora.whole) == (0, found.frozen, two, 0)
+
+
+def test_what_a_base_in_four_bits_holds_by_hand():
+    """Qwen2.5-7B: 28 layers of q, o [3584 x 3584], k, v [3584 x 512] and three [3584 x 18944] in 4 bits, a byte of a
+    scale for each 64 weights, and 4 of its own for each 256 of these; embeddings in 4 bytes, head in 2; adapters of
+    rank 32 in 16."""
+    tuning = replace(LORA, base_bits=4)
+    found = step_cost.step_cost(configuration("7B"), tuning, Step("pairs", 700, 256, 256, DPO()))
+    linear = 28 * 3584 * (2 * 3584 + 2 * 512 + 3 * 18944)
+    adapters = 28 * 32 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944))
+    held = linear * (1 / 2 + 1 / 64 + 4 / (64 * 256)) + 6 * 152064 * 3584
+    assert found.trained == 16 * adapters
+    assert found.resident == pytest.approx(held + 16 * adapters, rel=1e-3)
 
 
 def test_two_and_four_layers_tell_of_the_others():
@@ -70,6 +93,7 @@ def test_two_and_four_layers_tell_of_the_others():
         ("0.5B", LORA, Step("pairs", 16384, 256, 256, DPO()), 4.7),  # as benchmarks/suites/ultrafeedback.yaml has it
         ("0.5B", LORA, Step("online with critic", 16384, 256, 256), 5.1),
         ("7B", LORA, Step("pairs", 8192, 4096, 2048, DPO()), 25),  # one pair of 8,192 tokens
+        ("7B", replace(LORA, base_bits=4), Step("online with critic", 8192, 256, 256), 0.9 * 24),  # of a card of 24
     ],
 )
 def test_the_peak_of_a_step_stays_within_what_was_wanted(size, tuning, step, most):

@@ -102,7 +102,7 @@ def test_a_plan_makes_the_pairs_and_nothing_else(tmp_path, request_small):
         ({"preferences": "builtin/opening"}, "small.yaml.*: there are no built-in prompts 'opening'; .*openings"),
         ({"collected": {**SMALL["collected"], "reward": "no.such:thing"}}, "collected.reward 'no.such:thing' cannot"),
         (
-            {"collected": {**SMALL["collected"], "prompts": 4, "margin": 2.5}},
+            {"collected": {**SMALL["collected"], "prompts": 4, "margin": 2.5}, "tuning": {"precision": "fp32"}},
             "as far apart as the margin .*; lower --margin",
         ),
     ],

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 
 from alignment_bench.benchmarks.definition import plugins
 from alignment_bench.benchmarks.definition.intact import put_back
@@ -44,20 +45,33 @@ CLASS = "\nclass Theirs:\n    def train(self, task):\n        pass\n"
         ("import torch\ntorch.set_grad_enabled(False)", "whether torch has gradients"),
         ("import torch\ntorch.nn.functional.logsigmoid = lambda x: x", "torch.nn.functional.logsigmoid"),
         ("import torch\ntorch.nn.Linear.forward = lambda self, x: x", "torch.nn.modules.linear.Linear.forward"),
+        ("import torch\ntorch.optim.AdamW.step = lambda self: None", "torch.optim.adamw.AdamW.step"),  # Adam's
+        ("import torch\ntorch.set_autocast_enabled('cpu', True)", "torch's autocast on cpu"),
         (
             "from alignment_bench.methods import losses\nlosses.dpo = lambda *a, **k: 0",
             "alignment_bench.methods.losses.dpo",
         ),
     ],
 )
-def test_a_plugin_that_changes_what_rows_share_is_refused_each_time(register, lines, named):
+def test_a_plugin_that_changes_what_rows_share_is_refused(register, lines, named):
+    step = vars(torch.optim.AdamW).get("step")  # its own once an optimizer was made, for torch wraps it then
     before = (F.logsigmoid, torch.nn.Linear.forward, losses.dpo, torch.get_default_dtype())
     register(lines + CLASS)
-    for _ in range(2):  # Python would not import it a second time
+    for _ in range(2 if "dtype" in lines else 1):  # each time, though Python would not import it a second time
         with pytest.raises(InputError, match=f"method 'theirs' .* changes {named}, on which the numbers of every row"):
             load("methods", "theirs")
     assert before == (F.logsigmoid, torch.nn.Linear.forward, losses.dpo, torch.get_default_dtype())
-    assert torch.is_grad_enabled()
+    assert (
+        torch.is_grad_enabled() and vars(torch.optim.AdamW).get("step") is step and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def test_a_class_in_place_of_one_that_transformers_has_not_yet_imported_is_refused(register, monkeypatch):
+    monkeypatch.delitem(vars(transformers), "LlamaForCausalLM", raising=False)
+    register("import transformers\nclass Mine:\n    pass\ntransformers.LlamaForCausalLM = Mine" + CLASS)
+    with pytest.raises(InputError, match="changes transformers.LlamaForCausalLM, on which"):
+        load("methods", "theirs")
+    assert transformers.LlamaForCausalLM.__module__.startswith("transformers.")
 
 
 def test_a_patch_of_what_the_plugin_is_the_first_to_import_is_refused(register, monkeypatch):
@@ -96,13 +110,15 @@ class Careless:
         torch.set_grad_enabled(False)
         torch.set_default_dtype(torch.float64)
         F.logsigmoid = torch.neg
+        torch.optim.AdamW.step = torch.optim.SGD.step
         yield Score("x", "p", 1.0)
 
 
 def test_what_an_evaluator_changes_of_torch_is_put_back():
-    before = F.logsigmoid
+    before, step = F.logsigmoid, torch.optim.AdamW.step
     assert _scores(Careless(), [], []) == [Score("x", "p", 1.0)]
     assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32 and F.logsigmoid is before
+    assert torch.optim.AdamW.step is step
 
 
 def test_what_fails_is_put_back_too():

@@ -41,13 +41,21 @@ def test_words_follow_the_published_numbers(publish):
 
 
 def test_an_installation_without_published_files_claims_nothing(publish):
-    assert proof.proof_of("dpo").word == "own tests" and proof.seeds_of("dpo") == []
+    assert proof.proof_of("dpo").word == "own tests" and proof.unfinished("dpo") == ""
 
 
-def test_seeds_that_finished_are_counted_against_those_of_sft(publish):
-    rows = {"sft": {"seeds": 5}, "dpo": {"seeds": 4}}
+def test_trainings_that_finished_are_counted_against_those_that_were_asked(publish, tmp_path):
+    rows = {"sft": {"seeds": 5}, "dpo": {"seeds": 4}, "dpo:beta=0.5": {"seeds": 5}, "dpop": {"seeds": 0}}
     publish(five={"benchmark": "quick", "methods": rows}, one={"benchmark": "hh", "methods": {"sft": {"seeds": 1}}})
-    assert proof.seeds_of("dpo") == ["quick: 4 of 5 seeds finished (five)"] and proof.seeds_of("ppo") == []
+    assert proof.seed_lines("dpo") == ["9 of 10 trainings finished (quick, five)."]
+    assert (proof.unfinished("dpo"), proof.unfinished("dpop"), proof.unfinished("ppo")) == ("1 of 10", "5 of 5", "")
+    assert proof.seed_lines("ppo") == ["How many of its seeds finish is not known: no published run has it."]
+    runs = [{"failures": {}}, {"failures": {"dpo seed 0": "diverged", "dpo:beta=1 seed 2": "diverged"}}]
+    (tmp_path / "studies").mkdir()
+    study = {"benchmark": "quick", "seeds": 3, "methods": ["dpo", "dpo:beta=1", "ppo"], "runs": runs}
+    publish(**{"studies/noise": study})
+    assert proof.seed_lines("dpo")[1:] == ["10 of 12 trainings finished (quick, noise)."]
+    assert (proof.unfinished("dpo"), proof.unfinished("ppo")) == ("3 of 22", "0 of 6")
 
 
 def test_a_plugin_is_not_ours_whatever_its_name(publish):

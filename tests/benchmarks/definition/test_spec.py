@@ -98,6 +98,8 @@ def test_errors_name_file_line_and_field(write):
 def test_errors_name_the_option(write):
     path = write("extends: parent.yaml\nname: child\n")
     assert "--set sft.lrr=1: there is no field 'sft.lrr'; did you mean 'lr'?" in refused(path, "sft.lrr=1")
+    told = refused(path, "collected.kk=4")  # before the reward that is missing beside it
+    assert "--set collected.kk=4: there is no field 'collected.kk'; " in told
     assert "--set budget=-1: budget: input should be greater than 0, not -1" in refused(path, "budget=-1")
     assert "--set bugdet=1: there is no field 'bugdet'; did you mean 'budget'?" in refused(path, "bugdet=1")
     assert "--set budget.x=1: budget is not a mapping but 8, so it has no fields" in refused(path, "budget.x=1")

@@ -44,7 +44,10 @@ HARMFUL = {  # text: (line, what is said)
     f"a: {'[' * 31}{']' * 31}": (1, f"nested more than {DEEPEST} deep"),
     "a: 2024-13-45": (1, "'2024-13-45' is no timestamp"),
     "a: 1\nb: 2024-01-01T99:00:00Z": (2, "is no timestamp"),
-    "a: " + "9" * 6000: (1, "is no int"),
+    "a: " + "9" * 6000: (1, "a number of 6,000 characters"),
+    "a: -0x" + "f" * 5000: (1, "a number of 5,003 characters"),  # Python writes none of more than 4,300 digits
+    "a: " + "1:" * (2**19 - 4) + "1": (1, "a number of 1,048,569 characters"),  # in base 60
+    "a: " + "1:" * 2**18 + "1.5": (1, "a number of 524,291 characters"),
     "a: !!int x": (1, "'x' is no int"),
     "a: !!int ''": (1, "'' is no int"),
     "a: !!float x": (1, "'x' is no float"),

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import beta
 
 from alignment_bench.analysis.comparisons import MARGIN
-from alignment_bench.benchmarks.selfcheck import claims, claims_verdict
+from alignment_bench.benchmarks.selfcheck import claims, claims_detectable, claims_verdict
 from alignment_bench.benchmarks.selfcheck.claims_verdict import REST_SD, World, draw, latent, truth
 
 PUBLISHED = json.loads(claims.PUBLISHED.read_text())
@@ -71,3 +71,16 @@ def test_a_rule_that_claims_too_much_is_seen(monkeypatch):
     assert sum(one["a is better than b"] for one in honest) <= 8
     assert sum(one["a is better than b"] for one in loose) >= 10
     assert sum(one["equal within the margin"] for one in honest) == 0
+
+
+def test_a_size_that_a_run_does_not_show_is_seen():
+    """48 prompts and one seed: 2.48 * 0.073 + 0.87 * 0.073 * sqrt(1 - 4 d^2) = 0.24 is shown in 80% of runs."""
+    design = claims_detectable.Design(0.0, "b", 48, 1)
+    said = "; the smallest difference that a run of this size shows with 80% power is {}"
+    assert design.least() == pytest.approx(23.5, abs=1.5)
+    assert not claims_detectable.is_false(said.format("23 points"), design)
+    for wrong in ("15 points", "32 points", "more than 40 points"):
+        assert claims_detectable.is_false(said.format(wrong), design)
+    assert not claims_detectable.is_false(said.format("15 points (9 to 30 points as far as the seeds tell)"), design)
+    for wrong in ("9 to 20 points", "26 to more than 40 points", "more than 40 points"):
+        assert claims_detectable.is_false(said.format(f"23 points ({wrong} as far as the seeds tell)"), design)

@@ -20,19 +20,24 @@ from alignment_bench.benchmarks.selfcheck import check as checking
 from alignment_bench.benchmarks.selfcheck.goals import GOALS, Fields, goal_of, unknown_with
 from alignment_bench.benchmarks.selfcheck.optimum import BETA, COMPARISONS, LETTERS, PROMPTS, RESPONSES, OptimumWorld
 from alignment_bench.errors import InputError
+from alignment_bench.methods import losses
 from alignment_bench.methods.best_of_n import BestOfN
 from alignment_bench.methods.dpo import DPO
 from alignment_bench.methods.dpo_terms import LengthNormalizedDPO, LengthRegularizedDPO
 from alignment_bench.methods.grpo import GRPO
 from alignment_bench.methods.grpo_terms import DrGRPO
 from alignment_bench.methods.ipo import IPO
+from alignment_bench.methods.orpo import ORPO
 from alignment_bench.methods.pairwise import PairwiseMethod
-from alignment_bench.methods.ppo import PPO
+from alignment_bench.methods.ppo import PPO, token_rewards
 from alignment_bench.methods.ppo_ensemble import PPOEnsemble
+from alignment_bench.methods.reinforce_pp import ReinforcePlusPlus
 from alignment_bench.methods.rloo import RLOO
 from alignment_bench.methods.sft_chosen import SFTChosen
+from alignment_bench.methods.trl_offline import TRLORPO
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.results.records import Generation
+from alignment_bench.results.store import COST
 
 
 @pytest.fixture(scope="module")
@@ -204,29 +209,83 @@ def test_an_ensembles_reward_is_the_least_of_its_models(world):
     assert float(found[7] - found[9]) == pytest.approx((one - other) / 0.5, abs=1e-5)
 
 
+def logits_of(logps):
+    """Logits of the first token, and of the second after each letter, with the place of each response in them."""
+    starts = [[i for i, text in enumerate(RESPONSES) if text.startswith(letter)] for letter in LETTERS]
+    first = torch.cat([logps[:1], *(logps[columns].logsumexp(0)[None] for columns in starts)])
+    places = {0: [(0, 0)]}
+    for row, columns in enumerate(starts, 1):
+        places |= {i: [(0, row), (row, column)] for column, i in enumerate(columns)}
+    return [first, *(logps[columns].log_softmax(0) for columns in starts)], places
+
+
 def test_a_kl_in_the_loss_has_no_slope_at_its_optimum(world):
     """The expected loss of Dr. GRPO from its definition: every token learns from 3/4 of the reward, and k3 pulls."""
     found = optimum(world, DrGRPO(beta=0.5, normalize_reward=False, missing_eos_penalty=0.0))[0]
-    starts = [[i for i, text in enumerate(RESPONSES) if text.startswith(letter)] for letter in LETTERS]
-    first = [found[:1], *(found[columns].logsumexp(0)[None] for columns in starts)]
-    table = [torch.cat(first), *(found[columns].log_softmax(0) for columns in starts)]
-    reference = world.reference_logps[0]
-    theirs = [reference[:1], *(reference[columns].logsumexp(0)[None] for columns in starts)]
-    base = [torch.cat(theirs), *(reference[columns].log_softmax(0) for columns in starts)]
+    table, places = logits_of(found)
+    base, _ = logits_of(world.reference_logps[0])
     logits = [part.clone().requires_grad_() for part in table]
     loss = torch.zeros((), dtype=torch.float64)
-    for i, text in enumerate(RESPONSES):
-        letters = text.split()
-        places = [(0, 0)] if not letters else [(0, 1 + LETTERS.index(letters[0]))]
-        if letters:
-            row = 1 + LETTERS.index(letters[0])
-            places.append((row, starts[row - 1].index(i)))
-        for row, column in places:
+    for i in range(len(RESPONSES)):
+        for row, column in places[i]:
             new, old = logits[row].log_softmax(0)[column], base[row][column]
             k3 = (old - new).exp() - 1 - (old - new)
             loss = loss + found[i].exp() * (0.5 * k3 - 0.75 * world.rewards[0, i] * new)
     loss.backward()
     assert max(float(part.grad.abs().max()) for part in logits) < 1e-6
+
+
+@pytest.mark.parametrize(("beta", "least", "most"), [(0.5, 0.0, 1e-6), (0.25, 1e-2, 10.0)])
+def test_reinforce_pps_expected_update_is_none_at_its_goal_and_only_there(world, beta, least, most):
+    """Its returns at every token of every response, each as often as it is drawn; what whitening adds moves no mean."""
+    settings = {"normalize_reward": False, "missing_eos_penalty": 0.0}
+    found = optimum(world, ReinforcePlusPlus(beta=beta, **settings))[0]
+    table, places = logits_of(found)
+    logits, base = [part.clone().requires_grad_() for part in table], logits_of(world.reference_logps[0])[0]
+    mask = torch.tensor([[True, len(places[i]) == 2] for i in range(len(RESPONSES))])
+
+    def tokens(parts):
+        logps = [part.log_softmax(0) for part in parts]
+        rows = [[logps[row][column] for row, column in (*places[i], (0, 0))[:2]] for i in range(len(RESPONSES))]
+        return torch.stack([torch.stack(row) for row in rows])
+
+    new, reference = tokens(logits), tokens(base)
+    rewards = token_rewards(world.rewards[0].double(), new.detach() - reference, mask, beta=0.5)
+    worth, _ = losses.gae(rewards, torch.zeros_like(rewards), mask, gamma=1.0, lam=1.0)
+    (found.exp()[:, None] * worth * new * mask).sum().backward()
+    slope = max(float(part.grad.abs().max()) for part in logits)
+    assert least <= slope < most
+
+
+def test_the_loss_of_trls_orpo_has_no_slope_at_its_optimum(world):
+    """All labels as one batch: the NLL a mean over all tokens but each prompt's first, the odds ratio one over pairs.
+
+    Where each reply has its own length as the divisor, as in `orpo`, there is a slope.
+    """
+
+    def slope(found):
+        tables = [logits_of(found[p]) for p in range(len(PROMPTS))]
+        logits = [[part.clone().requires_grad_() for part in table] for table, _ in tables]
+        nll = odds = torch.zeros((), dtype=torch.float64)
+        tokens = labels = 0.0
+        for p, (_, places) in enumerate(tables):
+            logps = [
+                torch.stack([logits[p][row].log_softmax(0)[column] for row, column in places[i]]).sum()
+                for i in range(len(RESPONSES))
+            ]
+            means = torch.stack([logp / (2 if text else 1) for logp, text in zip(logps, RESPONSES, strict=True)])
+            log_odds = (means.exp() / (1 - means.exp())).log()
+            for i, j in itertools.permutations(range(len(RESPONSES)), 2):
+                share = 1 / (1 + math.exp(float(world.rewards[p, j] - world.rewards[p, i])))
+                nll = nll - share * logps[i]
+                tokens += share * (1 + (2 if RESPONSES[i] else 1))
+                odds = odds - share * F.logsigmoid(log_odds[i] - log_odds[j])
+                labels += share
+        (nll / tokens + 0.1 * odds / labels).backward()
+        return max(float(part.grad.abs().max()) for table in logits for part in table)
+
+    assert slope(optimum(world, TRLORPO())) < 1e-6
+    assert slope(optimum(world, ORPO(nll_scope="prompt+response"))) > 1e-3
 
 
 def test_chosen_replies_are_those_of_the_labels(world):
@@ -246,7 +305,7 @@ def test_every_method_says_what_it_aims_at_or_nothing():
             continue
         cls = load("methods", name)
         goal = getattr(cls, "goal", "")
-        assert goal in GOALS or name in ("trl-orpo",), name
+        assert goal in GOALS, name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,6 +404,37 @@ def test_check_tells_what_a_careless_method_breaks(monkeypatch):
         "logs",
     } <= broken
     assert not report.passed
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsksSeveral(Stays):
+    """It asks two reward models about as many responses as it may, and says so."""
+
+    reward_models: int = 2
+    said: int = 2 * checking.SMALL
+
+    def train(self, task):
+        turn = ({"role": "user", "content": PROMPTS[0]},)
+        responses = [Generation(PROMPTS[0], turn, "a", 2, True)] * checking.SMALL
+        for scorer in (task.reward, *task.more_rewards[: self.reward_models - 1]):
+            scorer(responses)
+        costs = {"optimizer_steps": 1, "trained_tokens": 1, "seconds": 1.0, "flops": 1.0}
+        (task.out / COST).write_text(
+            json.dumps({"examples": checking.SMALL, "reward_queries": self.said, **costs}), encoding="utf-8"
+        )
+        return super().train(task)
+
+
+def test_rewards_of_several_models_are_counted_each(monkeypatch):
+    def broken(**settings):
+        method = AsksSeveral(**settings)
+        monkeypatch.setattr(checking, "load", lambda group, name: AsksSeveral)
+        monkeypatch.setattr(checking, "build", lambda *a: method)
+        report = checking.check("several", shares=(1 / 64,))
+        return {f.name for f in report.findings if not f.passed} & {"counts its costs", "stops at its budget"}
+
+    assert broken() == set()
+    assert broken(said=checking.SMALL) == {"counts its costs"}
 
 
 def test_check_refuses_an_unknown_setting():

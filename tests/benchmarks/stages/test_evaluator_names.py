@@ -20,7 +20,9 @@ OTHERS = {
     "step.kind",
     "self.kind",
     "kind",
-}  # labellers, built-in models, stages and kinds of steps, which bear the same names
+    "inputs",
+    "m.manifest['inputs']",
+}  # labellers, built-in models, stages, their inputs and kinds of steps, which bear the same names
 LOOKUPS = ("get", "pop", "setdefault")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from alignment_bench.benchmarks.data.corpus import WORLD_SEED
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.harness import run as run_harness
+from alignment_bench.benchmarks.plan import plan
 from alignment_bench.benchmarks.request import Request
 from alignment_bench.benchmarks.world import preference_rows
 from alignment_bench.errors import InputError
@@ -205,6 +207,12 @@ def test_a_judge_of_another_name_is_the_runs_judge(outcome, request_of):
     found = outcome.summary["judges"]
     assert found["usage"].keys() == {"judge_model"} and 0 < found["usage"]["judge_model"]["verdicts"] <= 8
     assert found["audit"]
+    asked = {p.step.cell: p.estimate for p in plan(replace(request_of(EVALUATORS), seeds=2)).steps if p.step.asks}
+    assert {cell: estimate.basis for cell, estimate in asked.items()} == {
+        ("sft", 0): "asked before", ("dpo", 0): "asked before",
+        ("sft", 1): "nothing to ask", ("dpo", 1): "measured, 1 earlier",
+    }  # fmt: skip
+    assert asked["dpo", 0].seconds == 0 < asked["dpo", 1].seconds
     with pytest.raises(InputError, match="strict and judge would both be the judge; name one of them"):
         run_harness(request_of({"strict": JUDGE, "judge": JUDGE}))
 

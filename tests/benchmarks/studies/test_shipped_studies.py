@@ -100,6 +100,42 @@ def test_an_outcome_is_taken_in_with_its_page(tmp_path, monkeypatch):
         outcomes.publish(tmp_path)
 
 
+@pytest.mark.parametrize("path", sorted(outcomes.TUNINGS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_published_tuning_is_not_silent_about_its_code(path):
+    record = read_record(path)
+    page = (outcomes.TUNING_PAGES / f"{path.stem}.md").read_text(encoding="utf-8")
+    assert path.stem.startswith(record["benchmark"]) and record["winners"]
+    assert all(f"{part} {digest[:12]}" in page for part, digest in record["code"].items())
+    if since := outcomes.changed(record):
+        warnings.warn(f"tuning {path.stem} is of older code: {', '.join(since)} changed since", stacklevel=1)
+
+
+def test_a_tuning_is_taken_in_with_its_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(outcomes, "TUNINGS", tmp_path / "tunings")
+    monkeypatch.setattr(outcomes, "TUNING_PAGES", tmp_path / "pages")
+    code = code_of(["dpo"], read_study("label_noise").spec)
+    rule = {"by": "gold", "at_most_kl": None, "margin": 0.0}
+    winners = {"dpo": {"seeds": 2, "metrics": {"win_rate.gold": {"mean": 0.625, "low": 0.5, "high": 0.75}}}}
+    record = {
+        "study": "abc", "benchmark": "quick", "created": "2026-11-30T17:00:00+00:00", "trial_seed": 1000, "code": code,
+        "contract": {"trials": 2, "optimizer": "halton", "rule": rule, "criteria": ["gold"]}, "methods": {}, "rows": {},
+        "spent": {"trials": 2, "seconds": 1.0, "flops": 1e9, "examples": 2}, "run": "r", "winners": winners,
+    }  # fmt: skip
+    write_record(tmp_path / "tune.json", record)
+    kept, page = outcomes.publish(tmp_path)
+    assert (kept.name, page.name) == ("quick_by_gold.json", "quick_by_gold.md")
+    assert "62.5%" in page.read_text(encoding="utf-8")
+    test_a_published_tuning_is_not_silent_about_its_code(kept)
+    assert outcomes.changed({**read_record(kept), "code": {**code, "dpo": "0"}}) == ["dpo"]
+    rule = {"by": "selection_reward_model", "at_most_kl": 1.0, "margin": 0.0}  # quick's own
+    write_record(tmp_path / "tune.json", {**record, "contract": {**record["contract"], "rule": rule}})
+    assert outcomes.publish(tmp_path)[0].name == "quick.json"
+    for other in ({"benchmark": "mine"}, {"winners": {}}):
+        write_record(tmp_path / "tune.json", {**record, **other})
+        with pytest.raises(InputError, match="no finished tuning of a shipped benchmark"):
+            outcomes.publish(tmp_path)
+
+
 AXES = {"labels.flip": ([0, 0.25], None), "dpo.beta": ([0.1, 0.5], "dpo")}
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from alignment_bench.benchmarks.cost.rough import Estimate
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.harness import Outcome
 from alignment_bench.benchmarks.plan import TO_DO, Planned
@@ -198,5 +199,7 @@ def test_a_plan_counts_a_stage_once_where_its_runs_share_it(field, kind, stages)
     values = {"collected.sharpness": "4,8", "template": "chat,text", "budget": "8,16", "labels.flip": "0,0.25"}[field]
     found = varied(load_spec("sentiment", {"model": "builtin/base_model"}), ["dpo"], 1, [f"{field}={values}"])
     planned = Planned(Step("a stage", kind, lambda made: None), TO_DO)
-    both = Planning([(run, SimpleNamespace(to_do=[planned])) for run in found.runs()])
-    assert len(both.to_do) == stages
+    both = Planning(
+        [(run, SimpleNamespace(to_do=[planned], beside={"start": Estimate("", 3.0)})) for run in found.runs()]
+    )
+    assert len(both.to_do) == stages and both.seconds == (2 * 3.0, stages)

@@ -7,11 +7,12 @@ from functools import lru_cache
 
 import torch
 
-from ..models.checkpoint import Checkpoint
-from ..models.policy import Policy
-from ..models.sampler_torch import sample_rows
-from ..models.tuning import Tuning
-from ..results.records import Prompt
+from ...models.checkpoint import Checkpoint
+from ...models.policy import Policy
+from ...models.sampler_torch import sample_rows
+from ...models.tuning import Tuning
+from ...results.records import Prompt
+from ...runtime import processes
 
 ROWS, FEW, NEW_TOKENS = 16, 4, 16  # sequences of a timed pass, of one that takes long, and tokens of a response
 TIMES = 3  # the best counts, for others may be at work here
@@ -37,9 +38,10 @@ def pace_of(base: Checkpoint, tuning: Tuning, prompt: int, reply: int, threads: 
     """Time the model on rows of so many tokens with so many threads; each pass is done once before it is timed."""
     there = torch.get_num_threads()
     torch.set_num_threads(threads)
-    began = time.perf_counter()
-    policy = Policy.open(base, tuning, trainable=True)
-    opened = time.perf_counter() - began
+    watch = Watch(tuning.device)
+    with processes.apart():  # of several each times it for itself
+        policy = Policy.open(base, tuning, trainable=True)
+    opened = watch.seconds
     try:
         words = [
             i for i in range(3, policy.network.model.get_input_embeddings().num_embeddings) if i not in policy.stops
@@ -64,14 +66,29 @@ def pace_of(base: Checkpoint, tuning: Tuning, prompt: int, reply: int, threads: 
             )  # fmt: skip
             return sum(len(sample.ids) for sample in drawn)
 
-        trained, seen = _each(train), _each(read)
-        return Pace(trained, seen, seen if tuning.sampler == "vllm" else _each(draw), opened)
+        trained, seen = _each(train, tuning.device), _each(read, tuning.device)
+        return Pace(trained, seen, seen if tuning.sampler == "vllm" else _each(draw, tuning.device), opened)
     finally:
         policy.network.close()
         torch.set_num_threads(there)
 
 
-def _each(work: Callable[[int], int]) -> float:
+class Watch:
+    """Seconds since it was made, without those that a CPU gave to others.
+
+    On a CPU all threads' time together, where that is less: on one that is idle it never is.
+    """
+
+    def __init__(self, device: str):
+        self.on_cpu, self.began, self.used = device == "cpu", time.perf_counter(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        passed, used = time.perf_counter() - self.began, time.process_time() - self.used
+        return min(passed, used) if self.on_cpu else passed
+
+
+def _each(work: Callable[[int], int], device: str) -> float:
     """Seconds for each token of some work on so many rows, the best of several times, after it was done once.
 
     A few rows tell enough of work that takes long; of what is brief most would be what comes with every pass.
@@ -81,7 +98,7 @@ def _each(work: Callable[[int], int]) -> float:
     rows = ROWS if time.perf_counter() - began < BRIEF else FEW
     found: list[float] = []
     while len(found) < TIMES and (not found or time.perf_counter() - began < ENOUGH):
-        started = time.perf_counter()
+        watch = Watch(device)
         tokens = work(rows)
-        found.append((time.perf_counter() - started) / max(tokens, 1))
+        found.append(watch.seconds / max(tokens, 1))
     return min(found)
