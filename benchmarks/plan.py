@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import heapq
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -63,11 +64,9 @@ class Plan:
     @property
     def seconds(self) -> tuple[float, list[str]]:
         """The sum of what is known, cells trained side by side, and the steps of which nothing is known."""
-        total = sum(part.seconds or 0.0 for part in self.beside.values())
-        for planned in self.to_do:
-            is_beside = planned.step.cell and planned.step.trains
-            total += (planned.estimate.seconds or 0.0) / (self.at_once if is_beside else 1)
-        return total, [s.step.label for s in self.to_do if s.estimate.seconds is None]
+        beside = sum(part.seconds or 0.0 for part in self.beside.values())
+        unknown = [s.step.label for s in self.to_do if s.estimate.seconds is None]
+        return lasting(self.to_do, self.at_once) + beside, unknown
 
     def as_json(self) -> dict[str, Any]:
         seconds, unknown = self.seconds
@@ -82,6 +81,18 @@ class Plan:
             "notes": self.notes,
             "warnings": self.warnings,
         }
+
+
+def lasting(steps: Iterable[Planned], at_once: int) -> float:
+    """The seconds of stages made in turn, but for cells' trainings, each of which takes the first free place."""
+    total, places = 0.0, [0.0] * at_once  # the seconds until each place is free
+    for planned in steps:
+        seconds = planned.estimate.seconds or 0.0
+        if planned.step.cell and planned.step.trains:
+            heapq.heapreplace(places, places[0] + seconds)
+        else:
+            total += seconds
+    return total + max(places)
 
 
 def plan(request: Request, *, further: bool = False) -> Plan:

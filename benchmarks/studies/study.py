@@ -26,7 +26,7 @@ from ...reports.render import render_study
 from ...results.integrity import digest, write_record, writing
 from ...results.run_folder import STUDIES, STUDY, Run, check_names
 from .. import harness
-from ..plan import Plan, Planned, plan
+from ..plan import Plan, Planned, lasting, plan
 from ..request import Request
 from .axes import Study, StudyRun, described
 from .code import code_of
@@ -51,17 +51,27 @@ class Planning:
     runs: list[tuple[StudyRun, Plan]]
 
     @property
+    def new(self) -> list[tuple[Plan, list[Planned]]]:
+        """Of each run the stages to do that no run before it makes, as far as can be told before they are made."""
+        seen: set[str] = set()
+        found = []
+        for run, made in self.runs:
+            keys = {_same(run, step): step for step in made.to_do}
+            found.append((made, [step for key, step in keys.items() if key not in seen]))
+            seen |= keys.keys()
+        return found
+
+    @property
     def to_do(self) -> list[Planned]:
-        """Stages to do, each once, as far as can be told before they are made."""
-        found = {_same(run, step): step for run, made in self.runs for step in made.to_do}
-        return list(found.values())
+        """Stages to do, each once."""
+        return [step for _, steps in self.new for step in steps]
 
     @property
     def seconds(self) -> tuple[float, int]:
-        """The sum of what is known, and of how many stages nothing is."""
-        known = [step.estimate.seconds for step in self.to_do]
-        beside = [part.seconds or 0.0 for _, made in self.runs for part in made.beside.values()]
-        return sum(s for s in (*known, *beside) if s is not None), known.count(None)
+        """The seconds of what is known, and of how many stages nothing is."""
+        known = sum(lasting(steps, made.at_once) for made, steps in self.new)
+        beside = sum(part.seconds or 0.0 for made, _ in self.new for part in made.beside.values())
+        return known + beside, sum(step.estimate.seconds is None for step in self.to_do)
 
 
 def _same(run: StudyRun, planned: Planned) -> str:

@@ -12,7 +12,7 @@ from alignment_bench.benchmarks.cost.pace import Pace
 from alignment_bench.benchmarks.cost.rough import BY_PACE, MIB, MOMENT, Estimate, Rough
 from alignment_bench.benchmarks.definition.rows import Row
 from alignment_bench.benchmarks.estimate import Earlier
-from alignment_bench.benchmarks.plan import CLOSING, START, TO_DO, TRAINERS, Plan, Planned
+from alignment_bench.benchmarks.plan import CLOSING, START, TO_DO, TRAINERS, Plan, Planned, lasting
 from alignment_bench.benchmarks.stages import steps as order
 from alignment_bench.benchmarks.stages.steps import Step
 from alignment_bench.evaluators.base import Traits
@@ -254,6 +254,19 @@ def test_cells_side_by_side_take_a_share_of_the_time(work, dry_run):
     beside = {START: Estimate("", 5.0), TRAINERS: Estimate("", 5.5), CLOSING: Estimate("", 7.0)}
     found = Plan({}, steps, None, [], [], [], at_once=2, beside=beside)
     assert found.seconds == (10 + 80 / 2 + 2 * 3 + 5 + 5.5 + 7, ["orpo seed 0, judge"])
+
+
+def test_a_training_takes_the_first_free_place():
+    """Of two places: 40 and 30 begin, 20 follows the 30 and 5 the 40; one alone has nothing beside it."""
+    row = Row("dpo", "dpo", None)
+
+    def training(seconds, seed):
+        return Planned(Step("training", "train", None, row=row, seed=seed, trains=True), TO_DO, Estimate("", seconds))
+
+    trainings = [training(seconds, seed) for seed, seconds in enumerate((40.0, 30.0, 20.0, 5.0))]
+    assert lasting(trainings, 2) == 50.0 and lasting(trainings, 1) == 95.0 and lasting(trainings, 8) == 40.0
+    assert lasting(trainings[:1], 2) == 40.0 and lasting([], 2) == 0.0
+    assert lasting([*trainings, Planned(Step("SFT", "sft", None, trains=True), TO_DO, Estimate("", 10.0))], 2) == 60.0
 
 
 def test_a_plan_warns_of_what_can_show_nothing(dry_run):

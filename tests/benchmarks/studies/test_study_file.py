@@ -200,6 +200,9 @@ def test_a_plan_counts_a_stage_once_where_its_runs_share_it(field, kind, stages)
     found = varied(load_spec("sentiment", {"model": "builtin/base_model"}), ["dpo"], 1, [f"{field}={values}"])
     planned = Planned(Step("a stage", kind, lambda made: None), TO_DO)
     both = Planning(
-        [(run, SimpleNamespace(to_do=[planned], beside={"start": Estimate("", 3.0)})) for run in found.runs()]
+        [
+            (run, SimpleNamespace(to_do=[planned], at_once=1, beside={"start": Estimate("", 3.0)}))
+            for run in found.runs()
+        ]
     )
     assert len(both.to_do) == stages and both.seconds == (2 * 3.0, stages)
