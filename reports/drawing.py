@@ -174,7 +174,7 @@ def at_column_width(drawing: Any) -> Iterator[None]:
 
 
 def label_points(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write each method's name beside its point, moved down where two names would lie on each other."""
+    """Write each method's name beside its point and within the axes, moved down where two names would meet."""
     axes.figure.draw_without_rendering()
     scale = 72 / axes.figure.dpi
     taken: list[tuple[float, float]] = []
@@ -185,6 +185,7 @@ def label_points(axes: Any, points: Sequence[tuple[str, float, float]]) -> None:
         left = px + reach > end + 6 or (
             any(0 < other < reach for other in beside) and not any(-reach < other < 0 for other in beside)
         )
+        left = left and px - reach > axes.bbox.x0 * scale  # the axis' own numbers stand there
         place = py + 8
         while any(abs(place - other) < 12 and abs(px - where) < 70 for where, other in taken):
             place -= 3

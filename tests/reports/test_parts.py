@@ -5,6 +5,7 @@ import re
 import pandas
 import pytest
 
+from alignment_bench.reports import drawing
 from alignment_bench.reports.render import render
 from alignment_bench.results.integrity import write_record
 from alignment_bench.results.run_folder import Run
@@ -58,3 +59,15 @@ def test_subsets_and_the_best_of_several_are_shown(written, name):
     assert "By the true reward ppo does not gain everywhere alike (prompts by subset): it beats SFT on helpful" in text
     assert "71.0% [60.0, 80.0]" in text
     assert "62.5%" in text and "best of 4 replies" in text and "55.0% [45.0, 65.0]" in text
+
+
+def test_names_stay_within_the_axes():
+    """A point at the left with another close by: its name lies to its right, and not over the numbers of the axis."""
+    _, axes = drawing.new_canvas(2.6)
+    points = [("sft_chosen", 1.0, 0.64), ("rloo", 1.5, 0.64), ("ppo", 10.0, 0.67)]
+    for _, x, y in points:
+        axes.plot([x], [y], "o")
+    drawing.label_points(axes, points)
+    axes.figure.draw_without_rendering()
+    assert len(axes.texts) == 3
+    assert all(text.get_window_extent().x0 >= axes.bbox.x0 for text in axes.texts)
