@@ -58,11 +58,12 @@ def build(
     runs, studies, tunings = ([e for e in found if e.kind == kind] for kind in ("runs", "studies", "tunings"))
     written = [_page(out / "runs" / run.name, "report.html.j2", page(_material(run))) for run in runs]
     written += [_page(out / "studies" / s.name, "study.html.j2", study_page(s.record, None)) for s in studies]
-    written += [_page(out / "tunings" / t.name, "tuning.html.j2", tuning_page(t.record)) for t in tunings]
+    tuned = [(tuning, tuning_page(tuning.record)) for tuning in tunings]
+    written += [_page(out / "tunings" / tuning.name, "tuning.html.j2", contents) for tuning, contents in tuned]
     shown = {
         "runs": [_run(run) for run in runs],
         "studies": [_study(s, changed(s.record)) for s in studies],
-        "tunings": [_tuning(t, changed(t.record)) for t in tunings],
+        "tunings": [_tuning(tuning, contents, changed(tuning.record)) for tuning, contents in tuned],
     }
     filters = {
         what: sorted({name for parts in shown.values() for part in parts for name in part[what]})
@@ -186,10 +187,9 @@ def _study(study: Entry, changed: list[str]) -> dict[str, Any]:
     }
 
 
-def _tuning(tuning: Entry, changed: list[str]) -> dict[str, Any]:
-    """A tuning's part of the index."""
+def _tuning(tuning: Entry, shown: Mapping[str, Any], changed: list[str]) -> dict[str, Any]:
+    """A tuning's part of the index; shown: the contents of its page."""
     record, contract = tuning.record, tuning.record["contract"]
-    shown = tuning_page(record)
     return {
         "name": tuning.name,
         "link": f"tunings/{tuning.name}/index.html",
