@@ -117,7 +117,7 @@ class Sharded(Divided):
         pass.
         """
         super().__init__(agreed_name())
-        self.nothing = nothing  # type: ignore[method-assign]
+        self._nothing = nothing
         in_bf16 = {id(parameter) for parameter in rounded}
         self.rounded = [id(parameter) in in_bf16 for parameter in model.parameters()]
         # a plain form without weights; what two modules share they share here too
@@ -127,6 +127,9 @@ class Sharded(Divided):
         self.parameters = [*model.parameters()]
         self.is_whole = self.is_exact = False  # is_exact: in fp32 throughout
         _sharded.add(self)
+
+    def nothing(self) -> None:
+        self._nothing()
 
     def backbone(self, **inputs: Any) -> Any:
         """The divided model's backbone; FSDP takes it for the model's forward pass."""

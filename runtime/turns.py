@@ -6,6 +6,7 @@ pass with gradients comes its backward pass, before any other pass: a loss has o
 """
 
 import itertools
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from . import processes
 Pass = tuple[str, bool]  # through which weights, and whether with gradients
 
 
-class Divided:
+class Divided(ABC):
     """Weights that all processes go through at once; a subclass has a pass with a token of nothing."""
 
     def __init__(self, name: str):
@@ -26,9 +27,9 @@ class Divided:
         self.name, self._joins = name, False
         _known[name].add(self)
 
+    @abstractmethod
     def nothing(self) -> None:
         """A pass that changes nothing, with a backward pass where gradients are enabled."""
-        raise NotImplementedError
 
     def go(self, work: Callable[..., Any], **inputs: Any) -> Any:
         """Make a pass when it is its turn. An error in it ends all processes, for the others wait in its middle."""
