@@ -315,9 +315,7 @@ class BenchmarkSpec(Part):
         written = Written(self.model_dump(), self._written.places if self._written else places)
         for field, value in values.items():
             written = written.with_field(tuple(field.split(".")), value, place)
-        spec = checked(BenchmarkSpec, written.fields, written.place)
-        spec._written = written
-        return spec
+        return _of(written)
 
     def place(self, *field: str) -> str:
         """The place of a field, for errors: `file quick.yaml, line 12`, or an option of the command line."""
@@ -345,7 +343,22 @@ def load_spec(
         if field not in written.fields:
             known = written.fields.get("name", name)
             raise InputError(f"{written.place(())}: benchmark {known!r} needs a {field}; give it with --{field}")
+    return _of(written)
+
+
+def _of(written: Written) -> BenchmarkSpec:
+    """The benchmark of what was written; InputError for a null that a default would take the place of unsaid."""
     spec = checked(BenchmarkSpec, written.fields, written.place)
+    for field in sorted(written.left_out):
+        found: Any = spec
+        for name in field:  # to an entry of a mapping, which may be left out, and no further
+            part, found = found, getattr(found, name, None) if isinstance(found, BaseModel) else None
+        if found is not None:
+            meant = type(part).model_fields[field[-1]].description or ""
+            raise InputError(
+                f"{written.place(field)}: {'.'.join(field)} is never null; leave it out for {found!r}, or give another "
+                f"({meant[:1].lower()}{meant[1:].rstrip('.')})"
+            )
     spec._written = written
     return spec
 

@@ -21,6 +21,8 @@ class Written:
 
     fields: dict[str, Any]
     places: dict[Field, str]
+    left_out: frozenset[Field] = frozenset()
+    """What a null left out of what was extended or set before."""
 
     def place(self, field: Sequence[str]) -> str:
         """The place of a field, or of what it lies in, if absent: `file quick.yaml, line 12`, or the option."""
@@ -75,16 +77,17 @@ def _apart(found: Written) -> tuple[Written, dict[str, Written]]:
         places = {field[2:]: at for field, at in found.places.items() if field[:2] == (SIZES, name) and field[2:]}
         sizes[str(name)] = Written(fields, places)  # YAML reads 3 as a number, and --size gives text
     rest = {name: value for name, value in found.fields.items() if name != SIZES}
-    return Written(rest, {field: at for field, at in found.places.items() if field[:1] != (SIZES,)}), sizes
+    places = {field: at for field, at in found.places.items() if field[:1] != (SIZES,)}
+    return Written(rest, places, found.left_out), sizes
 
 
 def over(child: Written, parent: Written) -> Written:
     """A file merged over what it extends: mappings are merged, and an entry that is null there is left out."""
-    places = {**parent.places, **child.places}
-    return Written(_merge(child.fields, parent.fields, (), places), places)
+    places, left_out = {**parent.places, **child.places}, set(parent.left_out | child.left_out)
+    return Written(_merge(child.fields, parent.fields, (), places, left_out), places, frozenset(left_out))
 
 
-def _merge(child: Any, parent: Any, field: Field, places: dict[Field, str]) -> Any:
+def _merge(child: Any, parent: Any, field: Field, places: dict[Field, str], left_out: set[Field]) -> Any:
     if not isinstance(child, dict):
         return child
     if not isinstance(parent, dict):
@@ -95,8 +98,10 @@ def _merge(child: Any, parent: Any, field: Field, places: dict[Field, str]) -> A
     for name, value in child.items():
         if value is None and field and name in parent:
             del merged[name]
+            left_out.add((*field, name))
         else:
-            merged[name] = _merge(value, parent.get(name), (*field, name), places)
+            merged[name] = _merge(value, parent.get(name), (*field, name), places, left_out)
+            left_out.discard((*field, name))
     return merged
 
 

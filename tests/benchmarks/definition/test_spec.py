@@ -61,6 +61,19 @@ def test_a_child_says_only_what_is_different(write):
     assert own.budget == 100 and own.methods == load_spec("quick").methods
 
 
+def test_a_null_never_leaves_a_fields_default_there_unsaid(write):
+    rule = "extends: quick\nname: child\nselect: {at_most_kl: null}\n"
+    assert refused(write(rule), "budget=9").endswith(
+        "child.yaml, line 3: select.at_most_kl is never null; leave it out for 1.0, or give another (mean KL to SFT in "
+        "nats above which a trial is not picked, unless all are; none sets no limit)"
+    )
+    said = refused("quick", "select.at_most_kl=2", "select.at_most_kl=null")
+    assert said.startswith("--set select.at_most_kl=null: select.at_most_kl is never null")
+    kept = load_spec("quick", settings=["select.at_most_kl=null", "select.at_most_kl=none", "training_pairs.most=null"])
+    assert kept.select.limit is None and kept.training_pairs.most is None
+    assert load_spec("quick", settings=["methods.dpo.lr=null"]).methods["dpo"].get("lr") is None  # an entry, left out
+
+
 def test_settings_of_the_command_line_go_over_all(write):
     path = write("extends: parent.yaml\nname: child\n")
     spec = load_spec(path, settings=["methods.dpo.beta=0.05", "sft.lr=1e-5", "rows=100", "evaluation.prompts=7"])
