@@ -8,12 +8,13 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from ...errors import InputError
 
 WATCHED = ("alignment_bench", "torch", "transformers", "peft", "tokenizers", "numpy", "random", "math")
+PRECISIONS = (("generic", "all"), ("mkldnn", "all"), ("mkldnn", "matmul"), ("cuda", "all"), ("cuda", "matmul"))
 Place = tuple[str, str, str]  # module, class or nothing, attribute
 
 
@@ -49,6 +50,7 @@ def refused(what: str, module: str) -> Iterator[None]:
 def put_back(changed: list[str] | None = None) -> Iterator[Mapping[Place, Any]]:
     """Put back what happens within changes, and yield the functions there were; changed: takes the names of it."""
     switches, functions = _switches(), dict(_functions())
+    bodies = {place: body for place, value in functions.items() if (body := _body(value))}
     found = changed if changed is not None else []
     try:
         yield functions
@@ -65,6 +67,16 @@ def put_back(changed: list[str] | None = None) -> Iterator[Mapping[Place, Any]]:
             elif place[1] and functions.get((place[0], "", place[1])) is _owner(place) and _stands_in(place):
                 found.append(_name(place))  # for what the class inherits
                 delattr(_owner(place), place[2])
+        for place, (function, code, defaults) in bodies.items():
+            if function.__code__ is not code or function.__defaults__ is not defaults:
+                found.append(_name(place))
+                function.__code__, function.__defaults__ = code, defaults
+
+
+def _body(value: Any) -> tuple[FunctionType, CodeType, tuple[Any, ...] | None] | None:
+    """A function written in Python, with its code and defaults; None for what is no such function or method."""
+    function = getattr(value, "__func__", value)
+    return (function, function.__code__, function.__defaults__) if isinstance(function, FunctionType) else None
 
 
 def _switches() -> dict[str, Any]:
@@ -88,10 +100,7 @@ def _of_torch() -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
             torch.are_deterministic_algorithms_enabled,
             torch.use_deterministic_algorithms,
         ),
-        "torch's precision of matrix products": (
-            torch.get_float32_matmul_precision,
-            torch.set_float32_matmul_precision,
-        ),
+        "torch's precision of matrix products": (_precision, _set_precision),
         **{
             f"torch's autocast on {device}": (
                 partial(torch.is_autocast_enabled, device),
@@ -99,7 +108,34 @@ def _of_torch() -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
             )
             for device in ("cpu", "cuda")
         },
+        "torch's use of mkldnn": (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
+        "torch's use of flash attention": (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+        "torch's use of memory-efficient attention": (
+            torch.backends.cuda.mem_efficient_sdp_enabled,
+            torch.backends.cuda.enable_mem_efficient_sdp,
+        ),
     }
+
+
+def _precision() -> tuple[str | None, list[str]]:
+    """Torch's precision of float32 products as its older function has it, None where that refuses, and by part."""
+    import torch
+
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:  # a part was set since, with another precision
+        older = None
+    return older, [torch._C._get_fp32_precision_getter(*part) for part in PRECISIONS]
+
+
+def _set_precision(value: tuple[str | None, list[str]]) -> None:
+    import torch
+
+    older, parts = value
+    if older is not None:
+        torch.set_float32_matmul_precision(older)  # which sets parts as well
+    for part, precision in zip(PRECISIONS, parts, strict=True):
+        torch._C._set_fp32_precision_setter(*part, precision)
 
 
 def _functions() -> Iterator[tuple[Place, Any]]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import transformers
 
 from alignment_bench.benchmarks.definition import plugins
-from alignment_bench.benchmarks.definition.intact import put_back
+from alignment_bench.benchmarks.definition.intact import _precision, put_back
 from alignment_bench.benchmarks.definition.plugins import build, check_methods, doubled, load
 from alignment_bench.benchmarks.stages.scores import _scores
 from alignment_bench.errors import InputError
@@ -47,6 +47,22 @@ CLASS = "\nclass Theirs:\n    def train(self, task):\n        pass\n"
         ("import torch\ntorch.nn.Linear.forward = lambda self, x: x", "torch.nn.modules.linear.Linear.forward"),
         ("import torch\ntorch.optim.AdamW.step = lambda self: None", "torch.optim.adamw.AdamW.step"),  # Adam's
         ("import torch\ntorch.set_autocast_enabled('cpu', True)", "torch's autocast on cpu"),
+        ("import torch\ntorch.backends.mkldnn.set_flags(False)", "torch's use of mkldnn"),
+        ("import torch\ntorch.backends.mkldnn.matmul.fp32_precision = 'bf16'", "torch's precision of matrix products"),
+        ("import torch\ntorch.set_float32_matmul_precision('medium')", "torch's precision of matrix products"),
+        ("import torch\ntorch.backends.cuda.enable_flash_sdp(False)", "torch's use of flash attention"),
+        (
+            "import torch\ntorch.nn.functional.relu.__code__ = (lambda input: input).__code__",
+            "torch.nn.functional.relu",
+        ),
+        (
+            "from alignment_bench.methods import losses\nlosses.dpo.__code__ = (lambda *a, **k: 0).__code__",
+            "alignment_bench.methods.losses.dpo",
+        ),
+        (
+            "import torch\ntorch.nn.Linear.forward.__defaults__ = (None,)",
+            "torch.nn.modules.linear.Linear.forward",
+        ),
         (
             "from alignment_bench.methods import losses\nlosses.dpo = lambda *a, **k: 0",
             "alignment_bench.methods.losses.dpo",
@@ -56,11 +72,18 @@ CLASS = "\nclass Theirs:\n    def train(self, task):\n        pass\n"
 def test_a_plugin_that_changes_what_rows_share_is_refused(register, lines, named):
     step = vars(torch.optim.AdamW).get("step")  # its own once an optimizer was made, for torch wraps it then
     before = (F.logsigmoid, torch.nn.Linear.forward, losses.dpo, torch.get_default_dtype())
+    bodies = (losses.dpo.__code__, torch.nn.Linear.forward.__defaults__, torch._C._get_mkldnn_enabled(), _precision())
     register(lines + CLASS)
     for _ in range(2 if "dtype" in lines else 1):  # each time, though Python would not import it a second time
         with pytest.raises(InputError, match=f"method 'theirs' .* changes {named}, on which the numbers of every row"):
             load("methods", "theirs")
     assert before == (F.logsigmoid, torch.nn.Linear.forward, losses.dpo, torch.get_default_dtype())
+    assert bodies == (
+        losses.dpo.__code__,
+        torch.nn.Linear.forward.__defaults__,
+        torch._C._get_mkldnn_enabled(),
+        _precision(),
+    )
     assert (
         torch.is_grad_enabled() and vars(torch.optim.AdamW).get("step") is step and not torch.is_autocast_enabled("cpu")
     )
