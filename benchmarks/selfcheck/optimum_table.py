@@ -39,6 +39,7 @@ def main() -> None:
             except (InputError, TrainingError) as error:  # of TRL's, say, where that is not installed
                 print(name, seed, error, flush=True)
                 continue
+            rows = read(path)  # again: another process may have added other methods meanwhile
             rows[name] = joined(rows.get(name), found)
             write_json(path, rows)
             path.with_suffix(".md").write_text(page(rows), encoding="utf-8")
