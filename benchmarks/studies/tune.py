@@ -128,8 +128,13 @@ class Tuning:
             out=None,
         )
 
+    @property
+    def known_before(self) -> bool:
+        """True if the settings of all trials are known before one is trained, so that all may be trained at once."""
+        return self.optimizer != "tpe" and not self.halving and self.flops is None
+
     def first(self) -> dict[str, list[Settings]]:
-        """The settings of every method's first round, the benchmark's own in front; for the plan."""
+        """The settings of every method's first round, the benchmark's own in front."""
         return {s.row.label: [s.shared, *self.search(s).ask(self.trials)] for s in self.spaces}
 
     def search(self, space: Space) -> Search:
@@ -171,13 +176,12 @@ def tune(tuning: Tuning) -> Tuned:
     """Train the trials, pick by the rule, and run the winners with fresh seeds on the held-out prompts."""
     tuning = dataclasses.replace(tuning, request=_saying_once(tuning.request))
     trials = _Trials(tuning)
-    searched = {space.row.label: trials.search(space) for space in tuning.spaces} if not tuning.halving else {}
     if tuning.optimizer == "tpe":
-        _one_after_another(trials, searched)
+        _one_after_another(trials)
     elif tuning.halving:
         _halve(trials)
-    else:
-        trials.run({label: [*search.ask(trials.counts[label])] for label, search in searched.items()})
+    elif not tuning.known_before:
+        trials.run({s.row.label: [*trials.search(s).ask(trials.counts[s.row.label])] for s in tuning.spaces})
     found = {}
     for space in tuning.spaces:
         label = space.row.label
@@ -242,9 +246,12 @@ class _Trials:
     def __init__(self, tuning: Tuning):
         self.tuning, self.found = tuning, dict[str, list[dict[str, Any]]]()
         self.folder: Path | None = None
-        own = self._run({space.row.label: [space.shared] for space in tuning.spaces}, tuning.request.spec.budget)
-        self.shared = {label: rows[0] for label, rows in own.items()}
+        own = {space.row.label: [space.shared] for space in tuning.spaces}
+        first = self._run(tuning.first() if tuning.known_before else own, tuning.request.spec.budget)
+        self.shared = {label: rows[0] for label, rows in first.items()}
         self.counts = {label: self._count(label) for label in self.shared}
+        for label, rows in first.items():
+            self._take(label, rows[1:])
 
     def search(self, space: Space) -> Search:
         tuning = self.tuning
@@ -257,10 +264,13 @@ class _Trials:
         """Train and score trials; those of each row, after which they are among the trials so far."""
         new = self._run(settings, budget or self.tuning.request.spec.budget)
         for label, rows in new.items():
-            first = len(self.of(label))
-            numbered = [{"number": number, **row} for number, row in enumerate(rows, first)]
-            self.found.setdefault(label, []).extend(numbered)
+            self._take(label, rows)
         return {label: self.of(label)[-len(rows) :] for label, rows in new.items() if rows}
+
+    def _take(self, label: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Number trained trials on from those so far."""
+        first = len(self.of(label))
+        self.found.setdefault(label, []).extend({"number": n, **row} for n, row in enumerate(rows, first))
 
     def _run(self, settings: Mapping[str, Sequence[Settings]], budget: int) -> dict[str, list[dict[str, Any]]]:
         request = self.tuning.trial_request(settings, budget)
@@ -289,9 +299,9 @@ class _Trials:
         return min(MOST, int(flops / each)) if each else self.tuning.trials
 
 
-def _one_after_another(trials: _Trials, searched: Mapping[str, Search]) -> None:
+def _one_after_another(trials: _Trials) -> None:
     """A trial of every row at a time, each told before the next is asked for."""
-    rule = trials.tuning.rule
+    rule, searched = trials.tuning.rule, {space.row.label: trials.search(space) for space in trials.tuning.spaces}
     for number in range(max(trials.counts.values())):
         asked = {label: [*search.ask(1)] for label, search in searched.items() if number < trials.counts[label]}
         for label, rows in trials.run({label: each for label, each in asked.items() if each}).items():
