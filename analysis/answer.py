@@ -149,8 +149,8 @@ def _responses(study: Mapping[str, Any]) -> int | None:
 def _not_shown(study: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     tuning = study["design"]["tuning"].rstrip(".")
     text = f"Not shown: anything of another model than {study['model']}, other data than {study['preferences']}"
-    left = [row["text"] for side in (YES, NO) for row in found[side] if not row["shown"]]
-    also = f"; nor is it shown that {'; or that '.join(left)}" if left and found["answer"] == NOT_DECIDED else ""
+    left = [row["text"] for row in found[NO] if not row["shown"] and found["answer"] == NOT_DECIDED]
+    also = f"; nor is the contrary shown, that {'; or that '.join(left)}" if left else ""  # yes stands in the first
     return f"{text}, or other settings ({tuning}){also}."
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .comparisons import LEVEL, NOT_DECIDED, by_preference
+from .grids import grid_of
 from .quantities import measured
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm, interval
@@ -70,10 +71,7 @@ def beside_the_first(scores: pandas.DataFrame, methods: Sequence[str]) -> list[d
     """
     found = []
     for metric, part in scores.groupby("metric", sort=True):
-        grids = {
-            str(name): rows.pivot(index="seed", columns="prompt_id", values="value").astype(float)
-            for name, rows in part.groupby("method")
-        }
+        grids = {str(name): grid_of(rows) for name, rows in part.groupby("method")}
         for other in methods[1:] if methods[0] in grids else ():
             if other in grids:
                 table = minus(grids[other], grids[methods[0]])
@@ -98,7 +96,7 @@ def _tables(scores: pandas.DataFrame, axis: str, others: Sequence[str]) -> Table
     found: Tables = {}
     concerned = scores[scores[axis].notna()]
     for key, part in concerned.groupby(["method", "metric", *others, axis], sort=True, dropna=False):
-        frame = part.pivot(index="seed", columns="prompt_id", values="value").astype(float)
+        frame = grid_of(part)
         group = tuple(None if isinstance(k, float) and np.isnan(k) else k for k in key[:-1])
         found.setdefault(group, {})[int(part[axis].iloc[0])] = frame
     return found

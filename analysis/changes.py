@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from .grids import SFT, VERSUS
+from .grids import SFT, VERSUS, grid_of
 from .statistics import compare
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ def differences_to_sft(scores: pandas.DataFrame) -> dict[str, dict[str, dict[str
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     kept = scores[~scores["metric"].str.startswith(("win_rate.", "judge.", VERSUS))]
     for metric, part in kept.assign(value=kept["value"].astype(float)).groupby("metric", sort=True):
-        grids = {
-            name: rows.pivot(index="seed", columns="prompt_id", values="value")
-            for name, rows in part.groupby("method", sort=False)
-        }
+        grids = {name: grid_of(rows) for name, rows in part.groupby("method", sort=False)}
         if SFT not in grids:
             continue
         for name, grid in grids.items():

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..results.records import Generation
 from .equal_length import at_equal_length
-from .grids import SFT
+from .grids import SFT, grid_of
 from .sequential import UNTIL_DECIDED
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def equal_style(scores: pandas.DataFrame, responses: Responses) -> dict[str, dic
     names = {m for m in scores["metric"] if m.startswith("win_rate.") and m.count(".") == 1} - {UNTIL_DECIDED}
     for metric, method in itertools.product(sorted(names), [m for m in scores["method"].unique() if m != SFT]):
         part = scores[(scores["metric"] == metric) & (scores["method"] == method)]
-        grid = part.assign(value=part["value"].astype(float)).pivot(index="seed", columns="prompt_id", values="value")
+        grid = grid_of(part)
         ours, theirs = (styles[styles["method"] == name].set_index(["seed", "prompt_id"]) for name in (method, SFT))
         ours, theirs = (side[["length", *MARKDOWN]] for side in (ours, theirs))
         gap = ours - theirs

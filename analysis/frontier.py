@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .comparisons import NOT_DECIDED, PREFERRED
-from .grids import SFT, grids_of
+from .grids import SFT, grid_of, grids_of
 from .interpolation import FLOPS, KL, Curve, at_equal
 from .overoptimization import FORMS, GOLD, LEAST, NAMES, PROXY, STAND_IN, fit
 from .quantities import flops as in_flops
@@ -119,8 +119,7 @@ def _checkpoints(along: pandas.DataFrame, label: str) -> list[Point]:
     """The checkpoints of a row that every seed has, the final policy among them."""
     rows = along[(along["method"] == label) & along["metric"].map(is_wanted)]
     grids = {
-        (examples, str(metric)): part.pivot(index="seed", columns="prompt_id", values="value").astype(float)
-        for (examples, metric), part in rows.groupby(["examples", "metric"])
+        (examples, str(metric)): grid_of(part) for (examples, metric), part in rows.groupby(["examples", "metric"])
     }
     base = {metric: grid for (examples, metric), grid in grids.items() if examples == 0}
     counts = sorted(int(examples) for examples in rows["examples"].unique() if examples)

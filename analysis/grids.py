@@ -25,11 +25,16 @@ def is_versus(metric: str) -> bool:
     return metric.startswith(VERSUS)
 
 
+def grid_of(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """One method's values on one metric: a row a seed, a column a prompt, NaN for a missing value."""
+    return rows.pivot(index="seed", columns="prompt_id", values="value").astype(float)
+
+
 def grids_of(scores: pandas.DataFrame) -> Grids:
     """One table per method and metric, metrics sorted: a row a seed, a column a prompt, NaN for a missing value."""
     values = scores.assign(value=scores["value"].astype(float))
     return {
-        (str(method), str(metric)): part.pivot(index="seed", columns="prompt_id", values="value")
+        (str(method), str(metric)): grid_of(part)
         for (metric, method), part in values.groupby(["metric", "method"], sort=True)
     }
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .grids import SFT
+from .grids import SFT, grid_of
 from .overoptimization import GOLD, STAND_IN
 from .paired_change import by_prompt, careful_mean, paired_change, span
 from .statistics import interval
@@ -119,7 +119,7 @@ def _grids(scores: pandas.DataFrame) -> dict[str, dict[str, pandas.DataFrame]]:
     kept = scores[scores["metric"].str.startswith("reward.")]
     found: dict[str, dict[str, pandas.DataFrame]] = {}
     for (metric, row), part in kept.assign(value=kept["value"].astype(float)).groupby(["metric", "method"]):
-        found.setdefault(str(metric), {})[str(row)] = part.pivot(index="seed", columns="prompt_id", values="value")
+        found.setdefault(str(metric), {})[str(row)] = grid_of(part)
     return found
 
 

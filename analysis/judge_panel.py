@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .comparisons import LEVEL, NOT_DECIDED
-from .grids import SFT, VERSUS, versus
+from .grids import SFT, VERSUS, grid_of, versus
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm
 
@@ -113,7 +113,7 @@ def _grids(scores: pandas.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
     for (method, metric), part in judged[judged["method"] != SFT].groupby(["method", "metric"], sort=True):
         other = SFT if metric == WIN_RATE else str(metric).removeprefix(opening)
         rows = part.drop_duplicates(KEY).astype({"value": float})
-        yield str(method), other, rows.pivot(index="seed", columns="prompt_id", values="value").to_numpy()
+        yield str(method), other, grid_of(rows).to_numpy()
 
 
 def _member(scores: pandas.DataFrame, name: str, weight: float) -> dict[str, Any]:

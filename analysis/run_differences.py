@@ -5,6 +5,7 @@ from math import isfinite, nan, sqrt
 from typing import TYPE_CHECKING, Any
 
 from ..results.run_folder import Run, differences
+from .grids import grid_of
 from .statistics import compare
 
 if TYPE_CHECKING:
@@ -106,6 +107,6 @@ def _grids(run: Run) -> dict[tuple[str, str], "pandas.DataFrame"]:
     scores = run.scores()
     values = scores.assign(value=scores["value"].astype(float))
     return {
-        (str(method), str(metric)): part.pivot(index="seed", columns="prompt_id", values="value")
+        (str(method), str(metric)): grid_of(part)
         for (method, metric), part in values.groupby(["method", "metric"], sort=False)
     }

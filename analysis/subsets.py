@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .comparisons import LEVEL, by_preference
-from .grids import SFT
+from .grids import SFT, grid_of
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm, interval
 from .verdict import judged_by, listed
@@ -55,7 +55,7 @@ def by_group(scores: pandas.DataFrame, groups: Groups) -> dict[str, Any]:
     kinds: dict[str, dict[str, dict[str, Any]]] = {}
     tests: list[dict[str, Any]] = []
     for method, rows in part.assign(value=part["value"].astype(float)).groupby("method", sort=False):
-        grid = rows.pivot(index="seed", columns="prompt_id", values="value")
+        grid = grid_of(rows)
         values = grid.to_numpy()
         has_value = np.isfinite(values).any(0)
         for kind, named in groups.items():

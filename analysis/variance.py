@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .grids import grid_of
 from .statistics import analyse
 from .verdict import judged_by
 
@@ -73,7 +74,7 @@ def _components(part: pandas.DataFrame, sources: Sequence[str]) -> dict[str, Any
     base = part[(part[list(sources)] == 0).all(axis=1)]
     if base.empty:
         return {}
-    grid = analyse(base.pivot(index="seed", columns="prompt_id", values="value").to_numpy(float))
+    grid = analyse(grid_of(base).to_numpy())
     variance = {SEED: float(table.var(axis=1, ddof=1).mean()), PROMPTS: grid.prompt_variance}
     rng = np.random.default_rng(0)
     freedom = len(table) * (seeds - 1)

@@ -212,6 +212,11 @@ def rate(cell: Mapping[str, Any]) -> str:
 
 def compared(row: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """A comparison on the metric that is tested, in a sentence."""
+    said = _compared(row, summary)
+    return f"T{said[1:]}" if said.startswith("this ") else said  # and a method's name as it is written
+
+
+def _compared(row: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     if row["basis"] == "through_sft":
         return _through_sft(row)
     away = elsewhere(summary["methods"])

@@ -105,9 +105,7 @@ def check_model(spec: BenchmarkSpec, base: Checkpoint) -> Any:
 
 def _check_config(spec: BenchmarkSpec, name: str, model: Checkpoint) -> Any:
     """The configuration of a model: it must read a prompt with its response, and compute layers again if asked to."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(str(model.path), trust_remote_code=remote_code_allowed())
+    config = model.config
     if spec.tuning.gradient_checkpointing is True:
         _check_layers(config, f"{spec.place('tuning', 'gradient_checkpointing')}, tuning.gradient_checkpointing")
     if spec.tuning.base_bits:

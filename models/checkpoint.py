@@ -4,6 +4,7 @@ A `Network` is one set of weights under a name: a model of its own (full fine-tu
 model that lies in memory once and is shared by policy, reference (adapters off), critic and reward models.
 """
 
+import contextlib
 import gc
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,6 +54,20 @@ class Checkpoint:
 
     def tokenizer(self):
         return load_tokenizer(self.path, self.template)
+
+    @property
+    def config(self) -> Any:
+        """transformers' configuration of the model, of an adapter's base."""
+        folder = base_of(self.path) if is_adapter(self.path) else self.path
+        return AutoConfig.from_pretrained(str(folder), trust_remote_code=remote_code_allowed())
+
+    @property
+    def width(self) -> int | None:
+        """Its hidden size; None where its files do not tell, or are not here."""
+        with contextlib.suppress(InputError, OSError, ValueError, KeyError):
+            if not is_adapter(self.path) or Path(base_of(self.path)).is_dir():
+                return getattr(self.config.get_text_config(), "hidden_size", None)
+        return None
 
 
 def open_network(

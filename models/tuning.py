@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 
 from ..errors import InputError
 from ..runtime import processes
-from ..runtime.device import MICRO_TOKENS, check_device, kind_of
+from ..runtime.device import MICRO_TOKENS, check_device, constants, kind_of
 
 ROUNDING = (
     "micro_tokens",
@@ -30,7 +30,8 @@ class Tuning:
     base_bits: Literal[4] | None = None
     """Bits a weight of the frozen base under LoRA: 4 is NF4 (QLoRA, an extra); null is what `precision` says."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Numbers of the matrix products; auto is bf16 where the device has units for it, else fp32."""
+    """Numbers of the matrix products; auto is bf16 where the device has units for it, and on a CPU the model is wide
+    enough to gain by them, else fp32."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto picks CUDA, then MPS, then the CPU."""
     micro_tokens: Annotated[int, Gt(0)] = MICRO_TOKENS
@@ -54,8 +55,11 @@ class Tuning:
         values = {**asdict(self), "device": kind_of(self.device)}
         return {name: value for name, value in values.items() if name not in ROUNDING}
 
-    def resolve(self) -> "Tuning":
-        """The same with `auto` settled for this machine; InputError for a device or sampler that is not there."""
+    def resolve(self, width: int | None = None) -> "Tuning":
+        """The same with `auto` settled for this machine; InputError for a device or sampler that is not there.
+
+        width: the model's hidden size; None where it is not known, as of a wide one.
+        """
         device, precision = self.device, self.precision
         if device == "auto":
             mps = torch.backends.mps.is_available()
@@ -64,7 +68,8 @@ class Tuning:
         if kind == "cuda" and not torch.cuda.is_available() or kind == "mps" and not torch.backends.mps.is_available():
             raise InputError(f"--device {device} is not available to this torch; leave it out or give cpu")
         if precision == "auto":
-            precision = "bf16" if has_fast_bf16(kind) else "fp32"
+            wide = width is None or width >= constants(kind).bf16_width
+            precision = "bf16" if wide and has_fast_bf16(kind) else "fp32"
         if self.sampler not in ("torch", "vllm"):
             raise InputError(f"the sampler {self.sampler} is not known; give torch or vllm")
         if self.sampler == "vllm" and find_spec("vllm") is None:

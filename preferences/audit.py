@@ -117,7 +117,7 @@ def duplicates_section(data: Judgements, clusters: list[set[str]]) -> Section:
     )
     if alike:
         share = alike / len(units)
-        text = f"{alike} pairs ({share:.1%}) have nearly the same response twice and teach little: leave them out."
+        text = f"{alike} of {len(units)} pairs ({share:.1%}), nearly the same response twice, teach little: leave out."
         section.advice.append(Advice(share / 2, text))
     return section
 
@@ -208,7 +208,7 @@ def contradictions_section(data: Judgements) -> Section:
         ],
     )
     if self_contrary:
-        text = f"{self_contrary} pairs were decided both ways by the same labeller: label them again or drop them."
+        text = f"Decided both ways by one labeller, {self_contrary} of {len(own)} times: label again or drop them."
         section.advice.append(Advice(self_contrary / len(own), text))
     if cycles:
         text = f"{cycles} of {several} prompts have a preference cycle, which no reward can fit: label those again."
@@ -307,7 +307,7 @@ def tokens_section(data: Judgements, tokens: Tokens | None) -> Section:
         f"{over} of {len(units)} pairs ({over / len(units):.1%}) do not fit into {tokens.context} tokens.",
     ]
     if over:
-        text = f"{over} pairs are longer than {tokens.context} tokens and would be cut: shorten or drop them."
+        text = f"Longer than {tokens.context} tokens and to be cut, {over} of {len(units)} pairs: shorten or drop them."
         section.advice.append(Advice(over / len(units), text))
     return section
 

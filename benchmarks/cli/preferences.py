@@ -84,7 +84,6 @@ def collect(
     from ..definition.spec import load_spec
 
     allow_remote_code(trust_remote_code)
-    tuning = Tuning(device=device, sampler=cast(Any, sampler)).resolve()  # which checks it
     # checked before SFT trains
     ending = {"stop": cast(Any, stop), "drop_unfinished": drop_unfinished, "margin": margin}
     settings = Sampling(k, _numbers(temperature), top_p, max_new_tokens or 256, seed, cast(Any, rule), **ending)
@@ -101,6 +100,8 @@ def collect(
     by_function = reward_of(reward, "--reward") if reward else None
     scorer = find_model(reward_model, "--reward-model") if reward_model else None
     checkpoint = find_model(model, "--model", cast(Any, template)) if model else None
+    width = (checkpoint or find_model(load_spec(benchmark).model, "--model")).width
+    tuning = Tuning(device=device, sampler=cast(Any, sampler)).resolve(width)  # which checks it
     if checkpoint:
         try_model(checkpoint, tuning, f"--model {model}", trainable=False)
     rows, dropped = read_prompts(prompts) if prompts else ([], {})
@@ -242,7 +243,7 @@ def label(
         worker = SimulatedPerson(who, reward, sharpness, seed=seed, **_biases(bias or []))
     elif labeller == "reward_model":
         found = find_model(named, "--model")
-        worker = RewardModelLabeller(who, str(found.path), Tuning(device=device).resolve())
+        worker = RewardModelLabeller(who, str(found.path), Tuning(device=device).resolve(found.width))
     else:
         if not named.startswith(OPENAI):
             named = str(find_model(named, "--model").path)

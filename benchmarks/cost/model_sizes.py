@@ -6,7 +6,6 @@ from typing import Any
 
 from ...errors import InputError, nearest
 from ...models.find import find_model
-from ...models.model_files import remote_code_allowed
 
 # From the config.json of Qwen2.5-0.5B, -1.5B and -7B (https://huggingface.co/Qwen), and of Llama-3.1-70B, whose layers
 # differ from Qwen's in the biases of queries, keys and values alone.
@@ -54,14 +53,11 @@ def configuration_of(model: str) -> Any:
     """The configuration of a known size, else of a model: hub id or folder. InputError where there is no such model."""
     if model.lower() in (name.lower() for name in SIZES):
         return configuration(model)
-    from transformers import AutoConfig
-
     if re.fullmatch(r"[\d.]+[A-Za-z]*", model) and not Path(model).exists():
         raise InputError(
             f"--model {model}: there is no such folder, and the size is not known; {nearest(model, SIZES)}"
         )
-    found = find_model(model, "--model")
-    return AutoConfig.from_pretrained(str(found.path), trust_remote_code=remote_code_allowed())
+    return find_model(model, "--model").config
 
 
 def configuration(size: str) -> Any:

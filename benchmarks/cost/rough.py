@@ -13,7 +13,6 @@ from ...methods.pairwise import PairwiseMethod
 from ...models.checkpoint import Checkpoint
 from ...models.four_bits import BYTES
 from ...models.lora import base_layers
-from ...models.model_files import remote_code_allowed
 from ...models.network import packed_tokens
 from ...models.tuning import Tuning
 from ...results.records import Pair
@@ -61,7 +60,7 @@ class Rough:
         self, base: Checkpoint, tuning: Tuning, pairs: Sequence[Pair], micro_tokens: int, threads: int | None = None
     ):
         """threads: of a cell that is trained, where those are others than there are."""
-        config = _configuration(base)
+        config = base.config
         model = without_numbers(config)
         self.size = sum(p.numel() for p in model.parameters())
         self.frozen = FROZEN[tuning.precision] * self.size  # bytes
@@ -212,12 +211,6 @@ class Rough:
     def judged(self, judges: Sequence[Checkpoint], questions: int, template: float) -> Estimate:
         """Of so many questions to each local judge, by its weights beside the model's: the question's text of so many
         tokens, a prompt and two replies are read."""
-        weights = sum(weights_of(_configuration(judge)) for judge in judges)
+        weights = sum(weights_of(judge.config) for judge in judges)
         tokens = questions * (template + self.prompt + 2 * self.reply)
         return Estimate(BY_PACE, tokens * self.pace.read * weights / self.size)
-
-
-def _configuration(model: Checkpoint) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(str(model.path), trust_remote_code=remote_code_allowed())

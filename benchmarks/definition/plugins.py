@@ -19,6 +19,7 @@ from .intact import refused
 
 Group = Literal["methods", "evaluators"]
 Where = str | Callable[[Sequence[str]], str]  # a place for errors, or what gives the place of a field
+LONGEST_SHOWN = 200  # characters of a value that errors repeat
 BRANCH = re.compile(r"bool|int|float|str|literal\[.*\]")  # what pydantic calls a type among several
 PAPER = re.compile(r"[A-Z][\w'-]+(?: et al\.| and [A-Z][\w-]+)? \(\d{4}(?:, arXiv:[\d.]+\d)?\)")
 
@@ -175,7 +176,9 @@ def checked(cls: type, settings: dict[str, Any], where: Where) -> Any:
         if first["type"] == "string_pattern_mismatch":  # told by the field's own words rather than its pattern
             fields: Any = getattr(cls, "model_fields", {})
             problem = "give " + fields[location[-1]].description.partition(";")[0].lower()
-        given = "" if first["type"].startswith("missing") else f", not {first['input']!r}"
+        value = repr(first["input"])
+        value = value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}... ({len(value):,} characters)"
+        given = "" if first["type"].startswith("missing") else f", not {value}"
         raise InputError(f"{where}: {place}: {problem}{given}") from None
 
 

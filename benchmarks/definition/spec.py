@@ -155,7 +155,8 @@ class TuningSpec(Part):
     """Bits a weight of the frozen base under LoRA, for SFT, every method, the reference and reward models alike: 4 is
     NF4 (QLoRA; pip install 'alignment-bench[qlora]'); null is what `precision` says."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto is bf16 where the device has units for it, else fp32."""
+    """auto is bf16 where the device has units for it and, on a CPU, the model is wide enough to gain by them; else
+    fp32."""
     micro_tokens: int = Field(default=MICRO_TOKENS, gt=0)
     """Tokens in one forward pass; bounds memory, leaves results alone."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
@@ -353,7 +354,7 @@ def _of(written: Written) -> BenchmarkSpec:
         found: Any = spec
         for name in field:  # to an entry of a mapping, which may be left out, and no further
             part, found = found, getattr(found, name, None) if isinstance(found, BaseModel) else None
-        if found is not None:
+        if found:  # a default of nothing, as of a split's share, is what a null means
             meant = type(part).model_fields[field[-1]].description or ""
             raise InputError(
                 f"{written.place(field)}: {'.'.join(field)} is never null; leave it out for {found!r}, or give another "

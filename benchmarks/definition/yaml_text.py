@@ -9,6 +9,7 @@ from ...errors import InputError
 LONGEST = 2**20  # characters of a file
 DEEPEST = 30  # mappings and lists within each other
 LONGEST_NUMBER = 1000  # characters
+LONGEST_NAME = 200  # characters of a field's name, which errors repeat
 MOST_NODES = 20_000  # names and values, every alias counted as what it stands for
 
 
@@ -62,6 +63,8 @@ def _check(node: yaml.Node, within: tuple[yaml.Node, ...], before: int) -> int:
             raise _Wrong("a character of code 0", node.start_mark)
         return count
     for part in node.value:
+        if isinstance(part, tuple) and len(part[0].value) > LONGEST_NAME and isinstance(part[0], yaml.ScalarNode):
+            raise _Wrong(f"a name of {len(part[0].value):,} characters", part[0].start_mark)
         for below in part if isinstance(part, tuple) else (part,):
             count = _check(below, (*within, node), count)
     return count

@@ -1,7 +1,7 @@
 """The outcomes of the shipped studies and of tunings of shipped benchmarks, as JSON with a page each.
 
 results/published/studies/NAME.json and tunings/BENCHMARK.json (with _by_SCORER where another rule than the benchmark's
-picked), pages below reports/published.
+picked), pages below reports/published, and state.md there, which says of every situation how the methods stand in it.
 `python -m alignment_bench.benchmarks.studies.outcomes FOLDER` takes the outcome of a finished study or tuning in;
 without a folder it writes all pages anew from the JSON that lies there. The outcomes are the repository's: a wheel has
 the studies and not them.
@@ -13,13 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from ...analysis.answer import answer, sentences
+from ...analysis.findings import findings
+from ...analysis.state import of_run, of_study
 from ...errors import InputError, nearest
 from ...reports.render import fill, make_folder
+from ...reports.state import state_page
 from ...reports.study import study_page
 from ...reports.tuning import page
 from ...results.integrity import PACKAGE, read_record, write_record, write_text
 from ...results.run_folder import STUDY, TUNE
+from ..definition.plugins import available, is_ours
+from ..definition.proof import PUBLISHED
 from ..definition.spec import load_spec, suites
+from .axes import read_study
 from .code import changed_since
 from .file import published, read_file
 
@@ -27,6 +33,7 @@ RESULTS = PACKAGE / "results" / "published" / "studies"
 PAGES = PACKAGE / "reports" / "published" / "studies"
 TUNINGS = RESULTS.with_name("tunings")
 TUNING_PAGES = PAGES.with_name("tunings")
+STATE = PAGES.with_name("state.md")
 DESIGN = "its question"  # among the parts of a study that are others today
 
 
@@ -85,8 +92,49 @@ def publish(folder: Path) -> list[Path]:
     name = record["name"]
     if name not in published() or not record.get("design"):
         raise InputError(f"{folder} is of the study {name}, which is not shipped; {nearest(name, published())}")
+    if record["study_id"] != read_study(name).id:
+        raise InputError(
+            f"{folder} is not the study {name} as it is shipped, for its axes, seeds or settings are others; make it "
+            f"by bench study {name} without further options"
+        )
     make_folder(RESULTS)
     return _write(RESULTS / f"{name}.json", record)
+
+
+def write_state() -> Path:
+    """The page of the state of the methods, from what is published."""
+    sources = [
+        {
+            "name": name,
+            "link": f"{PAGES.name}/{name}.md",
+            "made": _made(record),
+            "said": record["answer"]["sentences"][0],
+            "situations": [*of_study(record)],
+        }
+        for name, record in ((name, read_record(path)) for name, path in outcomes().items())
+    ]
+    runs = [read_record(path) for path in sorted(PUBLISHED.glob("*.json"))]
+    summaries = {run["run_id"]: run for run in runs if isinstance(run, dict) and "run_id" in run}
+    for path in sorted(TUNINGS.glob("*.json")):
+        tuning = read_record(path)
+        if summary := summaries.get(Path(tuning["run"]).name):
+            sources.append(
+                {
+                    "name": path.stem,
+                    "link": f"{TUNING_PAGES.name}/{path.stem}.md",
+                    "made": _made(tuning),
+                    "said": findings(summary).recommendation,
+                    "situations": [*of_run(summary, f"tuned, {tuning['contract']['trials']} trials each")],
+                }
+            )
+    ours = [name for name, entry in available("methods").items() if is_ours(entry.module)]
+    return write_text(STATE, fill("state.md.j2", state_page(sources, ours)))
+
+
+def _made(record: Mapping[str, Any]) -> str:
+    """When, and what of its code is another today."""
+    since = changed(record)
+    return record["created"][:10] + (f" (of older code: {', '.join(since)})" if since else "")
 
 
 def _name(tuning: Mapping[str, Any]) -> str:
@@ -116,5 +164,5 @@ if __name__ == "__main__":
     if not places:
         written = [_write(path, read_record(path)) for path in outcomes().values()]
         written += [_write_tuning(path, read_record(path)) for path in sorted(TUNINGS.glob("*.json"))]
-    for path in (path for paths in written for path in paths):
+    for path in (path for paths in [*written, [write_state()]] for path in paths):
         print(path)

@@ -148,8 +148,9 @@ def test_three_sentences_from_the_record_alone(study):
     found, sure, rest = sentences(study)
     assert found.startswith("Not decided: ") and found.endswith("adjusted p 0.200, not shown).")
     assert "another reward model" in sure and "1 cell failed" in sure and "1 gate not passed" in sure
-    assert rest.endswith("nor is it shown that ppo is above dpo at labels.flip 0.25 by win rate by the true reward; or "
-                         "that ppo is below dpo at labels.flip 0.25 by win rate by the true reward.")  # fmt: skip
+    assert rest.endswith(
+        "; nor is the contrary shown, that ppo is below dpo at labels.flip 0.25 by win rate by the true reward."
+    )
 
 
 def test_tests_at_equal_kl_are_corrected_among_themselves(study):

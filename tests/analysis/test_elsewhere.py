@@ -74,9 +74,9 @@ def test_a_method_is_recommended_and_a_policy_from_elsewhere_only_told():
     seeds = {(row["a"], row["b"]): row["seeds"] for row in found["comparisons"]}
     assert seeds == {("dpo", "sft"): 3, ("theirs", "sft"): 1, ("dpo", "theirs"): 3}
     told = {(row["a"], row["b"]): compared(row, found) for row in found["comparisons"]}
-    assert told["theirs", "sft"].startswith("this theirs policy beats SFT: it wins 100%")
+    assert told["theirs", "sft"].startswith("This theirs policy beats SFT: it wins 100%")
     assert "theirs not trained here" in told["theirs", "sft"] and "seed" not in told["theirs", "sft"]
-    assert told["dpo", "theirs"].startswith("this theirs policy is better than dpo: ")
+    assert told["dpo", "theirs"].startswith("This theirs policy is better than dpo: ")
     assert "3 seeds of dpo" in told["dpo", "theirs"]
 
 

@@ -39,11 +39,11 @@ def test_findings_sort_what_is_shown_from_what_is_not():
         "2 min 00 s."
     )
     assert [said.partition(":")[0] for said in found.certainty] == [
-        "this a policy beats SFT", "this a policy is better than this b policy",
+        "This a policy beats SFT", "This a policy is better than this b policy",
         "By the judge, for comparison and not tested", "Elo points over SFT by the true reward",
     ]  # fmt: skip
     assert found.certainty[1].startswith(
-        "this a policy is better than this b policy: it wins 65% head to head by the true reward (95% interval "
+        "This a policy is better than this b policy: it wins 65% head to head by the true reward (95% interval "
     )
     assert found.certainty[2].endswith(": a 20% (13 to 30).")
     assert found.cost == [

@@ -1,11 +1,13 @@
 """The settings of training in numbers: what of them results depend on."""
 
+import json
 from dataclasses import fields, replace
 
 import pytest
 
 from alignment_bench.errors import InputError
 from alignment_bench.models import tuning
+from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.models.tuning import Tuning
 from alignment_bench.runtime import processes
 from alignment_bench.runtime.device import check_device, kind_of
@@ -88,3 +90,30 @@ def test_a_base_in_four_bits_is_refused_where_there_can_be_none(other, installed
     monkeypatch.setattr(tuning, "find_spec", lambda name: name)
     monkeypatch.setattr(processes, "is_sharding", lambda: False)
     assert asked.resolve() == asked
+
+
+@pytest.mark.parametrize(
+    ("units", "width", "precision"),
+    [(True, 575, "fp32"), (True, 576, "bf16"), (True, None, "bf16"), (False, 4096, "fp32")],
+)
+def test_auto_is_bf16_where_a_cpu_has_units_and_the_model_gains_by_them(units, width, precision, monkeypatch):
+    monkeypatch.setattr(tuning, "has_fast_bf16", lambda device: units)
+    assert Tuning(device="cpu").resolve(width).precision == precision
+    assert Tuning(device="cpu", precision="bf16").resolve(width).precision == "bf16"  # as it was asked for
+
+
+def test_a_gpu_gains_at_any_width(monkeypatch):
+    monkeypatch.setattr(tuning, "has_fast_bf16", lambda device: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert Tuning(device="cuda").resolve(96).precision == "bf16"
+
+
+def test_a_model_s_width_is_that_of_its_files(tiny, tmp_path):
+    assert tiny.width == 32 and Checkpoint(tmp_path, "k").width is None
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_embd": 48}')
+    assert Checkpoint(tmp_path, "k").width == 48
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    assert Checkpoint(tmp_path / "adapter", "k").width == 48
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "some/where"}')
+    assert Checkpoint(tmp_path / "adapter", "k").width is None  # nobody is asked for what lies elsewhere

@@ -37,6 +37,7 @@ def test_the_numbers_of_a_cpu_stay():
         "bucket": 26_214_400,
         "training_share": 0.9,
         "sampling_share": 0.8,
+        "bf16_width": 576,
     }
     assert Tuning().micro_tokens == TuningSpec().micro_tokens == 8192
 

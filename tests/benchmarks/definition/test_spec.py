@@ -71,6 +71,7 @@ def test_a_null_never_leaves_a_fields_default_there_unsaid(write):
     assert said.startswith("--set select.at_most_kl=null: select.at_most_kl is never null")
     kept = load_spec("quick", settings=["select.at_most_kl=null", "select.at_most_kl=none", "training_pairs.most=null"])
     assert kept.select.limit is None and kept.training_pairs.most is None
+    assert load_spec("quick", settings=["splits.selection=null"]).splits.selection == 0  # nothing, as null says
     assert load_spec("quick", settings=["methods.dpo.lr=null"]).methods["dpo"].get("lr") is None  # an entry, left out
 
 

@@ -48,6 +48,8 @@ HARMFUL = {  # text: (line, what is said)
     "a: -0x" + "f" * 5000: (1, "a number of 5,003 characters"),  # Python writes none of more than 4,300 digits
     "a: " + "1:" * (2**19 - 4) + "1": (1, "a number of 1,048,569 characters"),  # in base 60
     "a: " + "1:" * 2**18 + "1.5": (1, "a number of 524,291 characters"),
+    f"a: 1\n{'k' * 201}: 2": (2, "a name of 201 characters"),
+    f"a: {{{'k' * 900_000}: 2}}": (1, "a name of 900,000 characters"),
     "a: !!int x": (1, "'x' is no int"),
     "a: !!int ''": (1, "'' is no int"),
     "a: !!float x": (1, "'x' is no float"),
@@ -106,6 +108,13 @@ def test_a_number_that_is_not_finite_is_refused_before_anything_trains(tmp_path,
     (tmp_path / "x.yaml").write_text(SPEC)
     with pytest.raises(InputError, match=f"--set {field}=.*: {field}: "):
         load_spec(str(tmp_path / "x.yaml"), settings=[f"{field}={number}"])
+
+
+def test_an_error_repeats_no_long_value(tmp_path):
+    (tmp_path / "x.yaml").write_text(SPEC.replace("budget: 8", f"budget: {'x' * 300_000}"))
+    with pytest.raises(InputError, match=r"line 8: budget: .*, not 'xxx.*x\.\.\. \(300,002 characters\)$") as caught:
+        load_spec(str(tmp_path / "x.yaml"))
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))
 
 
 def test_a_method_s_number_that_is_not_finite():

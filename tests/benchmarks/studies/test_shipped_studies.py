@@ -72,7 +72,7 @@ def test_an_outcome_is_taken_in_with_its_page(tmp_path, monkeypatch):
     study = read_study("label_noise")
     flip = {"values": [0, 0.1, 0.25, 0.4], "curves": [], "changes": [], "interactions": [], "pairs": []}
     record = {
-        "study_id": "abc", "name": "label_noise", "benchmark": "quick", "model": "m", "preferences": "builtin/world",
+        "study_id": study.id, "name": "label_noise", "benchmark": "quick", "model": "m", "preferences": "builtin/world",
         "margin": 0.05, "design": study.design.model_dump(mode="json"), "methods": list(study.methods), "seeds": 3,
         "per_seed": [], "created": "2026-11-30T17:00:00+00:00", "code": code_of(study.methods, study.spec),
         "axes": {"labels.flip": flip}, "beside_the_first": [], "frontiers": [], "variance": [], "runs": [],
@@ -95,6 +95,9 @@ def test_an_outcome_is_taken_in_with_its_page(tmp_path, monkeypatch):
     page.write_text(text, encoding="utf-8")  # a page of the code before: silent about its own
     with pytest.raises(AssertionError):
         test_an_outcome_is_not_silent_about_its_code(kept)
+    write_record(tmp_path / "study.json", {**record, "study_id": "abc"})
+    with pytest.raises(InputError, match="is not the study label_noise as it is shipped, for its axes"):
+        outcomes.publish(tmp_path)
     write_record(tmp_path / "study.json", {**record, "name": "mine"})
     with pytest.raises(InputError, match="is of the study mine, which is not shipped"):
         outcomes.publish(tmp_path)

@@ -1,0 +1,74 @@
+"""The state of the methods: how each stands to one method in every situation that was studied, from the records alone.
+
+A situation is a value of a study's axis (labels.flip 0.25), the KL that two frontiers share, or a tuning's winners.
+What is said of a method there is what the record itself tests and corrects: above or below where its own corrected test
+shows a difference, equal where it tests that, or the 95% interval lies within the margin that was stated before. A
+method that the situation does not have was not tried in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .axes import headline_of, text_of
+from .comparisons import LEVEL, by_preference
+from .frontier import AT_EQUAL_KL, method_of, trusted
+from .quantities import measured
+from .sequential import UNTIL_DECIDED
+
+THAN = "dpo"
+"""The method that the others stand beside: the cheapest that most studies have."""
+ABOVE, BELOW, EQUAL, NOT_DECIDED = "above", "below", "equal", "not decided"
+RATE = "win_rate."
+
+
+def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The situations of a study's record: `name`, `metric`, `cells` by row's label with `state` and the difference to
+    `THAN` (`difference`, `low`, `high`). Only those in which some row is compared with it by a win rate."""
+    metric = headline_of(study)
+    field = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
+    if metric and field:
+        others = [name for name in study["axes"] if name != field]
+        found: dict[str, dict[str, Any]] = {}
+        for row in study["axes"][field]["pairs"]:
+            if row["metric"] != metric or THAN not in (row["a"], row["b"]):
+                continue
+            places = [(name, place) for name, place in zip(others, row["at"], strict=True) if place is not None]
+            values = [(field, row["value"]), *((n, study["axes"][n]["values"][place]) for n, place in places)]
+            name = ", ".join(f"{n} {text_of(value)}" for n, value in values)
+            label, cell = _cell(row, study["margin"], LEVEL)
+            found.setdefault(name, {})[label] = cell
+        yield from ({"name": name, "metric": metric, "cells": cells} for name, cells in found.items())
+    for part in study["frontiers"]:
+        rows = [row for row in trusted(part["comparisons"]) if THAN in (row["a"], row["b"]) and row["kl"]]
+        rows = [row for row in rows if row["metric"].startswith(RATE) and not row["crosses"]]
+        values = [(name, study["axes"][name]["values"][place]) for name, place in part["at"].items()]
+        name = ", ".join(["equal KL", *(f"{n} {text_of(value)}" for n, value in values)])
+        if rows:
+            cells = dict(_cell(row, study["margin"], AT_EQUAL_KL) for row in rows)
+            yield {"name": name, "metric": rows[0]["metric"], "cells": cells}
+
+
+def of_run(summary: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    """The situation of a run, such as that of a tuning's winners, from its summary; none where `THAN` is no row."""
+    rows = [row for row in summary["comparisons"] if THAN in (row["a"], row["b"]) and row["basis"] == "direct"]
+    metrics = {row["metric"] for row in rows if row["metric"].startswith(RATE) and row["metric"] != UNTIL_DECIDED}
+    if metric := next(iter(by_preference(metrics)), None):
+        cells = dict(_cell(row, summary["margin"], LEVEL) for row in rows if row["metric"] == metric)
+        yield {"name": name, "metric": metric, "cells": cells}
+
+
+def _cell(row: Mapping[str, Any], margin: float, level: float) -> tuple[str, dict[str, Any]]:
+    """The other's label, and how it stands to `THAN`."""
+    sign = 1 if row["b"] == THAN else -1
+    ends = sorted(sign * row[end] for end in ("low", "high")) if measured(row["low"]) else [None, None]
+    difference, (low, high) = sign * row["difference"], ends
+    if low is None or high is None:
+        state = NOT_DECIDED
+    elif row["p_adjusted"] < level:
+        state = ABOVE if difference > 0 else BELOW
+    else:
+        state = EQUAL if row.get("equal", -margin <= low and high <= margin) else NOT_DECIDED
+    label = row["a"] if sign == 1 else row["b"]
+    return label, {"state": state, "difference": difference, "low": low, "high": high, "method": method_of(label)}

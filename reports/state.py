@@ -1,0 +1,50 @@
+"""The page of the state of the methods: situations by methods, each cell with what was shown and where from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..analysis.metric_names import title
+from ..analysis.state import ABOVE, BELOW, EQUAL, THAN
+
+MARKS = {ABOVE: "above", BELOW: "below", EQUAL: "equal"}
+NOT_TRIED = "–"
+
+
+def state_page(sources: Sequence[Mapping[str, Any]], known: Sequence[str]) -> dict[str, Any]:
+    """The contents of `state.md.j2`.
+
+    sources: `name`, `link`, `said` (a sentence), `made` (of which code), `situations` as `analysis.state` gives them.
+    known: all methods, of which those that no source has are named.
+    """
+    cells = [each for source in sources for situation in source["situations"] for each in situation["cells"].values()]
+    tried = {cell["method"] for cell in cells}
+    methods = sorted(tried, key=lambda name: (-sum(cell["method"] == name for cell in cells), name))
+    return {
+        "than": THAN,
+        "methods": methods,
+        "rows": [
+            {
+                "name": situation["name"],
+                "by": title(situation["metric"]),
+                "source": source,
+                "cells": [_cell(situation["cells"], method) for method in methods],
+            }
+            for source in sources
+            for situation in source["situations"]
+        ],
+        "sources": sources,
+        "untried": sorted(set(known) - tried - {THAN}),
+    }
+
+
+def _cell(cells: Mapping[str, Mapping[str, Any]], method: str) -> str:
+    """The rows of one method in one situation."""
+    found = [_text(label, cell) for label, cell in cells.items() if cell["method"] == method]
+    return "; ".join(found) or NOT_TRIED
+
+
+def _text(label: str, cell: Mapping[str, Any]) -> str:
+    points = f"{100 * cell['difference']:+.0f}".replace("-", "−")
+    span = "" if cell["low"] is None else f" ({100 * cell['low']:+.0f} to {100 * cell['high']:+.0f})".replace("-", "−")
+    settings = label.partition(":")[2].replace(":", ", ")
+    return f"{settings + ': ' if settings else ''}{MARKS.get(cell['state'], '?')} {points}{span}"

@@ -1,0 +1,109 @@
+"""The state of the methods: above, below, equal or not decided as the record tests it, and from where."""
+
+import pytest
+
+from alignment_bench.analysis.state import of_run, of_study
+from alignment_bench.reports.render import fill
+from alignment_bench.reports.state import state_page
+
+GOLD = "win_rate.gold"
+
+
+def pair(a, b, difference, p=0.01, half=0.02, metric=GOLD, **more):
+    ends = {"difference": difference, "low": difference - half, "high": difference + half}
+    return {"a": a, "b": b, "metric": metric, "p_adjusted": p, "at": [None], **ends, **more}
+
+
+def axis(values, pairs):
+    curve = {"method": "dpo", "metric": GOLD, "at": [None], "points": []}
+    return {"values": values, "pairs": pairs, "curves": [curve], "changes": [], "interactions": []}
+
+
+@pytest.fixture
+def study():
+    pairs = [
+        pair("dpo", "ppo", -0.125, value=0),
+        pair("dpo", "ppo", 0.25, value=0.25),
+        pair("dpo", "kto", 0.0, 0.9, value=0),
+        pair("dpo", "kto", 0.0625, 0.06, value=0.25),
+        pair("dpo", "kto", 0.5, metric="win_rate.judge", value=0.25),
+        pair("kto", "ppo", 0.5, value=0),
+    ]
+    return {"margin": 0.05, "frontiers": [], "axes": {"labels.flip": axis([0, 0.25], pairs), "ppo.beta": axis([1], [])}}
+
+
+def states(situation):
+    return {label: (cell["state"], cell["difference"]) for label, cell in situation["cells"].items()}
+
+
+def test_each_value_of_an_axis_is_a_situation_seen_from_the_other_method(study):
+    clean, flipped = of_study(study)
+    assert (clean["name"], flipped["name"], clean["metric"]) == ("labels.flip 0", "labels.flip 0.25", GOLD)
+    assert states(clean) == {"ppo": ("above", 0.125), "kto": ("equal", 0.0)}
+    assert states(flipped) == {"ppo": ("below", -0.25), "kto": ("not decided", -0.0625)}
+    cell = flipped["cells"]["kto"]
+    assert (cell["low"], cell["high"]) == pytest.approx((-0.0825, -0.0425))
+
+
+@pytest.mark.parametrize(("p", "half", "state"), [
+    (0.049, 0.02, "above"), (0.05, 0.02, "not decided"), (0.05, 0.0099, "equal"), (0.05, 0.0101, "not decided"),
+    (float("nan"), 0.0099, "equal"), (0.01, float("nan"), "not decided"),
+])  # fmt: skip
+def test_shown_by_the_corrected_p_and_equal_by_the_interval(study, p, half, state):
+    study["axes"]["labels.flip"]["pairs"] = [pair("ppo", "dpo", 0.04, p, half, value=0)]  # margin 0.05
+    (found,) = of_study(study)
+    assert found["cells"]["ppo"]["state"] == state
+
+
+def test_values_of_other_axes_and_settings_are_told(study):
+    study["axes"]["reward_model.pairs"] = axis([300, 3000], [])
+    study["axes"]["labels.flip"]["pairs"] = [
+        pair("dpo", "ppo:beta=0", -0.1, value=0, at=[None, 1]),
+        pair("dpo", "ppo:beta=1:clip=2", 0.1, value=0, at=[None, 1]),
+    ]
+    (found,) = of_study(study)
+    assert found["name"] == "labels.flip 0, reward_model.pairs 3000"
+    source = {"name": "noise", "link": "studies/noise.md", "made": "2026", "said": "Yes.", "situations": [found]}
+    text = fill("state.md.j2", state_page([source], ["dpo", "ppo", "wpo", "apo_zero"]))
+    row = next(line for line in text.splitlines() if line.startswith("| labels.flip 0"))
+    assert "beta=0: above +10 (+8 to +12); beta=1, clip=2: below −10 (−12 to −8)" in row
+    assert "[noise](studies/noise.md)" in row and "In no published study: apo_zero, wpo" in text
+
+
+def test_a_method_that_a_situation_lacks_was_not_tried_in_it(study):
+    source = {"name": "noise", "link": "l", "made": "m", "said": "s", "situations": [*of_study(study)]}
+    study["axes"]["labels.flip"]["pairs"] = [pair("ppo", "dpo", 0.04, value=0)]
+    other = {**source, "situations": [*of_study(study)]}
+    page = state_page([source, other], ["dpo", "ppo", "kto"])
+    assert page["methods"] == ["ppo", "kto"] and page["untried"] == []  # ppo has the more cells
+    assert [row["cells"][1] for row in page["rows"]] == ["equal +0 (−2 to +2)", "? −6 (−8 to −4)", "–"]
+
+
+def test_at_equal_kl_the_level_is_the_frontiers_and_what_crosses_is_left_out(study):
+    shown = pair("dpo", "ppo", -0.1, 0.039, kl=[1, 2], crosses=False)
+    study["axes"]["training_reward"] = axis([None, "f"], [])
+    study["axes"]["labels.flip"]["pairs"] = []
+    rows = [
+        shown,
+        pair("dpo", "kto", -0.1, 0.045, kl=[1, 2], crosses=False),
+        pair("rloo", "dpo", 0.1, kl=None),
+        pair("dpo", "orpo", 0.1, kl=[1, 2], crosses=True),
+        pair("dpo", "ppo", 9.0, metric="reward.gold", kl=[1, 2]),
+    ]
+    study["frontiers"] = [{"at": {"training_reward": 0}, "comparisons": rows}]  # fmt: skip
+    (found,) = of_study(study)
+    assert found["name"] == "equal KL, training_reward null"
+    assert states(found) == {"ppo": ("above", 0.1), "kto": ("not decided", 0.1)}
+
+
+def test_a_runs_direct_comparisons_by_its_headline_alone():
+    rows = [
+        pair("ppo", "dpo", 0.08, basis="direct", equal=False),
+        pair("dpo", "ipo", 0.01, 0.3, 0.02, basis="direct", equal=True),
+        pair("dpo", "kto", 0.01, 0.3, 0.02, basis="direct", equal=False),  # its own, stricter test says not
+        pair("dpo", "sft", 0.1, basis="sft", equal=False),
+        pair("ppo", "dpo", 0.3, metric="win_rate.judge", basis="direct", equal=False),
+    ]
+    (found,) = of_run({"comparisons": rows, "margin": 0.05}, "tuned")
+    assert states(found) == {"ppo": ("above", 0.08), "ipo": ("equal", -0.01), "kto": ("not decided", -0.01)}
+    assert [*of_run({"comparisons": rows[3:4], "margin": 0.05}, "tuned")] == []
