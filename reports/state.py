@@ -44,7 +44,10 @@ def _cell(cells: Mapping[str, Mapping[str, Any]], method: str) -> str:
 
 
 def _text(label: str, cell: Mapping[str, Any]) -> str:
-    points = f"{100 * cell['difference']:+.0f}".replace("-", "−")
-    span = "" if cell["low"] is None else f" ({100 * cell['low']:+.0f} to {100 * cell['high']:+.0f})".replace("-", "−")
+    span = "" if cell["low"] is None else f" ({_points(cell['low'])} to {_points(cell['high'])})"
     settings = label.partition(":")[2].replace(":", ", ")
-    return f"{settings + ': ' if settings else ''}{MARKS.get(cell['state'], '?')} {points}{span}"
+    return f"{settings + ': ' if settings else ''}{MARKS.get(cell['state'], '?')} {_points(cell['difference'])}{span}"
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share):+d}".replace("-", "−")

@@ -70,6 +70,7 @@ def _torch() -> Iterator[Finding]:
         yield Finding("torch", f"cannot be imported: {error}", "broken", "pip install -c constraints.txt -e .")
         return
     from ...models.tuning import Tuning
+    from ...runtime.device import constants
 
     yield Finding("torch", torch.__version__, "ok")
     tuning = Tuning().resolve()
@@ -78,9 +79,10 @@ def _torch() -> Iterator[Finding]:
         yield Finding("device", f"cuda: {name}, {tuning.precision}", "ok")
     else:
         advice = "fine for quick; a model of 1B weights or more needs a GPU"
-        yield Finding(
-            "device", f"{tuning.device}, {tuning.precision}", "note" if tuning.device == "cpu" else "ok", advice
-        )
+        narrow = Tuning().resolve(width=1).precision
+        wide = f"; {tuning.precision} from a hidden size of {constants(tuning.device).bf16_width} on"
+        found = f"{tuning.device}, {narrow}{wide if tuning.precision != narrow else ''}"
+        yield Finding("device", found, "note" if tuning.device == "cpu" else "ok", advice)
     threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     odd = tuning.device == "cpu" and threads != cores
     yield Finding(

@@ -1,12 +1,13 @@
 """What a run cannot be: models that are no whole ones, lengths that they do not read, sampling that says otherwise."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from transformers import CTRLConfig, LlamaConfig
 
 from alignment_bench.benchmarks import checks
-from alignment_bench.benchmarks.checks import check_model, check_sampling, reward_model_starts
+from alignment_bench.benchmarks.checks import check_model, check_sampling, check_start, reward_model_starts
 from alignment_bench.benchmarks.context import Workshop
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.errors import InputError
@@ -124,3 +125,14 @@ def test_a_model_of_another_vocabulary_or_context_is_refused(tiny, make_tiny, tm
         reward_model_starts(spec, tiny.tokenizer(), ROLES)
     with pytest.raises(InputError, match=r"reward_model.model nowhere: .*there is no such folder"):
         starts(model="nowhere")
+
+
+def test_a_trainer_that_loads_the_model_itself_is_refused_on_a_base_in_4_bits():
+    spec = SPEC.with_fields({"tuning.lora_rank": 8, "tuning.base_bits": 4}, "--set")
+    theirs, ours = SimpleNamespace(libraries=("trl",)), SimpleNamespace()
+    check_start(spec, {"dpo": ours})
+    check_start(SPEC, {"trl-dpo": theirs})
+    with pytest.raises(
+        InputError, match="^--set, tuning.base_bits: trl-dpo would start from the whole weights, for TRL's"
+    ):
+        check_start(spec, {"dpo": ours, "trl-dpo": theirs})

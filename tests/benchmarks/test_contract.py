@@ -32,19 +32,25 @@ def test_processes_and_what_they_divide(monkeypatch, variables, divided):
 
 
 @pytest.mark.parametrize(
-    ("template", "same", "said"),
+    ("template", "same", "bits", "said"),
     [
-        ("{{ strftime_now('%d') }}", 0, "01 January 2026 stands in every prompt"),
-        ("x", 7, "7 prompts differ from another in their text and not in what the model sees"),
-        (BARE_TEMPLATE, 0, "prompts are bare text"),
-        ("x", 0, None),
+        ("{{ strftime_now('%d') }}", 0, None, "01 January 2026 stands in every prompt"),
+        ("x", 7, None, "7 prompts differ from another in their text and not in what the model sees"),
+        (BARE_TEMPLATE, 0, None, "prompts are bare text"),
+        (
+            "x",
+            0,
+            4,
+            "the frozen base lies in 4 bits (NF4): all rows, sft and the reference start from the same rounded",
+        ),
+        ("x", 0, None, None),
     ],
 )
-def test_notes_on_what_the_template_does(template, same, said):
+def test_notes_on_what_the_template_and_the_bits_do(template, same, bits, said):
     splits = {"heldout": {"prompts": 9, "pairs": 9}}
     record = {"splits": splits, "same_prompts": same, "dropped": {}, "read": 9}
     corpus = SimpleNamespace(record=record, questions=(), prompts=lambda rows, longest: range(9))
-    tuning = SimpleNamespace(base_bits=None)
+    tuning = SimpleNamespace(base_bits=bits)
     spec = SimpleNamespace(model="m", sft=True, collected=None, tuning=tuning, evaluation=SimpleNamespace(prompts=9))
     found = notes(spec, SimpleNamespace(chat_template=template), {}, {}, corpus)
     assert [said in note for note in found] == ([True] if said else [])

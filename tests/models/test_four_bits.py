@@ -11,10 +11,11 @@ from alignment_bench.benchmarks.export_policy import _merge
 from alignment_bench.benchmarks.selfcheck.architectures import apart, make
 from alignment_bench.errors import InputError
 from alignment_bench.models.checkpoint import Checkpoint, let_go_of_models, open_network
-from alignment_bench.models.four_bits import FourBits, weights_of
+from alignment_bench.models.four_bits import FourBits, settings, weights_of
 from alignment_bench.models.merging import save_merged
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.tuning import Tuning
+from alignment_bench.reports.policies import snippet
 
 pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
 
@@ -121,3 +122,12 @@ def test_a_mixture_is_refused(tmp_path):
     make("mixtral", tmp_path)
     with pytest.raises(InputError, match=r"^tuning.base_bits: the experts of a mixture \(mixtral\) are not brought"):
         open_network(tmp_path, "lm", FOUR, trainable=True)
+
+
+def test_the_lines_that_load_a_policy_read_its_base_as_training_did():
+    code, read = snippet("F", "B", 4), {}
+    exec(code[: code.index("base = ")], read)  # its imports and the settings of the bits
+    ours, theirs = settings([]), read["bits"]
+    for name in ("load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"):
+        assert getattr(theirs, name) == getattr(ours, name)
+    assert "from_pretrained('B', quantization_config=bits)" in code and "bits" not in snippet("F", "B")

@@ -98,6 +98,9 @@ def test_the_command(bench, tmp_path, tiny, counted):
     command = ["plan", "--model", str(tiny.path), "--gpu", "h200", "--price", "3"]
     shown = bench(*command, cwd=tmp_path).stdout
     assert "on 1 x h200 (141 GiB)" in shown and "Reckoned, nothing was measured" in shown
+    assert "LoRA, on 1 x h200" in shown and "QLoRA, on 1" in bench(*command, "--base-bits", "4", cwd=tmp_path).stdout
+    refused = bench(*command, "--base-bits", "4", "--lora-rank", "0", cwd=tmp_path, code=2).stderr
+    assert "--base-bits 4 is for a frozen base; give --lora-rank, or leave it out" in refused
     rows = json.loads(bench(*command, "--json", cwd=tmp_path).stdout)
     assert [row["method"] for row in rows] == ["SFT", "reward model", "DPO", "ORPO", "PPO"]
     assert configuration_of(str(tiny.path)).hidden_size == 32 and configuration_of("70b").hidden_size == 8192
