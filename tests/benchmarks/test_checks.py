@@ -132,7 +132,5 @@ def test_a_trainer_that_loads_the_model_itself_is_refused_on_a_base_in_4_bits():
     theirs, ours = SimpleNamespace(libraries=("trl",)), SimpleNamespace()
     check_start(spec, {"dpo": ours})
     check_start(SPEC, {"trl-dpo": theirs})
-    with pytest.raises(
-        InputError, match="^--set, tuning.base_bits: trl-dpo would start from the whole weights, for TRL's"
-    ):
+    with pytest.raises(InputError, match="^--set, tuning.base_bits: trl-dpo would start from the whole weights, "):
         check_start(spec, {"dpo": ours, "trl-dpo": theirs})

@@ -41,7 +41,7 @@ def test_processes_and_what_they_divide(monkeypatch, variables, divided):
             "x",
             0,
             4,
-            "the frozen base lies in 4 bits (NF4): all rows, sft and the reference start from the same rounded",
+            "the frozen base lies in 4 bits (NF4): all rows, sft and the reference start",
         ),
         ("x", 0, None, None),
     ],
