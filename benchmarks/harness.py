@@ -186,10 +186,10 @@ class Harness:
         watch = self.request.watch
         for label in dict.fromkeys(step.cell_label for step in self.steps if step.cell):
             watch(label, WAITING)
-        estimates = Estimates(self.pipeline)
-        for line in estimates.memory_warnings(self.steps, self._trained):
+        self.estimates = Estimates(self.pipeline)
+        for line in self.estimates.memory_warnings(self.steps, self._trained):
             self.say(line)
-        with self.recorder.kept(self.runs, map(estimates.progress, self.steps), self.at_once):
+        with self.recorder.kept(self.runs, map(self.estimates.progress, self.steps), self.at_once):
             yield from self._held()
 
     def _held(self) -> Iterator[Run]:
@@ -327,8 +327,11 @@ class Harness:
         return self.request.cell_gpus if self.shop.tuning.device.startswith("cuda") else 0
 
     def _train_side_by_side(self) -> None:
-        """Train the cells that are not on disk, several at once; where that is one alone it is left to the loop."""
-        missing = {s.cell: s for s in self.steps if s.cell and s.trains and not self._is_made(s)}
+        """Train the cells that are not on disk, several at once, those first that may take longest, so that none begins
+        when the others end; where that is one alone it is left to the loop."""
+        found = [step for step in self.steps if step.cell and step.trains and not self._is_made(step)]
+        found.sort(key=lambda step: -(self.estimates.of(step).seconds or 0.0))
+        missing = {step.cell: step for step in found if step.cell}
         rows = {cell: step.row for cell, step in missing.items() if step.row}
         partials = {cell: self._partial(step) for cell, step in missing.items()}
         if len(rows) < 2:

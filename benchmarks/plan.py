@@ -84,14 +84,17 @@ class Plan:
 
 
 def lasting(steps: Iterable[Planned], at_once: int) -> float:
-    """The seconds of stages made in turn, but for cells' trainings, each of which takes the first free place."""
-    total, places = 0.0, [0.0] * at_once  # the seconds until each place is free
+    """The seconds of stages made in turn, but for cells' trainings, of which the longest left takes the first free
+    place."""
+    total, trainings, places = 0.0, list[float](), [0.0] * at_once  # the seconds until each place is free
     for planned in steps:
         seconds = planned.estimate.seconds or 0.0
         if planned.step.cell and planned.step.trains:
-            heapq.heapreplace(places, places[0] + seconds)
+            trainings.append(seconds)
         else:
             total += seconds
+    for seconds in sorted(trainings, reverse=True):
+        heapq.heapreplace(places, places[0] + seconds)
     return total + max(places)
 
 

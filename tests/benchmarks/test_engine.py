@@ -17,6 +17,7 @@ import torch
 
 from alignment_bench.benchmarks import engine, harness
 from alignment_bench.benchmarks.checks import check_processes
+from alignment_bench.benchmarks.cost.rough import Estimate
 from alignment_bench.benchmarks.definition.spec import load_spec
 from alignment_bench.benchmarks.engine import check_cluster, train_apart, train_side_by_side
 from alignment_bench.benchmarks.harness import Harness
@@ -109,6 +110,20 @@ def test_cells_side_by_side_give_the_same_results_and_one_that_dies_fails_alone(
     assert failed[0] == failed[1] and len(failed[0]) == 1
     again = bench(*arguments, "--at-once", "2", "--root", workdir / "one", cwd=workdir, code=1)
     assert "faulty:how=exit seed 0 failed" in again.stderr and "made in" not in again.stderr
+
+
+def test_the_training_that_may_take_longest_begins_first(workdir, monkeypatch):
+    """And of those that take as long, or of which nothing is known, the first of the run."""
+    request = Request(
+        load_spec(str(workdir / "tiny.yaml"), {}), ("dpo", "orpo", "kto"), 2, workdir / "longest", at_once=2
+    )
+    one, began = Harness(request), []
+    one.make_shared()
+    seconds = {"dpo": 1.0, "orpo": 5.0, "kto": None}
+    one.estimates = SimpleNamespace(of=lambda step: Estimate("", seconds[step.row.name]))
+    monkeypatch.setattr(harness, "train_side_by_side", lambda request, rows, *more: began.extend(rows) or ())
+    one._train_side_by_side()
+    assert began == [(name, seed) for name in ("orpo", "dpo", "kto") for seed in (0, 1)]
 
 
 def test_a_cell_trains_with_half_of_the_threads_however_many_are_trained_at_once(workdir, monkeypatch):

@@ -256,16 +256,16 @@ def test_cells_side_by_side_take_a_share_of_the_time(work, dry_run):
     assert found.seconds == (10 + 80 / 2 + 2 * 3 + 5 + 5.5 + 7, ["orpo seed 0, judge"])
 
 
-def test_a_training_takes_the_first_free_place():
+def test_the_longest_training_takes_the_first_free_place():
     """Of two places: 40 and 30 begin, 20 follows the 30 and 5 the 40; one alone has nothing beside it."""
     row = Row("dpo", "dpo", None)
 
     def training(seconds, seed):
         return Planned(Step("training", "train", None, row=row, seed=seed, trains=True), TO_DO, Estimate("", seconds))
 
-    trainings = [training(seconds, seed) for seed, seconds in enumerate((40.0, 30.0, 20.0, 5.0))]
+    trainings = [training(seconds, seed) for seed, seconds in enumerate((5.0, 20.0, 30.0, 40.0))]
     assert lasting(trainings, 2) == 50.0 and lasting(trainings, 1) == 95.0 and lasting(trainings, 8) == 40.0
-    assert lasting(trainings[:1], 2) == 40.0 and lasting([], 2) == 0.0
+    assert lasting(trainings[-1:], 2) == 40.0 and lasting([], 2) == 0.0
     assert lasting([*trainings, Planned(Step("SFT", "sft", None, trains=True), TO_DO, Estimate("", 10.0))], 2) == 60.0
 
 
