@@ -405,6 +405,8 @@ def _main() -> NoReturn:
         _end(str(stopped), INTERRUPTED)
     except GateError as error:
         _end(str(error), 1)
+    except MemoryError:
+        _end("the memory is full; give fewer rows or a smaller model, or a machine that has more", 2)
     except OSError as error:
         if error.errno not in DISK:
             raise

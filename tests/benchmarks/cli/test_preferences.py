@@ -169,17 +169,24 @@ def test_named_columns_are_read_by_convert_and_audit_data(tmp_path):
     assert "1 judgements of 1 pairs under 1 prompts kept; 0 dropped" in output
 
 
-def test_a_full_disk_ends_in_a_sentence(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space", "items.jsonl"), "the disk is full (items.jsonl); make room, and give the"),
+        (MemoryError(), "the memory is full; give fewer rows or a smaller model, or a machine that has more"),
+    ],
+)
+def test_a_full_disk_and_a_full_memory_end_in_a_sentence(error, said, monkeypatch, capsys):
     from alignment_bench.benchmarks.cli import main
 
     def full(**_):
-        raise OSError(errno.ENOSPC, "No space left on device", "items.jsonl")
+        raise error
 
     monkeypatch.setattr(main, "app", full)
     with pytest.raises(SystemExit) as ended:
         main.main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == "bench: the disk is full (items.jsonl); make room, and give the command again\n"
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.startswith(f"bench: {said}") and told.count("\n") == 1
 
 
 def test_help_and_converting_do_not_import_torch(tmp_path):
