@@ -13,7 +13,7 @@ NOT_TRIED = "–"
 def state_page(sources: Sequence[Mapping[str, Any]], known: Sequence[str]) -> dict[str, Any]:
     """The contents of `state.md.j2`.
 
-    sources: `name`, `link`, `said` (a sentence), `made` (of which code), `situations` as `analysis.state` gives them.
+    sources: `name`, `link`, `said` (a sentence), `made` (the day), `situations` as `analysis.state` gives them.
     known: all methods, of which those that no source has are named.
     """
     cells = [each for source in sources for situation in source["situations"] for each in situation["cells"].values()]

@@ -107,7 +107,7 @@ def write_state() -> Path:
         {
             "name": name,
             "link": f"{PAGES.name}/{name}.md",
-            "made": _made(record),
+            "made": record["created"][:10],
             "said": record["answer"]["sentences"][0],
             "situations": [*of_study(record)],
         }
@@ -122,19 +122,13 @@ def write_state() -> Path:
                 {
                     "name": path.stem,
                     "link": f"{TUNING_PAGES.name}/{path.stem}.md",
-                    "made": _made(tuning),
+                    "made": tuning["created"][:10],
                     "said": findings(summary).recommendation,
                     "situations": [*of_run(summary, f"tuned, {tuning['contract']['trials']} trials each")],
                 }
             )
     ours = [name for name, entry in available("methods").items() if is_ours(entry.module)]
     return write_text(STATE, fill("state.md.j2", state_page(sources, ours)))
-
-
-def _made(record: Mapping[str, Any]) -> str:
-    """When, and what of its code is another today."""
-    since = changed(record)
-    return record["created"][:10] + (f" (of older code: {', '.join(since)})" if since else "")
 
 
 def _name(tuning: Mapping[str, Any]) -> str:

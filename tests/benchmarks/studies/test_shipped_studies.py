@@ -56,6 +56,14 @@ def test_an_outcome_is_not_silent_about_its_code(path):
         warnings.warn(f"study {path.stem} is of older code: {', '.join(since)} changed since", stacklevel=1)
 
 
+def test_the_state_of_the_methods_is_that_of_what_is_published(tmp_path, monkeypatch):
+    published = outcomes.STATE.read_text(encoding="utf-8")
+    monkeypatch.setattr(outcomes, "STATE", tmp_path / "state.md")
+    assert outcomes.write_state().read_text(encoding="utf-8") == published
+    for path in [*outcomes.outcomes().values(), outcomes.TUNINGS / "quick.json"]:
+        assert f"/{path.stem}.md)" in published
+
+
 def test_code_that_changed_is_named():
     spec = read_study("label_noise").spec
     code = code_of(["dpo", "ppo:beta=0.1", "dpo:beta=1"], spec)
