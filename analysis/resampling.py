@@ -14,7 +14,7 @@ from scipy import stats
 from .statistics import Interval, analyse, interval, t_squared
 
 DRAWS = 2000
-BATCH = 1_000  # swaps of all prompts in memory as numbers at once
+NUMBERS = 2_000_000  # draws of a prompt that are in memory as numbers at once, the rest as bytes
 FEWEST = 20
 
 
@@ -38,7 +38,7 @@ def permutation_p(differences: np.ndarray, draws: int = 9_999) -> float:
         return float(found.pvalue)
     # scipy's test with its very draws, which are the same for every comparison of as many prompts: it makes them anew
     swapped, observed = _swaps(len(totals), draws), totals.sum()
-    sums = np.concatenate([observed - 2 * (part @ totals) for part in np.array_split(swapped, max(draws // BATCH, 1))])
+    sums = observed - 2 * _product(swapped, totals)
     tied = abs(observed) * 100 * np.finfo(float).eps  # sums that differ by rounding alone
     tails = (sums <= observed + tied).sum(), (sums >= observed - tied).sum()
     return float(min(1.0, 2 * (min(tails) + 1) / (draws + 1)))
@@ -61,8 +61,8 @@ def bootstrap_interval(values: np.ndarray, level: float = 0.95, draws: int = DRA
     totals = totals - totals.mean()
     n = len(totals)
     counts = _counts(n, draws)
-    means = counts @ totals / n
-    errors = np.sqrt(np.maximum(counts @ totals**2 / n - means**2, 0) / (n - 1))
+    means = _product(counts, totals) / n
+    errors = np.sqrt(np.maximum(_product(counts, totals**2) / n - means**2, 0) / (n - 1))
     studentized = means[errors > 0] / errors[errors > 0]
     ends = np.quantile(studentized, [1 - alpha / 2, alpha / 2])
     a, b = grid.seed_variance, grid.prompt_variance
@@ -73,17 +73,31 @@ def bootstrap_interval(values: np.ndarray, level: float = 0.95, draws: int = DRA
 
 @lru_cache(maxsize=4)
 def _swaps(prompts: int, draws: int) -> np.ndarray:
-    """The swapped prompts [draws, prompts], as bytes of 0 and 1; drawn in batches as scipy draws them."""
-    rng, pairs = np.random.default_rng(0), np.tile(np.arange(2), (min(BATCH, draws), prompts, 1))
-    drawn = [rng.permuted(pairs, axis=-1)[: draws - k, :, 0].astype(np.int8) for k in range(0, draws, BATCH)]
+    """The swapped prompts [draws, prompts], as bytes of 0 and 1; scipy's, whose numbers come row by row as well."""
+    rng = np.random.default_rng(0)
+    pairs = np.broadcast_to(np.arange(2), (_batch(prompts), prompts, 2))
+    starts = range(0, draws, len(pairs))
+    drawn = [rng.permuted(pairs[: draws - start], axis=-1)[:, :, 0].astype(np.int8) for start in starts]
     return np.concatenate(drawn)
 
 
 @lru_cache(maxsize=4)
 def _counts(prompts: int, draws: int) -> np.ndarray:
-    """Times that each prompt is drawn [draws, prompts]."""
-    rng = np.random.default_rng(0)
-    return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=draws).astype(float)
+    """Times that each prompt is drawn [draws, prompts], as small numbers."""
+    rng, batch, even = np.random.default_rng(0), _batch(prompts), np.full(prompts, 1 / prompts)
+    sizes = [min(batch, draws - start) for start in range(0, draws, batch)]
+    return np.concatenate([rng.multinomial(prompts, even, size=size).astype(np.int16) for size in sizes])
+
+
+def _product(drawn: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """drawn [draws, prompts] times totals [prompts], some draws at a time."""
+    batch = _batch(len(totals))
+    return np.concatenate([drawn[start : start + batch] @ totals for start in range(0, len(drawn), batch)])
+
+
+def _batch(prompts: int) -> int:
+    """Draws of so many prompts that are in memory as numbers at once."""
+    return max(NUMBERS // prompts, 1)
 
 
 def _by_prompt(values: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from alignment_bench.analysis import resampling
 from alignment_bench.analysis.resampling import bootstrap_interval, permutation_p
 from alignment_bench.analysis.statistics import interval
 
@@ -26,6 +27,19 @@ def test_random_swaps_are_those_of_scipy(prompts, draws):
             n_resamples=draws, batch=1_000, rng=np.random.default_rng(0),
         )  # fmt: skip
         assert permutation_p(totals[None], draws) == found.pvalue
+
+
+@pytest.mark.parametrize("numbers", [60, 601, 10**7])
+def test_draws_are_the_same_however_many_are_in_memory_at_once(numbers, monkeypatch):
+    """One draw of 60 prompts at a time, ten at a time with a rest, or all."""
+    values = np.random.default_rng(9).normal(0.3, 1, (2, 60))
+    wanted = permutation_p(values, 499), bootstrap_interval(values, draws=501)
+    for kept in (resampling._swaps, resampling._counts):
+        kept.cache_clear()
+    monkeypatch.setattr(resampling, "NUMBERS", numbers)
+    found = bootstrap_interval(values, draws=501)
+    assert permutation_p(values, 499) == wanted[0]
+    assert (found.low, found.high) == pytest.approx((wanted[1].low, wanted[1].high), rel=1e-12)
 
 
 def test_permutation_agrees_with_the_paired_t_test_on_gaussian_scores():

@@ -139,7 +139,7 @@ def test_the_margin_and_the_method_of_a_row_are_kept():
     assert (found["margin"], found["methods"]["dpo:beta=1"]["method"]) == (0.2, "dpo")
     # of 40 even wins, 0.2 away from one half: 0.04 * 39 / (0.3 * 0.7) = 7.4, t = 2.7
     assert found["comparisons"][0]["verdict"] == "equal within 20 points"
-    assert verdict(found)[1].startswith("this dpo:beta=1 policy is equal to SFT within 20 points: ")
+    assert verdict(found)[1].startswith("This dpo:beta=1 policy is equal to SFT within 20 points: ")
 
 
 def test_missing_values_lower_coverage_and_nothing_else():
