@@ -257,6 +257,11 @@ def test_reinforce_pps_expected_update_is_none_at_its_goal_and_only_there(world,
     assert least <= slope < most
 
 
+def test_a_method_is_checked_with_the_usual_settings_but_for_its_own():
+    usual, own = checking.settings_of("rloo"), checking.settings_of("reinforce_pp")
+    assert usual["epochs"] == 2 and own == {**usual, "epochs": 1} and {*checking.OWN} <= {*available("methods")}
+
+
 def test_the_loss_of_trls_orpo_has_no_slope_at_its_optimum(world):
     """All labels as one batch: the NLL a mean over all tokens but each prompt's first, the odds ratio one over pairs.
 
