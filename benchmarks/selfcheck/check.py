@@ -45,8 +45,8 @@ SETTINGS: dict[str, Any] = {
     "missing_eos_penalty": 0.0,
 }
 # Some need others. The noise of REINFORCE++ does not end at its goal, for it scales what differs between prompts to
-# deviation 1 there too: with two passes over each round it ended at 0.025 nats, with its own one pass, or a third of the
-# rate, at 0.007 (seed 0).
+# deviation 1 there too: with two passes over each round it ended at 0.025 nats, with its own one pass, or a third of
+# the rate, at 0.007 (seed 0).
 OWN: dict[str, dict[str, Any]] = {"reinforce_pp": {"epochs": 1}}
 UNDECLARED = (
     "it declares no goal, so nothing was required of where it ends; it is measured from the optimum of the "
