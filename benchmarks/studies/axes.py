@@ -71,7 +71,7 @@ class Study:
 
     def __post_init__(self) -> None:
         """Tell about all that cannot be, before anything trains."""
-        if not self.axes and not self.per_seed:
+        if not self.axes and not self.per_seed and not self.design:  # whose question may be of the methods alone
             raise InputError(f"study {self.name} varies nothing; give it axes, for example labels.flip: [0, 0.25]")
         if self.design:
             check_design(self.design, self.methods, {a.field: (a.values, a.method) for a in self.axes}, self.name)
