@@ -43,9 +43,8 @@ def train_apart(request: Request, cell: Cell, limit: float | None, threads: int 
     with tempfile.TemporaryDirectory() as folder:
         outcome = Path(folder) / "outcome.json"
         with _deaf():
-            process = subprocess.Popen(
-                [sys.executable, "-c", f"{START}main; main()", str(outcome)], stdin=subprocess.PIPE, text=True
-            )
+            command = [sys.executable, "-c", f"{START}main; main({os.getpid()})", str(outcome)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
         pressed = False
         try:
             process.communicate(pack(request, cell, threads), timeout=limit)
@@ -173,7 +172,7 @@ class _Trainer:
     def _begin(self) -> subprocess.Popen:
         # bars of several would be drawn over each other
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TQDM_DISABLE": "1"}
-        command, pipe = [sys.executable, "-c", f"{START}serve; serve()"], subprocess.PIPE
+        command, pipe = [sys.executable, "-c", f"{START}serve; serve({os.getpid()})"], subprocess.PIPE
         with _deaf():
             self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
         return self.process
@@ -299,7 +298,7 @@ def train_together(packed: str, count: int) -> str | None:
 
 def _of_several(outcome: Path, errors: Path, environment: Mapping[str, str]) -> subprocess.Popen:
     """A process that waits for a packed request on stdin; errors: the file of its stderr."""
-    command = [sys.executable, "-c", f"{START}main; main()", str(outcome)]
+    command = [sys.executable, "-c", f"{START}main; main({os.getpid()})", str(outcome)]
     with errors.open("w") as stderr:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr, text=True, env=environment)
 

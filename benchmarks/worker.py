@@ -1,12 +1,15 @@
 """The training of a packed request's cell: a child of the engine's, and a task on Ray."""
 
+import contextlib
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from ..errors import Stopped
@@ -50,19 +53,32 @@ def _reason(work: Callable[[], Any]) -> str | None:
     return None
 
 
-def main() -> None:
+def main(parent: int) -> None:
     """The child of `train_apart`: a packed request on stdin, the path of the outcome as the argument."""
+    end_with(parent)
     Path(sys.argv[1]).write_text(json.dumps(_outcome(sys.stdin.read())))
 
 
-def serve() -> None:
+def serve(parent: int) -> None:
     """A child of `train_side_by_side`: a packed request a line on stdin, an outcome a line on what was stdout."""
-    with os.fdopen(os.dup(1), "w") as outcomes:
+    end_with(parent)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(1), "w") as outcomes:
         os.dup2(2, 1)  # whatever else is printed goes elsewhere
         while packed := sys.stdin.readline():
             said = _outcome(packed)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             print(json.dumps(said), file=outcomes, flush=True)
+
+
+def end_with(parent: int, every: float = 1.0) -> None:
+    """Save and end as at Ctrl-C once the parent, which waits for this process, is gone; every: seconds to a look."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=look, daemon=True).start()
 
 
 def _outcome(packed: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alignment_bench.benchmarks import engine, harness
+from alignment_bench.benchmarks import engine, harness, worker
 from alignment_bench.benchmarks.checks import check_processes
 from alignment_bench.benchmarks.cost.rough import Estimate
 from alignment_bench.benchmarks.definition.spec import load_spec
@@ -145,6 +146,31 @@ def test_a_cell_trains_with_half_of_the_threads_however_many_are_trained_at_once
         torch.set_num_threads(there)
 
 
+def test_a_child_whose_parent_is_gone_saves_and_ends(monkeypatch):
+    """As at Ctrl-C, for which its training listens; while the parent is there it goes on."""
+    heard, parents = threading.Event(), [7, 7, 7]
+    monkeypatch.setattr(worker.os, "getppid", lambda: parents.pop() if parents else 1)
+    monkeypatch.setattr(worker.os, "kill", lambda process, sign: heard.set() if sign == signal.SIGINT else None)
+    worker.end_with(7, every=0.01)
+    assert heard.wait(5) and not parents
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are not told of in /proc here")
+def test_a_child_that_serves_ends_when_its_parent_was_killed():
+    """Its stdin stays open, so that nothing but the look at its parent tells it."""
+    begin = "import os, subprocess, sys\nfrom alignment_bench.benchmarks.engine import START\nr, w = os.pipe()\n"
+    child = "[sys.executable, '-c', f'{START}serve; serve({os.getpid()})']"
+    keep = f"print(subprocess.Popen({child}, stdin=r, stdout=2, pass_fds=[w]).pid, flush=True)\nos._exit(9)"
+    parent = subprocess.run([sys.executable, "-c", begin + keep], capture_output=True, text=True, timeout=120)
+    stat = Path("/proc") / parent.stdout.strip() / "stat"
+    assert parent.returncode == 9 and "Traceback" not in parent.stderr
+    for _ in range(3000):
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("the child goes on without its parent")
+
+
 def test_a_process_that_is_killed_fails_its_cell_and_the_next_cell_gets_another(workdir, monkeypatch):
     request = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo", "orpo"), 1, workdir / "killed")
     Harness(request).make_shared()
@@ -169,7 +195,7 @@ def test_a_process_that_is_killed_fails_its_cell_and_the_next_cell_gets_another(
 def answering(monkeypatch, answers):
     """In place of the process that trains: one that gives each method's cell an answer, a second later."""
     code = (
-        "def serve():\n"
+        "def serve(parent):\n"
         "    import json, sys, time\n"
         "    for line in iter(sys.stdin.readline, ''):\n"
         "        time.sleep(1)\n"
