@@ -108,7 +108,7 @@ def test_a_gpu_gains_at_any_width(monkeypatch):
     assert Tuning(device="cuda").resolve(96).precision == "bf16"
 
 
-def test_a_model_s_width_is_that_of_its_files(tiny, tmp_path):
+def test_a_model_s_width_is_that_of_its_files(tiny, tmp_path, monkeypatch):
     assert tiny.width == 32 and Checkpoint(tmp_path, "k").width is None
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_embd": 48}')
     assert Checkpoint(tmp_path, "k").width == 48
@@ -116,4 +116,5 @@ def test_a_model_s_width_is_that_of_its_files(tiny, tmp_path):
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
     assert Checkpoint(tmp_path / "adapter", "k").width == 48
     (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "some/where"}')
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *given, **more: 1 / 0)
     assert Checkpoint(tmp_path / "adapter", "k").width is None  # nobody is asked for what lies elsewhere
