@@ -26,12 +26,13 @@ from .grids import grid_of
 from .quantities import measured
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm, interval
-from .verdict import judged_by, listed
+from .verdict import begun, judged_by, listed
 
 if TYPE_CHECKING:
     import pandas
 
 Group = tuple[Hashable, ...]
+BESIDE = {"kl": "KL to SFT (nats)", "length": "length (tokens)"}  # told beside the headline
 
 
 def along_axes(scores: pandas.DataFrame, axes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -85,6 +86,7 @@ def beside_the_first(scores: pandas.DataFrame, methods: Sequence[str]) -> list[d
 def headline_of(study: Mapping[str, Any]) -> str | None:
     """The win rate that the sentences trust most; None where there is none."""
     metrics = {row["metric"] for axis in study["axes"].values() for row in axis["curves"]}
+    metrics |= {row["metric"] for row in study.get("beside_the_first", ())}
     return next(iter(by_preference(m for m in metrics if m.startswith("win_rate.") and m != UNTIL_DECIDED)), None)
 
 
@@ -192,7 +194,7 @@ def sentences(study: Mapping[str, Any]) -> list[str]:
     """What a study shows along its axes: changes, interactions, who is better where, and what is not shown."""
     if not (metric := headline_of(study)):
         return []
-    said: list[str] = []
+    said = _beside(study, metric)
     first = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
     for field, axis in study["axes"].items():
         rows = {part: [r for r in axis[part] if r["metric"] == metric] for part in ("changes", "interactions", "pairs")}
@@ -203,6 +205,28 @@ def sentences(study: Mapping[str, Any]) -> list[str]:
             said += _better(rows["pairs"], field, by, study)
         said += _not_shown(rows, field, by, study)
     return said
+
+
+def _beside(study: Mapping[str, Any], metric: str) -> list[str]:
+    """Of a study without axes each method beside the first: what is shown by the headline, by KL and by length, and by
+    the headline what is not."""
+    said, left = [], []
+    for row in study.get("beside_the_first", ()):
+        who, whom, one = *(_subject(row[side], row["seeds"])[0] for side in ("a", "b")), row["seeds"] > 1
+        is_ = "is" if one else "are"
+        if row["verdict"] == NOT_DECIDED:
+            left += [f"{row['a']} ({_estimate(row)})"] if row["metric"] == metric else []
+        elif row["metric"] == metric:
+            size, span = _points(row, 1 if row["difference"] > 0 else -1)
+            word = "better" if row["difference"] > 0 else "worse"
+            said.append(f"{who} {is_} {word} than {whom} by {judged_by(metric)}: {size} points ({span}{_p(row)}).")
+        elif row["metric"] in BESIDE:
+            ends = ", ".join([f"{row['difference']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}"])
+            word = "above" if row["difference"] > 0 else "below"
+            said.append(f"{who} {is_} {word} {whom} in {BESIDE[row['metric']]} ({ends}{_p(row)}).")
+    first = next((row["b"] for row in study.get("beside_the_first", ())), "")
+    rest = f"Not shown by {judged_by(metric)}, in points: a difference to {first} of {'; '.join(left)}."
+    return [*map(begun, said), *([rest] if left else [])]
 
 
 def _changed(row: Mapping[str, Any], field: str, by: str, study: Mapping[str, Any]) -> str:
@@ -245,7 +269,7 @@ def _better(rows: Sequence[Mapping[str, Any]], field: str, by: str, study: Mappi
         if parts:
             turns = "The order turns: " if len(parts) == 2 else ""
             text = f"{turns}{'; '.join(parts)} by {by}{_at(group[0], field, study)}."
-            said.append(text[0].upper() + text[1:] if turns else text)
+            said.append(text[0].upper() + text[1:] if turns else begun(text))
     return said
 
 

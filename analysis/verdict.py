@@ -212,8 +212,12 @@ def rate(cell: Mapping[str, Any]) -> str:
 
 def compared(row: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """A comparison on the metric that is tested, in a sentence."""
-    said = _compared(row, summary)
-    return f"T{said[1:]}" if said.startswith("this ") else said  # and a method's name as it is written
+    return begun(_compared(row, summary))
+
+
+def begun(text: str) -> str:
+    """A sentence with a capital where it begins with a word; a method's name stays as it is written."""
+    return f"T{text[1:]}" if text.startswith(("this ", "these ")) else text
 
 
 def _compared(row: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

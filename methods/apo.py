@@ -21,7 +21,7 @@ class APOZero(PairwiseMethod):
     # DPO's, for the log-ratios are on the same scale.
     space: ClassVar[dict[str, Range]] = {"lr": LEARNING_RATE, "beta": Range(0.01, 5.0, "log")}
     needs_reference: ClassVar[bool] = True
-    goal: ClassVar[str] = "least_loss"
+    goal: ClassVar[str] = "boundary"
 
     def loss(self, logps: PairLogps) -> Tensor:
         return losses.apo_zero(*logps.log_ratios, beta=self.beta)

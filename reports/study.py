@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.answer import SIDES, said_of
-from ..analysis.axes import headline_of, series_name, text_of
+from ..analysis.axes import BESIDE, headline_of, series_name, text_of
 from ..analysis.frontier import TRUSTED, scorer_name
 from ..analysis.metric_names import title
-from ..analysis.quantities import MISSING, measured, number, share
+from ..analysis.quantities import MISSING, measured, number, p_value, share
 from ..analysis.variance import CALLED
 from . import drawing
 from .drawing import Figure, Style, finish_chart, limits, literal, new_canvas
@@ -32,6 +32,7 @@ def study_page(study: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
         "code": code_in_words(study),
         "facts": _facts(study),
         "axes": [_axis(study, field, metric, looks) for field in study["axes"]],
+        "beside": _beside(study, metric) if study["beside_the_first"] else None,
         "frontiers": [_frontier(study, part, looks) for part in study["frontiers"]],
         "variance": [_variance(row) for row in study["variance"] if row["metric"] == metric],
         "runs": [
@@ -72,6 +73,7 @@ def study_frames(study: Mapping[str, Any]) -> "dict[str, pandas.DataFrame]":
     import pandas
 
     rows: dict[str, list[dict[str, Any]]] = {"curves": [], "tested": [], "equal_kl": []}
+    rows["beside_the_first"] = [dict(row) for row in study["beside_the_first"]]
     for field, axis in study["axes"].items():
         others = [name for name in study["axes"] if name != field]
         for part in ("curves", "changes", "interactions", "pairs"):
@@ -128,6 +130,24 @@ def _axis(study: Mapping[str, Any], field: str, metric: str | None, looks: Mappi
             _tested(row, f"{row['a']} less {row['b']}") for row in axis["interactions"] if row["metric"] == metric
         ],
     }
+
+
+def _beside(study: Mapping[str, Any], metric: str | None) -> dict[str, Any]:
+    """Of a study without axes the differences of each method to the first: by the headline, in KL and in length."""
+    rows: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in study["beside_the_first"]:
+        rows.setdefault(row["a"], {})[row["metric"]] = row
+    shown = [name for name in (metric, *BESIDE) if name and any(name in found for found in rows.values())]
+    cells = {
+        name: [
+            text
+            for m in shown
+            for text in ((_signed(found[m], m), p_value(found[m]["p_adjusted"])) if m in found else (MISSING, MISSING))
+        ]
+        for name, found in rows.items()
+    }
+    heads = [text for m in shown for text in (title(m), "Adjusted p")]
+    return {"first": study["beside_the_first"][0]["b"], "heads": heads, "cells": cells}
 
 
 def _tested(row: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -312,5 +312,6 @@ GOALS: dict[str, Goal] = {
     "extremes": Goal("the best and the worst of several responses are no Bradley-Terry labeller's pair"),
     "no_kl": Goal("it has no KL term, so it moves on for as long as it trains"),
     "saturating": Goal("its utility saturates, so its goal is the best responses, which it reaches only in the limit"),
+    "boundary": Goal("the least of its loss leaves some responses no chance at all, which it nears only in the limit"),
     "multiplier": Goal("its multiplier moves for as long as it trains"),
 }

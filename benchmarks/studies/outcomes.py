@@ -28,6 +28,7 @@ from ..definition.spec import load_spec, suites
 from .axes import read_study
 from .code import changed_since
 from .file import published, read_file
+from .study import verdict_of
 
 RESULTS = PACKAGE / "results" / "published" / "studies"
 PAGES = PACKAGE / "reports" / "published" / "studies"
@@ -145,9 +146,9 @@ def _write_tuning(path: Path, record: dict[str, Any]) -> list[Path]:
 
 
 def _write(path: Path, record: dict[str, Any]) -> list[Path]:
-    """The outcome, with its answer as today's words have it, and its page."""
+    """The outcome, with its answer and what else it shows as today's words have them, and its page."""
     said = {"answer": answer(record)["answer"], "sentences": sentences(record)}
-    whole = write_record(path, {**record, "answer": said})
+    whole = write_record(path, {**record, "verdict": verdict_of(record), "answer": said})
     place = make_folder(PAGES)
     return [path, write_text(place / f"{path.stem}.md", fill("study.md.j2", study_page(whole, None)))]
 

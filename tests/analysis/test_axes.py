@@ -96,7 +96,7 @@ def test_an_order_that_turns():
 def test_one_seed_speaks_of_policies():
     said = sentences(study({"dpo": [0.8, 0.7, 0.5], "ppo": [0.8, 0.8, 0.8]}, seeds=1))
     assert any("these dpo policies lose" in s for s in said) and any("these ppo policies gain" in s for s in said)
-    assert any("these ppo policies are better than these dpo policies" in s for s in said)
+    assert any("These ppo policies are better than these dpo policies" in s for s in said)
 
 
 def test_other_axes_keep_curves_apart_and_methods_that_an_axis_does_not_concern_are_left_out():
@@ -137,3 +137,30 @@ def test_crossed_axes_tell_who_is_better_once():
     assert said == [
         f"dpo is better than ppo at every value of labels.flip by the true reward at rows {n}." for n in (500, 1000)
     ]
+
+
+def test_a_study_without_axes_says_what_is_shown_beside_the_first_and_what_is_not():
+    def row(a, metric, difference, p, half=0.02):
+        ends = {"difference": difference, "low": difference - half, "high": difference + half, "p_adjusted": p}
+        shown = ("rises" if difference > 0 else "falls") if p < 0.05 else "not decided"
+        return {"a": a, "b": "ppo", "metric": metric, "seeds": 3, "verdict": shown, **ends}
+
+    rows = [
+        row("ppo:beta=0", "win_rate.gold", -0.25, 0.01), row("ppo:beta=0", "kl", 4.0, 0.02, 0.5),
+        row("ppo:lam=0", "win_rate.gold", 0.125, 0.04), row("ppo:lam=0", "length", -3.0, 0.0001, 1.0),
+        row("ppo:lam=1", "win_rate.gold", 0.0625, 0.05), row("ppo:lam=1", "kl", 9.0, 0.06),
+        row("ppo:lam=1", "win_rate.judge", 0.3, 0.001), row("ppo:lam=1", "reward.gold", 0.3, 0.001),
+    ]  # fmt: skip
+    study = {"axes": {}, "beside_the_first": rows}
+    assert headline_of(study) == "win_rate.gold"
+    assert sentences(study) == [
+        "ppo:beta=0 is worse than ppo by the true reward: 25 points (23 to 27, adjusted p = 0.010).",
+        "ppo:beta=0 is above ppo in KL to SFT (nats) (+4.00, +3.50 to +4.50, adjusted p = 0.020).",
+        "ppo:lam=0 is better than ppo by the true reward: 12 points (10 to 14, adjusted p = 0.040).",
+        "ppo:lam=0 is below ppo in length (tokens) (-3.00, -4.00 to -2.00, adjusted p < 0.001).",
+        "Not shown by the true reward, in points: a difference to ppo of ppo:lam=1 (+6, +4 to +8).",
+    ]
+    one = {**study, "beside_the_first": [{**rows[0], "seeds": 1}]}
+    assert sentences(one)[0].startswith(
+        "These ppo:beta=0 policies are worse than these ppo policies by the true reward"
+    )

@@ -17,13 +17,15 @@ from typer.testing import CliRunner
 from alignment_bench.benchmarks.cli.main import app
 from alignment_bench.benchmarks.definition.plugins import available, is_ours, load
 from alignment_bench.benchmarks.selfcheck import check as checking
+from alignment_bench.benchmarks.selfcheck import goals
 from alignment_bench.benchmarks.selfcheck.goals import GOALS, Fields, goal_of, unknown_with
 from alignment_bench.benchmarks.selfcheck.optimum import BETA, COMPARISONS, LETTERS, PROMPTS, RESPONSES, OptimumWorld
 from alignment_bench.errors import InputError
 from alignment_bench.methods import losses
+from alignment_bench.methods.apo import APODown, APOZero
 from alignment_bench.methods.best_of_n import BestOfN
 from alignment_bench.methods.dpo import DPO
-from alignment_bench.methods.dpo_terms import LengthNormalizedDPO, LengthRegularizedDPO
+from alignment_bench.methods.dpo_terms import DPOPositive, LengthNormalizedDPO, LengthRegularizedDPO
 from alignment_bench.methods.grpo import GRPO
 from alignment_bench.methods.grpo_terms import DrGRPO
 from alignment_bench.methods.ipo import IPO
@@ -255,6 +257,14 @@ def test_reinforce_pps_expected_update_is_none_at_its_goal_and_only_there(world,
     (found.exp()[:, None] * worth * new * mask).sum().backward()
     slope = max(float(part.grad.abs().max()) for part in logits)
     assert least <= slope < most
+
+
+@pytest.mark.parametrize(("method", "at_the_boundary"), [(APOZero(), True), (APODown(), True), (DPOPositive(), False)])
+def test_the_least_of_some_losses_leaves_responses_no_chance(world, method, at_the_boundary):
+    """Of which none had less than e^-10 to begin with: such a goal is no distance that training could have to keep."""
+    found = goals.least_loss(world, Fields(method))
+    assert (float(found.min()) < -100) == at_the_boundary and float(world.reference_logps.min()) > -10
+    assert (type(method).goal == "boundary") == at_the_boundary
 
 
 def test_a_method_is_checked_with_the_usual_settings_but_for_its_own():

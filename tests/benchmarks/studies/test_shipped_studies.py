@@ -16,6 +16,8 @@ from alignment_bench.benchmarks.studies.code import changed_since, code_of
 from alignment_bench.benchmarks.studies.design import check_design
 from alignment_bench.benchmarks.studies.file import Design, published, read_file
 from alignment_bench.errors import InputError
+from alignment_bench.reports.render import fill
+from alignment_bench.reports.study import study_page
 from alignment_bench.results.integrity import read_record, write_record
 
 REGISTERED = cache(plugins.entry_points)  # what is installed does not change while these are read
@@ -54,6 +56,19 @@ def test_an_outcome_is_not_silent_about_its_code(path):
     assert record["created"][:10] in page and all(sentence[:60] in page for sentence in record["answer"]["sentences"])
     if since := outcomes.changed(record):
         warnings.warn(f"study {path.stem} is of older code: {', '.join(since)} changed since", stacklevel=1)
+
+
+def test_the_ablation_of_ppo_has_a_row_a_detail_beside_ppo():
+    record = read_record(outcomes.outcomes()["ppo_details"])
+    shown = study_page(record, None)
+    beside = shown["beside"]
+    assert beside["first"] == "ppo" and [*beside["cells"]] == record["methods"][1:] and len(beside["cells"]) == 12
+    assert beside["heads"][2::2] == ["KL to SFT (nats)", "Length (tokens)"] and beside["heads"][1] == "Adjusted p"
+    found = next(r for r in record["beside_the_first"] if (r["a"], r["metric"]) == ("ppo:kl_estimator=k3", "kl"))
+    cells = beside["cells"]["ppo:kl_estimator=k3"]
+    assert cells[2].startswith(f"+{found['difference']:.2f} [") and cells[3] == f"{found['p_adjusted']:.3f}"
+    assert ">Differences to ppo</h2>" in fill("study.html.j2", shown)
+    assert record["verdict"][0].startswith("ppo:kl_estimator=k3 is above ppo in KL to SFT")
 
 
 def test_the_state_of_the_methods_is_that_of_what_is_published(tmp_path, monkeypatch):
