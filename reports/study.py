@@ -32,7 +32,7 @@ def study_page(study: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
         "code": code_in_words(study),
         "facts": _facts(study),
         "axes": [_axis(study, field, metric, looks) for field in study["axes"]],
-        "beside": _beside(study, metric) if study["beside_the_first"] else None,
+        "beside": _beside(study, metric) if study.get("beside_the_first") else None,
         "frontiers": [_frontier(study, part, looks) for part in study["frontiers"]],
         "variance": [_variance(row) for row in study["variance"] if row["metric"] == metric],
         "runs": [
@@ -73,7 +73,7 @@ def study_frames(study: Mapping[str, Any]) -> "dict[str, pandas.DataFrame]":
     import pandas
 
     rows: dict[str, list[dict[str, Any]]] = {"curves": [], "tested": [], "equal_kl": []}
-    rows["beside_the_first"] = [dict(row) for row in study["beside_the_first"]]
+    rows["beside_the_first"] = [dict(row) for row in study.get("beside_the_first", ())]
     for field, axis in study["axes"].items():
         others = [name for name in study["axes"] if name != field]
         for part in ("curves", "changes", "interactions", "pairs"):

@@ -41,7 +41,7 @@ def test_list_says_what_is_needed_and_the_paper(bench, tmp_path):
     unfinished: dict[str, str] = {}
     assert row("dpo")[1:4] == ["pairs, reference", "optimum, TRL", "Rafailov et al. (2023, arXiv:2305.18290)"]
     assert row("ppo")[1:4] == ["critic, reference, reward", "optimum, TRL", "Ouyang et al. (2022, arXiv:2203.02155)"]
-    assert row("orpo")[1:4] == ["pairs", "TRL", "Hong et al. (2024, arXiv:2403.07691)"]
+    assert row("orpo")[1:4] == ["pairs", "optimum, TRL", "Hong et al. (2024, arXiv:2403.07691)"]
     assert row("trl-kto")[1:4] == ["pairs", "is TRL", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
     assert row("dpop")[3] == "Pal et al. (2024, arXiv:2402.13228)"  # of a module whose classes have each their own
     assert row("apo_zero")[3].startswith("D'Oosterlinck et al. (2024")
