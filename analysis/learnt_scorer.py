@@ -186,7 +186,8 @@ def _shared_mistakes(summary: Mapping[str, Any]) -> list[str]:
         made = "a reward model of your own"
     elif brought:
         made = "a reward model that learnt from the pairs"
-    said = f"{', '.join(rows)} optimized {brought or 'a reward model'} and are compared by {made}"
+    are = "is" if len(rows) == 1 else "are"
+    said = f"{', '.join(rows)} optimized {brought or 'a reward model'} and {are} compared by {made}"
     phi = _audit(summary).get("phi") or {}
     if not measured(phi.get("low")):
         return [f"{said}; how far the two make the same mistakes was not measured."]

@@ -76,6 +76,8 @@ def test_who_optimized_and_how_mistakes_go_together():
     assert sentences(brought)[0].startswith(
         "ppo, rloo optimized rules:reward and are compared by a reward model that learnt from the pairs: on held-out"
     )
+    brought["hacking"]["optimized"] = ["rloo"]
+    assert sentences(brought)[0].startswith("rloo optimized rules:reward and is compared by a reward model that ")
     unknown = summary()
     unknown["reward_models"] = {}
     assert sentences(unknown)[0].endswith("how far the two make the same mistakes was not measured.")
