@@ -212,7 +212,7 @@ def _beside(study: Mapping[str, Any], metric: str) -> list[str]:
     the headline what is not."""
     said, left = [], []
     for row in study.get("beside_the_first", ()):
-        who, whom, one = *(_subject(row[side], row["seeds"])[0] for side in ("a", "b")), row["seeds"] > 1
+        (who, one), (whom, _) = (_subject(row[side], row["seeds"]) for side in ("a", "b"))
         is_ = "is" if one else "are"
         if row["verdict"] == NOT_DECIDED:
             left += [f"{row['a']} ({_estimate(row)})"] if row["metric"] == metric else []
@@ -317,17 +317,22 @@ def text_of(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
-def _others(row: Mapping[str, Any], field: str, study: Mapping[str, Any]) -> list[str]:
-    """The other axes' values, where there are any."""
+def values_at(at: Mapping[str, int], study: Mapping[str, Any]) -> list[str]:
+    """Axes with their values; at: by axis the place of its value."""
+    return [f"{name} {text_of(study['axes'][name]['values'][place])}" for name, place in at.items()]
+
+
+def others(row: Mapping[str, Any], field: str, study: Mapping[str, Any]) -> list[str]:
+    """The other axes with their values, where there are any."""
     places = zip((name for name in study["axes"] if name != field), row["at"], strict=True)
-    return [f"{name} {text_of(study['axes'][name]['values'][place])}" for name, place in places if place is not None]
+    return values_at({name: place for name, place in places if place is not None}, study)
 
 
 def _at(row: Mapping[str, Any], field: str, study: Mapping[str, Any]) -> str:
-    told = _others(row, field, study)
+    told = others(row, field, study)
     return f" at {listed(told)}" if told else ""
 
 
 def series_name(row: Mapping[str, Any], field: str, study: Mapping[str, Any]) -> str:
     """A method with the other axes' values: a line of a chart."""
-    return ", ".join([row["method"], *_others(row, field, study)])
+    return ", ".join([row["method"], *others(row, field, study)])

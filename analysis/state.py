@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .axes import headline_of, text_of
+from .axes import headline_of, others, text_of, values_at
 from .comparisons import LEVEL, by_preference
 from .frontier import AT_EQUAL_KL, method_of, trusted
 from .quantities import measured
@@ -29,22 +29,18 @@ def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     metric = headline_of(study)
     field = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
     if metric and field:
-        others = [name for name in study["axes"] if name != field]
         found: dict[str, dict[str, Any]] = {}
         for row in study["axes"][field]["pairs"]:
             if row["metric"] != metric or THAN not in (row["a"], row["b"]):
                 continue
-            places = [(name, place) for name, place in zip(others, row["at"], strict=True) if place is not None]
-            values = [(field, row["value"]), *((n, study["axes"][n]["values"][place]) for n, place in places)]
-            name = ", ".join(f"{n} {text_of(value)}" for n, value in values)
+            name = ", ".join([f"{field} {text_of(row['value'])}", *others(row, field, study)])
             label, cell = _cell(row, study["margin"], LEVEL)
             found.setdefault(name, {})[label] = cell
         yield from ({"name": name, "metric": metric, "cells": cells} for name, cells in found.items())
     for part in study["frontiers"]:
         rows = [row for row in trusted(part["comparisons"]) if THAN in (row["a"], row["b"]) and row["kl"]]
         rows = [row for row in rows if row["metric"].startswith(RATE) and not row["crosses"]]
-        values = [(name, study["axes"][name]["values"][place]) for name, place in part["at"].items()]
-        name = ", ".join(["equal KL", *(f"{n} {text_of(value)}" for n, value in values)])
+        name = ", ".join(["equal KL", *values_at(part["at"], study)])
         if rows:
             cells = dict(_cell(row, study["margin"], AT_EQUAL_KL) for row in rows)
             yield {"name": name, "metric": rows[0]["metric"], "cells": cells}

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..analysis.metric_names import title
-from ..analysis.state import ABOVE, BELOW, EQUAL, THAN
+from ..analysis.state import NOT_DECIDED, THAN
 
-MARKS = {ABOVE: "above", BELOW: "below", EQUAL: "equal"}
-NOT_TRIED = "–"
+MARK, NOT_TRIED = "?", "–"  # of what is not decided, and of what is not there
 
 
 def state_page(sources: Sequence[Mapping[str, Any]], known: Sequence[str]) -> dict[str, Any]:
@@ -46,7 +45,8 @@ def _cell(cells: Mapping[str, Mapping[str, Any]], method: str) -> str:
 def _text(label: str, cell: Mapping[str, Any]) -> str:
     span = "" if cell["low"] is None else f" ({_points(cell['low'])} to {_points(cell['high'])})"
     settings = label.partition(":")[2].replace(":", ", ")
-    return f"{settings + ': ' if settings else ''}{MARKS.get(cell['state'], '?')} {_points(cell['difference'])}{span}"
+    mark = MARK if cell["state"] == NOT_DECIDED else cell["state"]
+    return f"{settings + ': ' if settings else ''}{mark} {_points(cell['difference'])}{span}"
 
 
 def _points(share: float) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.answer import SIDES, said_of
-from ..analysis.axes import BESIDE, headline_of, series_name, text_of
+from ..analysis.axes import BESIDE, headline_of, series_name, text_of, values_at
 from ..analysis.frontier import TRUSTED, scorer_name
 from ..analysis.metric_names import title
 from ..analysis.quantities import MISSING, measured, number, p_value, share
@@ -223,7 +223,7 @@ def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[
         charts.append(finish_chart(canvas, f"frontier-{metric}-{places}", name, f"{name}. {'; '.join(spoken)}"))
     rows = [row for row in part["comparisons"] if row["kl"] and row["metric"] in (*TRUSTED, "gap")]
     return {
-        "at": _at(study, part["at"]),
+        "at": ", ".join(values_at(part["at"], study)),
         "figure": Figure(
             "Scores against distance from SFT",
             "A mark is a row of the method, its line the interpolation between rows that comparisons at equal KL use.",
@@ -242,10 +242,6 @@ def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[
             for row in rows
         ],
     }
-
-
-def _at(study: Mapping[str, Any], at: Mapping[str, int]) -> str:
-    return ", ".join(f"{field} {text_of(study['axes'][field]['values'][place])}" for field, place in at.items())
 
 
 def _variance(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,10 +165,7 @@ def verdict_of(found: Mapping[str, Any]) -> list[str]:
     metric = along_an_axis.headline_of(found)
     said = along_an_axis.sentences(found)
     for part in found["frontiers"]:
-        values = [
-            f"{field} {along_an_axis.text_of(found['axes'][field]['values'][place])}"
-            for field, place in part["at"].items()
-        ]
+        values = along_an_axis.values_at(part["at"], found)
         where = f" ({', '.join(values)})" if values else ""
         texts = frontiers.sentences({"frontier": part}) + frontiers.compute_sentences(part["equal_compute"])
         said += [f"{text.removesuffix('.')}{where}." for text in texts]
