@@ -54,23 +54,24 @@ def said_of(said: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
 
 
 def _judged(study: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """A statement with the estimate that it is about, and whether this shows it."""
+    """A statement with the estimate that it is about, and whether this shows it, or its reverse."""
     row, level = _row(study, said)
     text = said_of(said, study["axes"])
     if row is None or not measured(row.get("low")) or not measured(row.get("high")):
-        return {"text": text, "shown": False, "estimate": "not measured"}
+        return {"text": text, "shown": False, "reverse": False, "estimate": "not measured"}
     sign = -1 if row.get("b") == said["method"] else 1
     mean, *ends = (sign * row[end] for end in ENDS)
     low, high = sorted(ends)
+    tested = row["p_adjusted"] < level and said["verdict"] != "equal"
+    shown = tested and (mean > 0) == (said["verdict"] == "higher")
     if said["verdict"] == "equal":
         shown = -study["margin"] <= low and high <= study["margin"]
-    else:
-        shown = row["p_adjusted"] < level and (mean > 0) == (said["verdict"] == "higher")
     unit, digits = (100, 0) if said["by"].startswith("win_rate.") else (1, 2)
     size = f"{unit * mean:+.{digits}f}{' points' if unit == 100 else ''}"
     span = f"{unit * low:+.{digits}f} to {unit * high:+.{digits}f}"
     p = "" if said["verdict"] == "equal" else f", adjusted p {p_value(row['p_adjusted'])}"
-    return {"text": text, "shown": bool(shown), "estimate": f"{size}, {span}{p}"}
+    reverse = bool(tested and not shown)
+    return {"text": text, "shown": bool(shown), "reverse": reverse, "estimate": f"{size}, {span}{p}"}
 
 
 def _row(study: Mapping[str, Any], said: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, float]:
@@ -106,8 +107,16 @@ def _place(study: Mapping[str, Any], field: str, value: Any) -> int:
 
 def _found(found: Mapping[str, Any]) -> str:
     rows = [*found[YES], *(row for row in found[NO] if row["shown"])]
-    told = "; ".join(f"{row['text']} ({row['estimate']}{'' if row['shown'] else ', not shown'})" for row in rows)
-    return f"{found['answer'].capitalize()}: {told}."
+    told = {
+        shown: "; ".join(
+            f"{row['text']} ({row['estimate']}{', the reverse is shown' * row['reverse']})"
+            for row in rows
+            if row["shown"] == shown
+        )
+        for shown in (True, False)
+    }
+    parts = [f"Shown: {told[True]}"] * bool(told[True]) + [f"Not shown: {told[False]}"] * bool(told[False])
+    return f"{found['answer'].capitalize()}. {'. '.join(parts)}."
 
 
 def _sure(study: Mapping[str, Any]) -> str:
@@ -148,7 +157,7 @@ def _responses(study: Mapping[str, Any]) -> int | None:
 
 def _not_shown(study: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     tuning = study["design"]["tuning"].rstrip(".")
-    text = f"Not shown: anything of another model than {study['model']}, other data than {study['preferences']}"
+    text = f"It shows nothing of another model than {study['model']}, other data than {study['preferences']}"
     left = [row["text"] for row in found[NO] if not row["shown"] and found["answer"] == NOT_DECIDED]
     also = f"; nor is the contrary shown, that {'; or that '.join(left)}" if left else ""  # yes stands in the first
     return f"{text}, or other settings ({tuning}){also}."

@@ -116,7 +116,7 @@ class Hinge(PairwiseMethod):
     # DPO's, for the margins are on the same scale.
     space: ClassVar[dict[str, Range]] = SPACE
     needs_reference: ClassVar[bool] = True
-    goal: ClassVar[str] = "least_loss"
+    goal: ClassVar[str] = "hinge"
 
     def loss(self, logps: PairLogps) -> Tensor:
         return losses.hinge(*logps.log_ratios, beta=self.beta)

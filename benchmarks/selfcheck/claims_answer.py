@@ -2,7 +2,7 @@
 
 Studies are those of `claims_axes.py` and, at equal KL, of flat curves, with designs of the shapes of those that are
 shipped. Yes is false where a statement that it needs is, no where none of its statements is true. A difference of the
-margin itself is not equal.
+margin itself is not equal. That the reverse of a statement is shown is false in all of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -86,8 +86,8 @@ def _at_equal_kl(means: Means, prompts: int, seeds: int, rng: np.random.Generato
     return {"frontiers": [{"at": {}, "comparisons": comparisons(methods)}]}
 
 
-def simulate(design: str, prompts: int, seeds: int, rng: np.random.Generator) -> str:
-    """The answer of one simulated study."""
+def simulate(design: str, prompts: int, seeds: int, rng: np.random.Generator) -> dict[str, Any]:
+    """The answer of one simulated study, with the statements of both sides."""
     asked, means, _ = DESIGNS[design]
     made: Callable[..., dict[str, Any]] = _axis
     if asked is AT_EQUAL_KL:
@@ -95,7 +95,7 @@ def simulate(design: str, prompts: int, seeds: int, rng: np.random.Generator) ->
     elif asked is BESIDE:
         made = _beside
     found = made(means, prompts, seeds, rng)
-    return str(answer({"axes": {}, **plain(found), "design": asked, "margin": MARGIN})["answer"])
+    return answer({"axes": {}, **plain(found), "design": asked, "margin": MARGIN})
 
 
 def rates(runs: int, seed: int) -> list[dict[str, Any]]:
@@ -104,7 +104,10 @@ def rates(runs: int, seed: int) -> list[dict[str, Any]]:
     for design, (_, _, false) in DESIGNS.items():
         for prompts, seeds in SIZES:
             rng = np.random.default_rng([seed, len(found)])
-            count = sum(simulate(design, prompts, seeds, rng) == false for _ in range(runs))
+            given = [simulate(design, prompts, seeds, rng) for _ in range(runs)]
             text = f"{design}; {prompts} prompts, {seeds} seed{'s' * (seeds > 1)}"
+            count = sum(one["answer"] == false for one in given)
             found.append(rate_row(f"a study's answer: {false}", text, count, runs))
+            count = sum(any(said["reverse"] for said in one[YES]) for one in given)
+            found.append(rate_row("the reverse of a study's statement is shown", text, count, runs))
     return found

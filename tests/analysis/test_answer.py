@@ -133,24 +133,37 @@ def test_three_sentences_from_the_record_alone(study):
     before = copy.deepcopy(study)
     found, sure, rest = sentences(study)
     assert found == (
-        "Yes: ppo is above dpo at labels.flip 0.25 by win rate by the true reward (+10 points, +5 to +15, adjusted p "
-        "0.010)."
+        "Yes. Shown: ppo is above dpo at labels.flip 0.25 by win rate by the true reward (+10 points, +5 to +15, "
+        "adjusted p 0.010)."
     )
     assert sure.startswith(
         "How sure: 3 seeds of each method, 870 held-out responses behind each mean, one SFT and one set"
     )
     assert "reward models in a run, no cell failed, all gates passed" in sure
     assert sure.endswith("; tests are corrected within a score for all that the study tests along its axes.")
-    assert rest == "Not shown: anything of another model than m, other data than d, or other settings (as it comes)."
+    assert rest == "It shows nothing of another model than m, other data than d, or other settings (as it comes)."
     assert study == before and sentences(study) == [found, sure, rest]
     study |= {"per_seed": ["reward_model"], "warnings": ["gate x not passed: y"], "runs": [{"failures": {"a": "b"}}]}
     study["axes"][FLIP]["pairs"][1]["p_adjusted"] = 0.2
     found, sure, rest = sentences(study)
-    assert found.startswith("Not decided: ") and found.endswith("adjusted p 0.200, not shown).")
+    assert found.startswith("Not decided. Not shown: ppo is above") and found.endswith("adjusted p 0.200).")
     assert "another reward model" in sure and "1 cell failed" in sure and "1 gate not passed" in sure
     assert rest.endswith(
         "; nor is the contrary shown, that ppo is below dpo at labels.flip 0.25 by win rate by the true reward."
     )
+
+
+def test_what_is_shown_stands_first_and_a_reverse_that_is_shown_is_told(study):
+    rises, falls = (said("dpo", verdict, along=FLIP) for verdict in ("higher", "lower"))
+    asked(study, [rises, falls, said("ppo", "lower", along=FLIP)])
+    assert sentences(study)[0] == (
+        "Not decided. Shown: dpo falls from labels.flip 0 to 0.25 by win rate by the true reward (-12 points, -17 to "
+        "-7, adjusted p 0.010). Not shown: dpo rises from labels.flip 0 to 0.25 by win rate by the true reward (-12 "
+        "points, -17 to -7, adjusted p 0.010, the reverse is shown); ppo falls from labels.flip 0 to 0.25 by win rate "
+        "by the true reward (-2 points, -5 to +1, adjusted p 0.600)."
+    )
+    equal = answer(study | {"design": {"yes_if": [said("dpo", "equal", along=FLIP)], "no_if": [falls]}})
+    assert equal["answer"] == "no" and not equal["yes"][0]["reverse"]  # equality has two reverses, each a statement
 
 
 def test_tests_at_equal_kl_are_corrected_among_themselves(study):

@@ -25,7 +25,7 @@ from alignment_bench.methods import losses
 from alignment_bench.methods.apo import APODown, APOZero
 from alignment_bench.methods.best_of_n import BestOfN
 from alignment_bench.methods.dpo import DPO
-from alignment_bench.methods.dpo_terms import DPOPositive, LengthNormalizedDPO, LengthRegularizedDPO
+from alignment_bench.methods.dpo_terms import DPOPositive, Hinge, LengthNormalizedDPO, LengthRegularizedDPO
 from alignment_bench.methods.grpo import GRPO
 from alignment_bench.methods.grpo_terms import DrGRPO
 from alignment_bench.methods.ipo import IPO
@@ -259,7 +259,9 @@ def test_reinforce_pps_expected_update_is_none_at_its_goal_and_only_there(world,
     assert least <= slope < most
 
 
-@pytest.mark.parametrize(("method", "at_the_boundary"), [(APOZero(), True), (APODown(), True), (DPOPositive(), False)])
+@pytest.mark.parametrize(
+    ("method", "at_the_boundary"), [(APOZero(), True), (APODown(), True), (DPOPositive(penalty=0.3), False)]
+)
 def test_the_least_of_some_losses_leaves_responses_no_chance(world, method, at_the_boundary):
     """Of which none had less than e^-10 to begin with: such a goal is no distance that training could have to keep."""
     found = goals.least_loss(world, Fields(method))
@@ -270,6 +272,38 @@ def test_the_least_of_some_losses_leaves_responses_no_chance(world, method, at_t
 def test_a_method_is_checked_with_the_usual_settings_but_for_its_own():
     usual, own = checking.settings_of("rloo"), checking.settings_of("reinforce_pp")
     assert usual["epochs"] == 2 and own == {**usual, "epochs": 1} and {*checking.OWN} <= {*available("methods")}
+    for name, settings in checking.OWN.items():
+        assert checking.settings_of(name).items() >= settings.items(), name  # of fields that it has
+
+
+def test_the_least_hinge_is_least_on_every_side(world):
+    """It is convex, so a table from which no step in any direction leads down is the least; L-BFGS stops before it.
+
+    In a linear program of differences the solution lies on the margin's grid: every two log-ratios differ by a
+    multiple of 1 / beta.
+    """
+    hinge = Hinge(beta=0.5)
+    found = optimum(world, hinge)
+    ratios = found - world.reference_logps
+    first, second = map(list, zip(*itertools.permutations(range(len(RESPONSES)), 2), strict=True))
+
+    def loss(h):
+        margins = h[:, first] - h[:, second]
+        return float((world.wins[:, first, second] * (1 - 0.5 * margins).clamp(min=0)).sum())
+
+    steps = ((ratios - ratios[:, :1]) / 2).numpy()
+    assert steps == pytest.approx(steps.round(), abs=1e-6) and steps.max() - steps.min() > 1
+    torch.manual_seed(0)
+    for p, i in itertools.product(range(len(PROMPTS)), range(len(RESPONSES))):
+        step = torch.zeros_like(ratios)
+        step[p, i] = 1e-3
+        assert min(loss(ratios + step), loss(ratios - step)) > loss(ratios) + 1e-6
+    for _ in range(200):
+        assert loss(ratios + 1e-3 * torch.randn_like(ratios)) > loss(ratios) + 1e-6
+    with pytest.raises(
+        InputError, match="the least of Own's loss was not found.*kinks needs a goal of its own, as hinge"
+    ):
+        optimum(world, Own(of=hinge.loss))
 
 
 def test_the_loss_of_trls_orpo_has_no_slope_at_its_optimum(world):
@@ -357,6 +391,26 @@ def test_a_declared_goal_is_required_and_silence_is_told(monkeypatch):
     assert aims.curve[-1][1].kl_to_optimum == aims.start.kl_to_optimum > 1
     nearer = checked(monkeypatch, Aims, tau=2.0)  # its own beta says where it has to go
     assert nearer.start.kl_to_optimum < aims.start.kl_to_optimum / 2
+
+
+def test_staying_where_it_begins_is_never_enough(monkeypatch):
+    """With a strong pull the optimum is nearer than the bar, and a tenth of the way may be left."""
+    stays = checked(monkeypatch, Aims, tau=20.0)
+    assert 0 < stays.start.kl_to_optimum < checking.TARGET
+    assert stays.target == pytest.approx(stays.start.kl_to_optimum / 10) and not stays.passed
+
+
+def test_every_row_begins_far_from_its_goal(world):
+    """As they are checked, all methods of this package have to go a part of a nat at least."""
+    for name, entry in available("methods").items():
+        if not is_ours(entry.module) or name.startswith("trl-"):
+            continue
+        method = load("methods", name)(**checking.settings_of(name))
+        goal = goal_of(type(method))
+        if goal is None or goal.optimum is None:
+            continue
+        reference = world.logps(world.reference, getattr(method, "temperature", 1.0))
+        assert off(world, reference, optimum(world, method)) > 0.2, name
 
 
 def test_a_goal_that_is_not_known_is_told(monkeypatch):
