@@ -1,21 +1,25 @@
 """The answer of a study to the question that it was made for: three sentences from its record alone.
 
 The design says before which statements must all be shown for yes, and which one of them makes the answer no. A
-statement is shown where the corrected test shows a difference of its sign, or, for `equal`, where the 95% interval lies
-within the benchmark's margin of 0. What is neither yes nor no is not decided.
+statement is shown where its test shows a difference of its sign, or, for `equal`, where the 95% interval lies within
+the benchmark's margin of 0. The tests are corrected for each other (Holm), and not for all that the study looks at
+beside them, for they alone were named before. What is neither yes nor no is not decided.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import Any
 
 from .axes import text_of
 from .comparisons import LEVEL
 from .frontier import AT_EQUAL_KL, scorer_name
 from .quantities import measured, p_value
+from .statistics import holm
 from .verdict import listed
 
+EQUAL = "equal"
 YES, NO, NOT_DECIDED = "yes", "no", "not decided"
 SIDES = {YES: "yes_if", NO: "no_if"}  # by answer the part of the design that it needs; YAML reads a bare yes as true
 ENDS = ("difference", "low", "high")
@@ -26,7 +30,8 @@ def answer(study: Mapping[str, Any]) -> dict[str, Any]:
 
     study: a study's record, with its design.
     """
-    sides = {side: [_judged(study, said) for said in study["design"][part]] for side, part in SIDES.items()}
+    corrected = _corrected(study)
+    sides = {side: [_judged(study, said, corrected) for said in study["design"][part]] for side, part in SIDES.items()}
     yes, no = all(row["shown"] for row in sides[YES]), any(row["shown"] for row in sides[NO])
     return {"answer": NOT_DECIDED if yes == no else YES if yes else NO, **sides}
 
@@ -53,23 +58,34 @@ def said_of(said: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
     return f"{said['method']} {({'higher': 'rises', 'lower': 'falls', 'equal': 'stays equal'})[said['verdict']]}{span}"
 
 
-def _judged(study: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+def _corrected(study: Mapping[str, Any]) -> dict[int, float]:
+    """The corrected p of each row that the design's statements test, by the row's id: a row counts once.
+
+    One whose level is below LEVEL has its p raised by as much, so that all have the same level.
+    """
+    found = [_row(study, said) for part in SIDES.values() for said in study["design"][part] if said["verdict"] != EQUAL]
+    tested = {id(row): row["p"] * LEVEL / level for row, level in found if row and measured(row.get("p"))}
+    return dict(zip(tested, holm([min(1.0, p) for p in tested.values()]), strict=True))
+
+
+def _judged(study: Mapping[str, Any], said: Mapping[str, Any], corrected: Mapping[int, float]) -> dict[str, Any]:
     """A statement with the estimate that it is about, and whether this shows it, or its reverse."""
-    row, level = _row(study, said)
+    row, _ = _row(study, said)
     text = said_of(said, study["axes"])
     if row is None or not measured(row.get("low")) or not measured(row.get("high")):
         return {"text": text, "shown": False, "reverse": False, "estimate": "not measured"}
     sign = -1 if row.get("b") == said["method"] else 1
     mean, *ends = (sign * row[end] for end in ENDS)
     low, high = sorted(ends)
-    tested = row["p_adjusted"] < level and said["verdict"] != "equal"
+    equal, adjusted = said["verdict"] == EQUAL, corrected.get(id(row), nan)
+    tested = not equal and adjusted < LEVEL
     shown = tested and (mean > 0) == (said["verdict"] == "higher")
-    if said["verdict"] == "equal":
+    if equal:
         shown = -study["margin"] <= low and high <= study["margin"]
     unit, digits = (100, 0) if said["by"].startswith("win_rate.") else (1, 2)
     size = f"{unit * mean:+.{digits}f}{' points' if unit == 100 else ''}"
     span = f"{unit * low:+.{digits}f} to {unit * high:+.{digits}f}"
-    p = "" if said["verdict"] == "equal" else f", adjusted p {p_value(row['p_adjusted'])}"
+    p = "" if equal else f", adjusted p {p_value(adjusted)}"
     reverse = bool(tested and not shown)
     return {"text": text, "shown": bool(shown), "reverse": reverse, "estimate": f"{size}, {span}{p}"}
 
@@ -130,16 +146,10 @@ def _sure(study: Mapping[str, Any]) -> str:
     parts.append(f"{failed} cell{'s' * (failed != 1)} failed" if failed else "no cell failed")
     gates = sum(said.startswith("gate ") for said in study["warnings"])
     parts.append(f"{gates} gate{'s' * (gates != 1)} not passed" if gates else "all gates passed")
-    return f"How sure: {', '.join(parts)}; tests are corrected within a score for {_family(study)}."
-
-
-def _family(study: Mapping[str, Any]) -> str:
-    """The tests among which those of the design's statements are corrected."""
-    at_kl = {bool(said.get("equal_kl")) for part in SIDES.values() for said in study["design"][part]}
-    of_axes, of_frontier = "all that the study tests along its axes", "the pairs of one frontier where KL is equal"
-    if not study["axes"]:
-        of_axes = "all comparisons with the first method"
-    return " and for ".join([*([of_axes] if False in at_kl else []), *([of_frontier] if True in at_kl else [])])
+    tests = len(_corrected(study))
+    named = f"the {tests} tests that were named before" if tests > 1 else "the test that was named before"
+    rest = f"{named} {'are corrected for each other' if tests > 1 else 'needs no correction'}"
+    return f"How sure: {', '.join(parts)}; {rest}, all others are for all that the study tests by their score."
 
 
 def _responses(study: Mapping[str, Any]) -> int | None:
@@ -158,8 +168,8 @@ def _responses(study: Mapping[str, Any]) -> int | None:
 def _not_shown(study: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     tuning = study["design"]["tuning"].rstrip(".")
     text = f"It shows nothing of another model than {study['model']}, other data than {study['preferences']}"
-    left = [row["text"] for row in found[NO] if not row["shown"] and found["answer"] == NOT_DECIDED]
-    also = f"; nor is the contrary shown, that {'; or that '.join(left)}" if left else ""  # yes stands in the first
+    none = found["answer"] == NOT_DECIDED and not any(row["shown"] for row in found[NO])
+    also = "; nor is anything shown that was to make it a no" * none
     return f"{text}, or other settings ({tuning}){also}."
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
 AUDITED = ("Training", "Evaluation", "Kendall's tau", "Ruined rows", "Taken for better")
+KL = "kl"
 MOST = 6  # charts of an axis: the scores that are trusted most, then KL and length
 
 
@@ -113,22 +114,32 @@ def _audit(run: Mapping[str, Any]) -> list[str]:
 
 
 def _axis(study: Mapping[str, Any], field: str, metric: str | None, looks: Mapping[str, Style]) -> dict[str, Any]:
-    """Chart and tables of one axis."""
+    """Chart and tables of one axis: by the headline, by what the design's statements are about, and the KL."""
     axis = study["axes"][field]
-    rows = [row for row in axis["curves"] if row["metric"] == metric]
-    cells = {
-        series_name(row, field, study): {text_of(point["value"]): _cell(point, metric) for point in row["points"]}
-        for row in rows
-    }
+    statements = [said for part in SIDES.values() for said in (study.get("design") or {}).get(part, ())]
+    wanted = dict.fromkeys([metric, *(said["by"] for said in statements), KL])
+    tables = [_table(study, field, name) for name in wanted if name]
     return {
         "field": field,
         "heads": [text_of(v) for v in axis["values"]],
-        "cells": cells,
         "figure": _curves(study, field, looks),
-        "changes": [_tested(row, series_name(row, field, study)) for row in axis["changes"] if row["metric"] == metric],
-        "interactions": [
-            _tested(row, f"{row['a']} less {row['b']}") for row in axis["interactions"] if row["metric"] == metric
-        ],
+        "tables": [table for table in tables if table["cells"]],
+    }
+
+
+def _table(study: Mapping[str, Any], field: str, metric: str) -> dict[str, Any]:
+    """One score over an axis: means of each series by value, and what was tested of them."""
+    axis = study["axes"][field]
+    rows = {part: [row for row in axis[part] if row["metric"] == metric] for part in axis if part != "values"}
+    return {
+        "metric": metric,
+        "title": title(metric),
+        "cells": {
+            series_name(row, field, study): {text_of(point["value"]): _cell(point, metric) for point in row["points"]}
+            for row in rows["curves"]
+        },
+        "changes": [_tested(row, series_name(row, field, study)) for row in rows["changes"]],
+        "interactions": [_tested(row, f"{row['a']} less {row['b']}") for row in rows["interactions"]],
     }
 
 

@@ -11,7 +11,7 @@ FLIP, BETA = "labels.flip", "dpo.beta"
 
 def row_of(difference, p=0.01, half=0.05, metric="win_rate.gold", **more):
     ends = {"difference": difference, "low": difference - half, "high": difference + half}
-    return {"metric": metric, "p_adjusted": p, "at": [], **ends, **more}
+    return {"metric": metric, "p": p, "p_adjusted": 1.0, "at": [], **ends, **more}
 
 
 def said(method, verdict, **more):
@@ -85,10 +85,24 @@ def test_equal_is_an_interval_within_the_margin_and_not_a_missing_difference(stu
 
 
 @pytest.mark.parametrize(("p", "answered"), [(0.049, "yes"), (0.05, "not decided"), (None, "not decided")])
-def test_the_corrected_p_decides(study, p, answered):
+def test_the_p_decides_of_a_test_that_was_named_alone(study, p, answered):
     row = study["axes"][FLIP]["pairs"][1]
-    row["p_adjusted"], row["p"] = p if p is not None else float("nan"), 0.0001
+    row["p"], row["p_adjusted"] = p, 0.0001
     assert answer(study)["answer"] == answered
+
+
+def test_tests_that_were_named_before_are_corrected_for_each_other_and_for_no_others(study):
+    """Holm of 0.02 and 0.03: 2 x 0.02 and the larger of that and 0.03; a row that is named twice counts once."""
+    first, second = study["axes"][FLIP]["pairs"][1], study["axes"][FLIP]["changes"][0]
+    first["p"], second["p"] = 0.02, 0.03
+    above, falls = said("ppo", "higher", than="dpo", at={FLIP: 0.25}), said("dpo", "lower", along=FLIP)
+    found = asked(study, [above, falls], [said("ppo", "lower", than="dpo", at={FLIP: 0.25})])
+    assert [row["estimate"][-5:] for row in found["yes"]] == ["0.040", "0.040"] and found["answer"] == "yes"
+    second["p"] = 0.05
+    found = asked(study, [above, falls], [said("ppo", "lower", than="dpo", at={FLIP: 0.25})])
+    assert [row["shown"] for row in found["yes"]] == [True, False]
+    found = asked(study, [above, falls], [said("ppo", "lower", along=FLIP)])  # a third test, of 0.6
+    assert [row["estimate"][-5:] for row in found["yes"]] == ["0.060", "0.100"]
 
 
 def test_each_statement_has_its_own_score_and_what_is_missing_is_not_shown(study):
@@ -103,11 +117,13 @@ def test_at_equal_kl_the_part_and_the_level_are_the_frontiers(study):
     study["frontiers"] = [{"at": {FLIP: 0}, "comparisons": [row_of(-0.2, a="ppo", b="dpo", kl=[1, 2])]},
                           {"at": {FLIP: 1}, "comparisons": [row]}]  # fmt: skip
     above = said("ppo", "higher", than="dpo", at={FLIP: 0.25}, equal_kl=True)
-    assert asked(study, [above])["answer"] == "yes"
-    row["p_adjusted"] = 0.045  # below 0.05, above the 0.04 of equal KL
-    assert asked(study, [above])["answer"] == "not decided"
-    row |= {"p_adjusted": 0.001, "kl": None}  # no KL in common
-    assert asked(study, [above])["answer"] == "not decided"
+    below = [said("ppo", "lower", than="dpo", at={FLIP: 0.25}, equal_kl=True)]
+    found = asked(study, [above], below)
+    assert found["answer"] == "yes" and found["yes"][0]["estimate"].endswith("0.049")  # 0.039 / 0.04 of 0.05
+    row["p"] = 0.045  # below 0.05, above the 0.04 of equal KL
+    assert asked(study, [above], below)["answer"] == "not decided"
+    row |= {"p": 0.001, "kl": None}  # no KL in common
+    assert asked(study, [above], below)["answer"] == "not decided"
 
 
 def test_places_on_other_axes_count(study):
@@ -140,17 +156,21 @@ def test_three_sentences_from_the_record_alone(study):
         "How sure: 3 seeds of each method, 870 held-out responses behind each mean, one SFT and one set"
     )
     assert "reward models in a run, no cell failed, all gates passed" in sure
-    assert sure.endswith("; tests are corrected within a score for all that the study tests along its axes.")
+    assert sure.endswith(
+        "; the test that was named before needs no correction, all others are for all that the study tests by "
+        "their score."
+    )
     assert rest == "It shows nothing of another model than m, other data than d, or other settings (as it comes)."
     assert study == before and sentences(study) == [found, sure, rest]
     study |= {"per_seed": ["reward_model"], "warnings": ["gate x not passed: y"], "runs": [{"failures": {"a": "b"}}]}
-    study["axes"][FLIP]["pairs"][1]["p_adjusted"] = 0.2
+    study["axes"][FLIP]["pairs"][1]["p"] = 0.2
     found, sure, rest = sentences(study)
     assert found.startswith("Not decided. Not shown: ppo is above") and found.endswith("adjusted p 0.200).")
     assert "another reward model" in sure and "1 cell failed" in sure and "1 gate not passed" in sure
-    assert rest.endswith(
-        "; nor is the contrary shown, that ppo is below dpo at labels.flip 0.25 by win rate by the true reward."
-    )
+    assert rest.endswith(" (as it comes); nor is anything shown that was to make it a no.")
+    falls = said("dpo", "lower", along=FLIP)
+    asked(study, [falls], [falls])  # contradicts itself, and shows what was to make it a no
+    assert sentences(study)[0].startswith("Not decided. Shown: ") and sentences(study)[2].endswith("(as it comes).")
 
 
 def test_what_is_shown_stands_first_and_a_reverse_that_is_shown_is_told(study):
@@ -158,24 +178,12 @@ def test_what_is_shown_stands_first_and_a_reverse_that_is_shown_is_told(study):
     asked(study, [rises, falls, said("ppo", "lower", along=FLIP)])
     assert sentences(study)[0] == (
         "Not decided. Shown: dpo falls from labels.flip 0 to 0.25 by win rate by the true reward (-12 points, -17 to "
-        "-7, adjusted p 0.010). Not shown: dpo rises from labels.flip 0 to 0.25 by win rate by the true reward (-12 "
-        "points, -17 to -7, adjusted p 0.010, the reverse is shown); ppo falls from labels.flip 0 to 0.25 by win rate "
-        "by the true reward (-2 points, -5 to +1, adjusted p 0.600)."
+        "-7, adjusted p 0.030). Not shown: dpo rises from labels.flip 0 to 0.25 by win rate by the true reward (-12 "
+        "points, -17 to -7, adjusted p 0.030, the reverse is shown); ppo falls from labels.flip 0 to 0.25 by win rate "
+        "by the true reward (-2 points, -5 to +1, adjusted p 1.000)."
     )
     equal = answer(study | {"design": {"yes_if": [said("dpo", "equal", along=FLIP)], "no_if": [falls]}})
     assert equal["answer"] == "no" and not equal["yes"][0]["reverse"]  # equality has two reverses, each a statement
-
-
-def test_tests_at_equal_kl_are_corrected_among_themselves(study):
-    """Each frontier corrects for its own pairs (frontier.py), apart from what is tested along axes."""
-    at_kl = said("ppo", "higher", than="dpo", at={FLIP: 0}, equal_kl=True)
-    asked(study, [at_kl], [at_kl])
-    assert sentences(study)[1].endswith("within a score for the pairs of one frontier where KL is equal.")
-    asked(study, [at_kl])
-    assert sentences(study)[1].endswith("along its axes and for the pairs of one frontier where KL is equal.")
-    study |= {"axes": {}, "beside_the_first": []}
-    asked(study, [said("ppo", "lower", than="dpo")], [said("ppo", "higher", than="dpo")])
-    assert sentences(study)[1].endswith("within a score for all comparisons with the first method.")
 
 
 def test_a_statement_in_words(study):
