@@ -1,16 +1,12 @@
-"""Draws README's picture from a published run: `python docs/picture.py`."""
+"""Draws README's picture, the state of the methods, from what is published: `python docs/picture.py`."""
 
-import json
 from pathlib import Path
 
-from alignment_bench.reports.drawing import save, styles
-from alignment_bench.reports.figures import quality_against_cost
+from alignment_bench.benchmarks.studies.outcomes import sources
+from alignment_bench.reports.drawing import save
+from alignment_bench.reports.state import state_chart
 
 ROOT = Path(__file__).parent.parent
 
 if __name__ == "__main__":
-    summary = json.loads((ROOT / "results" / "published" / "quick_tuned.json").read_text(encoding="utf-8"))
-    figure = quality_against_cost(summary, styles(summary["methods"]))
-    assert figure  # that run has costs and win rates
-    (chart,) = (chart for chart in figure.charts if chart.key == "cost-flops")
-    save(chart, ROOT / "docs" / "assets" / "quick_tuned.svg")
+    save(state_chart(sources()), ROOT / "docs" / "assets" / "state.svg")

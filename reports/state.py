@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..analysis.metric_names import title
-from ..analysis.state import NOT_DECIDED, THAN
+from ..analysis.state import ABOVE, BELOW, EQUAL, NOT_DECIDED, THAN
+from .drawing import INK, SIZE, Chart, finish_chart, literal, new_canvas
 
 MARK, NOT_TRIED = "?", "–"  # of what is not decided, and of what is not there
+STATES = (ABOVE, EQUAL, BELOW, NOT_DECIDED)
+FILLS = {ABOVE: "#a6cde8", EQUAL: "#dfe3e6", BELOW: "#f3b98d", NOT_DECIDED: "none"}  # of a cell of the chart
 
 
 def state_page(sources: Sequence[Mapping[str, Any]], known: Sequence[str]) -> dict[str, Any]:
@@ -21,6 +24,11 @@ def state_page(sources: Sequence[Mapping[str, Any]], known: Sequence[str]) -> di
     return {
         "than": THAN,
         "methods": methods,
+        "states": STATES,
+        "counts": {
+            name: [sum((cell["method"], cell["state"]) == (name, state) for cell in cells) for state in STATES]
+            for name in methods
+        },
         "rows": [
             {
                 "name": situation["name"],
@@ -51,3 +59,36 @@ def _text(label: str, cell: Mapping[str, Any]) -> str:
 
 def _points(share: float) -> str:
     return f"{round(100 * share):+d}".replace("-", "−")
+
+
+def state_chart(sources: Sequence[Mapping[str, Any]]) -> Chart:
+    """The table as a picture: a row a situation, a column a method, a cell's colour for what was shown.
+
+    A method with several settings in a situation has as many parts of its cell, in their order.
+    """
+    page = state_page(sources, [])
+    methods = page["methods"]
+    situations = [(source["name"], each) for source in sources for each in source["situations"]]
+    names = [f"{source}: {each['name']}" for source, each in situations]
+    canvas, plot = new_canvas(0.8 + 0.3 * len(situations))
+    canvas.set_size_inches(0.075 * max(map(len, names)) + 0.75 * len(methods), canvas.get_figheight())
+    spoken = []
+    for row, (_, each) in enumerate(situations):
+        for column, method in enumerate(methods):
+            found = [cell for cell in each["cells"].values() if cell["method"] == method]
+            for part, cell in enumerate(found):
+                left, width = column - 0.5 + part / len(found), 1 / len(found)
+                plot.barh(row, width, 0.86, left, color=FILLS[cell["state"]], edgecolor="white", linewidth=1)
+                text = _points(cell["difference"]) + MARK * (cell["state"] == NOT_DECIDED)
+                plot.text(left + width / 2, row, text, ha="center", va="center", size=SIZE - 2, color=INK)
+            spoken += [f"{names[row]}, {method} {cell['state']} {_points(cell['difference'])}" for cell in found]
+    plot.set_xlim(-0.5, len(methods) - 0.5)
+    plot.set_ylim(len(names) - 0.5, -0.5)
+    plot.set_xticks(range(len(methods)), [literal(name) for name in methods])
+    plot.set_yticks(range(len(names)), [literal(name) for name in names])
+    plot.xaxis.tick_top()
+    plot.tick_params(length=0, labelsize=SIZE - 1)
+    plot.spines["bottom"].set_visible(False)
+    plot.grid(visible=False)
+    said = f"Points of true win rate over {THAN}; blue: shown to be above, orange: below, grey: equal, ?: not decided"
+    return finish_chart(canvas, "state", said, f"{said}. {'; '.join(spoken)}")

@@ -102,9 +102,9 @@ def publish(folder: Path) -> list[Path]:
     return _write(RESULTS / f"{name}.json", record)
 
 
-def write_state() -> Path:
-    """The page of the state of the methods, from what is published."""
-    sources = [
+def sources() -> list[dict[str, Any]]:
+    """What is published as `reports.state` has it: studies, then tunings, each with its situations."""
+    found = [
         {
             "name": name,
             "link": f"{PAGES.name}/{name}.md",
@@ -119,7 +119,7 @@ def write_state() -> Path:
     for path in sorted(TUNINGS.glob("*.json")):
         tuning = read_record(path)
         if summary := summaries.get(Path(tuning["run"]).name):
-            sources.append(
+            found.append(
                 {
                     "name": path.stem,
                     "link": f"{TUNING_PAGES.name}/{path.stem}.md",
@@ -128,8 +128,13 @@ def write_state() -> Path:
                     "situations": [*of_run(summary, f"tuned, {tuning['contract']['trials']} trials each")],
                 }
             )
+    return found
+
+
+def write_state() -> Path:
+    """The page of the state of the methods, from what is published."""
     ours = [name for name, entry in available("methods").items() if is_ours(entry.module)]
-    return write_text(STATE, fill("state.md.j2", state_page(sources, ours)))
+    return write_text(STATE, fill("state.md.j2", state_page(sources(), ours)))
 
 
 def _name(tuning: Mapping[str, Any]) -> str:

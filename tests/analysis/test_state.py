@@ -1,10 +1,11 @@
 """The state of the methods: above, below, equal or not decided as the record tests it, and from where."""
 
 import pytest
+from matplotlib.colors import to_hex
 
 from alignment_bench.analysis.state import of_run, of_study
 from alignment_bench.reports.render import fill
-from alignment_bench.reports.state import state_page
+from alignment_bench.reports.state import FILLS, state_chart, state_page
 
 GOLD = "win_rate.gold"
 
@@ -76,6 +77,8 @@ def test_a_method_that_a_situation_lacks_was_not_tried_in_it(study):
     other = {**source, "situations": [*of_study(study)]}
     page = state_page([source, other], ["dpo", "ppo", "kto"])
     assert page["methods"] == ["ppo", "kto"] and page["untried"] == []  # ppo has the more cells
+    assert page["states"] == ("above", "equal", "below", "not decided")
+    assert page["counts"] == {"ppo": [2, 0, 1, 0], "kto": [0, 1, 0, 1]}
     assert [row["cells"][1] for row in page["rows"]] == ["equal +0 (−2 to +2)", "? −6 (−8 to −4)", "–"]
 
 
@@ -107,3 +110,22 @@ def test_a_runs_direct_comparisons_by_its_headline_alone():
     (found,) = of_run({"comparisons": rows, "margin": 0.05}, "tuned")
     assert states(found) == {"ppo": ("above", 0.08), "ipo": ("equal", -0.01), "kto": ("not decided", -0.01)}
     assert [*of_run({"comparisons": rows[3:4], "margin": 0.05}, "tuned")] == []
+
+
+def test_the_picture_has_every_cell_in_its_colour_and_in_words(study):
+    study["axes"]["labels.flip"]["pairs"] = [
+        pair("dpo", "ppo:beta=0", -0.1, value=0),
+        pair("dpo", "ppo:beta=1", 0.1, value=0),
+        pair("dpo", "kto", -0.04, 0.3, 0.06, value=0.25),
+    ]
+    source = {"name": "noise", "link": "l", "made": "m", "said": "s", "situations": [*of_study(study)]}
+    chart = state_chart([source])
+    assert chart.text.endswith(
+        "noise: labels.flip 0, ppo above +10; noise: labels.flip 0, ppo below −10; noise: labels.flip 0.25, kto not "
+        "decided +4"
+    )
+    above, below, open_ = chart.drawing.axes[0].patches
+    (both, alone) = (above.get_width() + below.get_width(), open_.get_width())
+    assert both == alone == 1 and below.get_x() == above.get_x() + 0.5  # two settings share a cell
+    assert [to_hex(bar.get_facecolor()) for bar in (above, below)] == [FILLS["above"], FILLS["below"]]
+    assert [text.get_text() for text in chart.drawing.axes[0].texts] == ["+10", "−10", "+4?"]
