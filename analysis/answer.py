@@ -147,9 +147,11 @@ def _sure(study: Mapping[str, Any]) -> str:
     gates = sum(said.startswith("gate ") for said in study["warnings"])
     parts.append(f"{gates} gate{'s' * (gates != 1)} not passed" if gates else "all gates passed")
     tests = len(_corrected(study))
-    named = f"the {tests} tests that were named before" if tests > 1 else "the test that was named before"
-    rest = f"{named} {'are corrected for each other' if tests > 1 else 'needs no correction'}"
-    return f"How sure: {', '.join(parts)}; {rest}, all others are for all that the study tests by their score."
+    named = f"the {tests} tests that were named before are corrected for each other"
+    rest = named if tests > 1 else "the test that was named before needs no correction"
+    return (
+        f"How sure: {', '.join(parts)}; {rest}, the others are corrected for all that the study tests by their score."
+    )
 
 
 def _responses(study: Mapping[str, Any]) -> int | None:

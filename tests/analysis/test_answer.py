@@ -101,6 +101,7 @@ def test_tests_that_were_named_before_are_corrected_for_each_other_and_for_no_ot
     second["p"] = 0.05
     found = asked(study, [above, falls], [said("ppo", "lower", than="dpo", at={FLIP: 0.25})])
     assert [row["shown"] for row in found["yes"]] == [True, False]
+    assert "the 2 tests that were named before are corrected for each other, the others" in sentences(study)[1]
     found = asked(study, [above, falls], [said("ppo", "lower", along=FLIP)])  # a third test, of 0.6
     assert [row["estimate"][-5:] for row in found["yes"]] == ["0.060", "0.100"]
 
@@ -157,8 +158,8 @@ def test_three_sentences_from_the_record_alone(study):
     )
     assert "reward models in a run, no cell failed, all gates passed" in sure
     assert sure.endswith(
-        "; the test that was named before needs no correction, all others are for all that the study tests by "
-        "their score."
+        "; the test that was named before needs no correction, the others are corrected for all that the study "
+        "tests by their score."
     )
     assert rest == "It shows nothing of another model than m, other data than d, or other settings (as it comes)."
     assert study == before and sentences(study) == [found, sure, rest]
