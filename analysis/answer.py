@@ -149,9 +149,7 @@ def _sure(study: Mapping[str, Any]) -> str:
     tests = len(_corrected(study))
     named = f"the {tests} tests that were named before are corrected for each other"
     rest = named if tests > 1 else "the test that was named before needs no correction"
-    return (
-        f"How sure: {', '.join(parts)}; {rest}, the others are corrected for all that the study tests by their score."
-    )
+    return f"How sure: {', '.join(parts)}; {rest}, the others are corrected for all of the study by their score."
 
 
 def _responses(study: Mapping[str, Any]) -> int | None:

@@ -158,8 +158,8 @@ def test_three_sentences_from_the_record_alone(study):
     )
     assert "reward models in a run, no cell failed, all gates passed" in sure
     assert sure.endswith(
-        "; the test that was named before needs no correction, the others are corrected for all that the study "
-        "tests by their score."
+        "; the test that was named before needs no correction, the others are corrected for all of the study "
+        "by their score."
     )
     assert rest == "It shows nothing of another model than m, other data than d, or other settings (as it comes)."
     assert study == before and sentences(study) == [found, sure, rest]
