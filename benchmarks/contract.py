@@ -17,7 +17,7 @@ from ..models.checkpoint import Checkpoint
 from ..models.elsewhere import Elsewhere
 from ..models.model_files import remote_code_allowed
 from ..results.integrity import code_digest, digest
-from ..runtime import processes, zero
+from ..runtime import processes, sharding, zero
 from .context import LOSSES, TRAINING_CODE, Workshop, settings_of
 from .data.corpus import Corpus
 from .definition.rows import Row
@@ -119,7 +119,7 @@ def arrangement() -> dict[str, Any]:
     """The number of processes, and what they divide among them while they train beside the rows of a step."""
     divided = "nothing"
     if processes.is_sharding():
-        divided = "weights, gradients, moments"
+        divided = "weights, gradients, moments" + ", frozen models" * sharding.divides_frozen()
     elif processes.is_dividing_moments():
         divided = "gradients, moments" if zero.check().stage == 2 else "moments"
     return {"count": processes.size(), "divided": divided}

@@ -17,7 +17,11 @@ ZERO = {"ACCELERATE_USE_DEEPSPEED": "true"}
     ("variables", "divided"),
     [
         ({}, "nothing"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "weights, gradients, moments"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "weights, gradients, moments, frozen models"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_RESHARD_AFTER_FORWARD": "false"},
+            "weights, gradients, moments",  # frozen ones are whole
+        ),
         (ZERO, "gradients, moments"),  # accelerate's default is stage 2
         (ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "1"}, "moments"),
         (ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}, "gradients, moments"),
