@@ -8,6 +8,8 @@ from functools import cache
 import pytest
 from typer.testing import CliRunner
 
+from alignment_bench.analysis.answer import SIDES
+from alignment_bench.analysis.axes import series_name
 from alignment_bench.benchmarks.cli.main import app
 from alignment_bench.benchmarks.definition import plugins
 from alignment_bench.benchmarks.studies import outcomes
@@ -58,6 +60,24 @@ def test_an_outcome_is_not_silent_about_its_code(path):
     assert record["created"][:10] in page and all(sentence[:60] in page for sentence in record["answer"]["sentences"])
     if since := outcomes.changed(record):
         warnings.warn(f"study {path.stem} is of older code: {', '.join(since)} changed since", stacklevel=1)
+
+
+@pytest.mark.parametrize("path", outcomes.outcomes().values(), ids=lambda path: path.stem)
+def test_a_page_has_a_table_of_each_score_that_the_question_is_about_and_of_the_kl(path):
+    record = read_record(path)
+    named = {said["by"] for part in SIDES.values() for said in record["design"][part]} | {"kl"}
+    for axis, shown in zip(record["axes"].values(), study_page(record, None)["axes"], strict=True):
+        tables = {table["metric"]: table for table in shown["tables"]}
+        assert {*tables} >= named & {row["metric"] for row in axis["curves"]}
+        for metric, table in tables.items():
+            first = next(row for row in axis["curves"] if row["metric"] == metric)
+            mean = first["points"][0]["mean"]
+            cell = table["cells"][series_name(first, shown["field"], record)][shown["heads"][0]]
+            assert cell.lstrip("−-").startswith(
+                f"{100 * mean:.1f}%" if metric.startswith("win_rate") else f"{mean:.2f}".lstrip("-")
+            )
+            changes = [row for row in axis["changes"] if row["metric"] == metric]
+            assert len(table["changes"]) == len(changes)
 
 
 def test_the_ablation_of_ppo_has_a_row_a_detail_beside_ppo():
