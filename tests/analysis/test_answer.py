@@ -102,6 +102,8 @@ def test_tests_that_were_named_before_are_corrected_for_each_other_and_for_no_ot
     found = asked(study, [above, falls], [said("ppo", "lower", than="dpo", at={FLIP: 0.25})])
     assert [row["shown"] for row in found["yes"]] == [True, False]
     assert "the 2 tests that were named before are corrected for each other, the others" in sentences(study)[1]
+    found = asked(study, [above, falls], [said("ppo", "equal", along=FLIP)])  # no test, but an interval
+    assert [row["estimate"][-5:] for row in found["yes"]] == ["0.040", "0.050"]
     found = asked(study, [above, falls], [said("ppo", "lower", along=FLIP)])  # a third test, of 0.6
     assert [row["estimate"][-5:] for row in found["yes"]] == ["0.060", "0.100"]
 
