@@ -26,21 +26,8 @@ from ...results.store import read_json
 from ..context import Workshop
 from ..definition.spec import BenchmarkSpec
 from .arrow_rows import ArrowFile, ArrowRows
-from .corpus import (
-    CODE,
-    PROMPT,
-    RECORD,
-    REPLIES,
-    TO_TRAIN,
-    TO_TUNE,
-    Corpus,
-    encoded,
-    made_once,
-    prompt_columns,
-    prompt_of,
-    reply_of,
-    rows_digest,
-)
+from .columns import PROMPT, REPLIES, prompt_columns, prompt_of, reply_of
+from .corpus import CODE, RECORD, TO_TRAIN, TO_TUNE, Corpus, encoded, made_once, rows_digest
 from .misfits import Misfits
 from .prompts import Shown
 

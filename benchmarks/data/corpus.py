@@ -19,20 +19,32 @@ from ...errors import InputError, nearest
 from ...models.chat import as_sampled, encode_responses
 from ...models.checkpoint import Checkpoint
 from ...models.find import BUILTIN
-from ...preferences.demonstrations import PromptRow
 from ...preferences.files import source_digest
 from ...preferences.read import PreferenceRow, Reading, from_rows, places_by_prompt, read_preferences, split_key
-from ...preferences.unpaired import RatedRow, read_unpaired
+from ...preferences.unpaired import read_unpaired
 from ...results.integrity import code_digest, digest, digest_each, write_json
 from ...results.lazy import LazySequence, chunks
-from ...results.records import LabelledPair, Message, Pair, Prompt, RatedReply
+from ...results.records import LabelledPair, Pair, RatedReply
 from ...results.store import NotMade, read_json
 from ...runtime import processes
 from ...training.task import PromptDataset
 from ..context import Workshop
 from ..definition.spec import BenchmarkSpec, Labels, TrainingPairs
-from .arrow_rows import ArrowFile, ArrowRows, divide, token_ids
+from .arrow_rows import ArrowFile, ArrowRows, divide
 from .collected import collect_pairs
+from .columns import (
+    PAIRS,
+    REPLIES,
+    SIDES,
+    alike,
+    labelled_pair_of,
+    pair_of,
+    prompt_columns,
+    prompt_id,
+    prompt_of,
+    reply_of,
+    subset_of,
+)
 from .labels import changed
 from .misfits import SAME, Misfits
 from .more_pairs import Rows, append_pairs
@@ -45,18 +57,7 @@ WORLD_CODE = ("benchmarks/world.py", "benchmarks/world_reward.py")
 
 TO_TRAIN, TO_TUNE = ("sft", "training"), ("selection", "tuning")  # the splits by what may be done with them
 PARTS = (*TO_TRAIN, "evaluation", "heldout", *TO_TUNE)
-SIDES = ("chosen", "rejected")
 FITTING, UNPAIRED, RECORD = ".fitting.arrow", "unpaired.arrow", "record.json"
-
-_MESSAGES = pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))
-_IDS = pyarrow.list_(pyarrow.int32())
-# An id is 16 hexadecimal digits, so it is kept as the number that they are.
-_NAMES = [(name, pyarrow.uint64()) for name in ("id", "prompt_id", "prompt_hash")]
-PROMPT = [*_NAMES, ("prompt", _MESSAGES), ("prompt_ids", _IDS)]
-_REPLIES = [("chosen", pyarrow.string()), ("rejected", pyarrow.string()), ("chosen_ids", _IDS), ("rejected_ids", _IDS)]
-_CUT = [("chosen_cut", pyarrow.bool_()), ("rejected_cut", pyarrow.bool_())]
-PAIRS = pyarrow.schema([*PROMPT, *_REPLIES, *_CUT, ("subset", pyarrow.string())])
-REPLIES = pyarrow.schema([*PROMPT, ("ids", _IDS), ("good", pyarrow.bool_())])
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,12 @@ class Corpus:
 
     def labelled_of(self, part: str) -> Sequence[LabelledPair]:
         """The pairs of a split as text, in the same order."""
-        return getattr(self, part).read_as(_labelled)
+        return getattr(self, part).read_as(labelled_pair_of)
 
     @property
     def subsets(self) -> dict[str, str | None]:
         """The subset of each prompt that policies are judged on, by its id."""
-        return dict(self.questions.read_as(_subset))
+        return dict(self.questions.read_as(subset_of))
 
     def prompts(self, rows: ArrowRows[Any], max_new_tokens: int, limit: int | None = None) -> PromptDataset:
         """The prompts of some rows, each once, the first `limit` in the order of their ids (which are hashes)."""
@@ -170,11 +171,6 @@ def rows_digest(rows: Sequence[Pair] | Sequence[RatedReply]) -> str:
     )
 
 
-def prompt_id(messages: Sequence[Message]) -> str:
-    """A prompt's id: 16 hexadecimal digits of the hash of its messages."""
-    return digest(list(messages))[:16]
-
-
 # Writing
 
 
@@ -203,7 +199,7 @@ def _write(spec: BenchmarkSpec, usable: Reading[PreferenceRow], tokenizer: Any, 
     divide(out / FITTING, {out / f"{name}.arrow": (kept[rows], prompts[rows]) for name, rows in places.items()})
     (out / FITTING).unlink()
     more = _append_more(spec, tokenizer, out) if spec.more_pairs else {}
-    parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), _pair) for name in places}
+    parts = {name: ArrowRows(ArrowFile(out / f"{name}.arrow"), pair_of) for name in places}
     record = {
         "read": usable.read,
         "used": len(kept) - left_out,
@@ -280,20 +276,13 @@ def _training(spec: BenchmarkSpec, file: ArrowFile, kept: np.ndarray, rows: np.n
     """
     asked = spec.training_pairs
     if asked.alike:
-        rows = rows[[_alike(*file.find(int(place))) >= asked.alike for place in kept[rows]]]
+        rows = rows[[alike(*file.find(int(place))) >= asked.alike for place in kept[rows]]]
         if not len(rows):
             raise InputError(
                 f"{spec.place('training_pairs', 'alike')}: no training pair has replies that are alike to "
                 f"{asked.alike:g}; give a smaller share"
             )
     return np.sort(rows[np.argsort(file.column("id")[kept[rows]], kind="stable")[: asked.most]])
-
-
-def _alike(batch: RecordBatch, place: int) -> float:
-    """The share of two replies' tokens that is in their longest common subsequence."""
-    from rapidfuzz.distance import Indel
-
-    return Indel.normalized_similarity(*(token_ids(batch, f"{side}_ids", place) for side in SIDES))
 
 
 def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.ndarray, out: Path) -> dict[str, Any]:
@@ -361,12 +350,6 @@ def encoded(tokenizer: Any, rows: Sequence[Any], replies_of: Callable[[Any], Ite
         yield row, prompt, [(text, next(ids)) for text in of]
 
 
-def prompt_columns(row: PreferenceRow | RatedRow | PromptRow, shown: Shown) -> dict[str, Any]:
-    """The columns of a row's name and prompt."""
-    names = {"id": int(row.id, 16), "prompt_id": int(prompt_id(row.prompt), 16), "prompt_hash": shown.hash}
-    return {**names, "prompt": row.prompt, "prompt_ids": shown.ids}
-
-
 # Reading
 
 
@@ -374,7 +357,7 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
     """The corpus of `_write`; more: for the record."""
     found = read_json(folder / RECORD)
     record, digests = found["record"], found["digests"]
-    parts = {name: ArrowRows(ArrowFile(folder / f"{name}.arrow"), _pair, digests[name]) for name in PARTS}
+    parts = {name: ArrowRows(ArrowFile(folder / f"{name}.arrow"), pair_of, digests[name]) for name in PARTS}
     if spec.labels != Labels():
         parts["training"], record["labels"] = _relabelled(parts["training"], spec.labels)
         digests = {**digests, "training": parts["training"].digest}
@@ -403,39 +386,10 @@ def _relabelled(rows: ArrowRows[Pair], labels: Labels) -> tuple[ArrowRows[Pair],
     swapped = changed(file.column("id"), file.lengths("chosen_ids"), file.lengths("rejected_ids"), labels)
 
     def read(batch: RecordBatch, place: int) -> Pair:
-        pair, key = _pair(batch, place), batch.column("id")[place].as_py()
+        pair, key = pair_of(batch, place), batch.column("id")[place].as_py()
         at = np.searchsorted(swapped, np.uint64(key))
         is_swapped = at < len(swapped) and swapped[at] == key
         return replace(pair, chosen=pair.rejected, rejected=pair.chosen) if is_swapped else pair
 
     done = {**labels.model_dump(), "changed": len(swapped)}
     return ArrowRows(file, read, digest([rows.digest, done])), done
-
-
-def _id(batch: RecordBatch, column: str, place: int) -> str:
-    return f"{batch.column(column)[place].as_py():016x}"
-
-
-def prompt_of(batch: RecordBatch, place: int) -> Prompt:
-    messages = tuple(batch.column("prompt")[place].as_py())
-    return Prompt(_id(batch, "prompt_id", place), messages, token_ids(batch, "prompt_ids", place))
-
-
-def _subset(batch: RecordBatch, place: int) -> tuple[str, str | None]:
-    return _id(batch, "prompt_id", place), batch.column("subset")[place].as_py()
-
-
-def _pair(batch: RecordBatch, place: int) -> Pair:
-    chosen, rejected = (token_ids(batch, column, place) for column in ("chosen_ids", "rejected_ids"))
-    return Pair(_id(batch, "id", place), prompt_of(batch, place), chosen, rejected)
-
-
-def reply_of(batch: RecordBatch, place: int) -> RatedReply:
-    ids, good = token_ids(batch, "ids", place), batch.column("good")[place].as_py()
-    return RatedReply(_id(batch, "id", place), prompt_of(batch, place), ids, good)
-
-
-def _labelled(batch: RecordBatch, place: int) -> LabelledPair:
-    names = ("prompt", "chosen", "rejected", "subset", "chosen_cut", "rejected_cut")
-    prompt, chosen, rejected, subset, *cut = (batch.column(name)[place].as_py() for name in names)
-    return LabelledPair(_id(batch, "prompt_id", place), tuple(prompt), chosen, rejected, subset, (cut[0], cut[1]))

@@ -54,9 +54,9 @@ OWN: dict[str, dict[str, Any]] = {
     # Its own; it multiplies means over tokens, so that 0.5 asks for four times the log-prob of a reply of two.
     "simpo": {"beta": 2.0},
     "alphapo": {"beta": 2.0},
-    # At its own 0.001 two replies that win equally often against each other are all that it leaves in balance.
+    # At its own 0.001 hardly more than one response has a chance.
     "exo": {"label_smoothing": 0.1},
-    # Its least is nearly flat, which noise feels the more the larger the margin 1 / beta: 0.089 nats at 0.5, 0.030 here.
+    # Its least is nearly flat, the more so the larger the margin 1 / beta: 0.089 nats were left at 0.5, here 0.030.
     "hinge": {"beta": 1.0},
     # Pairs that the policy would hardly write weigh little, so it takes longer to be right about them.
     "wpo": {"lr": 3e-4},

@@ -13,6 +13,7 @@ from alignment_bench.analysis.data_account import account
 from alignment_bench.benchmarks.context import Workshop
 from alignment_bench.benchmarks.data import corpus as corpus_module
 from alignment_bench.benchmarks.data.arrow_rows import ArrowFile
+from alignment_bench.benchmarks.data.columns import PAIRS
 from alignment_bench.benchmarks.data.corpus import load_corpus, rows_digest
 from alignment_bench.benchmarks.definition.spec import BenchmarkSpec, Splits
 from alignment_bench.errors import InputError
@@ -348,7 +349,7 @@ def test_memory_does_not_grow_with_the_rows(load, tiny, tmp_path, monkeypatch):
 
 def test_columns_of_an_empty_file(tmp_path):
     path = tmp_path / "none.arrow"
-    with pyarrow.ipc.new_file(str(path), corpus_module.PAIRS):
+    with pyarrow.ipc.new_file(str(path), PAIRS):
         pass
     assert len(ArrowFile(path)) == 0 and len(ArrowFile(path).column("id")) == 0
 
