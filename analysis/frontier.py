@@ -231,7 +231,8 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
     if rest := len(rows) - len(told):
         apart = sum(row["kl"] is None for row in rows)
         none = f", {apart} of which have no KL in common" if apart else ""
-        said.append(f"At equal KL to SFT, no difference is shown in {rest} of {len(rows)} pairs of methods{none}.")
+        pairs = f"{rest} of {len(rows)} pairs of methods, corrected for each other"
+        said.append(f"At equal KL to SFT, no difference is shown in {pairs}{none}.")
     return said
 
 

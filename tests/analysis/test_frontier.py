@@ -260,5 +260,6 @@ def test_of_many_pairs_those_are_told_in_which_something_is_shown():
     said = sentences({"frontier": frontier(scores_of(rows))})
     assert sum("dpo is ahead of" in s for s in said) == 3 and len(said) == 4
     assert said[-1] == (
-        "At equal KL to SFT, no difference is shown in 7 of 10 pairs of methods, 4 of which have no KL in common."
+        "At equal KL to SFT, no difference is shown in 7 of 10 pairs of methods, corrected for each other, 4 of which "
+        "have no KL in common."
     )
