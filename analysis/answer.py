@@ -15,6 +15,7 @@ from typing import Any
 from .axes import text_of
 from .comparisons import LEVEL
 from .frontier import AT_EQUAL_KL, scorer_name
+from .metric_names import title
 from .quantities import measured, p_value
 from .statistics import holm
 from .verdict import listed
@@ -22,6 +23,14 @@ from .verdict import listed
 EQUAL = "equal"
 YES, NO, NOT_DECIDED = "yes", "no", "not decided"
 SIDES = {YES: "yes_if", NO: "no_if"}  # by answer the part of the design that it needs; YAML reads a bare yes as true
+REWARD, GAP = "reward", "gap"
+# what a score is about, within a sentence; titles stand alone
+WORDS = {
+    "kl": "KL to SFT",
+    "length": "length",
+    "implicit_reward.chosen": "the log-probability of chosen replies over SFT's",
+    "implicit_reward.accuracy": "the implicit reward's accuracy",
+}
 ENDS = ("difference", "low", "high")
 
 
@@ -30,7 +39,7 @@ def answer(study: Mapping[str, Any]) -> dict[str, Any]:
 
     study: a study's record, with its design.
     """
-    corrected = _corrected(study)
+    corrected = named_before(study)
     sides = {side: [_judged(study, said, corrected) for said in study["design"][part]] for side, part in SIDES.items()}
     yes, no = all(row["shown"] for row in sides[YES]), any(row["shown"] for row in sides[NO])
     return {"answer": NOT_DECIDED if yes == no else YES if yes else NO, **sides}
@@ -58,7 +67,7 @@ def said_of(said: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
     return f"{said['method']} {({'higher': 'rises', 'lower': 'falls', 'equal': 'stays equal'})[said['verdict']]}{span}"
 
 
-def _corrected(study: Mapping[str, Any]) -> dict[int, float]:
+def named_before(study: Mapping[str, Any]) -> dict[int, float]:
     """The corrected p of each row that the design's statements test, by the row's id: a row counts once.
 
     One whose level is below LEVEL has its p raised by as much, so that all have the same level.
@@ -146,7 +155,7 @@ def _sure(study: Mapping[str, Any]) -> str:
     parts.append(f"{failed} cell{'s' * (failed != 1)} failed" if failed else "no cell failed")
     gates = sum(said.startswith("gate ") for said in study["warnings"])
     parts.append(f"{gates} gate{'s' * (gates != 1)} not passed" if gates else "all gates passed")
-    tests = len(_corrected(study))
+    tests = len(named_before(study))
     named = f"the {tests} tests that were named before are corrected for each other"
     rest = named if tests > 1 else "the test that was named before needs no correction"
     return f"How sure: {', '.join(parts)}; {rest}, the others are corrected for all of the study by their score."
@@ -177,4 +186,6 @@ def _by(metric: str) -> str:
     family, _, scorer = metric.partition(".")
     if family == "win_rate":
         return f"win rate by {scorer_name(metric)}"
-    return scorer_name(metric) if scorer else {"kl": "KL to SFT", "length": "length"}.get(metric, metric)
+    if family in (REWARD, GAP):
+        return scorer_name(metric)
+    return WORDS.get(metric) or title(metric)

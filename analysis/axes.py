@@ -13,6 +13,7 @@ changes, interactions, and pairs of methods at each value.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import pandas
 
 Group = tuple[Hashable, ...]
+FUNCTION = re.compile(r"\w+(\.\w+)+:\w+")  # as settings name one: package.module:function
 BESIDE = {"kl": "KL to SFT (nats)", "length": "length (tokens)"}  # told beside the headline
 
 
@@ -318,8 +320,9 @@ def _p(row: Mapping[str, Any]) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A value of an axis as people read it."""
-    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+    """A value of an axis as people read it: of a function in a module its name alone."""
+    text = f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+    return text.partition(":")[2] if FUNCTION.fullmatch(text) else text
 
 
 def values_at(at: Mapping[str, int], study: Mapping[str, Any]) -> list[str]:

@@ -2,8 +2,8 @@
 
 A situation is a value of a study's axis (labels.flip 0.25), the KL that two frontiers share, or a tuning's winners.
 What is said of a method there is what the record itself tests and corrects: above or below where its own corrected test
-shows a difference, equal where it tests that, or the 95% interval lies within the margin that was stated before. A
-method that the situation does not have was not tried in it.
+shows a difference, or the answer to the study's question does, equal where it tests that, or the 95% interval lies
+within the margin that was stated before. A method that the situation does not have was not tried in it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .answer import named_before
 from .axes import headline_of, others, text_of, values_at
 from .comparisons import LEVEL, by_preference
 from .frontier import AT_EQUAL_KL, method_of, trusted
@@ -26,7 +27,7 @@ RATE = "win_rate."
 def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The situations of a study's record: `name`, `metric`, `cells` by row's label with `state` and the difference to
     `THAN` (`difference`, `low`, `high`). Only those in which some row is compared with it by a win rate."""
-    metric = headline_of(study)
+    metric, named = headline_of(study), named_before(study) if study.get("design") else {}
     field = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
     if metric and field:
         found: dict[str, dict[str, Any]] = {}
@@ -34,7 +35,7 @@ def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             if row["metric"] != metric or THAN not in (row["a"], row["b"]):
                 continue
             name = ", ".join([f"{field} {text_of(row['value'])}", *others(row, field, study)])
-            label, cell = _cell(row, study["margin"], LEVEL)
+            label, cell = _cell(row, study["margin"], LEVEL, named.get(id(row)))
             found.setdefault(name, {})[label] = cell
         yield from ({"name": name, "metric": metric, "cells": cells} for name, cells in found.items())
     for part in study["frontiers"]:
@@ -42,7 +43,7 @@ def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         rows = [row for row in rows if row["metric"].startswith(RATE) and not row["crosses"]]
         name = ", ".join(["equal KL", *values_at(part["at"], study)])
         if rows:
-            cells = dict(_cell(row, study["margin"], AT_EQUAL_KL) for row in rows)
+            cells = dict(_cell(row, study["margin"], AT_EQUAL_KL, named.get(id(row))) for row in rows)
             yield {"name": name, "metric": rows[0]["metric"], "cells": cells}
 
 
@@ -55,14 +56,16 @@ def of_run(summary: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
         yield {"name": name, "metric": metric, "cells": cells}
 
 
-def _cell(row: Mapping[str, Any], margin: float, level: float) -> tuple[str, dict[str, Any]]:
-    """The other's label, and how it stands to `THAN`."""
+def _cell(
+    row: Mapping[str, Any], margin: float, level: float, named: float | None = None
+) -> tuple[str, dict[str, Any]]:
+    """The other's label, and how it stands to `THAN`; named: the p of a test that the study named before, at LEVEL."""
     sign = 1 if row["b"] == THAN else -1
     ends = sorted(sign * row[end] for end in ("low", "high")) if measured(row["low"]) else [None, None]
     difference, (low, high) = sign * row["difference"], ends
     if low is None or high is None:
         state = NOT_DECIDED
-    elif row["p_adjusted"] < level:
+    elif row["p_adjusted"] < level or (named is not None and named < LEVEL):
         state = ABOVE if difference > 0 else BELOW
     else:
         state = EQUAL if row.get("equal", -margin <= low and high <= margin) else NOT_DECIDED

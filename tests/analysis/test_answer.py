@@ -196,3 +196,9 @@ def test_a_statement_in_words(study):
     )
     longer = said("ppo", "higher", along=FLIP) | {"by": "length"}
     assert said_of(longer, study["axes"]) == "ppo rises from labels.flip 0 to 0.25 by length"
+    chosen = said("ppo", "higher", along=FLIP) | {"by": "implicit_reward.chosen"}
+    assert said_of(chosen, study["axes"]).endswith("0.25 by the log-probability of chosen replies over SFT's")
+    gold = said("ppo", "higher", along=FLIP) | {"by": "reward.gold"}
+    assert said_of(gold, study["axes"]).endswith("0.25 by the true reward")
+    other = said("ppo", "higher", along=FLIP) | {"by": "refusals"}
+    assert said_of(other, study["axes"]).endswith("by Refusals")

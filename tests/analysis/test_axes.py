@@ -4,7 +4,7 @@ import numpy as np
 import pandas
 import pytest
 
-from alignment_bench.analysis.axes import along_axes, beside_the_first, contrast, headline_of, sentences
+from alignment_bench.analysis.axes import along_axes, beside_the_first, contrast, headline_of, sentences, text_of
 from alignment_bench.analysis.summary import plain
 
 METRIC = "win_rate.gold"
@@ -178,3 +178,11 @@ def test_a_study_without_axes_says_what_is_shown_beside_the_first_and_what_is_no
     assert sentences(one)[0].startswith(
         "These ppo:beta=0 policies are worse than these ppo policies by the true reward"
     )
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    ("alignment_bench.benchmarks.world:true_reward", "true_reward"), ("mine:f", "mine:f"), ("a/b", "a/b"),
+    (None, "null"), (0.25, "0.25"), (5000, "5000"), (False, "False"),
+])  # fmt: skip
+def test_a_value_as_people_read_it(value, text):
+    assert text_of(value) == text

@@ -10,9 +10,9 @@ from alignment_bench.reports.state import FILLS, state_chart, state_page
 GOLD = "win_rate.gold"
 
 
-def pair(a, b, difference, p=0.01, half=0.02, metric=GOLD, **more):
+def pair(a, b, difference, adjusted=0.01, half=0.02, metric=GOLD, **more):
     ends = {"difference": difference, "low": difference - half, "high": difference + half}
-    return {"a": a, "b": b, "metric": metric, "p_adjusted": p, "at": [None], **ends, **more}
+    return {"a": a, "b": b, "metric": metric, "p_adjusted": adjusted, "at": [None], **ends, **more}
 
 
 def axis(values, pairs):
@@ -54,6 +54,17 @@ def test_shown_by_the_corrected_p_and_equal_by_the_interval(study, p, half, stat
     study["axes"]["labels.flip"]["pairs"] = [pair("ppo", "dpo", 0.04, p, half, value=0)]  # margin 0.05
     (found,) = of_study(study)
     assert found["cells"]["ppo"]["state"] == state
+
+
+def test_a_test_that_was_named_before_is_corrected_for_those_alone(study):
+    rows = [pair("ppo", "dpo", 0.1, 0.9, value=0, p=0.02), pair("kto", "dpo", 0.1, 0.9, value=0, p=0.02)]
+    study["axes"]["labels.flip"]["pairs"] = rows
+    above = {"method": "ppo", "than": "dpo", "at": {"labels.flip": 0}, "verdict": "higher", "by": GOLD}
+    (found,) = of_study(study | {"design": {"yes_if": [above], "no_if": [above | {"verdict": "lower"}]}})
+    assert states(found) == {"ppo": ("above", 0.1), "kto": ("not decided", 0.1)}
+    rows[0]["p"] = 0.05
+    (found,) = of_study(study | {"design": {"yes_if": [above], "no_if": [above | {"verdict": "lower"}]}})
+    assert states(found)["ppo"] == ("not decided", 0.1)
 
 
 def test_values_of_other_axes_and_settings_are_told(study):
