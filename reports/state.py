@@ -70,8 +70,8 @@ def state_chart(sources: Sequence[Mapping[str, Any]]) -> Chart:
     methods = page["methods"]
     situations = [(source["name"], each) for source in sources for each in source["situations"]]
     names = [f"{source}: {each['name']}" for source, each in situations]
-    canvas, plot = new_canvas(0.8 + 0.3 * len(situations))
-    canvas.set_size_inches(0.075 * max(map(len, names)) + 0.75 * len(methods), canvas.get_figheight())
+    canvas, plot = new_canvas(1.2 + 0.3 * len(situations))
+    canvas.set_size_inches(0.085 * max(map(len, names)) + 0.75 * len(methods), canvas.get_figheight())
     spoken = []
     for row, (_, each) in enumerate(situations):
         for column, method in enumerate(methods):
@@ -84,7 +84,7 @@ def state_chart(sources: Sequence[Mapping[str, Any]]) -> Chart:
             spoken += [f"{names[row]}, {method} {cell['state']} {_points(cell['difference'])}" for cell in found]
     plot.set_xlim(-0.5, len(methods) - 0.5)
     plot.set_ylim(len(names) - 0.5, -0.5)
-    plot.set_xticks(range(len(methods)), [literal(name) for name in methods])
+    plot.set_xticks(range(len(methods)), [literal(name) for name in methods], rotation=30, ha="left")
     plot.set_yticks(range(len(names)), [literal(name) for name in names])
     plot.xaxis.tick_top()
     plot.tick_params(length=0, labelsize=SIZE - 1)

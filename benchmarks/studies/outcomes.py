@@ -49,8 +49,9 @@ def changed(record: Mapping[str, Any]) -> list[str]:
         return changed_since(record)
     known, name = published(), record["name"]
     design = read_file(name)[0].design if name in known else None
-    now = design.model_dump(mode="json") if design else None
-    return [*changed_since(record), *([DESIGN] if now != record.get("design") else [])]
+    now = design.model_dump(mode="json", exclude={"hours"}) if design else None
+    then = {part: value for part, value in (record.get("design") or {}).items() if part != "hours"}
+    return [*changed_since(record), *([DESIGN] if now != then else [])]
 
 
 def listed() -> list[dict[str, Any]]:

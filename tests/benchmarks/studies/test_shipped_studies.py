@@ -3,7 +3,9 @@
 import json
 import re
 import warnings
+from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -20,9 +22,11 @@ from alignment_bench.benchmarks.studies.file import Design, published, read_file
 from alignment_bench.errors import InputError
 from alignment_bench.methods.pairwise import PairwiseMethod
 from alignment_bench.reports.render import fill
+from alignment_bench.reports.state import state_chart
 from alignment_bench.reports.study import study_page
 from alignment_bench.results.integrity import read_record, write_record
 
+ROOT = Path(__file__).parents[3]
 REGISTERED = cache(plugins.entry_points)  # what is installed does not change while these are read
 
 
@@ -134,6 +138,7 @@ def test_an_outcome_is_taken_in_with_its_page(tmp_path, monkeypatch):
     assert row["state"] == "not decided (2026-11-30)" and row["changed"] == []
     old = {**record, "code": {**record["code"], "scoring": "0" * 64}, "design": {**record["design"], "question": "?"}}
     assert outcomes.changed(old) == ["scoring", outcomes.DESIGN]
+    assert outcomes.changed({**record, "design": {**record["design"], "hours": 99.0}}) == []  # measured since
     with pytest.warns(UserWarning, match="label_noise is of older code: scoring"):
         outcomes._write(kept, {**old, "design": record["design"]})
         test_an_outcome_is_not_silent_about_its_code(kept)
@@ -232,6 +237,15 @@ def test_a_statement_of_methods_that_no_axis_concerns_is_refused():
     check(["ppo", "orpo", "dpo"], of_dpo, equal_kl=True)
     check(["ppo", "orpo"], budgets, equal_kl=True)
     check(["orpo", "ppo"], {})
+
+
+def test_the_picture_of_the_readme_is_that_of_what_is_published():
+    """Every name and number of it; drawn by `python docs/picture.py`."""
+    drawn = re.findall(r"<text[^>]*>([^<]+)</text>", (ROOT / "docs" / "assets" / "state.svg").read_text("utf-8"))
+    axes = state_chart(outcomes.sources()).drawing.axes[0]
+    labels = [*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts]
+    wanted = Counter(text.get_text() for text in labels)
+    assert Counter(drawn) - wanted == Counter([state_chart(outcomes.sources()).title]) and not wanted - Counter(drawn)
 
 
 def test_a_study_that_names_no_code_may_be_of_any():
