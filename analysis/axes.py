@@ -183,7 +183,7 @@ def _tested(first: pandas.DataFrame, last: pandas.DataFrame) -> dict[str, Any]:
 def _correct(rows: Sequence[dict[str, Any]]) -> None:
     """Holm's correction within each score, and the verdict that follows. The same policies at both ends are no test."""
     for metric in {row["metric"] for row in rows}:
-        tested = [row for row in rows if row["metric"] == metric and isfinite(row["p"]) and not _same(row)]
+        tested = [row for row in rows if row["metric"] == metric and isfinite(row["p"]) and not same(row)]
         for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
             row["p_adjusted"] = p
     for row in rows:
@@ -192,7 +192,7 @@ def _correct(rows: Sequence[dict[str, Any]]) -> None:
         row["verdict"] = ("rises" if row["difference"] > 0 else "falls") if shown else NOT_DECIDED
 
 
-def _same(row: Mapping[str, Any]) -> bool:
+def same(row: Mapping[str, Any]) -> bool:
     """True where the policies are the same, as those are that an axis says nothing to: not one value differs."""
     return bool(row["difference"] == row["low"] == row["high"] == 0)
 
@@ -289,10 +289,10 @@ def _not_shown(
     """Changes and interactions that are not shown, with their intervals, so that this is not read as "none"."""
     parts = []
     for row in rows["changes"]:
-        if row["verdict"] == NOT_DECIDED and not _same(row):
+        if row["verdict"] == NOT_DECIDED and not same(row):
             parts.append(f"a change of {row['method']}{_at(row, field, study)} ({_estimate(row)})")
     for row in rows["interactions"]:
-        if row["verdict"] == NOT_DECIDED and not _same(row):
+        if row["verdict"] == NOT_DECIDED and not same(row):
             name = f"{row['a']} and {row['b']}"
             parts.append(f"another change of {name}{_at(row, field, study)} ({_estimate(row)})")
     return [f"Not shown along {field} by {by}, in points: {'; '.join(parts)}."] if parts else []

@@ -17,6 +17,7 @@ from .comparisons import LEVEL, by_preference
 from .frontier import AT_EQUAL_KL, method_of, trusted
 from .quantities import measured
 from .sequential import UNTIL_DECIDED
+from .verdict import listed
 
 THAN = "dpo"
 """The method that the others stand beside: the cheapest that most studies have."""
@@ -37,6 +38,9 @@ def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             name = ", ".join([f"{field} {text_of(row['value'])}", *others(row, field, study)])
             label, cell = _cell(row, study["margin"], LEVEL, named.get(id(row)))
             found.setdefault(name, {})[label] = cell
+        if len(found) > 1 and all(cells == next(iter(found.values())) for cells in found.values()):
+            varied = [name for name, axis in study["axes"].items() if len(axis["values"]) > 1]
+            found = {f"every value of {listed(varied)}": next(iter(found.values()))}  # which are nothing to policies
         yield from ({"name": name, "metric": metric, "cells": cells} for name, cells in found.items())
     for part in study["frontiers"]:
         rows = [row for row in trusted(part["comparisons"]) if THAN in (row["a"], row["b"]) and row["kl"]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.answer import SIDES, said_of
-from ..analysis.axes import BESIDE, headline_of, series_name, text_of, values_at
+from ..analysis.axes import BESIDE, headline_of, others, same, series_name, text_of, values_at
 from ..analysis.frontier import TRUSTED, scorer_name
 from ..analysis.metric_names import title
 from ..analysis.quantities import MISSING, measured, number, p_value, share
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 AUDITED = ("Training", "Evaluation", "Kendall's tau", "Ruined rows", "Taken for better")
 KL = "kl"
+TESTED = ("changes", "interactions")
 MOST = 6  # charts of an axis: the scores that are trusted most, then KL and length
 
 
@@ -130,7 +131,8 @@ def _axis(study: Mapping[str, Any], field: str, metric: str | None, looks: Mappi
 def _table(study: Mapping[str, Any], field: str, metric: str) -> dict[str, Any]:
     """One score over an axis: means of each series by value, and what was tested of them."""
     axis = study["axes"][field]
-    rows = {part: [row for row in axis[part] if row["metric"] == metric] for part in axis if part != "values"}
+    rows = {part: [row for row in axis[part] if row["metric"] == metric] for part in ("curves", *TESTED)}
+    changes, interactions = ([row for row in rows[part] if not same(row)] for part in TESTED)
     return {
         "metric": metric,
         "title": title(metric),
@@ -138,8 +140,10 @@ def _table(study: Mapping[str, Any], field: str, metric: str) -> dict[str, Any]:
             series_name(row, field, study): {text_of(point["value"]): _cell(point, metric) for point in row["points"]}
             for row in rows["curves"]
         },
-        "changes": [_tested(row, series_name(row, field, study)) for row in rows["changes"]],
-        "interactions": [_tested(row, f"{row['a']} less {row['b']}") for row in rows["interactions"]],
+        "changes": [_tested(row, series_name(row, field, study)) for row in changes],
+        "interactions": [
+            _tested(row, ", ".join([f"{row['a']} less {row['b']}", *others(row, field, study)])) for row in interactions
+        ],
     }
 
 

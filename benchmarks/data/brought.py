@@ -25,8 +25,8 @@ from ...results.records import Prompt
 from ...results.store import read_json
 from ..context import Workshop
 from ..definition.spec import BenchmarkSpec
+from .arrow_columns import PROMPT, REPLIES, prompt_columns, prompt_of, reply_of
 from .arrow_rows import ArrowFile, ArrowRows
-from .columns import PROMPT, REPLIES, prompt_columns, prompt_of, reply_of
 from .corpus import CODE, RECORD, TO_TRAIN, TO_TUNE, Corpus, encoded, made_once, rows_digest
 from .misfits import Misfits
 from .prompts import Shown

@@ -30,9 +30,7 @@ from ...runtime import processes
 from ...training.task import PromptDataset
 from ..context import Workshop
 from ..definition.spec import BenchmarkSpec, Labels, TrainingPairs
-from .arrow_rows import ArrowFile, ArrowRows, divide
-from .collected import collect_pairs
-from .columns import (
+from .arrow_columns import (
     PAIRS,
     REPLIES,
     SIDES,
@@ -45,6 +43,8 @@ from .columns import (
     reply_of,
     subset_of,
 )
+from .arrow_rows import ArrowFile, ArrowRows, divide
+from .collected import collect_pairs
 from .labels import changed
 from .misfits import SAME, Misfits
 from .more_pairs import Rows, append_pairs

@@ -22,7 +22,7 @@ from ...results.records import Generation, Message, Prompt
 from ...results.store import read_json
 from ...runtime import processes
 from ..context import MODEL_CODE, Workshop
-from ..data.columns import prompt_id
+from ..data.arrow_columns import prompt_id
 
 LOGPS = "logps.json"
 

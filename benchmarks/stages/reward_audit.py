@@ -19,7 +19,7 @@ from ...results.lazy import LazySequence
 from ...results.records import Generation, LabelledPair
 from ...results.store import Stage, read_jsonl, write_jsonl
 from ..context import SCORING_CODE, Workshop
-from ..data.columns import prompt_id
+from ..data.arrow_columns import prompt_id
 from ..data.corpus import Corpus
 from ..data.prompts import show
 

@@ -50,7 +50,7 @@ def changed(record: Mapping[str, Any]) -> list[str]:
     known, name = published(), record["name"]
     design = read_file(name)[0].design if name in known else None
     now = design.model_dump(mode="json", exclude={"hours"}) if design else None
-    then = {part: value for part, value in (record.get("design") or {}).items() if part != "hours"}
+    then = {part: value for part, value in (record.get("design") or {}).items() if part != "hours"} or None
     return [*changed_since(record), *([DESIGN] if now != then else [])]
 
 

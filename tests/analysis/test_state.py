@@ -82,6 +82,15 @@ def test_values_of_other_axes_and_settings_are_told(study):
     assert "[noise](studies/noise.md)" in row and "In no published study: apo_zero, wpo" in text
 
 
+def test_axes_that_are_nothing_to_policies_are_one_situation(study):
+    """Such as those of the reward model that evaluates: the truth is the same at every value."""
+    rows = [pair("ppo", "dpo", 0.1, value=value) for value in (0, 0.25)]
+    study["axes"]["labels.flip"]["pairs"] = rows
+    assert [found["name"] for found in of_study(study)] == ["every value of labels.flip"]
+    rows[1]["low"] -= 0.01
+    assert [found["name"] for found in of_study(study)] == ["labels.flip 0", "labels.flip 0.25"]
+
+
 def test_a_method_that_a_situation_lacks_was_not_tried_in_it(study):
     source = {"name": "noise", "link": "l", "made": "m", "said": "s", "situations": [*of_study(study)]}
     study["axes"]["labels.flip"]["pairs"] = [pair("ppo", "dpo", 0.04, value=0)]

@@ -12,8 +12,8 @@ import pytest
 from alignment_bench.analysis.data_account import account
 from alignment_bench.benchmarks.context import Workshop
 from alignment_bench.benchmarks.data import corpus as corpus_module
+from alignment_bench.benchmarks.data.arrow_columns import PAIRS
 from alignment_bench.benchmarks.data.arrow_rows import ArrowFile
-from alignment_bench.benchmarks.data.columns import PAIRS
 from alignment_bench.benchmarks.data.corpus import load_corpus, rows_digest
 from alignment_bench.benchmarks.definition.spec import BenchmarkSpec, Splits
 from alignment_bench.errors import InputError

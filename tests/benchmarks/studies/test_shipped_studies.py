@@ -81,7 +81,10 @@ def test_a_page_has_a_table_of_each_score_that_the_question_is_about_and_of_the_
                 f"{100 * mean:.1f}%" if metric.startswith("win_rate") else f"{mean:.2f}".lstrip("-")
             )
             changes = [row for row in axis["changes"] if row["metric"] == metric]
-            assert len(table["changes"]) == len(changes)
+            moved = [row for row in changes if (row["low"], row["high"]) != (0, 0)]
+            assert len(table["changes"]) == len(moved)
+            names = [row["name"] for row in (*table["changes"], *table["interactions"])]
+            assert len(names) == len({*names})  # none stands twice under one name
 
 
 def test_the_ablation_of_ppo_has_a_row_a_detail_beside_ppo():
