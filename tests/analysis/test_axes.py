@@ -4,7 +4,7 @@ import numpy as np
 import pandas
 import pytest
 
-from alignment_bench.analysis.axes import along_axes, beside_the_first, contrast, headline_of, sentences, text_of
+from alignment_bench.analysis.axes import along_axes, beside_the_first, contrast, headline_of, same, sentences, text_of
 from alignment_bench.analysis.summary import plain
 
 METRIC = "win_rate.gold"
@@ -136,6 +136,12 @@ def test_policies_that_an_axis_says_nothing_to_are_neither_tested_nor_told():
     assert rows[0]["p_adjusted"] == pytest.approx((3 + 3 + 9 - 1) * rows[0]["p"])
     said = sentences(plain({"axes": {"labels.flip": axis}}))
     assert any("Not shown along labels.flip" in s for s in said) and not any("a change of dpo" in s for s in said)
+
+
+def test_no_difference_on_average_is_not_the_same_policy():
+    assert same({"difference": 0.0, "low": 0.0, "high": 0.0})
+    assert not same({"difference": 0.0, "low": -0.1, "high": 0.1})
+    assert not same({"difference": float("nan"), "low": float("nan"), "high": float("nan")})
 
 
 def test_crossed_axes_tell_who_is_better_once():
