@@ -31,24 +31,47 @@ def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     metric, named = headline_of(study), named_before(study) if study.get("design") else {}
     field = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
     if metric and field:
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[tuple[str, ...], dict[str, Any]] = {}
         for row in study["axes"][field]["pairs"]:
             if row["metric"] != metric or THAN not in (row["a"], row["b"]):
                 continue
-            name = ", ".join([f"{field} {text_of(row['value'])}", *others(row, field, study)])
+            places = (f"{field} {text_of(row['value'])}", *others(row, field, study))
             label, cell = _cell(row, study["margin"], LEVEL, named.get(id(row)))
-            found.setdefault(name, {})[label] = cell
-        if len(found) > 1 and all(cells == next(iter(found.values())) for cells in found.values()):
-            varied = [name for name, axis in study["axes"].items() if len(axis["values"]) > 1]
-            found = {f"every value of {listed(varied)}": next(iter(found.values()))}  # which are nothing to policies
-        yield from ({"name": name, "metric": metric, "cells": cells} for name, cells in found.items())
+            found.setdefault(places, {})[label] = cell
+        yield from ({"name": name, "metric": metric, "cells": cells} for name, cells in _once(found))
+    at_kl: dict[str, dict[tuple[str, ...], dict[str, Any]]] = {}
     for part in study["frontiers"]:
         rows = [row for row in trusted(part["comparisons"]) if THAN in (row["a"], row["b"]) and row["kl"]]
         rows = [row for row in rows if row["metric"].startswith(RATE) and not row["crosses"]]
-        name = ", ".join(["equal KL", *values_at(part["at"], study)])
         if rows:
             cells = dict(_cell(row, study["margin"], AT_EQUAL_KL, named.get(id(row))) for row in rows)
-            yield {"name": name, "metric": rows[0]["metric"], "cells": cells}
+            at_kl.setdefault(rows[0]["metric"], {})[tuple(values_at(part["at"], study))] = cells
+    for by, parts in at_kl.items():
+        yield from (
+            {"name": ", ".join(["equal KL", *([name] if name else [])]), "metric": by, "cells": cells}
+            for name, cells in _once(parts)
+        )
+
+
+def _once(found: Mapping[tuple[str, ...], dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Situations by name, those once that have the very same numbers: axes that are nothing to policies make several.
+
+    found: cells by axes with their values. What one of such tests shows is shown, for it is the same test.
+    """
+    alike: dict[tuple[Any, ...], list[tuple[str, ...]]] = {}
+    for places, cells in found.items():
+        numbers = tuple((label, cell["difference"], cell["low"], cell["high"]) for label, cell in cells.items())
+        alike.setdefault(numbers, []).append(places)
+    for several in alike.values():
+        cells = found[several[0]]
+        for places in several[1:]:
+            shown = {n: cell for n, cell in found[places].items() if cell["state"] in (ABOVE, BELOW)}
+            cells = {**cells, **shown}
+        name = ", ".join(several[0])
+        if len(several) > 1:
+            axes = listed([place.partition(" ")[0] for place in several[0]])
+            name = f"every value of {axes}" if len(alike) == 1 else "; ".join(", ".join(places) for places in several)
+        yield name, cells
 
 
 def of_run(summary: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:

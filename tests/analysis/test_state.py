@@ -87,8 +87,23 @@ def test_axes_that_are_nothing_to_policies_are_one_situation(study):
     rows = [pair("ppo", "dpo", 0.1, value=value) for value in (0, 0.25)]
     study["axes"]["labels.flip"]["pairs"] = rows
     assert [found["name"] for found in of_study(study)] == ["every value of labels.flip"]
+    rows[0]["p_adjusted"] = 0.9  # the same test, corrected for others
+    (found,) = of_study(study)
+    assert states(found) == {"ppo": ("above", 0.1)}
     rows[1]["low"] -= 0.01
     assert [found["name"] for found in of_study(study)] == ["labels.flip 0", "labels.flip 0.25"]
+    parts = [
+        {"at": {"labels.flip": n}, "comparisons": [pair("ppo", "dpo", 0.1, kl=[1, 2], crosses=False)]} for n in (0, 1)
+    ]
+    study |= {"frontiers": parts, "axes": {"labels.flip": axis([0, 0.25], [])}}
+    assert [found["name"] for found in of_study(study)] == ["equal KL, every value of labels.flip"]
+    parts.append({"at": {"labels.flip": 0}, "comparisons": [pair("ppo", "dpo", 0.2, kl=[1, 2], crosses=False)]})
+    study["axes"]["labels.flip"]["values"].append(0.4)
+    parts[2]["at"] = {"labels.flip": 2}
+    assert [found["name"] for found in of_study(study)] == [
+        "equal KL, labels.flip 0; labels.flip 0.25",
+        "equal KL, labels.flip 0.4",
+    ]
 
 
 def test_a_method_that_a_situation_lacks_was_not_tried_in_it(study):
