@@ -45,7 +45,7 @@ def test_list_says_what_is_needed_and_the_paper(bench, tmp_path):
     assert row("trl-kto")[1:4] == ["pairs", "is TRL", "Ethayarajh et al. (2024, arXiv:2402.01306)"]
     assert row("dpop")[3] == "Pal et al. (2024, arXiv:2402.13228)"  # of a module whose classes have each their own
     assert row("apo_zero")[3].startswith("D'Oosterlinck et al. (2024")
-    assert unfinished.keys() == {"dpo", "ppo", "orpo", "trl-kto"}  # of which runs are published
+    assert unfinished.keys() == {"dpo", "ppo", "orpo", "trl-kto", "dpop"}  # of which runs are published
     assert {"judge", "quick", "hh"} <= {line.split()[0] for line in lines if line.strip()}
 
 
