@@ -14,7 +14,7 @@ from typing import Any
 
 from .axes import text_of
 from .comparisons import LEVEL
-from .frontier import AT_EQUAL_KL, scorer_name
+from .frontier import AT_EQUAL_KL, GAP, scorer_name
 from .metric_names import title
 from .quantities import measured, p_value
 from .statistics import holm
@@ -23,7 +23,6 @@ from .verdict import listed
 EQUAL = "equal"
 YES, NO, NOT_DECIDED = "yes", "no", "not decided"
 SIDES = {YES: "yes_if", NO: "no_if"}  # by answer the part of the design that it needs; YAML reads a bare yes as true
-REWARD, GAP = "reward", "gap"
 # what a score is about, within a sentence; titles stand alone
 WORDS = {
     "kl": "KL to SFT",
@@ -88,9 +87,8 @@ def _judged(study: Mapping[str, Any], said: Mapping[str, Any], corrected: Mappin
     low, high = sorted(ends)
     equal, adjusted = said["verdict"] == EQUAL, corrected.get(id(row), nan)
     tested = not equal and adjusted < LEVEL
-    shown = tested and (mean > 0) == (said["verdict"] == "higher")
-    if equal:
-        shown = -study["margin"] <= low and high <= study["margin"]
+    within = -study["margin"] <= low and high <= study["margin"]
+    shown = within if equal else tested and (mean > 0) == (said["verdict"] == "higher")
     unit, digits = (100, 0) if said["by"].startswith("win_rate.") else (1, 2)
     size = f"{unit * mean:+.{digits}f}{' points' if unit == 100 else ''}"
     span = f"{unit * low:+.{digits}f} to {unit * high:+.{digits}f}"
@@ -132,16 +130,15 @@ def _place(study: Mapping[str, Any], field: str, value: Any) -> int:
 
 def _found(found: Mapping[str, Any]) -> str:
     rows = [*found[YES], *(row for row in found[NO] if row["shown"])]
-    told = {
-        shown: "; ".join(
+    parts = [found["answer"].capitalize()]
+    for word, shown in (("Shown", True), ("Not shown", False)):
+        told = [
             f"{row['text']} ({row['estimate']}{', the reverse is shown' * row['reverse']})"
             for row in rows
             if row["shown"] == shown
-        )
-        for shown in (True, False)
-    }
-    parts = [f"Shown: {told[True]}"] * bool(told[True]) + [f"Not shown: {told[False]}"] * bool(told[False])
-    return f"{found['answer'].capitalize()}. {'. '.join(parts)}."
+        ]
+        parts += [f"{word}: {'; '.join(told)}"] if told else []
+    return f"{'. '.join(parts)}."
 
 
 def _sure(study: Mapping[str, Any]) -> str:
@@ -186,6 +183,6 @@ def _by(metric: str) -> str:
     family, _, scorer = metric.partition(".")
     if family == "win_rate":
         return f"win rate by {scorer_name(metric)}"
-    if family in (REWARD, GAP):
+    if family in ("reward", GAP):
         return scorer_name(metric)
     return WORDS.get(metric) or title(metric)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .answer import named_before
+from .answer import EQUAL, NOT_DECIDED, named_before
 from .axes import headline_of, others, text_of, values_at
 from .comparisons import LEVEL, by_preference
 from .frontier import AT_EQUAL_KL, method_of, trusted
@@ -21,7 +21,7 @@ from .verdict import listed
 
 THAN = "dpo"
 """The method that the others stand beside: the cheapest that most studies have."""
-ABOVE, BELOW, EQUAL, NOT_DECIDED = "above", "below", "equal", "not decided"
+ABOVE, BELOW = "above", "below"
 RATE = "win_rate."
 
 

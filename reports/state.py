@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..analysis.answer import EQUAL, NOT_DECIDED
 from ..analysis.metric_names import title
-from ..analysis.state import ABOVE, BELOW, EQUAL, NOT_DECIDED, THAN
+from ..analysis.state import ABOVE, BELOW, THAN
 from .drawing import INK, SIZE, Chart, finish_chart, literal, new_canvas
 
 MARK, NOT_TRIED = "?", "–"  # of what is not decided, and of what is not there

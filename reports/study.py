@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis.answer import SIDES, said_of
 from ..analysis.axes import BESIDE, headline_of, others, same, series_name, text_of, values_at
-from ..analysis.frontier import TRUSTED, scorer_name
+from ..analysis.frontier import GAP, TRUSTED, scorer_name
 from ..analysis.metric_names import title
 from ..analysis.quantities import MISSING, measured, number, p_value, share
 from ..analysis.variance import CALLED
@@ -233,10 +233,10 @@ def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[
             plot.plot(xs, means, look.marker, linestyle="-", color=look.colour, linewidth=1.6, label=literal(name))
             spoken.append(f"{name}: " + ", ".join(f"{m:+.2f} at {d:.2f}" for d, m in zip(xs, means, strict=True)))
         plot.set_xlabel("Square root of the KL to SFT (nats)")
-        name = f"{title(metric)} over SFT" if metric != "gap" else "Training reward less true reward (sd of SFT)"
+        name = f"{title(metric)} over SFT" if metric != GAP else "Training reward less true reward (sd of SFT)"
         places = "-".join(str(place) for place in part["at"].values())
         charts.append(finish_chart(canvas, f"frontier-{metric}-{places}", name, f"{name}. {'; '.join(spoken)}"))
-    rows = [row for row in part["comparisons"] if row["kl"] and row["metric"] in (*TRUSTED, "gap")]
+    rows = [row for row in part["comparisons"] if row["kl"] and row["metric"] in (*TRUSTED, GAP)]
     return {
         "at": ", ".join(values_at(part["at"], study)),
         "figure": Figure(
@@ -247,7 +247,7 @@ def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[
         "rows": [
             {
                 "name": f"{row['a']} less {row['b']}",
-                "metric": "training reward less true reward" if row["metric"] == "gap" else scorer_name(row["metric"]),
+                "metric": "training reward less true reward" if row["metric"] == GAP else scorer_name(row["metric"]),
                 "kl": f"{row['kl'][0]:.2g} to {row['kl'][1]:.2g}",
                 "text": _signed(row, row["metric"]),
                 "area": _signed(row["area"], "reward"),

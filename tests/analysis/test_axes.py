@@ -128,8 +128,8 @@ def test_policies_that_an_axis_says_nothing_to_are_neither_tested_nor_told():
     """A reward is nothing to DPO, whose policies are the same at every value: the others' p is that of without it."""
     moving = scores({"ppo": [0.7, 0.66, 0.66], "rloo": [0.7, 0.66, 0.6]})
     still = scores({"dpo": [0.7]}, seed=1)
-    same = pandas.concat([still.assign(**{"labels.flip": float(place)}) for place in range(3)])
-    axis = along_axes(pandas.concat([moving, same]), {"labels.flip": FLIPS})["labels.flip"]
+    unmoved = pandas.concat([still.assign(**{"labels.flip": float(place)}) for place in range(3)])
+    axis = along_axes(pandas.concat([moving, unmoved]), {"labels.flip": FLIPS})["labels.flip"]
     (dpo,) = (row for row in axis["changes"] if row["method"] == "dpo")
     assert (dpo["difference"], dpo["low"], dpo["high"]) == (0, 0, 0) and np.isnan(dpo["p_adjusted"])
     rows = sorted([*axis["changes"], *axis["interactions"], *axis["pairs"]], key=lambda r: r["p"])
@@ -151,7 +151,7 @@ def test_crossed_axes_tell_who_is_better_once():
     first, second = (sorted(r["p_adjusted"] for r in axis["pairs"]) for axis in found.values())
     assert len(first) == 6 and first == second and {r["verdict"] for r in found["rows"]["pairs"]} == {"rises"}
     rows = [r for axis in found.values() for part in ("changes", "interactions", "pairs") for r in axis[part]]
-    # 10 changes, 5 interactions, and 6 pairs that count once
+    # 4 changes and 2 interactions along the flips, 6 pairs that count once; along the rows nothing differs
     assert len(rows) == 27 and first[0] == pytest.approx(12 * min(r["p"] for r in rows))
     said = [s for s in sentences(plain({"axes": found})) if " better than " in s]
     assert said == [

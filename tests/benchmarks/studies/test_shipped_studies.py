@@ -244,10 +244,11 @@ def test_a_statement_of_methods_that_no_axis_concerns_is_refused():
 def test_the_picture_of_the_readme_is_that_of_what_is_published():
     """Every name and number of it; drawn by `python docs/picture.py`."""
     drawn = re.findall(r"<text[^>]*>([^<]+)</text>", (ROOT / "docs" / "assets" / "state.svg").read_text("utf-8"))
-    axes = state_chart(outcomes.sources()).drawing.axes[0]
+    chart = state_chart(outcomes.sources())
+    axes = chart.drawing.axes[0]
     labels = [*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts]
     wanted = Counter(text.get_text() for text in labels)
-    assert Counter(drawn) - wanted == Counter([state_chart(outcomes.sources()).title]) and not wanted - Counter(drawn)
+    assert Counter(drawn) - wanted == Counter([chart.title]) and not wanted - Counter(drawn)
 
 
 def test_a_study_that_names_no_code_may_be_of_any():
