@@ -39,8 +39,6 @@ def check_processes(request: Request, methods: Mapping[str, Any]) -> None:
         )
     if request.cell_gpus > 1 and ":" in request.device:
         raise InputError(f"--device {request.device} names one device, and --cell-gpus gives a cell several; omit it")
-    if request.cell_gpus > 1 and request.spec.tuning.sampler == "vllm":
-        raise InputError("the sampler vLLM works in one process; omit --cell-gpus, or use the sampler torch")
     for label, method in methods.items():
         if not is_ours(type(method).__module__) or "trl" in getattr(method, "libraries", ()):
             raise InputError(

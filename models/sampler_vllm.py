@@ -1,5 +1,8 @@
 """vLLM as the sampler: an engine in this process that is given the policy's weights before it answers.
 
+Of several processes each has an engine of its own on its own device, with the whole model, and answers its shard of the
+prompts. An engine starts in all of them at once, for vLLM makes its groups of torch's processes then.
+
 Kwon et al. (2023, arXiv:2309.06180). Written for and tried with vLLM 0.32.
 """
 
@@ -19,6 +22,8 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..results.records import Prompt
+from ..runtime import processes
+from ..runtime.sharding import full
 from .limits import context_window
 from .lora import adapted_name, plain_name
 from .network import Network
@@ -52,12 +57,18 @@ def sample(
     temperature: float,
     top_p: float,
     progress: str | None,
+    together: bool = False,
 ) -> list[Sample]:
-    """A `Sampler`, see models/sampling.py. A policy that is an adapter is handed over merged."""
+    """A `Sampler`, see models/sampling.py. A policy that is an adapter is handed over merged.
+
+    together: all processes of the run are here, also one without rows.
+    """
     from vllm import SamplingParams
 
     check_temperatures({"this sampling": temperature})
-    if not rows:
+    if processes.size() > 1 and not together:  # it would wait for the others' engines for ever
+        raise InputError("vLLM samples in all processes at once, and this sampling is of one; use the sampler torch")
+    if not rows and not together:
         return []
     stops = policy.stops
     settings = [
@@ -74,10 +85,11 @@ def sample(
     ]
     asked = [{"prompt_token_ids": list(prompts[i].ids)} for i in rows]
     with torch.random.fork_rng():  # vLLM seeds torch's own generator and draws from it
-        engine = _engine(policy, max(len(prompt["prompt_token_ids"]) for prompt in asked) + max_new_tokens)
+        longest = max((len(prompt["prompt_token_ids"]) for prompt in asked), default=0) + max_new_tokens
+        engine = _engine(policy, max(processes.all_gather(longest)))  # the same in all, or some would start alone
         with awake(engine, partial(plain_weights, policy.network)):
             bar = partial(_bar, progress) if progress is not None and sys.stderr.isatty() else False
-            outcomes = engine.generate(asked, settings, use_tqdm=bar)
+            outcomes = engine.generate(asked, settings, use_tqdm=bar) if asked else []
     samples = []
     for i, outcome in zip(rows, outcomes, strict=True):
         [response] = outcome.outputs
@@ -119,7 +131,10 @@ def check_temperatures(asked: Mapping[str, float]) -> None:
 
 
 def plain_weights(network: Network) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of the plain model with this network's function; adapters are added in, one layer at a time."""
+    """Names and tensors of the plain model with this network's function; adapters are added in, one layer at a time.
+
+    What is divided among processes comes together a tensor at a time, so all of them walk through it at once.
+    """
     from peft.tuners.lora import LoraLayer
 
     model = network.activate()
@@ -131,7 +146,7 @@ def plain_weights(network: Network) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in model.state_dict().items():
         if ".lora_" in name:
             continue
-        name = plain_name(name)
+        name, tensor = plain_name(name), full(tensor)
         if name in adapted:
             layer = adapted[name]
             tensor = merged(tensor, layer, layer.active_adapters)
@@ -157,6 +172,7 @@ def _start(config: str, length: int, tuning: Tuning, model: Any) -> Any:
     from vllm.platforms import current_platform
 
     kind, device = current_platform.device_type, tuning.device
+    several = processes.size() > 1
     if device not in (kind, f"{kind}:0"):
         raise InputError(
             f"this vLLM samples on {kind} and the device is {device}; give --device {kind}, or use the sampler torch"
@@ -177,15 +193,26 @@ def _start(config: str, length: int, tuning: Tuning, model: Any) -> Any:
                 logprobs_mode="processed_logprobs",  # at the temperature
                 enforce_eager=kind == "cpu",  # compiling takes longer there than it saves
                 enable_sleep_mode=current_platform.is_sleep_mode_available(),
+                distributed_executor_backend="external_launcher" if several else None,  # on this process's own device
                 **engine_memory(kind, tuning, model, length),
             )
-        except ValueError as error:  # of the memory that it is given, or has
-            if "memory" not in str(error).lower():
+        except Exception as error:
+            told = _said(error, tuning)
+            if several:  # the others may wait for it in what vLLM does in all at once
+                processes.end_all(told)
+            if told is error:
                 raise
-            raise InputError(
-                f"vLLM does not start with the memory it is given (tuning.vllm_memory is {tuning.vllm_memory}): "
-                f"{' '.join(str(error).split())}"
-            ) from None
+            raise told from None
+
+
+def _said(error: Exception, tuning: Tuning) -> Exception:
+    """An InputError for memory, of the engine's share or of the device, that is not there; else the error itself."""
+    if not isinstance(error, ValueError) or "memory" not in str(error).lower():
+        return error
+    return InputError(
+        f"vLLM does not start with the memory it is given (tuning.vllm_memory is {tuning.vllm_memory}): "
+        f"{' '.join(str(error).split())}"
+    )
 
 
 def engine_memory(kind: str, tuning: Tuning, model: Any, length: int) -> dict[str, Any]:

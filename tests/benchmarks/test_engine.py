@@ -314,9 +314,6 @@ def test_several_gpus_are_for_cells_on_ray_and_methods_of_our_own(workdir):
         check_processes(dataclasses.replace(request, engine="ray"), {"theirs": SimpleNamespace()})
     with pytest.raises(InputError, match="--device cuda:1 names one device, and --cell-gpus gives a cell several"):
         check_processes(dataclasses.replace(request, engine="ray", device="cuda:1"), {})
-    spec = request.spec.with_fields({"tuning.sampler": "vllm"}, "here")
-    with pytest.raises(InputError, match="vLLM works in one process; omit --cell-gpus"):
-        check_processes(dataclasses.replace(request, engine="ray", spec=spec), {})
 
 
 def together(monkeypatch, *ends):

@@ -68,14 +68,14 @@ def kind(request, monkeypatch):
     return request.param
 
 
-def drawn(tiny, kind, *, rounds=1, **settings):
+def drawn(tiny, kind, *, rounds=1, rows=range(3), together=False, **settings):
     policy = Policy.open(tiny, Tuning(precision="fp32", device="cpu", sampler="vllm", **settings), trainable=True)
     tuning = policy.network.tuning
     for _ in range(rounds):
         policy.network.tuning = replace(tuning, device=kind)
         found = sampler_vllm.sample(
-            policy, PROMPTS, range(3), streams=[5, 6, 7], max_new_tokens=4, seed=0, temperature=1.0, top_p=1.0,
-            progress=None,
+            policy, PROMPTS, rows, streams=[5, 6, 7], max_new_tokens=4, seed=0, temperature=1.0, top_p=1.0,
+            progress=None, together=together,
         )  # fmt: skip
         policy.network.tuning = tuning
     return policy, found
@@ -118,6 +118,47 @@ def test_memory_that_is_not_there_is_said_in_one_sentence(tiny, kind):
     if kind == "cuda":
         with pytest.raises(InputError, match=r"tuning.vllm_memory is 0.9\): Free memory .* is less than desired GPU"):
             drawn(tiny, kind, vllm_memory=0.9)
+
+
+@pytest.fixture
+def of_two(monkeypatch):
+    """This process is one of two; the other one's longest sequence is of 1,100 tokens, more than our engine's step."""
+    monkeypatch.setattr(sampler_vllm.processes, "size", lambda: 2)
+    monkeypatch.setattr(sampler_vllm.processes, "all_gather", lambda value: [value, 1100])
+
+
+def test_each_of_several_processes_has_an_engine_of_its_own_and_all_start_alike(tiny, kind, of_two, monkeypatch):
+    monkeypatch.setattr(sampler_vllm, "context_window", lambda config: None)
+    _, found = drawn(tiny, kind, together=True)
+    [engine] = Engine.started
+    assert engine.settings["distributed_executor_backend"] == "external_launcher"
+    assert engine.settings["max_model_len"] == 2048  # for the other one's, or that would start another engine alone
+    assert len(found) == 3
+    _, found = drawn(tiny, kind, together=True, rows=())  # its shard is empty, and it does all but draw
+    put = ["reload_weights", "forget prefixes"]
+    expected = ["wake weights", "reload_weights", "wake kv_cache", "forget prefixes", "sleep 2"]
+    assert engine.calls[-len(put if kind == "cpu" else expected) :] == (put if kind == "cpu" else expected)
+    assert found == [] and engine.calls.count("generate") == 1 and len(Engine.started) == 1
+
+
+def test_one_process_of_several_does_not_start_an_engine_alone(tiny, kind, of_two):
+    """vLLM would wait for the others for ever."""
+    with pytest.raises(InputError, match="vLLM samples in all processes at once, and this sampling is of one; use"):
+        drawn(tiny, kind)
+    assert not Engine.started
+
+
+def test_an_engine_that_does_not_start_ends_all_processes(tiny, kind, of_two, monkeypatch):
+    """The others wait for it in what vLLM does in all at once."""
+    monkeypatch.setattr(Engine, "__init__", lambda self, **settings: 1 / 0)
+    monkeypatch.setattr(sampler_vllm.processes, "end_all", lambda error: sys.exit(f"all end: {error}"))
+    with pytest.raises(SystemExit, match="all end: division by zero"):
+        drawn(tiny, kind, together=True)
+
+
+def test_one_process_alone_leaves_the_executor_to_vllm(tiny, kind):
+    drawn(tiny, kind)
+    assert Engine.started[0].settings["distributed_executor_backend"] is None
 
 
 def test_an_adapter_is_handed_over_merged(tiny, kind):

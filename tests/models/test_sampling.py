@@ -16,7 +16,6 @@ from alignment_bench.models.policy import Policy
 from alignment_bench.models.sampler_torch import sample_rows, uniforms
 from alignment_bench.models.sampling import sample, streams
 from alignment_bench.results.records import Prompt
-from alignment_bench.runtime import processes
 
 # lengths differ, and prompts repeat, as they do where a method compares several responses to one
 PROMPTS = [Prompt(str(i), (), tuple(range(5, 7 + i % 5))) for i in range(20)]
@@ -145,16 +144,13 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny, full):
     assert short.failures == 1
 
 
-def test_vllm_is_refused_where_it_is_missing_or_several_processes_run(full, monkeypatch):
+def test_vllm_is_refused_where_it_is_missing(full, monkeypatch):
     by_vllm = replace(full, sampler="vllm")
     monkeypatch.setattr(tuning, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"vLLM is not installed; pip install 'alignment-bench\[vllm\]'"):
         by_vllm.resolve()
     monkeypatch.setattr(tuning, "find_spec", lambda name: True)
     assert by_vllm.resolve() == by_vllm
-    monkeypatch.setattr(processes, "size", lambda: 2)
-    with pytest.raises(InputError, match="vLLM works in one process"):
-        by_vllm.resolve()
     assert full.resolve() == full
     with pytest.raises(InputError, match="the sampler vlm is not known; give torch or vllm"):
         replace(full, sampler="vlm").resolve()
