@@ -18,6 +18,7 @@ from ..models.elsewhere import Elsewhere
 from ..models.model_files import remote_code_allowed
 from ..results.integrity import code_digest, digest
 from ..runtime import processes, sharding, zero
+from ..runtime.device import gpu_name, measured_of
 from .context import LOSSES, TRAINING_CODE, Workshop, settings_of
 from .data.corpus import Corpus
 from .definition.rows import Row
@@ -143,7 +144,8 @@ def begun(spec: BenchmarkSpec, agreed: dict[str, Any], shop: Workshop) -> dict[s
 
 
 def environment(shop: Workshop) -> dict[str, Any]:
-    """A run's surroundings: packages, machine, device."""
+    """A run's surroundings: packages, machine, device, and of a GPU what was measured on it."""
+    measured = measured_of(name) if (name := gpu_name(shop.tuning.device)) else None
     return {
         "packages": {
             **shop.packages,
@@ -157,4 +159,5 @@ def environment(shop: Workshop) -> dict[str, Any]:
         "device": shop.tuning.device,
         "processes": processes.size(),
         "precision": shop.tuning.precision,
+        **({"constants": measured} if measured else {}),
     }

@@ -245,6 +245,8 @@ class Harness:
                 if of_cell[0].row is SFT or isinstance(error, InputError):
                     raise
                 self._failed(label, reason(error))
+        labels = dict.fromkeys(step.cell_label for step in self.steps)
+        self.failures = {label: self.failures[label] for label in labels if label in self.failures}  # not as they ended
         return forward
 
     def _make_cell(self, label: str, of_cell: list[Step]) -> list[Stage]:

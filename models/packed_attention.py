@@ -72,9 +72,12 @@ class Packing:
     """Attention layers that went by it."""
 
 
-def pack(rows: Sequence[Row], device: str, *, cut: bool) -> Packing:
-    """Place the tokens of a pass: each is `own` in one row. cut: into the blocks that cost least, else into one."""
-    start = constants(device).block_start
+def pack(rows: Sequence[Row], device: str, *, cut: bool, start: float | None = None) -> Packing:
+    """Place the tokens of a pass: each is `own` in one row. cut: into the blocks that cost least, else into one.
+
+    start: `Constants.block_start`, of the device where it is None.
+    """
+    start = constants(device).block_start if start is None else start
     # A key's level says which of its token's keys it is, so that no token stands twice in one level: 0 in its own row,
     # n in the n-th row of a further response to its prompt, -1 in the padding.
     blocks, queries, keys, levels = [], [], [], []

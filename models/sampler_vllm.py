@@ -6,6 +6,7 @@ prompts. An engine starts in all of them at once, for vLLM makes its groups of t
 Kwon et al. (2023, arXiv:2309.06180). Written for and tried with vLLM 0.32.
 """
 
+import atexit
 import contextlib
 import os
 import sys
@@ -160,10 +161,28 @@ def _engine(policy: Policy, length: int) -> Any:
     length = -(-length // STEP) * STEP
     key = (config.to_json_string(), min(length, window or length), tuning)
     if key not in _engines:
-        while _engines:  # two would not fit
-            _engines.popitem()[1].llm_engine.engine_core.shutdown()
+        _end_engine()  # two would not fit
         _engines[key] = _start(*key, config)
     return _engines[key]
+
+
+def _end_engine() -> None:
+    """End the engine that is there, if there is one."""
+    while _engines:
+        with _joined():
+            _engines.popitem()[1].llm_engine.engine_core.shutdown()
+
+
+@contextlib.contextmanager
+def _joined() -> Iterator[None]:
+    """Several processes stay joined: an engine that ends would end torch's process group too, which is the run's."""
+    end = torch.distributed.destroy_process_group
+    if processes.size() > 1:
+        torch.distributed.destroy_process_group = lambda group=None: end(group) if group is not None else None
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group = end
 
 
 def _start(config: str, length: int, tuning: Tuning, model: Any) -> Any:
@@ -172,7 +191,9 @@ def _start(config: str, length: int, tuning: Tuning, model: Any) -> Any:
     from vllm.platforms import current_platform
 
     kind, device = current_platform.device_type, tuning.device
-    several = processes.size() > 1
+    if several := processes.size() > 1:
+        atexit.unregister(_end_engine)
+        atexit.register(_end_engine)  # before the run's group ends, in which its own groups are
     if device not in (kind, f"{kind}:0"):
         raise InputError(
             f"this vLLM samples on {kind} and the device is {device}; give --device {kind}, or use the sampler torch"

@@ -1,7 +1,12 @@
 """Devices: their names, and how much they do at once; without torch, whose import takes seconds."""
 
+import json
 import os
+import sys
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 
@@ -65,11 +70,12 @@ _CPU = Constants(
     bf16_width=576,
 )
 
-# By reckoning, none of it measured: a start of 7 ms at 1e14 operations a second; 512 states, for a GPU reads the whole
-# head for each piece and would wait for that with fewer. Rows: beyond 295 a step takes as long for each as with fewer,
-# for it is bound by arithmetic and no more by reading weights: 989e12 operations a second over 3.35e12 bytes a second
-# at 2 bytes a weight (NVIDIA's data sheet of the H100 SXM); the next power of two. CUDA's attention copies a mask in
-# each layer whose rows do not begin at multiples of 8. What is not said here is as on a CPU.
+# By reckoning, until `bench doctor --measure` has put what it measured on the GPU in the places of `MEASURED`: a start
+# of 7 ms at 1e14 operations a second; 512 states, for a GPU reads the whole head for each piece and would wait for that
+# with fewer. Rows: beyond 295 a step takes as long for each as with fewer, for it is bound by arithmetic and no more by
+# reading weights: 989e12 operations a second over 3.35e12 bytes a second at 2 bytes a weight (NVIDIA's data sheet of
+# the H100 SXM); the next power of two. CUDA's attention copies a mask in each layer whose rows do not begin at
+# multiples of 8. What is not said here is as on a CPU.
 _CUDA = replace(_CPU, pass_start=7e11, block_start=50_000, head_rows=512, rows=512, steps=8, bf16_width=0)
 
 CONSTANTS = {
@@ -79,11 +85,42 @@ CONSTANTS = {
     "meta": _CUDA,  # tensors without data, on which a GPU's passes are counted
 }
 KINDS = ("cpu", "cuda", "mps")
+MEASURED = ("pass_start", "block_start", "rows")
+"""Those that `bench doctor --measure` measures once a GPU."""
 
 
 def constants(device: str) -> Constants:
-    """Those of the device's kind."""
-    return CONSTANTS[kind_of(device)]
+    """Those of the device's kind; of a GPU what was measured on it in their places."""
+    found = CONSTANTS[kind_of(device)]
+    if (name := gpu_name(device)) and (measured := measured_of(name)):
+        return replace(found, **{field: measured[field] for field in MEASURED})
+    return found
+
+
+def gpu_name(device: str) -> str:
+    """Its vendor's name for a CUDA device; empty for another, where there is none, or nobody has imported torch yet."""
+    torch: Any = sys.modules.get("torch") if kind_of(device) == "cuda" else None
+    return str(torch.cuda.get_device_name(device)) if torch and torch.cuda.is_available() else ""
+
+
+@lru_cache
+def measured_of(name: str) -> dict[str, Any] | None:
+    """What was measured on GPUs of this name, its date among it; InputError for a file that says no such thing."""
+    if not (path := measured_file()).exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get(name)
+        if found is not None and not all(0 < float(found[field]) < float("inf") for field in MEASURED):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{path}: not what bench doctor --measure writes; remove it, and measure again") from None
+    return found
+
+
+def measured_file() -> Path:
+    """The file with what was measured on GPUs, by their names; of this account on this machine."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "alignment-bench" / "gpus.json"
 
 
 def kind_of(device: str) -> str:

@@ -45,16 +45,42 @@ class Finding:
 
 def doctor(
     root: Annotated[Path, typer.Option("--root", help="Folder where runs and cache would lie.")] = Path("results"),
+    measure: Annotated[
+        bool, typer.Option("--measure", help="First measure how much the GPU does at once, and keep it: some seconds.")
+    ] = False,
 ) -> None:
     """Check Python, torch, device, threads, disk, network and extras; exit code 1 if something is broken.
 
     Example: bench doctor
     """
+    if measure:
+        _measure()
     found = [*_python(), *_torch(), *_machine(), *_disk(root), *_network(), *_plugins(), *_extras()]
     rows = [(f.state, f.what, f.found, f.advice) for f in found]
     console().print(table(("", "what", "found", "what to do"), rows))
     if any(f.state == "broken" for f in found):
         raise typer.Exit(1)
+
+
+def _measure() -> None:
+    """Measure each GPU's constants, one of a name, for the runs of this account on this machine."""
+    import torch
+
+    from ...errors import InputError
+    from ...runtime.device import gpu_name
+    from ..selfcheck.device_constants import keep
+
+    if not torch.cuda.is_available():
+        raise InputError("--measure is for a CUDA GPU, and there is none; a CPU's constants stand in a table")
+    for name, device in {gpu_name(f"cuda:{i}"): f"cuda:{i}" for i in range(torch.cuda.device_count())}.items():
+        found = keep(device)
+        figures = found["figures"]
+        console().print(
+            f"{name}: a pass starts in {figures['pass_start_seconds'] * 1e3:.1f} ms, a block of attention in "
+            f"{figures['block_start_seconds'] * 1e6:.0f} microseconds; "
+            f"{figures['operations_a_second'] / 1e12:.1f}e12 bf16 operations and "
+            f"{figures['bytes_a_second'] / 1e9:.0f}e9 copied bytes a second; up to {found['rows']} responses at once"
+        )
 
 
 def _python() -> Iterator[Finding]:
@@ -70,13 +96,17 @@ def _torch() -> Iterator[Finding]:
         yield Finding("torch", f"cannot be imported: {error}", "broken", "pip install -c constraints.txt -e .")
         return
     from ...models.tuning import Tuning
-    from ...runtime.device import constants
+    from ...runtime.device import constants, measured_of
 
     yield Finding("torch", torch.__version__, "ok")
     tuning = Tuning().resolve()
     if tuning.device == "cuda":
         name = f"{torch.cuda.get_device_name()}, {size(torch.cuda.get_device_properties(0).total_memory)}"
         yield Finding("device", f"cuda: {name}, {tuning.precision}", "ok")
+        measured = measured_of(torch.cuda.get_device_name())
+        said, advice = "reckoned from a data sheet", "bench doctor --measure measures how large passes are best"
+        done = f"measured on {measured['date']}" if measured else said
+        yield Finding("passes", done, "ok" if measured else "note", "" if measured else advice)
     else:
         advice = "fine for quick; a model of 1B weights or more needs a GPU"
         narrow = Tuning().resolve(width=1).precision

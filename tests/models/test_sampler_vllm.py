@@ -1,12 +1,15 @@
 """vLLM as the sampler: the policy's own distribution, its weights of the moment, and where a response ends."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from scipy import stats
+from side_by_side import ENVIRONMENT, RUNTIME, side_by_side
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignment_bench.errors import InputError
@@ -159,3 +162,42 @@ def test_a_method_learns_from_what_vllm_draws(model, tuning, tmp_path):
     assert len(rewards) == 16
     # a round's mean has a standard error of about 0.17, so by chance this differs by 0.6 once in 5,000 times
     assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 0.6
+
+
+@pytest.mark.parametrize("launched", [{}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}], ids=["plain", "fsdp"])
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_two_processes_draw_what_one_draws(model, lora_rank, launched):
+    """Each by its own engine, adapters merged; with FSDP the base under the adapters is divided between the two."""
+    if launched and not lora_rank:
+        pytest.skip("weights that are trained in full are divided by an optimizer, and there is none")
+    alone = [sys.executable, str(RUNTIME / "vllm_processes.py"), str(model.path), str(lora_rank)]
+    done = subprocess.run(alone, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=200)
+    one = json.loads(done.stdout)
+    ended = side_by_side("vllm_processes.py", model.path, lora_rank, **launched)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    assert not any("Traceback" in said for _, _, said in ended)  # nor at their ends, where engines are ended
+    both = [json.loads(out) for _, out, _ in ended]
+    assert one.pop("answered") == [5, 1, 5, 1] and one.pop("processes") == 1
+    assert one["changed"] != one["several"] and all(len(ids) == 8 for ids in one["several"])
+    assert [each.pop("answered") for each in both] == [[3, 1, 3, 1], [2, 2]]
+    assert [each.pop("processes") for each in both] == [2, 2]
+    assert both == [one, one]
+
+
+def test_a_run_of_two_processes_draws_by_vllm(model, bench, tmp_path):
+    """Training and evaluation; the SFT policy, whose weights are the same to rounding, has the responses of one."""
+    spec = {
+        "name": "short", "description": "vLLM", "preferences": "builtin/world", "rows": 60, "model": str(model.path),
+        "max_prompt_tokens": 150, "max_response_tokens": 60, "budget": 16, "evaluation": {"prompts": 4},
+        "sft": {"examples": 16, "lr": 1e-4, "batch_size": 8}, "tuning": {"sampler": "vllm", "lora_rank": 4},
+        "reward_model": {"examples": 16, "lr": 1e-3, "batch_size": 8}, "evaluators": {"length": {}},
+        "methods": {"rloo": {"lr": 1e-3, "rollout_size": 8, "minibatch_size": 8}},
+    }  # fmt: skip
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(spec))
+    command = ["run", "-b", str(tmp_path / "short.yaml"), "-m", "rloo", "--device", "cpu", "--gate", "ignore", "--json"]
+    one = bench(*command, "--root", str(tmp_path / "one"), cwd=tmp_path)
+    ended = side_by_side("alignment_bench", *command, "--root", tmp_path / "two", cwd=tmp_path)
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    lengths = [json.loads(out)["methods"]["sft"]["length"] for out in (one.stdout, ended[0][1])]
+    assert lengths[0] == lengths[1]
+    assert set(json.loads(ended[0][1])["methods"]) == {"sft", "rloo"}

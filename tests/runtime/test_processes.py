@@ -1,10 +1,8 @@
 """Two processes that train one cell side by side end where one process ends, and none waits for one that failed."""
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from functools import cache
@@ -15,6 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from side_by_side import ENVIRONMENT, side_by_side
 
 from alignment_bench.errors import InputError
 from alignment_bench.results.store import STEPS, read_jsonl
@@ -41,8 +40,6 @@ SPEC = {
     },
     "evaluators": {"length": {}},
 }
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
 DATA_PARALLEL = {"distributed_type": "MULTI_GPU", "num_processes": 2}
 FSDP = {
     "distributed_type": "FSDP",
@@ -170,42 +167,6 @@ def _trainings(root: Path, run: Path) -> dict[str, tuple[list, dict, dict]]:
         )
         for name, (path, model) in folders.items()
     }
-
-
-def side_by_side(program: str, *arguments, cwd: Path | None = None, **environment: str) -> list[tuple[int, str, str]]:
-    """Run a script or module in two processes, as a launcher starts them; the code, stdout and stderr of each.
-
-    Both are killed when they have not ended after 200 seconds.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    started = [str(Path(__file__).parent / program)] if program.endswith(".py") else ["-m", program]
-    both = [
-        subprocess.Popen(
-            [sys.executable, *started, *map(str, arguments)],
-            cwd=cwd,
-            env={
-                **ENVIRONMENT,
-                **environment,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=200) for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    return [(process.returncode, *each) for process, each in zip(both, said, strict=True)]
 
 
 def test_a_dry_run_ends_and_is_said_once(tiny, tmp_path):

@@ -1,7 +1,7 @@
 """One of two processes, or one alone, that sample by vLLM: vllm_processes.py MODEL LORA_RANK.
 
-Prints a line of JSON: how many prompts its own engine answered, responses to 5 prompts and to 1, and those after the
-weights were changed; the same in both.
+Prints a line of JSON: how many prompts its own engine answered, responses to 5 prompts and to 1, those after the
+weights were changed, and one to a prompt so long that another engine starts; the same in both.
 """
 
 import json
@@ -27,6 +27,7 @@ PROMPTS = [Prompt(str(i), (), (0, 10, *range(11, 13 + 3 * i))) for i in range(5)
 def main(folder: str, lora_rank: int) -> None:
     launch.start("cpu")
     out = sys.__stdout__
+    torch.manual_seed(0)  # adapters start with random numbers
     policy = Policy.open(
         Checkpoint(Path(folder), key=""), replace(TUNING, sampler="vllm", lora_rank=lora_rank), trainable=True
     )
@@ -56,6 +57,7 @@ def main(folder: str, lora_rank: int) -> None:
         for parameter in policy.network.parameters:
             parameter.add_(torch.randn(parameter.shape) * 0.1)
     found["changed"] = drawn(PROMPTS)
+    found["long"] = drawn([Prompt("long", (), (0, *(5 + i % 250 for i in range(1200))))])
     print(json.dumps({**found, "answered": answered, "processes": processes.size()}), file=out, flush=True)
 
 
