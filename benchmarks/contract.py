@@ -18,7 +18,7 @@ from ..models.elsewhere import Elsewhere
 from ..models.model_files import remote_code_allowed
 from ..results.integrity import code_digest, digest
 from ..runtime import processes, sharding, zero
-from ..runtime.device import gpu_name, measured_of
+from ..runtime.device import gpu_name, measured_of, processor
 from .context import LOSSES, TRAINING_CODE, Workshop, settings_of
 from .data.corpus import Corpus
 from .definition.rows import Row
@@ -153,7 +153,7 @@ def environment(shop: Workshop) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "machine": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": shop.tuning.device,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -126,6 +127,14 @@ def measured_file() -> Path:
 def kind_of(device: str) -> str:
     """A device without its number: cpu, cuda, mps."""
     return device.partition(":")[0]
+
+
+def processor() -> str:
+    """The processor's name, as Linux has it, else as Python does, which often knows its architecture alone."""
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text(encoding="utf-8", errors="replace").splitlines() if cpus.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, names), "") or platform.processor() or platform.machine()
 
 
 def keep_order() -> None:

@@ -35,9 +35,10 @@ from ...methods.rloo import RLOO
 from ...models.checkpoint import Checkpoint
 from ...models.policy import Policy
 from ...models.sampling import sample
-from ...models.tuning import Tuning
+from ...models.tuning import Tuning, has_fast_bf16
 from ...results.records import Pair, Prompt
 from ...results.store import Store
+from ...runtime.device import processor
 from ...runtime.memory import keep_freed
 from ...runtime.quiet import quiet
 from ...training.ledger import Ledger
@@ -315,7 +316,13 @@ def measure(names: list[str], runs: int, steps: int, say: Callable[[str], None])
         "work": found,
         "steps": steps,
         "matrix_gflops": round(peak / 1e9, 1),
-        "machine": {"platform": platform.platform(), "device": TUNING.device, "threads": torch.get_num_threads()},
+        "machine": {
+            "platform": platform.platform(),
+            "processor": processor(),
+            "has_bf16_units": has_fast_bf16("cpu"),
+            "device": TUNING.device,
+            "threads": torch.get_num_threads(),
+        },
         "packages": {name: version(name) for name in ("torch", "transformers", "trl", "alignment-bench")},
         "date": datetime.now(UTC).date().isoformat(),
     }

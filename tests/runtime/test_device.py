@@ -1,6 +1,8 @@
 """What a device does at once comes from one table, and a CPU's numbers are those of published results."""
 
+import platform
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from alignment_bench.models.micro_batches import start_tokens
 from alignment_bench.models.network import packed_tokens
 from alignment_bench.models.packed_attention import Row, pack
 from alignment_bench.models.tuning import Tuning
+from alignment_bench.runtime import device
 from alignment_bench.runtime.device import CONSTANTS, KINDS, constants
 
 
@@ -80,3 +83,15 @@ def test_layers_are_kept_while_their_share_of_the_memory_holds_them(tiny, full, 
         monkeypatch.setattr(network, "memory_needed", lambda needed=needed: needed)
         found.append(network.checkpoints)
     assert found == [False, True, True, False]
+
+
+def test_a_processor_has_its_name(monkeypatch, tmp_path):
+    """Linux says it once a core; elsewhere Python's word has to do."""
+    text = "processor\t: 0\nmodel name\t: AMD EPYC: 7\nprocessor\t: 1\nmodel name\t: AMD EPYC: 7\n"
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(device, "Path", lambda name: tmp_path / Path(name).name)
+    assert device.processor() == "AMD EPYC: 7"
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t:\n")
+    assert device.processor() in (platform.processor(), platform.machine())
+    (tmp_path / "cpuinfo").unlink()
+    assert device.processor() in (platform.processor(), platform.machine())

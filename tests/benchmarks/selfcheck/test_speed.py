@@ -10,6 +10,7 @@ import torch
 from alignment_bench.benchmarks.cli.speed import WORKS
 from alignment_bench.benchmarks.selfcheck import speed
 from alignment_bench.benchmarks.selfcheck.peak_memory import PeakMemory
+from alignment_bench.benchmarks.selfcheck.speed_page import page as page_of
 from alignment_bench.results.store import read_json
 
 
@@ -96,4 +97,10 @@ def test_what_is_published_is_kept_beside_what_is_new(bench, tmp_path, monkeypat
     bench("speed", "--work", "sft", "--out", ".", cwd=tmp_path)
     done = bench("speed", "--work", "dpo", "--out", ".", "--json", cwd=tmp_path)
     assert list(read_json(tmp_path / "speed.json")["work"]) == list(json.loads(done.stdout)["work"]) == ["dpo", "sft"]
-    assert (tmp_path / "speed.md").read_text().count("| w | 1.00 | 3.00 | 3.00 |") == 2
+    page = (tmp_path / "speed.md").read_text()
+    assert page.count("| w | 1.00 | 3.00 | 3.00 |") == 2
+    assert "left out, on cpu with 1 threads (p), fp32;" in page
+    machine = {"device": "cpu", "threads": 2, "platform": "p", "processor": "P7", "has_bf16_units": False}
+    assert "on P7 (without bf16 units), cpu with 2 threads" in page_of(
+        {**read_json(tmp_path / "speed.json"), "machine": machine}
+    )
