@@ -16,7 +16,7 @@ from .axes import text_of
 from .comparisons import LEVEL
 from .frontier import AT_EQUAL_KL, GAP, scorer_name
 from .metric_names import title
-from .quantities import measured, p_value
+from .quantities import in_points, measured, p_value
 from .statistics import holm
 from .verdict import listed
 
@@ -90,7 +90,8 @@ def _judged(study: Mapping[str, Any], said: Mapping[str, Any], corrected: Mappin
     within = -study["margin"] <= low and high <= study["margin"]
     shown = within if equal else tested and (mean > 0) == (said["verdict"] == "higher")
     unit, digits = (100, 0) if said["by"].startswith("win_rate.") else (1, 2)
-    size = f"{unit * mean:+.{digits}f}{' points' if unit == 100 else ''}"
+    number = f"{unit * mean:+.{digits}f}"
+    size = in_points(number) if unit == 100 else number
     span = f"{unit * low:+.{digits}f} to {unit * high:+.{digits}f}"
     p = "" if equal else f", adjusted p {p_value(adjusted)}"
     reverse = bool(tested and not shown)

@@ -24,7 +24,7 @@ import numpy as np
 
 from .comparisons import LEVEL, NOT_DECIDED, by_preference
 from .grids import grid_of
-from .quantities import measured
+from .quantities import in_points, measured
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm, interval
 from .verdict import begun, judged_by, listed
@@ -226,7 +226,7 @@ def _beside(study: Mapping[str, Any], metric: str) -> list[str]:
         elif row["metric"] == metric:
             size, span = _points(row, 1 if row["difference"] > 0 else -1)
             word = "better" if row["difference"] > 0 else "worse"
-            said.append(f"{who} {is_} {word} than {whom} by {judged_by(metric)}: {size} points ({span}{_p(row)}).")
+            said.append(f"{who} {is_} {word} than {whom} by {judged_by(metric)}: {in_points(size)} ({span}{_p(row)}).")
         elif row["metric"] in BESIDE:
             ends = ", ".join([f"{row['difference']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}"])
             word = "above" if row["difference"] > 0 else "below"
@@ -241,8 +241,8 @@ def _changed(row: Mapping[str, Any], field: str, by: str, study: Mapping[str, An
     word = ("gain" if row["difference"] > 0 else "lose") + ("s" if one else "")
     size, span = _points(row, 1 if row["difference"] > 0 else -1)
     return (
-        f"From {field} {text_of(row['from'])} to {text_of(row['to'])}{_at(row, field, study)}, {who} {word} {size} "
-        f"points of win rate by {by} ({span}{_p(row)})."
+        f"From {field} {text_of(row['from'])} to {text_of(row['to'])}{_at(row, field, study)}, {who} {word} "
+        f"{in_points(size)} of win rate by {by} ({span}{_p(row)})."
     )
 
 
@@ -257,7 +257,7 @@ def _gains(row: Mapping[str, Any], field: str, by: str, study: Mapping[str, Any]
     }
     own = f"; {behind} {changes[behind]:+.0f}, {ahead} {changes[ahead]:+.0f}"
     where = f"From {field} {text_of(row['from'])} to {text_of(row['to'])}{_at(row, field, study)}"
-    return f"{where}, {who} gain{'s' * one} {size} points on {whom} by {by} ({span}{own}{_p(row)})."
+    return f"{where}, {who} gain{'s' * one} {in_points(size)} on {whom} by {by} ({span}{own}{_p(row)})."
 
 
 def _better(rows: Sequence[Mapping[str, Any]], field: str, by: str, study: Mapping[str, Any]) -> list[str]:

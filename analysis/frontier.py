@@ -23,7 +23,7 @@ from .grids import SFT, grid_of, grids_of
 from .interpolation import FLOPS, KL, Curve, at_equal
 from .overoptimization import FORMS, GOLD, LEAST, NAMES, PROXY, STAND_IN, fit
 from .quantities import flops as in_flops
-from .quantities import measured
+from .quantities import in_points, measured
 from .sequential import UNTIL_DECIDED
 from .statistics import holm, interval
 from .verdict import BY
@@ -265,7 +265,8 @@ def _sentence(row: Mapping[str, Any], methods: Mapping[str, Any], measure: str =
     limits = sorted(sign * row[end] for end in ("low", "high")) if measured(row["low"]) else None
     unit = 100 if row["metric"].startswith("win_rate.") else 1
     digits = 0 if unit == 100 else 2
-    size = f"{unit * abs(row['difference']):.{digits}f}{' points' if unit == 100 else ''}"
+    number = f"{unit * abs(row['difference']):.{digits}f}"
+    size = in_points(number) if unit == 100 else number
     span = f"{unit * limits[0]:.{digits}f} to {unit * limits[1]:.{digits}f}" if limits else "no interval"
     mean = " on average" if high > low else ""
     if row["crosses"]:

@@ -72,3 +72,8 @@ def cost(value: Any, key: str) -> str:
     """A cost with its unit, which is read from the end of its name."""
     endings = {"seconds": seconds, "_mb": memory, "flops": flops}
     return next((write for end, write in endings.items() if key.endswith(end)), scaled)(value)
+
+
+def in_points(number: str) -> str:
+    """A number of percentage points, with its sign or without."""
+    return f"{number} point{'' if number.lstrip('+-') == '1' else 's'}"

@@ -12,7 +12,7 @@ from .elsewhere import MARK, elsewhere
 from .grids import SFT
 from .learnt_scorer import no_winner
 from .power import MOST
-from .quantities import measured, seconds
+from .quantities import in_points, measured, seconds
 from .tuning import not_tuned_alike, tuned_with
 
 BY = {
@@ -250,8 +250,8 @@ def _through_sft(row: Mapping[str, Any]) -> str:
     if not measured(row["difference"]):
         return f"{a} and {b} have no seed and prompt in common to be compared on."
     ahead, behind = (a, b) if row["difference"] >= 0 else (b, a)
-    points = f"{abs(100 * row['difference']):.0f}"
-    more = f"{ahead}'s win rate against SFT is {points} point{'' if points == '1' else 's'} above {behind}'s"
+    points = in_points(f"{abs(100 * row['difference']):.0f}")
+    more = f"{ahead}'s win rate against SFT is {points} above {behind}'s"
     asked = "; --judge-pairs asks the judge about them" if "judge" in row["metric"] else ""
     return f"{a} and {b} were {NOT_COMPARED}: {more}, of which nothing is concluded{asked}."
 

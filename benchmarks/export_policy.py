@@ -14,7 +14,7 @@ from ..models.tuning import Tuning
 from ..preferences.export import HUB, HUB_ID
 from ..reports.policies import base_bits_of, snippet
 from ..results.adapters import base_of, is_adapter, set_base
-from ..results.integrity import writing
+from ..results.integrity import move, writing
 from ..results.run_folder import Cell, Run
 from ..results.store import POLICY
 
@@ -57,7 +57,7 @@ def export_policy(
             (partial / "README.md").write_text(_card(run, cell, base), encoding="utf-8")
             partial.chmod(0o755)
             to.rmdir() if to.exists() else None
-            partial.rename(to)
+            move(partial, to)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     said = [f"{row} seed {seed}: {to}"]

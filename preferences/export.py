@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
+from ..results.integrity import move
 from .columns import Columns
 from .convert import CUTS, NUMBERS, TEXTS, Comparison, comparisons
 from .files import FORMATS, HUB_ID, TABLES, format_of, open_source, path_of
@@ -124,7 +125,7 @@ def _write(rows: Iterable[dict[str, Any]], columns: dict[str, str], target: Path
                 _write_parquet(rows, columns, partial)
             else:
                 _write_text(rows, columns, partial, kind)
-            partial.rename(target) if kind is None else partial.replace(target)
+            move(partial, target)
     except OSError as error:
         raise InputError(
             f"{target} cannot be written ({error.strerror or error}); give another place or make room"

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .hold import held
-from .integrity import MANIFEST, read_record
+from .integrity import MANIFEST, move, read_record
 from .run_folder import Run
 from .store import Made, Store
 
@@ -101,7 +101,7 @@ def remove(items: Iterable[Item]) -> tuple[int, list[Path]]:
                     continue
                 frees = item.frees
                 aside = item.path.with_name(f".{item.path.name.lstrip('.')}.removed.partial")
-                item.path.rename(aside)  # at once: a stage is never half there
+                move(item.path, aside)  # at once: a stage is never half there
                 shutil.rmtree(aside)
                 freed += frees
         except Timeout:

@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 CHECK = "sha256"
 # What a disk may answer, by the system's numbers.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-DISK |= {errno.ENAMETOOLONG, errno.ENOTDIR}
+DISK |= {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ESTALE}
 
 
 class DamageError(InputError, ValueError):
@@ -94,7 +94,20 @@ def replacing(path: Path, lasting: bool = True) -> Iterator[BinaryIO]:
         if lasting:
             stream.flush()
             os.fsync(stream.fileno())
-    partial.replace(path)
+    move(partial, path)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file or folder another name; a file takes the place of one that has it.
+
+    A network disk whose answer was lost is asked again, and then says that the source is not there: it has moved.
+    """
+    moved = source.lstat()
+    try:
+        source.replace(target)
+    except FileNotFoundError:
+        if not os.path.lexists(target) or not os.path.samestat(moved, target.lstat()):
+            raise
 
 
 def write_text(path: Path, text: str, lasting: bool = True) -> Path:

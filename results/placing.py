@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .adapters import ADAPTER, base_of, is_beside, set_base
-from .integrity import MANIFEST, DamageError, file_digest, file_names, own_folder, read_record, seal
+from .integrity import MANIFEST, DamageError, file_digest, file_names, move, own_folder, read_record, seal
 from .store import Stage
 
 REPLACED = ".replaced"  # end of the name of a folder while another takes its place
@@ -63,8 +63,8 @@ def _replace(folder: Path, partial: Path) -> None:
     """Put a folder that is whole in the place of another."""
     if folder.exists():
         shutil.rmtree(_aside(folder), ignore_errors=True)
-        folder.rename(_aside(folder))
-    partial.rename(folder)
+        move(folder, _aside(folder))
+    move(partial, folder)
     shutil.rmtree(_aside(folder), ignore_errors=True)  # links: the files themselves stay in the cache
 
 
@@ -76,7 +76,7 @@ def _aside(cell: Path) -> Path:
 def _restore(cell: Path) -> None:
     """Bring back a cell that was moved away by a process which then died; a new one that is there already stays."""
     if _aside(cell).exists() and not cell.exists():
-        _aside(cell).rename(cell)
+        move(_aside(cell), cell)
 
 
 def _is_same(cell: Path, other: Path) -> bool:

@@ -47,6 +47,7 @@ from .integrity import (
     file_digest,
     file_names,
     is_whole,
+    move,
     read_record,
     replacing,
     seal,
@@ -264,11 +265,11 @@ class Store:
                 give_back()  # memory that the stage before has freed
                 if folder.exists():  # damaged: kept aside, for nothing on disk is ever lost
                     aside = parent / f"{key[:20]}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-                    folder.rename(aside)
+                    move(folder, aside)
                     logging.getLogger(__name__).warning("%s is kept as %s and made again", folder, aside.name)
                 partial = self.partial(name, key)
                 if is_whole(partial, key):  # a process died when only the name was left to be given
-                    partial.rename(folder)
+                    move(partial, folder)
                     self._use(folder)
                     return Stage(folder, key, fresh=False)
                 if not (partial / STEPS).is_dir():  # with step checkpoints a training goes on from them
@@ -281,7 +282,7 @@ class Store:
                     shutil.rmtree(partial / STEPS, ignore_errors=True)
                     name_bases_within(self.cache, partial)
                     seal(partial, {"stage": name, "key": key, "inputs": inputs, "seconds": seconds})
-                    partial.rename(folder)
+                    move(partial, folder)
                 except BaseException:
                     if not (partial / STEPS).is_dir():
                         shutil.rmtree(partial, ignore_errors=True)

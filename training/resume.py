@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import Stopped
-from ..results.integrity import file_digest, is_whole, seal
+from ..results.integrity import file_digest, is_whole, move, seal
 from ..results.store import METRICS, STEPS
 from ..runtime import processes
 from ..runtime.sharding import divided_like, full
@@ -229,7 +229,7 @@ class StepCheckpoints:
                 shutil.copyfile(self.out / METRICS, partial / METRICS)
             seal(partial, {"step": done})
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one of the same step
-            partial.rename(folder)
+            move(partial, folder)
             for old in self._found()[KEPT:]:
                 shutil.rmtree(old)
         self.cost = time.monotonic() - began

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from alignment_bench.analysis.quantities import cost, number, p_value, scaled, seconds, share
+from alignment_bench.analysis.quantities import cost, in_points, number, p_value, scaled, seconds, share
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ from alignment_bench.analysis.quantities import cost, number, p_value, scaled, s
         (cost(3.21e13, "flops"), "32.1 TFLOP"), (cost(1e12, "flops"), "1.00 TFLOP"), (cost(999, "flops"), "999 FLOP"),
         (cost(9600, "reward_queries"), "9,600"), (cost(12.0, "rollout_seconds"), "12 s"),
         (share(0.6449), "64.5%"), (share(-0.5), "−50.0%"), (number(-0.023), "−0.02"), (number(1234.5), "1,234"),
+        (in_points("1"), "1 point"), (in_points("-1"), "-1 point"), (in_points("+11"), "+11 points"),
         (p_value(0.0004), "< 0.001"), (p_value(0.05), "0.050"),
     ],
 )  # fmt: skip

@@ -232,26 +232,20 @@ def renames(world: World, rng: Random, times: int) -> Iterator[str]:
 
 @kind("two runs on one cache, one killed", "both end as alone")
 def neighbours(world: World, rng: Random, times: int) -> Iterator[str]:
-    orders = (("dpo",), ("orpo",))
+    """They share SFT and reward models, and ask other prompts, so that each has a folder of its own."""
+    one, another = (partial(world.run, evaluation={"prompts": prompts}) for prompts in (4, 5))
     alone = {}
-    for methods in orders:
-        in_child(partial(world.run, root := world.place(), methods))
-        alone[methods] = end_of_run(root)
-    calls = in_child(partial(world.run, world.place(), orders[0]))
+    for order in (one, another):
+        in_child(partial(order, root := world.place()))
+        alone[finished_run(root).path.name] = end_of_run(root)
+    calls = in_child(partial(one, world.place()))
     for _ in range(times):
         root = world.place()
-        other = start(partial(world.run, root, orders[1]))
-        killed_until_it_ends(partial(world.run, root, orders[0]), calls, rng)
+        other = start(partial(another, root))
+        killed_until_it_ends(partial(one, root), calls, rng)
         code, said = end(*other)
-        if code:
-            yield said[-500:]
-            continue
-        found = {(*run.record["methods"],): run for run in find_runs(root)}
-        yield (
-            ""
-            if all(run_result(found[methods].path / "summary.json") == alone[methods] for methods in orders)
-            else "another end"
-        )
+        found = {run.path.name: run_result(run.path / "summary.json") for run in find_runs(root)}
+        yield said[-500:] if code else "" if found == alone else "another end"
 
 
 @kind(
