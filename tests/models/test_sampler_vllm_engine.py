@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alignment_bench.errors import InputError
-from alignment_bench.models import sampler_vllm
+from alignment_bench.models import sampler_vllm, sampling
 from alignment_bench.models.policy import Policy
 from alignment_bench.models.tuning import Tuning
 from alignment_bench.results.records import Prompt
@@ -154,6 +154,48 @@ def test_an_engine_that_does_not_start_ends_all_processes(tiny, kind, of_two, mo
     monkeypatch.setattr(sampler_vllm.processes, "end_all", lambda error: sys.exit(f"all end: {error}"))
     with pytest.raises(SystemExit, match="all end: division by zero"):
         drawn(tiny, kind, together=True)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_an_engine_that_ends_leaves_the_processes_joined(tiny, kind, several, monkeypatch):
+    """vLLM ends its own groups, and then all that torch has: of several processes that one is the run's."""
+    ended, at_exit = [], []
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda group=None: ended.append(group))
+    monkeypatch.setattr(sampler_vllm.processes, "size", lambda: 1 + several)
+    monkeypatch.setattr(sampler_vllm.processes, "all_gather", lambda value: [value])
+    monkeypatch.setattr(sampler_vllm.atexit, "register", at_exit.append)
+    drawn(tiny, kind, together=several)
+    [engine] = Engine.started
+
+    def shutdown():
+        torch.distributed.destroy_process_group("vLLM's own")
+        torch.distributed.destroy_process_group()
+
+    engine.llm_engine.engine_core.shutdown = shutdown
+    drawn(tiny, kind, together=several, vllm_sequences=7)  # another engine takes its place
+    assert len(Engine.started) == 2
+    assert ended == (["vLLM's own"] if several else ["vLLM's own", None])
+    torch.distributed.destroy_process_group()
+    assert ended[-1] is None  # it is torch's again
+    assert at_exit == [sampler_vllm._end_engine] * (2 * several)
+
+
+def test_divided_weights_are_handed_over_in_whole(tiny, kind, monkeypatch):
+    """All processes bring them together; here `full` adds 1 where it would do so."""
+    monkeypatch.setattr(sampler_vllm, "full", lambda tensor: tensor + 1)
+    policy, _ = drawn(tiny, kind)
+    state = policy.network.model.state_dict()
+    assert all(torch.equal(tensor, state[name] + 1) for name, tensor in Engine.started[0].weights.items())
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_the_sampler_hears_whether_all_processes_are_there(tiny, together, monkeypatch):
+    heard = []
+    monkeypatch.setattr(sampler_vllm, "sample", lambda *given, **named: heard.append(named["together"]) or [])
+    monkeypatch.setattr(sampling.processes, "all_gather", lambda value: [value])
+    policy = Policy.open(tiny, Tuning(precision="fp32", device="cpu", sampler="vllm"), trainable=True)
+    assert sampling.sample(policy, [], max_new_tokens=4, seed=0, together=together) == []
+    assert heard == [together]
 
 
 def test_one_process_alone_leaves_the_executor_to_vllm(tiny, kind):
