@@ -13,13 +13,13 @@ from alignment_bench.results.integrity import DISK, move, write_text
 def disk(monkeypatch):
     """disk(done): from then on renaming is refused as if there were no such file, and was done before if `done`."""
 
-    def answers(done: bool) -> None:
+    def answers(done: bool, number: int = errno.ENOENT) -> None:
         replace = os.replace
 
         def call(source, target):
             if done:
                 replace(source, target)
-            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(source))
+            raise OSError(number, os.strerror(number), str(source))
 
         monkeypatch.setattr(os, "replace", call)
 
@@ -61,9 +61,18 @@ def test_what_was_not_done_is_an_error(tmp_path, disk, there):
     if there:
         make(tmp_path / "b", "file", "old")
     disk(done=False)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as refused:
         move(source, tmp_path / "b")
+    assert refused.value.filename == str(source)
     assert not there or (tmp_path / "b").read_text() == "old"
+
+
+def test_what_else_a_disk_answers_is_an_error(tmp_path, disk):
+    """Of an input or output error nobody knows what it left."""
+    source = make(tmp_path / "a", "file", "new")
+    disk(done=True, number=errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        move(source, tmp_path / "b")
 
 
 def test_a_source_that_was_never_there_is_an_error(tmp_path):
