@@ -306,6 +306,18 @@ def test_a_machine_without_gpu_before_a_cluster_with_some_is_told_before_anythin
     assert len(cluster) == 2
 
 
+def test_failures_are_told_in_the_order_of_the_rows(workdir, monkeypatch):
+    """Whichever of the cells that are trained side by side ended first."""
+    harness = Harness(Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo", "orpo"), 1, workdir / "x"))
+    last_first = [step.cell_label for step in harness.steps if step.cell][::-1]
+    harness.at_once = 2
+    monkeypatch.setattr(
+        Harness, "_train_side_by_side", lambda self: self.failures.update(dict.fromkeys(last_first, "?"))
+    )
+    harness._make_cells(None)
+    assert [label.split()[0] for label in harness.failures] == ["sft", "dpo", "orpo"]
+
+
 def test_several_gpus_are_for_cells_on_ray_and_methods_of_our_own(workdir):
     request = Request(load_spec(str(workdir / "tiny.yaml"), {}), ("dpo",), 1, workdir / "x", cell_gpus=2)
     with pytest.raises(InputError, match="--cell-gpus goes with --engine ray"):
