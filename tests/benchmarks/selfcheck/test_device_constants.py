@@ -96,6 +96,18 @@ def test_doctor_measures_each_kind_of_gpu_once(gpu, monkeypatch, capsys):
     )
 
 
+def test_doctor_says_whether_a_gpu_was_measured(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=8 * 2**30))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(device_constants, "measure", lambda device: FIGURES)
+    [before] = [found for found in doctor._torch() if found.what == "passes"]
+    assert (before.state, before.found) == ("note", "reckoned from a data sheet")
+    assert before.advice == "bench doctor --measure measures how large passes are best"
+    day = device_constants.keep("cuda")["date"]
+    [after] = [found for found in doctor._torch() if found.what == "passes"]
+    assert (after.state, after.found, after.advice) == ("ok", f"measured on {day}", "")
+
+
 def test_without_a_gpu_there_is_nothing_to_measure(bench, tmp_path):
     done = bench("doctor", "--measure", cwd=tmp_path, code=2)
     assert done.stderr == "bench: --measure is for a CUDA GPU, and there is none; a CPU's constants stand in a table\n"
