@@ -245,7 +245,7 @@ def neighbours(world: World, rng: Random, times: int) -> Iterator[str]:
         killed_until_it_ends(partial(one, root), calls, rng)
         code, said = end(*other)
         found = {run.path.name: run_result(run.path / "summary.json") for run in find_runs(root)}
-        yield said[-500:] if code else "" if found == alone else "another end"
+        yield said[-500:] if code else "" if found == alone else difference(alone, found)
 
 
 @kind(
