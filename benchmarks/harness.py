@@ -22,7 +22,7 @@ from ..models.shared_work import let_go
 from ..models.tuning import Tuning
 from ..reports.render import render
 from ..results.integrity import digest
-from ..results.progress import DONE, FAILED, WAITING, Recorder
+from ..results.progress import BEGUN, DONE, FAILED, WAITING, Recorder
 from ..results.run_folder import Run, check_names, runs_folder
 from ..results.store import NotMade, Placing, Stage, Store
 from ..runtime import processes
@@ -189,7 +189,9 @@ class Harness:
         self.estimates = Estimates(self.pipeline)
         for line in self.estimates.memory_warnings(self.steps, self._trained):
             self.say(line)
-        with self.recorder.kept(self.runs, map(self.estimates.progress, self.steps), self.at_once):
+        asked = digest([self.spec.model_dump(mode="json"), [row.label for row in self.rows], seeds])
+        begun = self.runs / f"{BEGUN}{asked[:12]}"  # of this run alone: another may begin beside it
+        with self.recorder.kept(begun, map(self.estimates.progress, self.steps), self.at_once):
             yield from self._held()
 
     def _held(self) -> Iterator[Run]:

@@ -18,7 +18,7 @@ from ..preferences.guard import Guard
 from ..preferences.serve import at_address, listen, serve_until_interrupted
 from ..reports.curves import MAIN, SIGNALS
 from ..results.integrity import MANIFEST
-from ..results.progress import AT_WORK, CELL, DONE, PROGRESS, Progress, read_progress
+from ..results.progress import AT_WORK, BEGUN, CELL, DONE, PROGRESS, Progress, read_progress
 from ..results.run_folder import Cell, Run
 from ..results.store import GENERATIONS
 
@@ -77,7 +77,7 @@ def watched(folder: Path) -> dict[str, Any]:
     cells = {f"{cell.method}{CELL}{cell.seed}": cell for cell in run.cells()} if record else {}
     left, unknown = progress.left()
     return {
-        "title": f"{record['benchmark']}, run {record['run_id']}" if record else place.name,
+        "title": f"{record['benchmark']}, run {record['run_id']}" if record else _benchmark(place),
         "folder": str(place),
         "state": AT_WORK if progress.is_at_work else progress.state.replace(AT_WORK, "gone"),
         "sentence": progress.sentence(),
@@ -92,6 +92,11 @@ def watched(folder: Path) -> dict[str, Any]:
         "curves": curves(logs(progress, cells)),
         "samples": samples([*cells.values()]),
     }
+
+
+def _benchmark(place: Path) -> str:
+    """The benchmark of a run that has no folder yet, or none that can be read."""
+    return place.parent.name if place.name.startswith(BEGUN) else place.name
 
 
 def _row(progress: Progress, label: str, state: str) -> dict[str, Any]:

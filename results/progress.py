@@ -14,7 +14,8 @@ from typing import Any
 from .integrity import write_text, writing
 from .store import METRICS, finished, read_json
 
-PROGRESS = ".progress.json"  # in a run's folder; in that of the benchmark's runs, while the run has none yet
+PROGRESS = ".progress.json"  # in a run's folder; while the run has none yet, in one beside it whose name begins so:
+BEGUN = ".begun-"
 WAITING, AT_WORK, DONE, FAILED, STOPPED = "waiting", "at work", "done", "failed", "stopped"
 CELL = " seed "  # between method and seed in a cell's label
 NAMED = 6  # cells that a sentence names
@@ -175,6 +176,8 @@ class Recorder:
         self._write()
         if before and before != folder:
             (before / PROGRESS).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # there is more in it
+                before.rmdir()
 
     def begin(self, label: str, partial: Path | None = None) -> None:
         """A step is at work; partial: the folder in which its stage is made."""
@@ -214,7 +217,8 @@ class Recorder:
                 text = json.dumps({**vars(self.progress), "steps": steps}, ensure_ascii=False, allow_nan=False)
                 # twice a step, so it does not wait for the disk: a run goes on by its stages, and a progress that a
                 # power cut has torn is none to those who look on
-                write_text(self.folder / PROGRESS, text, lasting=False)
+                with contextlib.suppress(FileNotFoundError):  # the same command, given twice, wrote at this moment too
+                    write_text(self.folder / PROGRESS, text, lasting=False)
 
 
 def read_progress(folder: Path) -> Progress | None:

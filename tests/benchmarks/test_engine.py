@@ -25,6 +25,7 @@ from alignment_bench.benchmarks.harness import Harness
 from alignment_bench.benchmarks.request import Request, pack
 from alignment_bench.errors import InputError, Stopped, TrainingError
 from alignment_bench.models import checkpoint
+from alignment_bench.results.progress import Recorder
 from alignment_bench.results.store import Store
 
 POPEN = subprocess.Popen
@@ -304,6 +305,18 @@ def test_a_machine_without_gpu_before_a_cluster_with_some_is_told_before_anythin
     check_cluster(dataclasses.replace(request, device="cpu"), "cpu")
     check_cluster(dataclasses.replace(request, ray_address=None), "cpu")
     assert len(cluster) == 2
+
+
+def test_runs_that_begin_at_once_keep_their_progress_apart(workdir, monkeypatch):
+    """Before they have folders of their own; the same command goes on in the same place."""
+    places = []
+    monkeypatch.setattr(Recorder, "kept", lambda self, folder, *more: places.append(folder) or 1 / 0)
+    spec = load_spec(str(workdir / "tiny.yaml"), {})
+    for methods, seeds in ((("dpo",), 1), (("orpo",), 1), (("dpo",), 2), (("dpo",), 1)):
+        with pytest.raises(ZeroDivisionError):
+            Harness(Request(spec, methods, seeds, workdir / "x")).run()
+    assert len({*places}) == 3 and places[0] == places[3]
+    assert {place.parent for place in places} == {workdir / "x" / "runs" / "tiny"}
 
 
 def test_failures_are_told_in_the_order_of_the_rows(workdir, monkeypatch):

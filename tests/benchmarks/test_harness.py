@@ -71,7 +71,8 @@ def test_run_again_and_grow(bench, workdir, write_tiny, monkeypatch):
     progress = run.progress
     assert progress.state == "done" and set(progress.cells.values()) == {"done"} and len(progress.cells) == 3
     assert all(step.seconds is not None for step in progress.steps)
-    assert not (run.path.parent / PROGRESS).exists()  # where it was kept before the run had a folder
+    assert [p.parent for p in run.path.parent.rglob(PROGRESS)] == [run.path]  # none where it was before that folder
+    assert [*run.path.parent.iterdir()] == [run.path]
     trained = {step.label for step in progress.steps if step.trains}
     assert {name for name, at in partials.items() if at} == trained and len(trained) == 5
     for name in trained:  # each lies under its key now

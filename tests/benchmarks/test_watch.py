@@ -121,3 +121,9 @@ def test_a_browser_sees_the_run_go_on(browser, make_run, tmp_path):
         thread.join(10)
         page.get_by_text("The server does not answer").wait_for()
     assert [p for p in problems if "Failed to load resource" not in p] == []
+
+
+def test_a_run_without_a_folder_yet_has_its_benchmarks_name(tmp_path):
+    with Recorder().kept(tmp_path / "runs" / "quick" / ".begun-12ab", [StepProgress("SFT", "SFT")], 1):
+        found = watched(tmp_path / "runs")
+    assert found["title"] == "quick" and found["folder"].endswith(".begun-12ab")

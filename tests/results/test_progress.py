@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -98,6 +99,17 @@ def test_a_step_does_not_wait_for_the_disk_and_a_torn_progress_is_none(recorder,
     assert len(synced) == 1  # all else that is written this way does wait
 
 
+def test_the_same_command_given_twice_writes_beside_itself(tmp_path, monkeypatch):
+    """The other one put what this one had written in its place, or moved on to its run's folder."""
+    recorder = Recorder()
+    with recorder.kept(tmp_path / "runs", [StepProgress("SFT", "SFT")], 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(FileNotFoundError(2, "gone")))
+            recorder.begin("SFT")
+        recorder.done("SFT", fresh=False)
+    assert [step.state for step in read_progress(tmp_path / "runs").steps] == ["done"]
+
+
 def test_how_it_ended_is_kept_and_it_moves_to_the_runs_folder(tmp_path):
     recorder, before, after = Recorder(), tmp_path / "runs", tmp_path / "runs" / "run"
     recorder.begin("SFT")  # not begun: nothing is written
@@ -106,6 +118,10 @@ def test_how_it_ended_is_kept_and_it_moves_to_the_runs_folder(tmp_path):
         recorder.move(after)
         recorder.done("SFT", fresh=False)
     assert not (before / PROGRESS).exists() and read_progress(after).state == "done"
+    recorder, alone = Recorder(), tmp_path / "alone"
+    with recorder.kept(alone, [], 1):
+        recorder.move(after)
+    assert not alone.exists()  # nothing else was in it
     with pytest.raises(KeyError), recorder.kept(after, [], 1):
         raise KeyError("a reason")
     assert read_progress(after).sentence() == "0 of 0 cells are done; stopped: 'a reason'"
