@@ -105,6 +105,7 @@ def test_auto_is_bf16_where_a_cpu_has_units_and_the_model_gains_by_them(units, w
 def test_a_gpu_gains_at_any_width(monkeypatch):
     monkeypatch.setattr(tuning, "has_fast_bf16", lambda device: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "X1000")
     assert Tuning(device="cuda").resolve(96).precision == "bf16"
 
 
