@@ -103,10 +103,11 @@ def _torch() -> Iterator[Finding]:
     if tuning.device == "cuda":
         name = f"{torch.cuda.get_device_name()}, {size(torch.cuda.get_device_properties(0).total_memory)}"
         yield Finding("device", f"cuda: {name}, {tuning.precision}", "ok")
-        measured = measured_of(torch.cuda.get_device_name())
-        said, advice = "reckoned from a data sheet", "bench doctor --measure measures how large passes are best"
-        done = f"measured on {measured['date']}" if measured else said
-        yield Finding("passes", done, "ok" if measured else "note", "" if measured else advice)
+        if measured := measured_of(torch.cuda.get_device_name()):
+            yield Finding("passes", f"measured on {measured['date']}", "ok")
+        else:
+            advice = "bench doctor --measure measures how large passes are best"
+            yield Finding("passes", "reckoned from a data sheet", "note", advice)
     else:
         advice = "fine for quick; a model of 1B weights or more needs a GPU"
         narrow = Tuning().resolve(width=1).precision

@@ -86,7 +86,6 @@ def _blocks(device: str, numbers: torch.dtype, long: int) -> tuple[float, float]
         return seconds_of(lambda: attend(layer, states, states, states, None, packing), device, times=5)
 
     layer = nn.Module()
-    layer.training = False
     half = long // 2
     pair = max(1e-12, (seconds([long] * ROWS) - seconds([half] * ROWS)) / (ROWS * (long**2 - half**2)))
     lengths = range(65 - ROWS, 65)  # all different, or those that are equal would stay in one block

@@ -29,7 +29,8 @@ def page(found: dict[str, Any]) -> str:
         "Seconds of a step, a round or a generation: medians of some runs of each side in turn, each in a process of "
         "its own as it comes (ours lets the C library keep freed memory, which would quicken the peer too: "
         "runtime/memory.py), the first step and those in which the policy was looked at left out, on "
-        f"{_processor(machine)}{machine['device']} with {machine['threads']} threads ({machine['platform']}), fp32; "
+        f"{machine['processor']} ({'with' if machine['has_bf16_units'] else 'without'} bf16 units), "
+        f"{machine['device']} with {machine['threads']} threads ({machine['platform']}), fp32; "
         + ", ".join(f"{name} {number}" for name, number in packages.items())
         + f"; {found['date']}. Matrix products reached {found['matrix_gflops']} GFLOP/s on this machine, measured just "
         "before. Passes: tokens that went forward over tokens that had to (each distinct prompt once, no padding; "
@@ -52,10 +53,3 @@ def page(found: dict[str, Any]) -> str:
             f"| {ours['peak_megabytes']:.0f}, {peer['peak_megabytes']:.0f} |"
         )
     return "\n".join([*lines, ""])
-
-
-def _processor(machine: dict[str, Any]) -> str:
-    """What the figures say of the processor; those of older code say nothing."""
-    if "processor" not in machine:
-        return ""
-    return f"{machine['processor']} ({'with' if machine['has_bf16_units'] else 'without'} bf16 units), "

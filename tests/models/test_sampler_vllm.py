@@ -164,12 +164,13 @@ def test_a_method_learns_from_what_vllm_draws(model, tuning, tmp_path):
     assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 0.6
 
 
-@pytest.mark.parametrize("launched", [{}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}], ids=["plain", "fsdp"])
-@pytest.mark.parametrize("lora_rank", [0, 4])
+@pytest.mark.parametrize(
+    ("lora_rank", "launched"),
+    [(0, {}), (4, {}), (4, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"})],
+    ids=["full", "lora", "fsdp-lora"],
+)
 def test_two_processes_draw_what_one_draws(model, lora_rank, launched):
     """Each by its own engine, adapters merged; with FSDP the base under the adapters is divided between the two."""
-    if launched and not lora_rank:
-        pytest.skip("weights that are trained in full are divided by an optimizer, and there is none")
     alone = [sys.executable, str(RUNTIME / "vllm_processes.py"), str(model.path), str(lora_rank)]
     done = subprocess.run(alone, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=200)
     one = json.loads(done.stdout)

@@ -82,7 +82,13 @@ def test_what_is_published_is_kept_beside_what_is_new(bench, tmp_path, monkeypat
     }
 
     def measure(names, runs, steps, say):
-        machine = {"device": "cpu", "threads": 1, "platform": "p"}
+        machine = {
+            "device": "cpu",
+            "threads": 1,
+            "platform": "p",
+            "processor": "P6",
+            "has_bf16_units": True,
+        }
         work = {name: row for name in names}
         return {
             "work": work,
@@ -99,7 +105,7 @@ def test_what_is_published_is_kept_beside_what_is_new(bench, tmp_path, monkeypat
     assert list(read_json(tmp_path / "speed.json")["work"]) == list(json.loads(done.stdout)["work"]) == ["dpo", "sft"]
     page = (tmp_path / "speed.md").read_text()
     assert page.count("| w | 1.00 | 3.00 | 3.00 |") == 2
-    assert "left out, on cpu with 1 threads (p), fp32;" in page
+    assert "left out, on P6 (with bf16 units), cpu with 1 threads (p), fp32;" in page
     machine = {"device": "cpu", "threads": 2, "platform": "p", "processor": "P7", "has_bf16_units": False}
     assert "on P7 (without bf16 units), cpu with 2 threads" in page_of(
         {**read_json(tmp_path / "speed.json"), "machine": machine}
