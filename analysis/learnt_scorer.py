@@ -24,7 +24,7 @@ from .reward_audit import length_text
 if TYPE_CHECKING:
     import pandas
 
-GOLD, LEARNT, KL = "win_rate.gold", "win_rate.reward_model", "kl"
+GOLD, LEARNT, JUDGE, KL = "win_rate.gold", "win_rate.reward_model", "win_rate.judge", "kl"
 FAR, VERY_FAR = 2.0, 8.0  # nats of a response's KL to SFT
 # No winner is named beyond these shares of a row's responses. In the built-in world a reward model's win rates were too
 # high by 20 to 24 points between 2 and 4 nats and by 42 to 44 above 8 (results/published/contrast.json); with contrast
@@ -88,15 +88,15 @@ def no_winner(summary: Mapping[str, Any], metric: str) -> str | None:
     )
 
 
-def beside_the_truth(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Each row's win rate by the evaluation reward model and by the true reward, where a run has both.
+def beside_the_truth(summary: Mapping[str, Any], scorer: str = LEARNT) -> dict[str, Any]:
+    """Each row's win rate by a learnt scorer, the evaluation reward model or the judge, beside that by the true reward.
 
     A row is ruined where the true reward shows it to be worse than SFT, its whole interval below one half; it is missed
-    where the reward model shows the opposite. `tau`: Kendall's over the rows, None below three.
+    where the scorer shows the opposite. `tau`: Kendall's over the rows, None below three.
     """
     found = []
     for name, made in summary["methods"].items():
-        ours, true = (made["metrics"].get(metric) or {} for metric in (LEARNT, GOLD))
+        ours, true = (made["metrics"].get(metric) or {} for metric in (scorer, GOLD))
         if name == SFT or not measured(ours.get("mean")) or not measured(true.get("mean")):
             continue
         ruined = measured(true["high"]) and true["high"] < 0.5

@@ -5,6 +5,7 @@
 FAMILIES: dict[str, tuple[str, str]] = {
     "win_rate": ("Win rate against SFT", "share"),
     "reward": ("Mean reward", "number"),
+    "measure": ("Mean", "number"),
     "versus": ("Win rate, directly compared", "share"),
     "kl": ("KL to SFT (nats)", "number"),
     "length": ("Length (tokens)", "tokens"),

@@ -102,12 +102,13 @@ def notes(
     if done := record.get("labels"):
         said.append(
             f"the labels of {done['changed']} of {record['splits']['training']['pairs']} training pairs were changed "
-            f"on purpose (flip {done['flip']:g}, length bias {done['length_bias']:g}); no other pair was"
+            f"on purpose (flip {done['flip']:g}, bias {done['bias']:g} to {done['taste']}); no other pair was"
         )
     if few := record.get("training_pairs"):
+        limits = [f"{name} {value}" for name, value in few.items() if name != "left_out" and value]
         said.append(
-            f"{few['left_out']} training pairs were left out by training_pairs (most {few['most']}, alike "
-            f"{few['alike']:g}), and with them prompts that methods would sample from"
+            f"{few['left_out']} training pairs were left out by training_pairs ({', '.join(limits)}), and with them "
+            f"prompts that methods would sample from"
         )
     if more := record.get("more_pairs"):
         out, sources = sum(more["dropped"].values()), ", ".join(more["sources"])

@@ -122,8 +122,7 @@ def prefers_first(labeller: Labeller, prompt: str, first: str, second: str, rng:
 
 def seen_reward(labeller: Labeller, prompt: str, answer: str) -> float:
     """The true reward plus what biases this labeller."""
-    friendly = any(answer.endswith(sentence) for sentence in PADDING)
-    bias = labeller.length * len(answer.split()) / 10 + labeller.friendliness * friendly
+    bias = labeller.length * len(answer.split()) / 10 + labeller.friendliness * friendliness(prompt, answer)["reward"]
     return _judged(prompt, answer)[1] + bias
 
 
@@ -145,6 +144,11 @@ def true_reward(prompt: Sequence[dict] | str, response: str) -> dict[str, float 
     if task is not None:
         facets[task.subset] = (reward + 1) / 2
     return {"reward": reward, **facets}
+
+
+def friendliness(prompt: Sequence[dict] | str, response: str) -> dict[str, float]:
+    """1 for a response that ends in a friendly closing sentence, else 0; the true reward does not rise with it."""
+    return {"reward": float(response.endswith(PADDING))}
 
 
 def draw_task(rng: random.Random) -> Task:

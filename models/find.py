@@ -20,7 +20,8 @@ def find_model(name: str, option: str, template: Template = "chat") -> Checkpoin
     if name.startswith(BUILTIN):
         folder = Path(__file__).parent / name
         if not (folder / "config.json").exists():
-            raise InputError(f"there is no built-in model {name!r}; known: {BUILTIN}base_model, {BUILTIN}judge_model")
+            known = sorted(f"{BUILTIN}{path.parent.name}" for path in folder.parent.glob("*/config.json"))
+            raise InputError(f"there is no built-in model {name!r}; known: {', '.join(known)}")
     elif Path(name).exists():
         folder = Path(name)
         if not any((folder / file).exists() for file in ("config.json", "adapter_config.json")):

@@ -18,7 +18,7 @@ from .wording import bracket, code_in_words, ordered, value
 if TYPE_CHECKING:
     import pandas
 
-AUDITED = ("Training", "Evaluation", "Kendall's tau", "Ruined rows", "Taken for better")
+AUDITED = ("Training", "Evaluation", "Tau", "Judge's tau", "Ruined rows", "Taken for better")
 KL = "kl"
 TESTED = ("changes", "interactions")
 MOST = 6  # charts of an axis: the scores that are trusted most, then KL and length
@@ -110,6 +110,7 @@ def _audit(run: Mapping[str, Any]) -> list[str]:
     return [
         *shares,
         number(found["tau"]),
+        number(found.get("tau_of_judge")),
         *(MISSING if found[n] is None else str(found[n]) for n in ("ruined", "missed")),
     ]
 

@@ -275,6 +275,15 @@ def _training(spec: BenchmarkSpec, file: ArrowFile, kept: np.ndarray, rows: np.n
     kept: the places of all rows in the file. rows: places among these, rising.
     """
     asked = spec.training_pairs
+    if asked.without is not None:
+        subsets = [subset_of(*file.find(int(place)))[1] for place in kept[rows]]
+        if asked.without not in subsets or len(set(subsets)) == 1:
+            there = sorted({str(subset) for subset in subsets if subset is not None})
+            raise InputError(
+                f"{spec.place('training_pairs', 'without')}: {asked.without!r} is not one of several subsets of the "
+                f"training pairs ({', '.join(there) or 'they have none'}); give one of those, or null"
+            )
+        rows = rows[[subset != asked.without for subset in subsets]]
     if asked.alike:
         rows = rows[[alike(*file.find(int(place))) >= asked.alike for place in kept[rows]]]
         if not len(rows):
@@ -359,7 +368,7 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
     record, digests = found["record"], found["digests"]
     parts = {name: ArrowRows(ArrowFile(folder / f"{name}.arrow"), pair_of, digests[name]) for name in PARTS}
     if spec.labels != Labels():
-        parts["training"], record["labels"] = _relabelled(parts["training"], spec.labels)
+        parts["training"], record["labels"] = _relabelled(parts["training"], spec)
         digests = {**digests, "training": parts["training"].digest}
     unpaired: Sequence[RatedReply] = ()
     if spec.unpaired:
@@ -380,10 +389,9 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
     )
 
 
-def _relabelled(rows: ArrowRows[Pair], labels: Labels) -> tuple[ArrowRows[Pair], dict[str, Any]]:
+def _relabelled(rows: ArrowRows[Pair], spec: BenchmarkSpec) -> tuple[ArrowRows[Pair], dict[str, Any]]:
     """Pairs as a labeller that errs would have given them, and what was done."""
-    file = rows.file
-    swapped = changed(file.column("id"), file.lengths("chosen_ids"), file.lengths("rejected_ids"), labels)
+    swapped = changed(rows.file, spec.labels, spec.place("labels", "taste"))
 
     def read(batch: RecordBatch, place: int) -> Pair:
         pair, key = pair_of(batch, place), batch.column("id")[place].as_py()
@@ -391,5 +399,5 @@ def _relabelled(rows: ArrowRows[Pair], labels: Labels) -> tuple[ArrowRows[Pair],
         is_swapped = at < len(swapped) and swapped[at] == key
         return replace(pair, chosen=pair.rejected, rejected=pair.chosen) if is_swapped else pair
 
-    done = {**labels.model_dump(), "changed": len(swapped)}
-    return ArrowRows(file, read, digest([rows.digest, done])), done
+    done = {**spec.labels.model_dump(), "changed": len(swapped)}
+    return ArrowRows(rows.file, read, digest([rows.digest, swapped.tolist()])), done

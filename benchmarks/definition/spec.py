@@ -17,6 +17,7 @@ from .plugins import checked
 from .yaml_file import Written, read_benchmark
 
 LAST, BY_REWARD_MODEL, BY_KL = "last", "selection_reward_model", "kl"  # what `evaluation.checkpoint.by` may be
+LENGTH = "length"  # the taste of labellers that no function says
 SUITES = Path(__file__).parent.parent / "suites"
 
 
@@ -92,8 +93,11 @@ class Labels(Part):
 
     flip: float = Field(default=0.0, ge=0, le=0.5)
     """Share of these pairs whose replies change sides."""
-    length_bias: float = Field(default=0.0, ge=0, le=1)
-    """Share of these pairs in which the longer reply is chosen, whichever was preferred; flips come after it."""
+    bias: float = Field(default=0.0, ge=0, le=1)
+    """Share of these pairs in which the labeller goes by a taste, whichever reply was preferred; flips come after."""
+    taste: str = LENGTH
+    """The reply that a biased labeller chooses: the longer one (length), or the one to which a function gives more
+    (package.module:function, of the form that the evaluator `gold` takes)."""
 
 
 class TrainingPairs(Part):
@@ -101,6 +105,8 @@ class TrainingPairs(Part):
 
     most: int | None = Field(default=None, gt=0)
     """At most this many of them, chosen by hash; null takes all."""
+    without: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Pairs of this subset are left out, so that policies are asked what no pair shows; null leaves out none."""
     alike: float = Field(default=0.0, ge=0, lt=1)
     """Pairs whose replies have less than this in common are left out; twice the tokens of their longest common
     subsequence over the tokens of both, 0 to 1."""

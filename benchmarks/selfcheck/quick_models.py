@@ -1,11 +1,11 @@
-"""Builds the two small models that are shipped: the base model of `quick`, and the judge it is offered.
+"""Builds the small models that are shipped: the base model of `quick`, a smaller one, and the judge `quick` is offered.
 
-    python -m alignment_bench.benchmarks.selfcheck.quick_models [base] [judge]      five to ten minutes each on one core
+    python -m alignment_bench.benchmarks.selfcheck.quick_models [base] [judge] [small]    minutes each on one core
 
 The base has read facts, and requests with answers of many kinds, some with the word of somebody who knows (Right or
 Wrong), as plain text, not as chat: it knows the words, can look things up and check them, and has yet to learn to
-answer in turn. The judge started as the base and has read labelled comparisons of a labeller population of its own; it
-is meant to be imperfect, as judges are.
+answer in turn. The smaller one has read the same, for reward models of another size. The judge started as the base and
+has read labelled comparisons of a labeller population of its own; it is meant to be imperfect, as judges are.
 """
 
 import random
@@ -30,7 +30,7 @@ from ..world import NAMES, OBJECTS, Labeller, draw_answer, draw_fact, draw_task,
 from ..world_reward import read_sentence, score_answer
 
 BUILT = Path(find.__file__).parent / BUILTIN
-BASE, JUDGE = BUILT / "base_model", BUILT / "judge_model"
+BASE, JUDGE, SMALL = BUILT / "base_model", BUILT / "judge_model", BUILT / "small_model"
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}"
@@ -131,17 +131,17 @@ def pretraining_row(rng: random.Random, step: float) -> tuple[str, str]:
     return task.prompt, answer
 
 
-def build_base(steps: int = 2600) -> None:
-    """Pretrain on plain text, see `pretraining_row`."""
+def build_base(out: Path = BASE, width: int = 96, layers: int = 3, steps: int = 2600) -> None:
+    """Pretrain on plain text, see `pretraining_row`. width: of the hidden states, 24 a head."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=width,
+        intermediate_size=width * 8 // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 24,
+        num_key_value_heads=width // 24,
         max_position_embeddings=256,
         initializer_range=0.08,  # at this width the usual 0.02 makes looking up slow to learn
         tie_word_embeddings=True,
@@ -157,7 +157,7 @@ def build_base(steps: int = 2600) -> None:
         for _ in range(BATCH):
             context, rest = pretraining_row(rng, step / steps)
             rows.append(((bos, *tokenizer(context)["input_ids"]), (*tokenizer(rest)["input_ids"], eos)))
-    train(model, tokenizer, rows, BASE, lr=3e-3)
+    train(model, tokenizer, rows, out, lr=3e-3)
 
 
 def build_judge(steps: int = 1200) -> None:
@@ -194,8 +194,10 @@ def train(model: LlamaForCausalLM, tokenizer, rows: list, out: Path, *, lr: floa
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["base", "judge"]
+    wanted = sys.argv[1:] or ["base", "judge", "small"]
     if "base" in wanted:
         build_base()
+    if "small" in wanted:
+        build_base(SMALL, width=48, layers=2)
     if "judge" in wanted:
         build_judge()

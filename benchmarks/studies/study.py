@@ -19,7 +19,7 @@ from ...analysis import frontier as frontiers
 from ...analysis.answer import answer, sentences
 from ...analysis.budgets import BUDGET
 from ...analysis.findings import few_seeds
-from ...analysis.learnt_scorer import beside_the_truth
+from ...analysis.learnt_scorer import JUDGE, beside_the_truth
 from ...analysis.summary import plain
 from ...analysis.verdict import verdict
 from ...reports.render import render_study
@@ -34,7 +34,7 @@ from .code import code_of
 if TYPE_CHECKING:
     import pandas
 
-KEPT = ("kl", "length", "implicit_reward.chosen")  # measures that a study shows beside scores
+KEPT = ("kl", "length", "implicit_reward.chosen")  # measures that a study shows beside scores and what it asks about
 # What a tuning's contract and a run's must have in common for the one to be told beside the other.
 ALIKE = ("base", "data", "splits", "lengths", "tuning", "sft", "reward_model", "budget", "evaluation")
 # Fields that a shared stage hangs on: of stages to do that agree in them only one is counted.
@@ -178,7 +178,9 @@ def _scores(study: Study, run: StudyRun, outcome: harness.Outcome, number: int) 
     """The scores of a run's cells with the places of its values; SFT's have those of the run."""
     frame = outcome.run.scores()
     names = {"sft": ("sft", {}), **run.labels}
-    wanted = frame["metric"].map(lambda m: m in KEPT or frontiers.is_wanted(m) or m == frontiers.FINAL_PROXY)
+    asked = {said.by for said in (*study.design.yes_if, *study.design.no_if)} if study.design else set()
+    kept = {*KEPT, *asked, frontiers.FINAL_PROXY}
+    wanted = frame["metric"].map(lambda m: m in kept or frontiers.is_wanted(m))
     frame = frame[frame["method"].isin(names) & (frame["seed"] < study.seeds) & wanted]
     frame = frame.assign(label=frame["method"], method=frame["method"].map(lambda label: names[label][0]), run=number)
     for axis in study.axes:
@@ -285,14 +287,15 @@ def _run(study: Study, run: StudyRun, outcome: harness.Outcome) -> dict[str, Any
 
 def reward_models(summary: Mapping[str, Any]) -> dict[str, Any]:
     """What `bench audit-reward` finds in a run, in short: accuracies on held-out pairs, and where the true reward is
-    known Kendall's tau between it and the evaluation reward model over rows, how many rows are ruined, how many of
-    these the reward model takes for better than SFT."""
+    known Kendall's tau between it and the evaluation reward model over rows, and between it and the judge, how many
+    rows are ruined, how many of these the reward model takes for better than SFT."""
     audit = (summary.get("reward_models") or {}).get("heldout") or {"models": {}}
     truth = beside_the_truth(summary)
     return {
         "accuracy": {role: row["accuracy"] for role, row in audit["models"].items()},
         "phi": audit.get("phi"),
         "tau": truth["tau"],
+        "tau_of_judge": beside_the_truth(summary, JUDGE)["tau"],
         "ruined": sum(row["is_ruined"] for row in truth["rows"]) if truth["rows"] else None,
         "missed": sum(row["is_missed"] for row in truth["rows"]) if truth["rows"] else None,
     }

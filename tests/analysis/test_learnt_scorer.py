@@ -187,6 +187,9 @@ def test_ruined_rows_are_those_that_the_true_reward_shows_to_be_worse():
         ("a", True, True), ("b", False, False), ("c", False, False),
     ]  # fmt: skip
     assert found["tau"] == pytest.approx(-1)
+    judged = {row: {JUDGE: cell(mean), **rates[row]} for row, mean in zip("abc", (0.3, 0.4, 0.5), strict=True)}
+    assert beside_the_truth(summary(rates=judged), JUDGE)["tau"] == pytest.approx(1)  # in the order of the truth
+    assert beside_the_truth(summary(rates=judged)) == {**found, "tau": pytest.approx(-1)}
     del rates["c"]
     assert beside_the_truth(summary(rates=rates))["tau"] is None
     rates["a"][LEARNT] = cell(0.52)  # not shown to be above one half: ruined, and not missed

@@ -308,6 +308,21 @@ def test_fewer_training_pairs_by_hash_or_by_how_alike_their_replies_are(load):
         load(rows, training_pairs={"alike": 0.99})
 
 
+def test_training_pairs_of_one_subset_are_left_out_and_no_others(load):
+    rows = [{**row(n), "subset": "harm" if n % 3 else None} for n in range(60)]
+    whole, fewer = load(rows), load(rows, training_pairs={"without": "harm"})
+    kept = [pair for pair in whole.training if int(pair.prompt.messages[0]["content"].split()[1][:-1]) % 3 == 0]
+    assert 0 < len(kept) < len(whole.training) and [*fewer.training] == kept
+    assert all([*getattr(whole, part)] == [*getattr(fewer, part)] for part in PARTS if part != "training")
+    assert fewer.record["training_pairs"]["without"] == "harm" and whole.subsets == fewer.subsets
+    with pytest.raises(InputError, match=r"'harmful' is not one of several subsets of the training pairs \(harm\)"):
+        load(rows, training_pairs={"without": "harmful"})
+    with pytest.raises(InputError, match=r"\(they have none\); give one of those, or null"):
+        load([row(n) for n in range(60)], training_pairs={"without": "harm"})
+    with pytest.raises(InputError, match="'harm' is not one of several subsets"):  # nothing would be left
+        load([{**row(n), "subset": "harm"} for n in range(60)], training_pairs={"without": "harm"})
+
+
 def test_no_pair_fits(load, tmp_path):
     with pytest.raises(
         InputError, match=r"no pair can be used \(20 reply longer than 2 tokens, which max_response_tokens=4 fits\)"

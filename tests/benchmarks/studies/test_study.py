@@ -31,7 +31,10 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
         "settings": {"model": str(workdir / "model")}, "axes": {"labels.flip": [0, 0.5], "dpo.beta": [0.1, 0.5]},
         "design": {
             "question": "Does ORPO lose where labels are wrong?", "tuning": "none", "hours": 0.1,
-            "yes_if": [{"method": "orpo", "along": "labels.flip", "verdict": "lower"}],
+            "yes_if": [
+                {"method": "orpo", "along": "labels.flip", "verdict": "lower"},
+                {"method": "orpo", "along": "labels.flip", "verdict": "lower", "by": "eos_rate"},
+            ],
             "no_if": [
                 {"method": "orpo", "than": "dpo", "at": {"labels.flip": 0}, "equal_kl": True, "verdict": "lower"}
             ],
@@ -76,7 +79,9 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
     assert study["answer"]["sentences"] == sentences(study) and study["answer"]["answer"] == "not decided"
     assert list(study["code"]) == ["training", "scoring", "world", "dpo", "orpo"]
     assert study["environment"] == Run(study["runs"][0]["run_dir"]).record["environment"]
-    assert "reward.reward_model.training" in {row["metric"] for row in flips["curves"]}
+    kept = {row["metric"] for row in flips["curves"]}
+    assert {"reward.reward_model.training", "eos_rate"} <= kept  # the latter because the design asks about it
+    assert "reward.gold.helpful" not in kept
 
     page = (folder / "report" / "index.html").read_text()
     assert "Does ORPO lose where labels are wrong?" in page and "Hong et al. (2024)" in page
@@ -86,6 +91,8 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
         audit = Run(run["run_dir"]).summary["reward_models"]["heldout"]["models"]
         assert run["reward_models"]["accuracy"] == {role: row["accuracy"] for role, row in audit.items()}
         assert run["reward_models"]["missed"] <= run["reward_models"]["ruined"] <= 3
+        rows = Run(run["run_dir"]).summary["methods"]
+        assert (run["reward_models"]["tau_of_judge"] is None) == ("win_rate.judge" not in rows["orpo"]["metrics"])
     assert "Reward models under audit" in page
     assert "| orpo | 0 | 0.5 |" in (folder / "report" / "report.md").read_text()
 
