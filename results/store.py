@@ -258,7 +258,7 @@ class Store:
         folder = parent / key[:20]
         with writing(parent):
             parent.mkdir(parents=True, exist_ok=True)
-            with _waiting(FileLock(parent / f".{key[:20]}.lock"), name):
+            with _waiting(FileLock(parent / f".{key[:20]}.lock"), folder):
                 if found := self.find(name, inputs):
                     self._use(folder)
                     return found
@@ -324,12 +324,14 @@ class Placing(Looking):
 
 
 @contextlib.contextmanager
-def _waiting(lock: FileLock, name: str) -> Iterator[None]:
-    """Hold a lock; where another process has it, say so once and wait."""
+def _waiting(lock: FileLock, folder: Path) -> Iterator[None]:
+    """Hold the lock of a stage; where another process has it, say so once and wait."""
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logging.getLogger(__name__).warning("another process is making the stage %s; waiting for it", name)
+        doing = "checking the files of" if folder.exists() else "making"
+        what = f"another process is {doing} the stage {folder.parent.name}; waiting for it"
+        logging.getLogger(__name__).warning("%s", what)
         lock.acquire()
     try:
         yield

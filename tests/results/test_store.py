@@ -4,8 +4,11 @@ import json
 import platform
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+from filelock import FileLock
 
 from alignment_bench.errors import InputError, nearest
 from alignment_bench.results.integrity import digest, write_json
@@ -53,6 +56,29 @@ def test_a_damaged_stage_is_made_again_and_the_damaged_one_kept(tmp_path, harm):
     again = store.stage("s", {}, text("hello"))
     assert again.fresh and (again.path / "a.txt").read_text() == "hello"
     assert [p.name for p in stage.path.parent.glob("*.damaged-*")]
+
+
+def test_who_waits_for_a_stage_is_told_once_whether_it_is_made_or_looked_at(tmp_path, caplog):
+    def made():
+        return Store(tmp_path).stage("s", {"n": 1}, lambda out: (out / "a").write_text("x")).path
+
+    lock = tmp_path / "cache" / "s" / f".{digest({'stage': 's', 'n': 1})[:20]}.lock"
+    lock.parent.mkdir(parents=True)
+    held = threading.Event()
+
+    def hold():
+        with FileLock(lock):
+            held.set()
+            time.sleep(0.3)
+
+    for said in ("making", "checking the files of"):
+        held.clear()
+        caplog.clear()
+        threading.Thread(target=hold).start()
+        assert held.wait(10) and (made() / "a").read_text() == "x"
+        assert caplog.messages == [f"another process is {said} the stage s; waiting for it"]
+    caplog.clear()
+    assert made() and caplog.messages == []
 
 
 def test_a_stage_that_fails_leaves_nothing(tmp_path):
