@@ -1,6 +1,7 @@
 """A benchmark's pairs where these are its model's own responses: sampled, and labelled by the true reward."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -63,6 +64,8 @@ def collect_pairs(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Coll
 
     def build(out: Path) -> None:
         (out / STEPS).mkdir(exist_ok=True)  # what is there of an interrupted collection is kept
+        count = f"{len(prompts):,} prompts of {spec.preferences} get {settings.k} responses each"
+        logging.getLogger(__name__).warning("the pairs are not on disk and are sampled first: %s", count)
         policy = Policy.open(base, shop.tuning, trainable=False)
         about = {"model": spec.model, "prompts": spec.preferences}
         collect(policy, f"{Path(spec.model).name}@{base.key[:12]}", prompts, sampling, out, about, lambda: reward)

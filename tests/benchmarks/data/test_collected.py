@@ -88,9 +88,13 @@ def test_pairs_are_sampled_once_and_kept_as_long_as_a_run_refers_to_them(run, ro
     assert item.path == stage.path and item.kept
 
 
-def test_a_plan_makes_the_pairs_and_nothing_else(tmp_path, request_small):
+def test_a_plan_makes_the_pairs_and_nothing_else(tmp_path, request_small, caplog):
     request = replace(request_small(collected={**SMALL["collected"], "prompts": 24, "seed": 2}), root=tmp_path)
     planned = plan(request)
+    told = [text for text in caplog.messages if "sampled first" in text]
+    assert told == [
+        "the pairs are not on disk and are sampled first: 24 prompts of builtin/openings get 8 responses each"
+    ]
     (stage,) = kept(tmp_path)
     assert planned.data["used"] == read_json(stage.path / "collection.json")["counts"]["pairs"]
     assert {made.manifest["stage"] for made in Store(tmp_path).made()} == {"collected"}
