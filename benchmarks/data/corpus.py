@@ -18,7 +18,9 @@ from pyarrow import RecordBatch
 from ...errors import InputError, nearest
 from ...models.chat import as_sampled, encode_responses
 from ...models.checkpoint import Checkpoint
+from ...models.ches import ches
 from ...models.find import BUILTIN
+from ...models.policy import Policy
 from ...preferences.files import source_digest
 from ...preferences.read import PreferenceRow, Reading, from_rows, places_by_prompt, read_preferences, split_key
 from ...preferences.unpaired import read_unpaired
@@ -29,12 +31,11 @@ from ...results.store import NotMade, read_json
 from ...runtime import processes
 from ...training.task import PromptDataset
 from ..context import Workshop
-from ..definition.spec import BenchmarkSpec, Labels, TrainingPairs
+from ..definition.spec import BY_HASH, BenchmarkSpec, Labels, TrainingPairs
 from .arrow_columns import (
     PAIRS,
     REPLIES,
     SIDES,
-    alike,
     labelled_pair_of,
     pair_of,
     prompt_columns,
@@ -49,6 +50,7 @@ from .labels import changed
 from .misfits import SAME, Misfits
 from .more_pairs import Rows, append_pairs
 from .prompts import Shown, ids_hash, least, show
+from .training_pairs import Score, training_rows
 
 WORLDS = {"world": "alignment_bench.benchmarks.world:preference_rows"}
 WORLD_ROWS, WORLD_SEED = 6000, 20260
@@ -134,13 +136,17 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
         "splits": [*spec.shares.items(), spec.split_seed],
         "lengths": [spec.max_prompt_tokens, spec.max_response_tokens],
         **({"training_pairs": spec.training_pairs.model_dump()} if spec.training_pairs != TrainingPairs() else {}),
+        **({"states": [base.key, shop.tuning.identity()]} if spec.training_pairs.by != BY_HASH else {}),
         **({"columns": spec.columns} if spec.columns and not collection else {}),
         **({"more_pairs": [source_digest(source) for source in spec.more_pairs]} if spec.more_pairs else {}),
     }
 
+    def score(pairs: Sequence[Pair]) -> np.ndarray:
+        return ches(Policy.open(base, shop.tuning, trainable=False), pairs)
+
     def build(out: Path) -> None:
         usable = read_preferences(str(collection.path)) if collection else _read(spec)
-        _write(spec, usable, base.tokenizer(), out)
+        _write(spec, usable, base.tokenizer(), score, out)
 
     more: dict[str, Any] = {"collected": collection.counts} if collection else {}
     return made_once(shop, "corpus", inputs, build, partial(_open, spec, **more))
@@ -174,7 +180,7 @@ def rows_digest(rows: Sequence[Pair] | Sequence[RatedReply]) -> str:
 # Writing
 
 
-def _write(spec: BenchmarkSpec, usable: Reading[PreferenceRow], tokenizer: Any, out: Path) -> None:
+def _write(spec: BenchmarkSpec, usable: Reading[PreferenceRow], tokenizer: Any, score: Score, out: Path) -> None:
     """A file a split and one for unpaired replies, and what was left out."""
     keys, contents = array("Q"), array("Q")  # of the pairs that fit; with their names all that is in memory of them
     misfits = Misfits(spec)
@@ -193,7 +199,7 @@ def _write(spec: BenchmarkSpec, usable: Reading[PreferenceRow], tokenizer: Any, 
     shares = spec.shares
     places = places_by_prompt(least(np.frombuffer(keys, np.uint64)[kept], hashes), shares, spec.preferences)
     places |= {name: np.empty(0, np.intp) for name in PARTS if name not in shares}
-    trained = _training(spec, ArrowFile(out / FITTING), kept, places["training"])
+    trained = training_rows(spec, ArrowFile(out / FITTING), kept, places["training"], score)
     left_out = len(places["training"]) - len(trained)
     places["training"] = trained
     divide(out / FITTING, {out / f"{name}.arrow": (kept[rows], prompts[rows]) for name, rows in places.items()})
@@ -267,31 +273,6 @@ def _kept(ids: np.ndarray, contents: np.ndarray, limit: int | None, misfits: Mis
     if again := len(ids) - len(first):
         misfits.count[SAME] = again
     return np.sort(order[first[:limit]])
-
-
-def _training(spec: BenchmarkSpec, file: ArrowFile, kept: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Those of the training split's rows that `training_pairs` asks for; InputError where there are none.
-
-    kept: the places of all rows in the file. rows: places among these, rising.
-    """
-    asked = spec.training_pairs
-    if asked.without is not None:
-        subsets = [subset_of(*file.find(int(place)))[1] for place in kept[rows]]
-        if asked.without not in subsets or len(set(subsets)) == 1:
-            there = sorted({str(subset) for subset in subsets if subset is not None})
-            raise InputError(
-                f"{spec.place('training_pairs', 'without')}: {asked.without!r} is not one of several subsets of the "
-                f"training pairs ({', '.join(there) or 'they have none'}); give one of those, or null"
-            )
-        rows = rows[[subset != asked.without for subset in subsets]]
-    if asked.alike:
-        rows = rows[[alike(*file.find(int(place))) >= asked.alike for place in kept[rows]]]
-        if not len(rows):
-            raise InputError(
-                f"{spec.place('training_pairs', 'alike')}: no training pair has replies that are alike to "
-                f"{asked.alike:g}; give a smaller share"
-            )
-    return np.sort(rows[np.argsort(file.column("id")[kept[rows]], kind="stable")[: asked.most]])
 
 
 def _write_unpaired(spec: BenchmarkSpec, source: str, tokenizer: Any, apart: np.ndarray, out: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from .plugins import checked
 from .yaml_file import Written, read_benchmark
 
 LAST, BY_REWARD_MODEL, BY_KL = "last", "selection_reward_model", "kl"  # what `evaluation.checkpoint.by` may be
+BY_HASH, LOW_CHES, HIGH_CHES = "hash", "low_ches", "high_ches"  # what `training_pairs.by` may be
 LENGTH = "length"  # the taste of labellers that no function says
 SUITES = Path(__file__).parent.parent / "suites"
 
@@ -104,7 +105,12 @@ class TrainingPairs(Part):
     """The pairs of the training split that methods and the training reward model learn from; all other splits stay."""
 
     most: int | None = Field(default=None, gt=0)
-    """At most this many of them, chosen by hash; null takes all."""
+    """At most this many of them; null takes all."""
+    by: Literal[BY_HASH, LOW_CHES, HIGH_CHES] = Field(  # type: ignore[valid-type]  # the names stand in one place
+        default=BY_HASH, exclude_if=lambda value: value == BY_HASH
+    )
+    """Which of them `most` takes: those of the smallest hashes, or of the lowest or highest CHES, which measures how
+    alike the base model's hidden states of two replies are (`models/ches.py`)."""
     without: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """Pairs of this subset are left out, so that policies are asked what no pair shows; null leaves out none."""
     alike: float = Field(default=0.0, ge=0, lt=1)

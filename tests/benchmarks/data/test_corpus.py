@@ -19,6 +19,8 @@ from alignment_bench.benchmarks.definition.spec import BenchmarkSpec, Splits
 from alignment_bench.errors import InputError
 from alignment_bench.models.chat import encode_prompt, encode_response
 from alignment_bench.models.checkpoint import Checkpoint
+from alignment_bench.models.ches import ches
+from alignment_bench.models.policy import Policy
 from alignment_bench.results.integrity import digest
 from alignment_bench.results.lazy import LazySequence
 from alignment_bench.results.records import LabelledPair, Pair, Prompt
@@ -306,6 +308,21 @@ def test_fewer_training_pairs_by_hash_or_by_how_alike_their_replies_are(load):
     assert len(found) > 4 and [pair.id for pair in alike.training] == [pair.id for pair in found if pair.id in ids]
     with pytest.raises(InputError, match="no training pair has replies that are alike to 0.99; give a smaller share"):
         load(rows, training_pairs={"alike": 0.99})
+
+
+def test_training_pairs_of_the_lowest_or_highest_ches(load, tiny, full):
+    rows = [row(n, "yes" * (1 + n % 3), "no" * (1 + n % 4)) for n in range(40)]
+    whole = load(rows).training
+    scores = ches(Policy.open(tiny, full, trainable=False), whole)
+    ids = [whole[int(place)].id for place in scores.argsort()]
+    assert len(set(scores.round(6))) > 6
+    for by, wanted in {"low_ches": ids[:6], "high_ches": ids[-6:]}.items():
+        found = load(rows, training_pairs={"most": 6, "by": by})
+        assert {pair.id for pair in found.training} == set(wanted)
+        assert [pair.id for pair in found.training] == [pair.id for pair in whole if pair.id in wanted]
+        assert found.record["training_pairs"]["by"] == by
+    with pytest.raises(InputError, match=r"low_ches says which pairs come first, and all are taken; give training_pa"):
+        load(rows, training_pairs={"by": "low_ches"})
 
 
 def test_training_pairs_of_one_subset_are_left_out_and_no_others(load):
