@@ -16,7 +16,7 @@ from .axes import text_of
 from .comparisons import LEVEL
 from .frontier import AT_EQUAL_KL, GAP, scorer_name
 from .metric_names import title
-from .quantities import in_points, measured, p_value
+from .quantities import in_points, measured, p_value, signed
 from .statistics import holm
 from .verdict import listed
 
@@ -76,6 +76,18 @@ def named_before(study: Mapping[str, Any]) -> dict[int, float]:
     return dict(zip(tested, holm([min(1.0, p) for p in tested.values()]), strict=True))
 
 
+def told(study: Mapping[str, Any]) -> set[int]:
+    """The rows of the record, by their ids, that the first sentence is about."""
+    sides = answer(study)
+    said = [
+        statement
+        for side, part in SIDES.items()
+        for statement, row in zip(study["design"][part], sides[side], strict=True)
+        if side == YES or row["shown"]
+    ]
+    return {id(row) for statement in said if (row := _row(study, statement)[0]) is not None}
+
+
 def _judged(study: Mapping[str, Any], said: Mapping[str, Any], corrected: Mapping[int, float]) -> dict[str, Any]:
     """A statement with the estimate that it is about, and whether this shows it, or its reverse."""
     row, _ = _row(study, said)
@@ -90,9 +102,9 @@ def _judged(study: Mapping[str, Any], said: Mapping[str, Any], corrected: Mappin
     within = -study["margin"] <= low and high <= study["margin"]
     shown = within if equal else tested and (mean > 0) == (said["verdict"] == "higher")
     unit, digits = (100, 0) if said["by"].startswith("win_rate.") else (1, 2)
-    number = f"{unit * mean:+.{digits}f}"
+    number = signed(unit * mean, digits)
     size = in_points(number) if unit == 100 else number
-    span = f"{unit * low:+.{digits}f} to {unit * high:+.{digits}f}"
+    span = f"{signed(unit * low, digits)} to {signed(unit * high, digits)}"
     p = "" if equal else f", adjusted p {p_value(adjusted)}"
     reverse = bool(tested and not shown)
     return {"text": text, "shown": bool(shown), "reverse": reverse, "estimate": f"{size}, {span}{p}"}

@@ -14,7 +14,7 @@ changes, interactions, and pairs of methods at each value.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from math import isfinite, nan
@@ -24,7 +24,7 @@ import numpy as np
 
 from .comparisons import LEVEL, NOT_DECIDED, by_preference
 from .grids import grid_of
-from .quantities import in_points, measured
+from .quantities import in_points, measured, signed
 from .sequential import UNTIL_DECIDED
 from .statistics import compare, holm, interval
 from .verdict import begun, judged_by, listed
@@ -197,11 +197,15 @@ def same(row: Mapping[str, Any]) -> bool:
     return bool(row["difference"] == row["low"] == row["high"] == 0)
 
 
-def sentences(study: Mapping[str, Any]) -> list[str]:
-    """What a study shows along its axes: changes, interactions, who is better where, and what is not shown."""
+def sentences(study: Mapping[str, Any], told: Collection[int] = ()) -> list[str]:
+    """What a study shows along its axes: changes, interactions, who is better where, and what is not shown.
+
+    told: ids of rows of which the answer to the study's question tells already. Its tests are corrected for each other
+    alone, so what is shown there would stand here as not shown.
+    """
     if not (metric := headline_of(study)):
         return []
-    said = _beside(study, metric)
+    said = _beside(study, metric, told)
     first = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
     for field, axis in study["axes"].items():
         rows = {part: [r for r in axis[part] if r["metric"] == metric] for part in ("changes", "interactions", "pairs")}
@@ -210,11 +214,11 @@ def sentences(study: Mapping[str, Any]) -> list[str]:
         said += [_gains(row, field, by, study) for row in rows["interactions"] if row["verdict"] != NOT_DECIDED]
         if field == first:
             said += _better(rows["pairs"], field, by, study)
-        said += _not_shown(rows, field, by, study)
+        said += _not_shown(rows, field, by, study, told)
     return said
 
 
-def _beside(study: Mapping[str, Any], metric: str) -> list[str]:
+def _beside(study: Mapping[str, Any], metric: str, told: Collection[int]) -> list[str]:
     """Of a study without axes each method beside the first: what is shown by the headline, by KL and by length, and by
     the headline what is not."""
     said, left = [], []
@@ -222,13 +226,14 @@ def _beside(study: Mapping[str, Any], metric: str) -> list[str]:
         (who, one), (whom, _) = (_subject(row[side], row["seeds"]) for side in ("a", "b"))
         is_ = "is" if one else "are"
         if row["verdict"] == NOT_DECIDED:
-            left += [f"{row['a']} ({_estimate(row)})"] if row["metric"] == metric else []
+            left += [f"{row['a']} ({_estimate(row)})"] if row["metric"] == metric and id(row) not in told else []
         elif row["metric"] == metric:
             size, span = _points(row, 1 if row["difference"] > 0 else -1)
             word = "better" if row["difference"] > 0 else "worse"
             said.append(f"{who} {is_} {word} than {whom} by {judged_by(metric)}: {in_points(size)} ({span}{_p(row)}).")
         elif row["metric"] in BESIDE:
-            ends = ", ".join([f"{row['difference']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}"])
+            mean, low, high = (signed(row[part], 2) for part in ("difference", "low", "high"))
+            ends = f"{mean}, {low} to {high}"
             word = "above" if row["difference"] > 0 else "below"
             said.append(f"{who} {is_} {word} {whom} in {BESIDE[row['metric']]} ({ends}{_p(row)}).")
     first = next((row["b"] for row in study.get("beside_the_first", ())), "")
@@ -255,7 +260,7 @@ def _gains(row: Mapping[str, Any], field: str, by: str, study: Mapping[str, Any]
         for r in study["axes"][field]["changes"]
         if (r["metric"], r["at"]) == (row["metric"], row["at"])
     }
-    own = f"; {behind} {changes[behind]:+.0f}, {ahead} {changes[ahead]:+.0f}"
+    own = f"; {behind} {signed(changes[behind])}, {ahead} {signed(changes[ahead])}"
     where = f"From {field} {text_of(row['from'])} to {text_of(row['to'])}{_at(row, field, study)}"
     return f"{where}, {who} gain{'s' * one} {in_points(size)} on {whom} by {by} ({span}{own}{_p(row)})."
 
@@ -285,14 +290,15 @@ def _not_shown(
     field: str,
     by: str,
     study: Mapping[str, Any],
+    told: Collection[int],
 ) -> list[str]:
     """Changes and interactions that are not shown, with their intervals, so that this is not read as "none"."""
     parts = []
     for row in rows["changes"]:
-        if row["verdict"] == NOT_DECIDED and not same(row):
+        if row["verdict"] == NOT_DECIDED and not same(row) and id(row) not in told:
             parts.append(f"a change of {row['method']}{_at(row, field, study)} ({_estimate(row)})")
     for row in rows["interactions"]:
-        if row["verdict"] == NOT_DECIDED and not same(row):
+        if row["verdict"] == NOT_DECIDED and not same(row) and id(row) not in told:
             name = f"{row['a']} and {row['b']}"
             parts.append(f"another change of {name}{_at(row, field, study)} ({_estimate(row)})")
     return [f"Not shown along {field} by {by}, in points: {'; '.join(parts)}."] if parts else []
@@ -301,7 +307,8 @@ def _not_shown(
 def _estimate(row: Mapping[str, Any]) -> str:
     if not measured(row["low"]):
         return "no interval"
-    return f"{100 * row['difference']:+.0f}, {100 * row['low']:+.0f} to {100 * row['high']:+.0f}"
+    mean, low, high = (signed(100 * row[part]) for part in ("difference", "low", "high"))
+    return f"{mean}, {low} to {high}"
 
 
 def _subject(method: str, seeds: int) -> tuple[str, bool]:

@@ -10,7 +10,7 @@ is compared at its own KL. Gao's forms (`overoptimization.py`) are fitted over r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from math import isfinite, nan
@@ -218,20 +218,23 @@ def _decide(row: dict[str, Any], level: float) -> None:
     row["crosses"] = bool(shown[0] * shown[-1] < 0)
 
 
-def sentences(summary: Mapping[str, Any]) -> list[str]:
+def sentences(summary: Mapping[str, Any], answered: Collection[int] = ()) -> list[str]:
     """What the frontiers show, a sentence a pair of methods, by the score that is trusted most.
 
-    Of many pairs those are told in which something is shown, and the rest is counted.
+    Of many pairs those are told in which something is shown, and the rest is counted. answered: ids of rows of which a
+    study's answer tells, with another correction; of these is said here what is shown here as well.
     """
     found = summary.get("frontier") or {}
-    rows = trusted(found.get("comparisons", ()))
+    every = trusted(found.get("comparisons", ()))
+    rows = [row for row in every if id(row) not in answered or row["crosses"] or row["verdict"] != NOT_DECIDED]
     told = [row for row in rows if len(rows) <= FEW_PAIRS or row["crosses"] or row["verdict"] != NOT_DECIDED]
     told = [row for row in told if row["kl"] or len(rows) <= FEW_PAIRS]
     said = [_sentence(row, found["methods"]) for row in told]
     if rest := len(rows) - len(told):
         apart = sum(row["kl"] is None for row in rows)
         none = f", {apart} of which have no KL in common" if apart else ""
-        pairs = f"{rest} of {len(rows)} pairs of methods, corrected for each other"
+        other = " other" * (len(rows) < len(every))
+        pairs = f"{rest} of {len(rows)}{other} pairs of methods, corrected for each other"
         said.append(f"At equal KL to SFT, no difference is shown in {pairs}{none}.")
     return said
 

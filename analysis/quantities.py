@@ -27,6 +27,12 @@ def number(value: Any, digits: int = 2) -> str:
     return f"{value:,.{digits if abs(value) < 100 else 0}f}".replace("-", "−")
 
 
+def signed(value: float, digits: int = 0) -> str:
+    """With its sign; what rounds to nothing has a plus from either side."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text.replace("-", "+")
+
+
 def share(value: Any) -> str:
     """A share of one as percent with one decimal."""
     return f"{100 * value:.1f}%".replace("-", "−") if measured(value) else MISSING

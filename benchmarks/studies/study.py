@@ -10,13 +10,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...analysis import axes as along_an_axis
 from ...analysis import budgets, variance
 from ...analysis import frontier as frontiers
-from ...analysis.answer import answer, sentences
+from ...analysis.answer import answer, sentences, told
 from ...analysis.budgets import BUDGET
 from ...analysis.findings import few_seeds
 from ...analysis.learnt_scorer import JUDGE, beside_the_truth
@@ -163,12 +164,17 @@ def found_by(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.
 def verdict_of(found: Mapping[str, Any]) -> list[str]:
     """What a study shows, in sentences."""
     metric = along_an_axis.headline_of(found)
-    said = along_an_axis.sentences(found)
+    answered = told(found) if found["design"] else ()
+    said = along_an_axis.sentences(found, answered)
+    places: dict[str, list[str]] = {}  # of a text that parts have in common
     for part in found["frontiers"]:
-        values = along_an_axis.values_at(part["at"], found)
-        where = f" ({', '.join(values)})" if values else ""
-        texts = frontiers.sentences({"frontier": part}) + frontiers.compute_sentences(part["equal_compute"])
-        said += [f"{text.removesuffix('.')}{where}." for text in texts]
+        texts = frontiers.sentences({"frontier": part}, answered)
+        for text in texts + frontiers.compute_sentences(part["equal_compute"]):
+            places.setdefault(text, []).append(", ".join(along_an_axis.values_at(part["at"], found)))
+    every = prod(len(found["axes"][field]["values"]) for part in found["frontiers"][:1] for field in part["at"])
+    said += [
+        text if len(at) == every else f"{text.removesuffix('.')} ({'; '.join(at)})." for text, at in places.items()
+    ]
     said += budgets.sentences(found)
     said += variance.sentences(found, metric or next((r["metric"] for r in found["variance"]), None))
     return said or ["Nothing is compared here: no method has scores at two values of an axis."]

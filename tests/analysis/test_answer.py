@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from alignment_bench.analysis.answer import answer, said_of, sentences
+from alignment_bench.analysis.answer import answer, said_of, sentences, told
+from alignment_bench.analysis.axes import sentences as along_axes
 
 FLIP, BETA = "labels.flip", "dpo.beta"
 
@@ -187,6 +188,20 @@ def test_what_is_shown_stands_first_and_a_reverse_that_is_shown_is_told(study):
     )
     equal = answer(study | {"design": {"yes_if": [said("dpo", "equal", along=FLIP)], "no_if": [falls]}})
     assert equal["answer"] == "no" and not equal["yes"][0]["reverse"]  # equality has two reverses, each a statement
+
+
+def test_what_the_answer_tells_is_not_told_again_as_not_shown(study):
+    """Both changes and the interaction are undecided once corrected for all; the design asks about two of them."""
+    for part in ("changes", "interactions", "pairs"):
+        study["axes"][FLIP][part] = [{"seeds": 3, "verdict": "not decided", **row} for row in study["axes"][FLIP][part]]
+    flip = study["axes"][FLIP]
+    asked(study, [said("dpo", "lower", along=FLIP)], [said("ppo", "lower", than="dpo", along=FLIP)])
+    assert told(study) == {id(flip["changes"][0])}  # that ppo falls behind is not shown, so no word of it stands above
+    (line,) = along_axes(study, told(study))
+    assert "a change of ppo" in line and "another change of dpo and ppo" in line and "a change of dpo" not in line
+    assert "a change of dpo (-12" in along_axes(study)[0]
+    asked(study, [said("ppo", "higher", than="dpo", along=FLIP)], [said("dpo", "lower", along=FLIP)])
+    assert told(study) == {id(flip["interactions"][0]), id(flip["changes"][0])}
 
 
 def test_a_statement_in_words(study):

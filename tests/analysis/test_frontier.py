@@ -263,3 +263,17 @@ def test_of_many_pairs_those_are_told_in_which_something_is_shown():
         "At equal KL to SFT, no difference is shown in 7 of 10 pairs of methods, corrected for each other, 4 of which "
         "have no KL in common."
     )
+
+
+def test_what_a_studys_answer_tells_is_left_out_here_where_it_is_not_shown():
+    levels = {"dpo": 1.5, "ppo": 0.2, "kto": 0.21, "ipo": 0.19}
+    rows = {f"{m}{part}": (kl, r * kl, r) for m, r in levels.items() for part, kl in (("", 0.4), (":beta=1", 1.6))}
+    rows |= {"far": (9.0, 1.0, 1.0), "far:beta=1": (16.0, 1.0, 1.0)}
+    found = {"frontier": frontier(scores_of(rows))}
+
+    def ids(*pair):
+        return {id(row) for row in found["frontier"]["comparisons"] if {row["a"], row["b"]} == {*pair}}
+
+    assert "no difference is shown in 7 of 10 pairs of methods" in sentences(found)[-1]
+    assert "no difference is shown in 6 of 9 other pairs of methods" in sentences(found, ids("ppo", "kto"))[-1]
+    assert sentences(found, ids("dpo", "ppo")) == sentences(found)

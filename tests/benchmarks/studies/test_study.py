@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from alignment_bench.analysis.answer import sentences
-from alignment_bench.benchmarks.studies.study import Planning
+from alignment_bench.benchmarks.studies.study import Planning, verdict_of
 from alignment_bench.results.integrity import CHECK, read_record
 from alignment_bench.results.run_folder import STUDY, Run
 from alignment_bench.runtime import processes
@@ -162,3 +162,24 @@ def test_several_processes_are_refused(bench, workdir, write_tiny, monkeypatch):
 
 def test_nothing_planned_takes_no_time():
     assert Planning([]).seconds == (0, 0)
+
+
+def test_what_is_alike_at_several_values_is_said_once():
+    """The same text of three parts of three, of two of them, and of two of three where the third has none."""
+    row = {"a": "dpo", "b": "ppo", "metric": "win_rate.gold", "kl": None, "crosses": False, "verdict": "not decided"}
+    axis = {"values": [5, 6, 7], "curves": [], "changes": [], "interactions": [], "pairs": []}
+    found = {"axes": {"n": axis}, "design": None, "variance": [], "per_seed": [], "runs": [], "tuned": None}
+
+    def parts(*far):
+        own = [{"dpo": 1.0, "ppo": kl} for kl in far]
+        of = [{name: {"points": [{"name": name, "kl": {"mean": kl}}]} for name, kl in each.items()} for each in own]
+        more = {"comparisons": [row], "equal_compute": []}
+        return {"frontiers": [{"at": {"n": place}, "methods": each, **more} for place, each in enumerate(of)]}
+
+    def said(kl):
+        spans = f"dpo 1 nats, ppo {kl} nats"
+        return f"Nothing is said of dpo and ppo at equal KL to SFT, for they have none in common ({spans})"
+
+    assert verdict_of({**found, **parts(2.0, 2.0, 2.0)}) == [f"{said(2)}."]
+    assert verdict_of({**found, **parts(2.0, 3.0, 2.0)}) == [f"{said(2)} (n 5; n 7).", f"{said(3)} (n 6)."]
+    assert verdict_of({**found, **parts(2.0, 2.0)}) == [f"{said(2)} (n 5; n 6)."]
