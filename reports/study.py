@@ -35,7 +35,7 @@ def study_page(study: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
         "facts": _facts(study),
         "axes": [_axis(study, field, metric, looks) for field in study["axes"]],
         "beside": _beside(study, metric) if study.get("beside_the_first") else None,
-        "frontiers": [_frontier(study, part, looks) for part in study["frontiers"]],
+        "frontiers": [_frontier(study, part, looks) for part in study["frontiers"] if _has_strengths(study, part)],
         "variance": [_variance(row) for row in study["variance"] if row["metric"] == metric],
         "runs": [
             {**run, "link": _link(out, run["run_dir"]) if out else None, "audit": _audit(run)} for run in study["runs"]
@@ -210,11 +210,16 @@ def _curves(study: Mapping[str, Any], field: str, looks: Mapping[str, Style]) ->
             finish_chart(canvas, f"axis-{field}-{metric}", title(metric), f"{title(metric)}. {'; '.join(spoken)}")
         )
     return Figure(
-        f"Along {field}",
+        "Curves",
         "Mark: mean over prompts and seeds; band: its 95% interval at that value alone. Whether two curves change "
         "alike is tested below, and not by whether their bands meet.",
         charts,
     )
+
+
+def _has_strengths(study: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
+    """False for rows of one method that no axis crosses: they differ in one thing and another, and a line says nothing."""
+    return bool(study["axes"]) or len(part["methods"]) > 1
 
 
 def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[str, Style]) -> dict[str, Any]:

@@ -96,6 +96,9 @@ def test_the_ablation_of_ppo_has_a_row_a_detail_beside_ppo():
     cells = beside["cells"]["ppo:kl_estimator=k3"]
     assert cells[2].startswith(f"+{found['difference']:.2f} [") and cells[3] == f"{found['p_adjusted']:.3f}"
     assert ">Differences to ppo</h2>" in fill("study.html.j2", shown)
+    assert record["frontiers"] and shown["frontiers"] == []  # its rows are no strengths of one thing
+    others = read_record(outcomes.outcomes()["online_offline"])
+    assert len(study_page(others, None)["frontiers"]) == len(others["frontiers"]) == 2
     assert record["verdict"][0].startswith("ppo:kl_estimator=k3 is above ppo in KL to SFT")
 
 
