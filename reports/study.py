@@ -218,7 +218,7 @@ def _curves(study: Mapping[str, Any], field: str, looks: Mapping[str, Style]) ->
 
 
 def _has_strengths(study: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
-    """False for rows of one method that no axis crosses: they differ in one thing and another, and a line says nothing."""
+    """False for rows of one method that no axis crosses: they differ in one thing and another."""
     return bool(study["axes"]) or len(part["methods"]) > 1
 
 
