@@ -27,7 +27,9 @@ RATE = "win_rate."
 
 def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The situations of a study's record: `name`, `metric`, `cells` by row's label with `state` and the difference to
-    `THAN` (`difference`, `low`, `high`). Only those in which some row is compared with it by a win rate."""
+    `THAN` (`difference`, `low`, `high`). Only those in which some row is compared with it by a win rate. A name begins
+    with benchmark and model where the model is none that is built in."""
+    of = "" if study["model"].startswith("builtin/") else f"{study['benchmark']} with {study['model'].split('/')[-1]}, "
     metric, named = headline_of(study), named_before(study) if study.get("design") else {}
     field = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
     if metric and field:
@@ -38,7 +40,7 @@ def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             places = (f"{field} {text_of(row['value'])}", *others(row, field, study))
             label, cell = _cell(row, study["margin"], LEVEL, named.get(id(row)))
             found.setdefault(places, {})[label] = cell
-        yield from ({"name": name, "metric": metric, "cells": cells} for name, cells in _once(found))
+        yield from ({"name": f"{of}{name}", "metric": metric, "cells": cells} for name, cells in _once(found))
     at_kl: dict[str, dict[tuple[str, ...], dict[str, Any]]] = {}
     for part in study["frontiers"]:
         rows = [row for row in trusted(part["comparisons"]) if THAN in (row["a"], row["b"]) and row["kl"]]
@@ -48,7 +50,7 @@ def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             at_kl.setdefault(rows[0]["metric"], {})[tuple(values_at(part["at"], study))] = cells
     for by, parts in at_kl.items():
         yield from (
-            {"name": ", ".join(["equal KL", *([name] if name else [])]), "metric": by, "cells": cells}
+            {"name": of + ", ".join(["equal KL", *([name] if name else [])]), "metric": by, "cells": cells}
             for name, cells in _once(parts)
         )
 

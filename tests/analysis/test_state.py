@@ -30,7 +30,8 @@ def study():
         pair("dpo", "kto", 0.5, metric="win_rate.judge", value=0.25),
         pair("kto", "ppo", 0.5, value=0),
     ]
-    return {"margin": 0.05, "frontiers": [], "axes": {"labels.flip": axis([0, 0.25], pairs), "ppo.beta": axis([1], [])}}
+    axes = {"labels.flip": axis([0, 0.25], pairs), "ppo.beta": axis([1], [])}
+    return {"benchmark": "quick", "model": "builtin/base_model", "margin": 0.05, "frontiers": [], "axes": axes}
 
 
 def states(situation):
@@ -44,6 +45,8 @@ def test_each_value_of_an_axis_is_a_situation_seen_from_the_other_method(study):
     assert states(flipped) == {"ppo": ("below", -0.25), "kto": ("not decided", -0.0625)}
     cell = flipped["cells"]["kto"]
     assert (cell["low"], cell["high"]) == pytest.approx((-0.0825, -0.0425))
+    elsewhere = of_study({**study, "model": "Somebody/Some-135M"})
+    assert [each["name"] for each in elsewhere][1] == "quick with Some-135M, labels.flip 0.25"
 
 
 @pytest.mark.parametrize(("p", "half", "state"), [
@@ -132,6 +135,8 @@ def test_at_equal_kl_the_level_is_the_frontiers_and_what_crosses_is_left_out(stu
     (found,) = of_study(study)
     assert found["name"] == "equal KL, training_reward null"
     assert states(found) == {"ppo": ("above", 0.1), "kto": ("not decided", 0.1)}
+    (found,) = of_study({**study, "benchmark": "sentiment", "model": "Somebody/Some-135M"})
+    assert found["name"] == "sentiment with Some-135M, equal KL, training_reward null"
 
 
 def test_a_runs_direct_comparisons_by_its_headline_alone():
