@@ -1,5 +1,6 @@
 """The page of the state of the methods: situations by methods, each cell with what was shown and where from."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from .drawing import INK, SIZE, Chart, finish_chart, literal, new_canvas
 
 MARK, NOT_TRIED = "?", "–"  # of what is not decided, and of what is not there
 STATES = (ABOVE, EQUAL, BELOW, NOT_DECIDED)
+WIDTH = 60  # characters of a situation's name in a line of the chart
 FILLS = {ABOVE: "#a6cde8", EQUAL: "#dfe3e6", BELOW: "#f3b98d", NOT_DECIDED: "none"}  # of a cell of the chart
 
 
@@ -72,7 +74,7 @@ def state_chart(sources: Sequence[Mapping[str, Any]]) -> Chart:
     situations = [(source["name"], each) for source in sources for each in source["situations"]]
     names = [f"{source}: {each['name']}" for source, each in situations]
     canvas, plot = new_canvas(1.2 + 0.3 * len(situations))
-    canvas.set_size_inches(0.085 * max(map(len, names)) + 0.75 * len(methods), canvas.get_figheight())
+    canvas.set_size_inches(0.075 * min(WIDTH, max(map(len, names))) + 0.62 * len(methods), canvas.get_figheight())
     spoken = []
     for row, (_, each) in enumerate(situations):
         for column, method in enumerate(methods):
@@ -86,7 +88,7 @@ def state_chart(sources: Sequence[Mapping[str, Any]]) -> Chart:
     plot.set_xlim(-0.5, len(methods) - 0.5)
     plot.set_ylim(len(names) - 0.5, -0.5)
     plot.set_xticks(range(len(methods)), [literal(name) for name in methods], rotation=30, ha="left")
-    plot.set_yticks(range(len(names)), [literal(name) for name in names])
+    plot.set_yticks(range(len(names)), [literal(textwrap.fill(name, WIDTH)) for name in names])
     plot.xaxis.tick_top()
     plot.tick_params(length=0, labelsize=SIZE - 1)
     plot.spines["bottom"].set_visible(False)
