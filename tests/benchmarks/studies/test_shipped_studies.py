@@ -250,7 +250,7 @@ def test_the_picture_of_the_readme_is_that_of_what_is_published():
     chart = state_chart(outcomes.sources())
     axes = chart.drawing.axes[0]
     labels = [*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts]
-    wanted = Counter(text.get_text() for text in labels)
+    wanted = Counter(line for text in labels for line in text.get_text().splitlines())
     assert Counter(drawn) - wanted == Counter([chart.title]) and not wanted - Counter(drawn)
 
 
