@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis.answer import SIDES, said_of
 from ..analysis.axes import BESIDE, headline_of, others, same, series_name, text_of, values_at
-from ..analysis.frontier import GAP, TRUSTED, scorer_name
+from ..analysis.frontier import GAP, TRUSTED
 from ..analysis.metric_names import title
 from ..analysis.quantities import MISSING, measured, number, p_value, share
 from ..analysis.variance import CALLED
@@ -245,6 +245,7 @@ def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[
     rows = [row for row in part["comparisons"] if row["kl"] and row["metric"] in (*TRUSTED, GAP)]
     return {
         "at": ", ".join(values_at(part["at"], study)),
+        "methods": [*part["methods"]],
         "figure": Figure(
             "Scores against distance from SFT",
             "A mark is a row of the method, its line the interpolation between rows that comparisons at equal KL use.",
@@ -253,7 +254,7 @@ def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[
         "rows": [
             {
                 "name": f"{row['a']} less {row['b']}",
-                "metric": "training reward less true reward" if row["metric"] == GAP else scorer_name(row["metric"]),
+                "metric": "Training reward less true reward" if row["metric"] == GAP else title(row["metric"]),
                 "kl": f"{row['kl'][0]:.2g} to {row['kl'][1]:.2g}",
                 "text": _signed(row, row["metric"]),
                 "area": _signed(row["area"], "reward"),

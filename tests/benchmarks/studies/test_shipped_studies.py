@@ -98,7 +98,13 @@ def test_the_ablation_of_ppo_has_a_row_a_detail_beside_ppo():
     assert ">Differences to ppo</h2>" in fill("study.html.j2", shown)
     assert record["frontiers"] and shown["frontiers"] == []  # its rows are no strengths of one thing
     others = read_record(outcomes.outcomes()["online_offline"])
-    assert len(study_page(others, None)["frontiers"]) == len(others["frontiers"]) == 2
+    shown = study_page(others, None)
+    assert len(shown["frontiers"]) == len(others["frontiers"]) == 2
+    part = shown["frontiers"][0]
+    names = [(row["name"], row["metric"], row["kl"]) for row in part["rows"]]
+    assert len({*names}) == len(names)  # of two scores by one scorer each row says which it is
+    html = fill("study.html.j2", shown).partition("One frontier a method")[2].partition("<figure")[0]
+    assert all(f"{name}</li>" in html for name in part["methods"])  # whose colour is whose
     assert record["verdict"][0].startswith("ppo:kl_estimator=k3 is above ppo in KL to SFT")
 
 
