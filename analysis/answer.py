@@ -14,8 +14,8 @@ from typing import Any
 
 from .axes import text_of
 from .comparisons import LEVEL
-from .frontier import AT_EQUAL_KL, GAP, scorer_name
-from .metric_names import title
+from .frontier import AT_EQUAL_KL, GAP, NAMES, scorer_name
+from .metric_names import evaluator, title
 from .quantities import in_points, measured, p_value, signed
 from .statistics import holm
 from .verdict import listed
@@ -56,14 +56,16 @@ def said_of(said: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
     where = (f" at {listed(at)}" if at else "") + (" at equal KL to SFT" if said.get("equal_kl") else "")
     by = f" by {_by(said['by'])}"
     if not (field := said.get("along")):
-        word = {"higher": "is above", "lower": "is below", "equal": "is equal to"}[said["verdict"]]
+        word = {"higher": "is above", "lower": "is below", "equal": "is equal within the margin to"}[said["verdict"]]
         return f"{said['method']} {word} {said['than']}{where}{by}"
     first, last = (text_of(axes[field]["values"][end]) for end in (0, -1))
     span = f" from {field} {first} to {last}{where}{by}"
     if said.get("than"):
-        word = {"higher": "gains on", "lower": "falls behind", "equal": "changes as much as"}[said["verdict"]]
+        beside = {"higher": "gains on", "lower": "falls behind", "equal": "changes, within the margin, as much as"}
+        word = beside[said["verdict"]]
         return f"{said['method']} {word} {said['than']}{span}"
-    return f"{said['method']} {({'higher': 'rises', 'lower': 'falls', 'equal': 'stays equal'})[said['verdict']]}{span}"
+    words = {"higher": "rises", "lower": "falls", "equal": "stays equal within the margin"}
+    return f"{said['method']} {words[said['verdict']]}{span}"
 
 
 def named_before(study: Mapping[str, Any]) -> dict[int, float]:
@@ -196,6 +198,10 @@ def _by(metric: str) -> str:
     family, _, scorer = metric.partition(".")
     if family == "win_rate":
         return f"win rate by {scorer_name(metric)}"
+    if family == "reward" and metric not in NAMES and "." in scorer:
+        return f"the {evaluator(scorer)}"  # one facet of it
     if family in ("reward", GAP):
         return scorer_name(metric)
+    if family == "measure":
+        return f"the measure {scorer}"
     return WORDS.get(metric) or title(metric)

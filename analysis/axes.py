@@ -237,7 +237,7 @@ def _beside(study: Mapping[str, Any], metric: str, told: Collection[int]) -> lis
             word = "above" if row["difference"] > 0 else "below"
             said.append(f"{who} {is_} {word} {whom} in {BESIDE[row['metric']]} ({ends}{_p(row)}).")
     first = next((row["b"] for row in study.get("beside_the_first", ())), "")
-    rest = f"Not shown by {judged_by(metric)}, in points: a difference to {first} of {'; '.join(left)}."
+    rest = f"Not shown, in points of win rate by {judged_by(metric)}: a difference to {first} of {'; '.join(left)}."
     return [*map(begun, said), *([rest] if left else [])]
 
 
@@ -300,8 +300,8 @@ def _not_shown(
     for row in rows["interactions"]:
         if row["verdict"] == NOT_DECIDED and not same(row) and id(row) not in told:
             name = f"{row['a']} and {row['b']}"
-            parts.append(f"another change of {name}{_at(row, field, study)} ({_estimate(row)})")
-    return [f"Not shown along {field} by {by}, in points: {'; '.join(parts)}."] if parts else []
+            parts.append(f"that {name} change differently{_at(row, field, study)} ({_estimate(row)})")
+    return [f"Not shown along {field}, in points of win rate by {by}: {'; '.join(parts)}."] if parts else []
 
 
 def _estimate(row: Mapping[str, Any]) -> str:

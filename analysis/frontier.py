@@ -23,7 +23,7 @@ from .grids import SFT, grid_of, grids_of
 from .interpolation import FLOPS, KL, Curve, at_equal
 from .overoptimization import FORMS, GOLD, LEAST, NAMES, PROXY, STAND_IN, fit
 from .quantities import flops as in_flops
-from .quantities import in_points, measured
+from .quantities import in_points, measured, unsigned
 from .sequential import UNTIL_DECIDED
 from .statistics import holm, interval
 from .verdict import BY
@@ -270,7 +270,7 @@ def _sentence(row: Mapping[str, Any], methods: Mapping[str, Any], measure: str =
     digits = 0 if unit == 100 else 2
     number = f"{unit * abs(row['difference']):.{digits}f}"
     size = in_points(number) if unit == 100 else number
-    span = f"{unit * limits[0]:.{digits}f} to {unit * limits[1]:.{digits}f}" if limits else "no interval"
+    span = " to ".join(unsigned(unit * limit, digits) for limit in limits) if limits else "no interval"
     mean = " on average" if high > low else ""
     if row["crosses"]:
         one, other = (a if end["difference"] > 0 else b for end in (row["curve"][0], row["curve"][-1]))

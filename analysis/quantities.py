@@ -33,6 +33,11 @@ def signed(value: float, digits: int = 0) -> str:
     return text if float(text) else text.replace("-", "+")
 
 
+def unsigned(value: float, digits: int = 0) -> str:
+    """A number of so many digits; what rounds to nothing has no sign."""
+    return signed(value, digits).removeprefix("+")
+
+
 def share(value: Any) -> str:
     """A share of one as percent with one decimal."""
     return f"{100 * value:.1f}%".replace("-", "−") if measured(value) else MISSING

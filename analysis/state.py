@@ -28,8 +28,8 @@ RATE = "win_rate."
 def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The situations of a study's record: `name`, `metric`, `cells` by row's label with `state` and the difference to
     `THAN` (`difference`, `low`, `high`). Only those in which some row is compared with it by a win rate. A name begins
-    with benchmark and model where the model is none that is built in."""
-    of = "" if study["model"].startswith("builtin/") else f"{study['benchmark']} with {study['model'].split('/')[-1]}, "
+    as `elsewhere` says."""
+    of = "" if "model" in study["axes"] else elsewhere(study["benchmark"], study["model"], study["preferences"])
     metric, named = headline_of(study), named_before(study) if study.get("design") else {}
     field = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
     if metric and field:
@@ -74,6 +74,13 @@ def _once(found: Mapping[tuple[str, ...], dict[str, Any]]) -> Iterator[tuple[str
             axes = listed([place.partition(" ")[0] for place in several[0]])
             name = f"every value of {axes}" if len(alike) == 1 else "; ".join(", ".join(places) for places in several)
         yield name, cells
+
+
+def elsewhere(benchmark: str, model: str, preferences: str) -> str:
+    """What the name of a situation begins with where model or preferences are none that are built in."""
+    if all(name.startswith("builtin/") for name in (model, preferences)):
+        return ""
+    return f"{benchmark} with {model.rstrip('/').split('/')[-1]}, "
 
 
 def of_run(summary: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:

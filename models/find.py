@@ -20,7 +20,8 @@ def find_model(name: str, option: str, template: Template = "chat") -> Checkpoin
     if name.startswith(BUILTIN):
         folder = Path(__file__).parent / name
         if not (folder / "config.json").exists():
-            known = sorted(f"{BUILTIN}{path.parent.name}" for path in folder.parent.glob("*/config.json"))
+            every = (Path(__file__).parent / BUILTIN).glob("*/config.json")
+            known = sorted(f"{BUILTIN}{path.parent.name}" for path in every)
             raise InputError(f"there is no built-in model {name!r}; known: {', '.join(known)}")
     elif Path(name).exists():
         folder = Path(name)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..analysis.answer import SIDES, said_of
+from ..analysis.answer import SIDES, named_before, said_of
 from ..analysis.axes import BESIDE, headline_of, others, same, series_name, text_of, values_at
 from ..analysis.frontier import GAP, TRUSTED
 from ..analysis.metric_names import title
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
 AUDITED = ("Training", "Evaluation", "Tau", "Judge's tau", "Ruined rows", "Taken for better")
+LARGER = ("is better", "has the larger gap")  # which is no merit
 KL = "kl"
 TESTED = ("changes", "interactions")
 MOST = 6  # charts of an axis: the scores that are trusted most, then KL and length
@@ -131,7 +132,7 @@ def _axis(study: Mapping[str, Any], field: str, metric: str | None, looks: Mappi
 
 def _table(study: Mapping[str, Any], field: str, metric: str) -> dict[str, Any]:
     """One score over an axis: means of each series by value, and what was tested of them."""
-    axis = study["axes"][field]
+    axis, named = study["axes"][field], _named(study)
     rows = {part: [row for row in axis[part] if row["metric"] == metric] for part in ("curves", *TESTED)}
     changes, interactions = ([row for row in rows[part] if not same(row)] for part in TESTED)
     return {
@@ -141,11 +142,16 @@ def _table(study: Mapping[str, Any], field: str, metric: str) -> dict[str, Any]:
             series_name(row, field, study): {text_of(point["value"]): _cell(point, metric) for point in row["points"]}
             for row in rows["curves"]
         },
-        "changes": [_tested(row, series_name(row, field, study)) for row in changes],
+        "changes": [_tested(row, series_name(row, field, study), named) for row in changes],
         "interactions": [
-            _tested(row, ", ".join([f"{row['a']} less {row['b']}", *others(row, field, study)])) for row in interactions
+            _tested(row, ", ".join([f"{row['a']} less {row['b']}", *others(row, field, study)]), named)
+            for row in interactions
         ],
     }
+
+
+def _named(study: Mapping[str, Any]) -> dict[int, float]:
+    return named_before(study) if study.get("design") else {}
 
 
 def _beside(study: Mapping[str, Any], metric: str | None) -> dict[str, Any]:
@@ -154,11 +160,12 @@ def _beside(study: Mapping[str, Any], metric: str | None) -> dict[str, Any]:
     for row in study["beside_the_first"]:
         rows.setdefault(row["a"], {})[row["metric"]] = row
     shown = [name for name in (metric, *BESIDE) if name and any(name in found for found in rows.values())]
+    named = _named(study)
     cells = {
         name: [
             text
             for m in shown
-            for text in ((_signed(found[m], m), p_value(found[m]["p_adjusted"])) if m in found else (MISSING, MISSING))
+            for text in ((_signed(found[m], m), _p(found[m], named)) if m in found else (MISSING, MISSING))
         ]
         for name, found in rows.items()
     }
@@ -166,10 +173,18 @@ def _beside(study: Mapping[str, Any], metric: str | None) -> dict[str, Any]:
     return {"first": study["beside_the_first"][0]["b"], "heads": heads, "cells": cells}
 
 
-def _tested(row: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A change or an interaction, under a name, with its values and its estimate as text."""
+def _tested(row: Mapping[str, Any], name: str, named: Mapping[int, float]) -> dict[str, Any]:
+    """A change or an interaction, under a name, with its values, its estimate and its p as text.
+
+    named: the p of the tests that the question names, by the row's id.
+    """
     ends = {end: text_of(row[end]) for end in ("from", "to")}
-    return {**row, **ends, "name": name, "text": _signed(row, row["metric"])}
+    return {**row, **ends, "name": name, "text": _signed(row, row["metric"]), "p": _p(row, named)}
+
+
+def _p(row: Mapping[str, Any], named: Mapping[int, float]) -> str:
+    own = f" (as named before: {p_value(named[id(row)])})" if id(row) in named else ""
+    return f"{p_value(row['p_adjusted'])}{own}"
 
 
 def _cell(cell: Mapping[str, Any], metric: str | None) -> str:
@@ -242,6 +257,7 @@ def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[
         name = f"{title(metric)} over SFT" if metric != GAP else "Training reward less true reward (sd of SFT)"
         places = "-".join(str(place) for place in part["at"].values())
         charts.append(finish_chart(canvas, f"frontier-{metric}-{places}", name, f"{name}. {'; '.join(spoken)}"))
+    named = _named(study)
     rows = [row for row in part["comparisons"] if row["kl"] and row["metric"] in (*TRUSTED, GAP)]
     return {
         "at": ", ".join(values_at(part["at"], study)),
@@ -258,8 +274,8 @@ def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[
                 "kl": f"{row['kl'][0]:.2g} to {row['kl'][1]:.2g}",
                 "text": _signed(row, row["metric"]),
                 "area": _signed(row["area"], "reward"),
-                "p_adjusted": row["p_adjusted"],
-                "verdict": row["verdict"],
+                "p": _p(row, named),
+                "verdict": row["verdict"].replace(*LARGER) if row["metric"] == GAP else row["verdict"],
             }
             for row in rows
         ],

@@ -66,9 +66,10 @@ def collect_pairs(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Coll
         (out / STEPS).mkdir(exist_ok=True)  # what is there of an interrupted collection is kept
         count = f"{len(prompts):,} prompts of {spec.preferences} get {settings.k} responses each"
         logging.getLogger(__name__).warning("the pairs are not on disk and are sampled first: %s", count)
-        policy = Policy.open(base, shop.tuning, trainable=False)
         about = {"model": spec.model, "prompts": spec.preferences}
-        collect(policy, f"{Path(spec.model).name}@{base.key[:12]}", prompts, sampling, out, about, lambda: reward)
+        with processes.apart():  # the first of several processes alone, opening and passes
+            policy = Policy.open(base, shop.tuning, trainable=False)
+            collect(policy, f"{Path(spec.model).name}@{base.key[:12]}", prompts, sampling, out, about, lambda: reward)
         person = SimulatedPerson(LABELLER, settings.reward, settings.sharpness, seed=settings.seed)
         label_all(out, person, LABELLER)
 

@@ -16,6 +16,7 @@ import pyarrow
 from pyarrow import RecordBatch
 
 from ...errors import InputError, nearest
+from ...evaluators.reward_function import reward_of
 from ...models.chat import as_sampled, encode_responses
 from ...models.checkpoint import Checkpoint
 from ...models.ches import ches
@@ -30,8 +31,8 @@ from ...results.records import LabelledPair, Pair, RatedReply
 from ...results.store import NotMade, read_json
 from ...runtime import processes
 from ...training.task import PromptDataset
-from ..context import Workshop
-from ..definition.spec import BY_HASH, BenchmarkSpec, Labels, TrainingPairs
+from ..context import MODEL_CODE, Workshop
+from ..definition.spec import BY_HASH, LENGTH, BenchmarkSpec, Labels, TrainingPairs
 from .arrow_columns import (
     PAIRS,
     REPLIES,
@@ -50,7 +51,7 @@ from .labels import changed
 from .misfits import SAME, Misfits
 from .more_pairs import Rows, append_pairs
 from .prompts import Shown, ids_hash, least, show
-from .training_pairs import Score, training_rows
+from .training_pairs import Score, check_training_pairs, training_rows
 
 WORLDS = {"world": "alignment_bench.benchmarks.world:preference_rows"}
 WORLD_ROWS, WORLD_SEED = 6000, 20260
@@ -122,10 +123,13 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
 
     InputError for anything that cannot be used.
     """
+    check_training_pairs(spec)
     collection = collect_pairs(spec, base, shop) if spec.collected else None
     builtin = not collection and spec.preferences.startswith(BUILTIN)
     if spec.unpaired:
         read_unpaired(spec.unpaired)  # says so where there is no such file
+    if spec.labels.taste != LENGTH:
+        reward_of(spec.labels.taste, _taste(spec))  # the same of a function
     inputs = {
         "code": code_digest(*CODE, *(WORLD_CODE if builtin else ())),
         "tokenizer": base.key,
@@ -136,13 +140,14 @@ def load_corpus(spec: BenchmarkSpec, base: Checkpoint, shop: Workshop) -> Corpus
         "splits": [*spec.shares.items(), spec.split_seed],
         "lengths": [spec.max_prompt_tokens, spec.max_response_tokens],
         **({"training_pairs": spec.training_pairs.model_dump()} if spec.training_pairs != TrainingPairs() else {}),
-        **({"states": [base.key, shop.tuning.identity()]} if spec.training_pairs.by != BY_HASH else {}),
+        **({"states": shop.inputs(MODEL_CODE, base=base.key)} if spec.training_pairs.by != BY_HASH else {}),
         **({"columns": spec.columns} if spec.columns and not collection else {}),
         **({"more_pairs": [source_digest(source) for source in spec.more_pairs]} if spec.more_pairs else {}),
     }
 
     def score(pairs: Sequence[Pair]) -> np.ndarray:
-        return ches(Policy.open(base, shop.tuning, trainable=False), pairs)
+        with processes.apart():  # the first of several processes alone, opening and passes
+            return ches(Policy.open(base, shop.tuning, trainable=False), pairs)
 
     def build(out: Path) -> None:
         usable = read_preferences(str(collection.path)) if collection else _read(spec)
@@ -370,9 +375,14 @@ def _open(spec: BenchmarkSpec, folder: Path, **more: Any) -> Corpus:
     )
 
 
+def _taste(spec: BenchmarkSpec) -> str:
+    """Where the taste of labellers is written, for errors."""
+    return f"{spec.place('labels', 'taste')}, labels.taste"
+
+
 def _relabelled(rows: ArrowRows[Pair], spec: BenchmarkSpec) -> tuple[ArrowRows[Pair], dict[str, Any]]:
     """Pairs as a labeller that errs would have given them, and what was done."""
-    swapped = changed(rows.file, spec.labels, spec.place("labels", "taste"))
+    swapped = changed(rows.file, spec.labels, _taste(spec))
 
     def read(batch: RecordBatch, place: int) -> Pair:
         pair, key = pair_of(batch, place), batch.column("id")[place].as_py()
@@ -381,4 +391,5 @@ def _relabelled(rows: ArrowRows[Pair], spec: BenchmarkSpec) -> tuple[ArrowRows[P
         return replace(pair, chosen=pair.rejected, rejected=pair.chosen) if is_swapped else pair
 
     done = {**spec.labels.model_dump(), "changed": len(swapped)}
-    return ArrowRows(rows.file, read, digest([rows.digest, swapped.tolist()])), done
+    key = digest([rows.digest, swapped.tolist()]) if len(swapped) else rows.digest
+    return ArrowRows(rows.file, read, key), done

@@ -14,6 +14,16 @@ from .arrow_rows import ArrowFile
 Score = Callable[[Sequence[Pair]], np.ndarray]  # a number a pair
 
 
+def check_training_pairs(spec: BenchmarkSpec) -> None:
+    """InputError for settings that do not go together."""
+    asked = spec.training_pairs
+    if asked.by != BY_HASH and asked.most is None:
+        raise InputError(
+            f"{spec.place('training_pairs', 'by')}: {asked.by} says which pairs come first, and all are taken; give "
+            f"training_pairs.most"
+        )
+
+
 def training_rows(spec: BenchmarkSpec, file: ArrowFile, kept: np.ndarray, rows: np.ndarray, score: Score) -> np.ndarray:
     """Those of the training split's rows that `training_pairs` asks for, rising; InputError where there are none.
 

@@ -112,7 +112,7 @@ class TrainingPairs(Part):
     """Which of them `most` takes: those of the smallest hashes, or of the lowest or highest CHES, which measures how
     alike the base model's hidden states of two replies are (`models/ches.py`)."""
     without: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Pairs of this subset are left out, so that policies are asked what no pair shows; null leaves out none."""
+    """Pairs of this subset are left out, so that no pair that methods learn from is of that kind; null leaves none."""
     alike: float = Field(default=0.0, ge=0, lt=1)
     """Pairs whose replies have less than this in common are left out; twice the tokens of their longest common
     subsequence over the tokens of both, 0 to 1."""

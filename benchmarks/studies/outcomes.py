@@ -14,7 +14,7 @@ from typing import Any
 
 from ...analysis.answer import answer, sentences
 from ...analysis.findings import findings
-from ...analysis.state import of_run, of_study
+from ...analysis.state import elsewhere, of_run, of_study
 from ...errors import InputError, nearest
 from ...reports.render import fill, make_folder
 from ...reports.state import state_page
@@ -120,13 +120,14 @@ def sources() -> list[dict[str, Any]]:
     for path in sorted(TUNINGS.glob("*.json")):
         tuning = read_record(path)
         if summary := summaries.get(Path(tuning["run"]).name):
+            where = elsewhere(tuning["benchmark"], tuning["model"], tuning["preferences"])
             found.append(
                 {
                     "name": path.stem,
                     "link": f"{TUNING_PAGES.name}/{path.stem}.md",
                     "made": tuning["created"][:10],
                     "said": findings(summary).recommendation,
-                    "situations": [*of_run(summary, f"tuned, {tuning['contract']['trials']} trials each")],
+                    "situations": [*of_run(summary, f"{where}tuned, {tuning['contract']['trials']} trials each")],
                 }
             )
     return found

@@ -177,7 +177,8 @@ def verdict_of(found: Mapping[str, Any]) -> list[str]:
     ]
     said += budgets.sentences(found)
     said += variance.sentences(found, metric or next((r["metric"] for r in found["variance"]), None))
-    return said or ["Nothing is compared here: no method has scores at two values of an axis."]
+    nothing = "Nothing is compared here: no method has scores at two values of an axis."
+    return said or ["Nothing else is compared." if answered else nothing]
 
 
 def _scores(study: Study, run: StudyRun, outcome: harness.Outcome, number: int) -> "pandas.DataFrame":

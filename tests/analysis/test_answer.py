@@ -198,7 +198,7 @@ def test_what_the_answer_tells_is_not_told_again_as_not_shown(study):
     asked(study, [said("dpo", "lower", along=FLIP)], [said("ppo", "lower", than="dpo", along=FLIP)])
     assert told(study) == {id(flip["changes"][0])}  # that ppo falls behind is not shown, so no word of it stands above
     (line,) = along_axes(study, told(study))
-    assert "a change of ppo" in line and "another change of dpo and ppo" in line and "a change of dpo" not in line
+    assert "a change of ppo" in line and "that dpo and ppo change differently" in line and "a change of dpo" not in line
     assert "a change of dpo (-12" in along_axes(study)[0]
     asked(study, [said("ppo", "higher", than="dpo", along=FLIP)], [said("dpo", "lower", along=FLIP)])
     assert told(study) == {id(flip["interactions"][0]), id(flip["changes"][0])}
@@ -217,3 +217,15 @@ def test_a_statement_in_words(study):
     assert said_of(gold, study["axes"]).endswith("0.25 by the true reward")
     other = said("ppo", "higher", along=FLIP) | {"by": "refusals"}
     assert said_of(other, study["axes"]).endswith("by Refusals")
+    facet = said("ppo", "higher", along=FLIP) | {"by": "reward.gold.harmless"}
+    assert said_of(facet, study["axes"]).endswith("0.25 by the true reward, harmless")
+    own = said("ppo", "higher", along=FLIP) | {"by": "measure.friendly"}
+    assert said_of(own, study["axes"]).endswith("0.25 by the measure friendly")
+    proxy = said("ppo", "higher", along=FLIP) | {"by": "reward.reward_model.training"}
+    assert said_of(proxy, study["axes"]).endswith("0.25 by the training reward")
+    for more, text in (
+        ({"than": "dpo", "at": {FLIP: 0}}, "ppo is equal within the margin to dpo at labels.flip 0 by"),
+        ({"than": "dpo", "along": FLIP}, "ppo changes, within the margin, as much as dpo from labels.flip 0 to"),
+        ({"along": FLIP}, "ppo stays equal within the margin from labels.flip 0 to 0.25 by"),
+    ):
+        assert said_of(said("ppo", "equal", **more), study["axes"]).startswith(text)

@@ -31,7 +31,8 @@ def study():
         pair("kto", "ppo", 0.5, value=0),
     ]
     axes = {"labels.flip": axis([0, 0.25], pairs), "ppo.beta": axis([1], [])}
-    return {"benchmark": "quick", "model": "builtin/base_model", "margin": 0.05, "frontiers": [], "axes": axes}
+    on = {"benchmark": "quick", "model": "builtin/base_model", "preferences": "builtin/world"}
+    return {**on, "margin": 0.05, "frontiers": [], "axes": axes}
 
 
 def states(situation):
@@ -45,8 +46,10 @@ def test_each_value_of_an_axis_is_a_situation_seen_from_the_other_method(study):
     assert states(flipped) == {"ppo": ("below", -0.25), "kto": ("not decided", -0.0625)}
     cell = flipped["cells"]["kto"]
     assert (cell["low"], cell["high"]) == pytest.approx((-0.0825, -0.0425))
-    elsewhere = of_study({**study, "model": "Somebody/Some-135M"})
+    elsewhere = of_study({**study, "model": "Somebody/Some-135M/"})
     assert [each["name"] for each in elsewhere][1] == "quick with Some-135M, labels.flip 0.25"
+    own = of_study({**study, "preferences": "mine.jsonl"})
+    assert [each["name"] for each in own][0] == "quick with base_model, labels.flip 0"
 
 
 @pytest.mark.parametrize(("p", "half", "state"), [
@@ -137,6 +140,11 @@ def test_at_equal_kl_the_level_is_the_frontiers_and_what_crosses_is_left_out(stu
     assert states(found) == {"ppo": ("above", 0.1), "kto": ("not decided", 0.1)}
     (found,) = of_study({**study, "benchmark": "sentiment", "model": "Somebody/Some-135M"})
     assert found["name"] == "sentiment with Some-135M, equal KL, training_reward null"
+
+
+def test_a_study_of_models_names_none_of_them_before(study):
+    study["axes"] = {"model": axis(["a/b", "c/d"], [pair("dpo", "ppo", -0.125, value="c/d", at=[])])}
+    assert [each["name"] for each in of_study({**study, "model": "a/b"})] == ["model c/d"]
 
 
 def test_a_runs_direct_comparisons_by_its_headline_alone():

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from alignment_bench.models.ches import ches
 from alignment_bench.models.policy import Policy
+from alignment_bench.results import lazy
 from alignment_bench.results.records import Pair, Prompt
 
 
@@ -42,3 +43,10 @@ def test_the_score_is_that_of_the_definition(tiny, full):
     assert np.abs(wanted[1:]).min() > 1  # of what is compared there is something
     assert found[1:].tolist() == pytest.approx(wanted[1:], rel=1e-4)
     assert ches(Policy.open(tiny, full, trainable=False), []).shape == (0,)
+
+
+def test_pairs_go_through_in_chunks(tiny, full, monkeypatch):
+    policy = Policy.open(tiny, full, trainable=False)
+    whole = ches(policy, PAIRS)
+    monkeypatch.setattr(lazy, "CHUNK", 2)
+    assert ches(policy, PAIRS).tolist() == pytest.approx(whole.tolist(), rel=1e-5, abs=1e-3)

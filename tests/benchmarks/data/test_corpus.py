@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -44,7 +45,7 @@ def save(path, rows):
 def load(tiny, full, tmp_path):
     """load(rows or a file, looking=False, **spec): the corpus, with everything below tmp_path."""
 
-    def load_from(source, *, looking=False, base=tiny, **more):
+    def load_from(source, *, looking=False, base=tiny, precision="fp32", **more):
         path = source if isinstance(source, Path) else save(tmp_path / "pairs.jsonl", source)
         lengths = {"max_prompt_tokens": 60, "max_response_tokens": 30}
         spec = BenchmarkSpec(**{
@@ -52,7 +53,7 @@ def load(tiny, full, tmp_path):
             "reward_model": STAGE, "budget": 8, **lengths, **more,
         })  # fmt: skip
         store = (Looking if looking else Store)(tmp_path / "results")
-        return load_corpus(spec, base, Workshop(store, full, {}))
+        return load_corpus(spec, base, Workshop(store, replace(full, precision=precision), {}))
 
     return load_from
 
@@ -312,6 +313,7 @@ def test_fewer_training_pairs_by_hash_or_by_how_alike_their_replies_are(load):
 
 def test_training_pairs_of_the_lowest_or_highest_ches(load, tiny, full):
     rows = [row(n, "yes" * (1 + n % 3), "no" * (1 + n % 4)) for n in range(40)]
+    rows = [each for one in rows for each in (one, one)]  # of which one of each is kept, so that places move
     whole = load(rows).training
     scores = ches(Policy.open(tiny, full, trainable=False), whole)
     ids = [whole[int(place)].id for place in scores.argsort()]
@@ -321,12 +323,14 @@ def test_training_pairs_of_the_lowest_or_highest_ches(load, tiny, full):
         assert {pair.id for pair in found.training} == set(wanted)
         assert [pair.id for pair in found.training] == [pair.id for pair in whole if pair.id in wanted]
         assert found.record["training_pairs"]["by"] == by
+    asked = {"training_pairs": {"most": 6, "by": "low_ches"}}
+    assert load(rows, **asked).record["stage"] != load(rows, precision="bf16", **asked).record["stage"]  # other states
     with pytest.raises(InputError, match=r"low_ches says which pairs come first, and all are taken; give training_pa"):
         load(rows, training_pairs={"by": "low_ches"})
 
 
 def test_training_pairs_of_one_subset_are_left_out_and_no_others(load):
-    rows = [{**row(n), "subset": "harm" if n % 3 else None} for n in range(60)]
+    rows = [{**row(n // 2), "subset": "harm" if n // 2 % 3 else None} for n in range(120)]  # each twice
     whole, fewer = load(rows), load(rows, training_pairs={"without": "harm"})
     kept = [pair for pair in whole.training if int(pair.prompt.messages[0]["content"].split()[1][:-1]) % 3 == 0]
     assert 0 < len(kept) < len(whole.training) and [*fewer.training] == kept

@@ -97,8 +97,11 @@ def test_the_training_side_alone_is_changed_and_it_is_recorded(load):
         assert rows_digest(getattr(clean, part)) == rows_digest(getattr(noisy, part))
     assert rows_digest(clean.training) != rows_digest(noisy.training) and clean.digest != noisy.digest
     assert load(flip=0.4).digest not in (clean.digest, noisy.digest)
-    # of two tastes that change the same pairs, none here, the rows are the same
-    assert load(bias=0.0, taste=KIND).digest == load(flip=1e-9).digest != load(bias=1.0, taste=KIND).digest
+    # where no label changes, the rows are the clean ones, and nothing is trained twice
+    assert load(bias=0.0, taste=KIND).digest == load(flip=1e-9).digest == clean.digest
+    assert load(bias=1.0, taste=KIND).digest != clean.digest
+    with pytest.raises(InputError, match=r"labels.taste 'no.such:thing' cannot be loaded"):
+        load(taste="no.such:thing")
     assert "labels" not in clean.record
 
 

@@ -183,3 +183,15 @@ def test_what_is_alike_at_several_values_is_said_once():
     assert verdict_of({**found, **parts(2.0, 2.0, 2.0)}) == [f"{said(2)}."]
     assert verdict_of({**found, **parts(2.0, 3.0, 2.0)}) == [f"{said(2)} (n 5; n 7).", f"{said(3)} (n 6)."]
     assert verdict_of({**found, **parts(2.0, 2.0)}) == [f"{said(2)} (n 5; n 6)."]
+
+
+def test_a_study_of_its_question_alone_does_not_say_that_nothing_is_compared():
+    ends = {"difference": 0.02, "low": -0.05, "high": 0.09, "p": 0.4, "p_adjusted": 0.4}
+    row = {"a": "ppo", "b": "dpo", "metric": "win_rate.gold", "seeds": 3, "verdict": "not decided", **ends}
+    asked = {"method": "ppo", "than": "dpo", "verdict": "higher", "by": "win_rate.gold"}
+    design = {"yes_if": [asked], "no_if": [{**asked, "verdict": "lower"}]}
+    found = {"axes": {}, "frontiers": [], "variance": [], "per_seed": [], "runs": [], "tuned": None, "margin": 0.05}
+    own = {**found, "beside_the_first": [row], "design": design}
+    assert verdict_of(own) == ["Nothing else is compared."]
+    assert verdict_of({**own, "design": None})[0].startswith("Not shown, in points of win rate by the true reward: a d")
+    assert verdict_of({**found, "beside_the_first": [], "design": None})[0].startswith("Nothing is compared here")
