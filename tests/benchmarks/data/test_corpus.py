@@ -7,6 +7,7 @@ import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pytest
 
@@ -26,6 +27,7 @@ from alignment_bench.results.integrity import digest
 from alignment_bench.results.lazy import LazySequence
 from alignment_bench.results.records import LabelledPair, Pair, Prompt
 from alignment_bench.results.store import Looking, Store
+from alignment_bench.runtime import processes
 from alignment_bench.training.task import shuffled
 
 PARTS = ("sft", "training", "evaluation", "heldout")
@@ -327,6 +329,15 @@ def test_training_pairs_of_the_lowest_or_highest_ches(load, tiny, full):
     assert load(rows, **asked).record["stage"] != load(rows, precision="bf16", **asked).record["stage"]  # other states
     with pytest.raises(InputError, match=r"low_ches says which pairs come first, and all are taken; give training_pa"):
         load(rows, training_pairs={"by": "low_ches"})
+
+
+def test_one_of_several_processes_looks_at_the_states_as_if_it_were_alone(load, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(processes, "_SIZE", 2)
+    monkeypatch.setattr(processes, "broadcast", lambda value: value)
+    monkeypatch.setattr(corpus_module, "ches", lambda _, pairs: sizes.append(processes.size()) or np.arange(len(pairs)))
+    load([row(n) for n in range(40)], training_pairs={"most": 6, "by": "low_ches"})
+    assert sizes == [1] and processes.size() == 2
 
 
 def test_training_pairs_of_one_subset_are_left_out_and_no_others(load):
