@@ -115,6 +115,12 @@ def test_reward_models_start_at_sft_or_at_a_model_for_both_or_for_the_training_o
     assert {role: found.path for role, found in both.items()} == {"training": judge, "evaluation": base}
 
 
+@pytest.mark.parametrize("name", ["builtin/", "builtin/no_model", "builtin/no/model"])
+def test_who_names_no_built_in_model_is_told_of_all(name):
+    with pytest.raises(InputError, match=r"known: builtin/base_model, builtin/judge_model, builtin/small_model$"):
+        find_model(name, "--model")
+
+
 def test_a_model_of_another_vocabulary_or_context_is_refused(tiny, make_tiny, tmp_path):
     place = f"--set reward_model.training_model={tiny.path}, reward_model.training_model"
     with pytest.raises(InputError, match="has another vocabulary than builtin/base_model") as told:

@@ -36,6 +36,7 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
                 {"method": "orpo", "along": "labels.flip", "verdict": "lower", "by": "eos_rate"},
             ],
             "no_if": [
+                {"method": "orpo", "along": "labels.flip", "verdict": "lower", "by": "reward.gold.harmless"},
                 {"method": "orpo", "than": "dpo", "at": {"labels.flip": 0}, "equal_kl": True, "verdict": "lower"}
             ],
             "papers": [{"paper": "Hong et al. (2024)", "shape": "none"}],
@@ -74,13 +75,14 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
     assert [p["name"] for p in study["frontiers"][0]["methods"]["orpo"]["points"]] == ["orpo"]
     labels = [Run(run["run_dir"]).record["contract"].get("labels") for run in study["runs"]]
     assert labels[0] is None and labels[1]["flip"] == 0.5 and labels[1]["changed"] > 0
-    assert any("were changed on purpose (flip 0.5" in w for w in Run(study["runs"][1]["run_dir"]).summary["warnings"])
+    assert any("were changed on purpose (flip 0.5, bias 0 to length)" in w for w in Run(study["runs"][1]["run_dir"]).summary["warnings"])
 
     assert study["answer"]["sentences"] == sentences(study) and study["answer"]["answer"] == "not decided"
     assert list(study["code"]) == ["training", "scoring", "world", "dpo", "orpo"]
     assert study["environment"] == Run(study["runs"][0]["run_dir"]).record["environment"]
     kept = {row["metric"] for row in flips["curves"]}
     assert {"reward.reward_model.training", "eos_rate"} <= kept  # the latter because the design asks about it
+    assert "reward.gold.harmless" in kept  # as is what would make it a no
     assert "reward.gold.helpful" not in kept
 
     page = (folder / "report" / "index.html").read_text()
