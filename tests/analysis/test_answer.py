@@ -202,6 +202,8 @@ def test_what_the_answer_tells_is_not_told_again_as_not_shown(study):
     assert "a change of dpo (-12" in along_axes(study)[0]
     asked(study, [said("ppo", "higher", than="dpo", along=FLIP)], [said("dpo", "lower", along=FLIP)])
     assert told(study) == {id(flip["interactions"][0]), id(flip["changes"][0])}
+    (line,) = along_axes(study, told(study))
+    assert "a change of ppo" in line and "change differently" not in line
 
 
 def test_a_statement_in_words(study):

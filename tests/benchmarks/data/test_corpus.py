@@ -315,13 +315,12 @@ def test_fewer_training_pairs_by_hash_or_by_how_alike_their_replies_are(load):
 
 def test_training_pairs_of_the_lowest_or_highest_ches(load, tiny, full):
     rows = [row(n, "yes" * (1 + n % 3), "no" * (1 + n % 4)) for n in range(40)]
-    rows = [each for one in rows for each in (one, one)]  # of which one of each is kept, so that places move
-    whole = load(rows).training
+    whole = load(rows, rows=30).training  # of forty, so that places among them are no places in the file
     scores = ches(Policy.open(tiny, full, trainable=False), whole)
     ids = [whole[int(place)].id for place in scores.argsort()]
     assert len(set(scores.round(6))) > 6
     for by, wanted in {"low_ches": ids[:6], "high_ches": ids[-6:]}.items():
-        found = load(rows, training_pairs={"most": 6, "by": by})
+        found = load(rows, rows=30, training_pairs={"most": 6, "by": by})
         assert {pair.id for pair in found.training} == set(wanted)
         assert [pair.id for pair in found.training] == [pair.id for pair in whole if pair.id in wanted]
         assert found.record["training_pairs"]["by"] == by
@@ -341,8 +340,8 @@ def test_one_of_several_processes_looks_at_the_states_as_if_it_were_alone(load, 
 
 
 def test_training_pairs_of_one_subset_are_left_out_and_no_others(load):
-    rows = [{**row(n // 2), "subset": "harm" if n // 2 % 3 else None} for n in range(120)]  # each twice
-    whole, fewer = load(rows), load(rows, training_pairs={"without": "harm"})
+    rows = [{**row(n), "subset": "harm" if n % 3 else None} for n in range(60)]
+    whole, fewer = load(rows, rows=45), load(rows, rows=45, training_pairs={"without": "harm"})
     kept = [pair for pair in whole.training if int(pair.prompt.messages[0]["content"].split()[1][:-1]) % 3 == 0]
     assert 0 < len(kept) < len(whole.training) and [*fewer.training] == kept
     assert all([*getattr(whole, part)] == [*getattr(fewer, part)] for part in PARTS if part != "training")

@@ -75,7 +75,10 @@ def test_flips_and_beta_are_crossed_share_what_they_share_and_go_on(bench, workd
     assert [p["name"] for p in study["frontiers"][0]["methods"]["orpo"]["points"]] == ["orpo"]
     labels = [Run(run["run_dir"]).record["contract"].get("labels") for run in study["runs"]]
     assert labels[0] is None and labels[1]["flip"] == 0.5 and labels[1]["changed"] > 0
-    assert any("were changed on purpose (flip 0.5, bias 0 to length)" in w for w in Run(study["runs"][1]["run_dir"]).summary["warnings"])
+    assert any(
+        "were changed on purpose (flip 0.5, bias 0 to length)" in w
+        for w in Run(study["runs"][1]["run_dir"]).summary["warnings"]
+    )
 
     assert study["answer"]["sentences"] == sentences(study) and study["answer"]["answer"] == "not decided"
     assert list(study["code"]) == ["training", "scoring", "world", "dpo", "orpo"]
