@@ -1,9 +1,9 @@
 """CHES: how alike the hidden states of a pair's replies are, by which training on the pair displaces likelihood.
 
 Razin et al. (2024, arXiv:2410.08847), normalized by length: with H the mean over a reply's tokens of the hidden state
-from which each is predicted, <H_chosen, H_rejected> - |H_chosen|^2, in the units of the states squared. The higher it is,
-the more the chosen reply is to lose. With sums in place of means it goes by length: pairs of long chosen replies have the
-lowest.
+from which each is predicted, <H_chosen, H_rejected> - |H_chosen|^2, in the units of the states squared. The higher it
+is, the more the chosen reply is to lose. With sums in place of means it goes by length: pairs of long chosen replies
+have the lowest.
 """
 
 from collections.abc import Iterable, Sequence
