@@ -48,11 +48,6 @@ def training_rows(spec: BenchmarkSpec, file: ArrowFile, kept: np.ndarray, rows: 
             )
     if asked.by == BY_HASH:
         order = np.argsort(file.column("id")[kept[rows]], kind="stable")
-    elif asked.most is None:
-        raise InputError(
-            f"{spec.place('training_pairs', 'by')}: {asked.by} says which pairs come first, and all are taken; give "
-            f"training_pairs.most"
-        )
     else:
         pairs = LazySequence(len(rows), lambda i: pair_of(*file.find(int(kept[rows[i]]))))
         order = np.argsort(score(pairs) * (-1 if asked.by == HIGH_CHES else 1), kind="stable")
