@@ -22,7 +22,9 @@ OTHERS = {
     "kind",
     "inputs",
     "m.manifest['inputs']",
-}  # labellers, built-in models, stages, their inputs and kinds of steps, which bear the same names
+    "spec.labels.taste",
+    "taste",
+}  # labellers and their tastes, built-in models, stages, their inputs and kinds of steps, which bear the same names
 LOOKUPS = ("get", "pop", "setdefault")
 
 
