@@ -71,15 +71,19 @@ def said_of(said: Mapping[str, Any], axes: Mapping[str, Any]) -> str:
 def named_before(study: Mapping[str, Any]) -> dict[int, float]:
     """The corrected p of each row that the design's statements test, by the row's id: a row counts once.
 
-    One whose level is below LEVEL has its p raised by as much, so that all have the same level.
+    One whose level is below LEVEL has its p raised by as much, so that all have the same level. Empty without a design.
     """
+    if not study.get("design"):
+        return {}
     found = [_row(study, said) for part in SIDES.values() for said in study["design"][part] if said["verdict"] != EQUAL]
     tested = {id(row): row["p"] * LEVEL / level for row, level in found if row and measured(row.get("p"))}
     return dict(zip(tested, holm([min(1.0, p) for p in tested.values()]), strict=True))
 
 
 def told(study: Mapping[str, Any]) -> set[int]:
-    """The rows of the record, by their ids, that the first sentence is about."""
+    """The rows of the record, by their ids, that the first sentence is about; none without a design."""
+    if not study.get("design"):
+        return set()
     sides = answer(study)
     said = [
         statement

@@ -197,15 +197,15 @@ def same(row: Mapping[str, Any]) -> bool:
     return bool(row["difference"] == row["low"] == row["high"] == 0)
 
 
-def sentences(study: Mapping[str, Any], told: Collection[int] = ()) -> list[str]:
+def sentences(study: Mapping[str, Any], answered: Collection[int] = ()) -> list[str]:
     """What a study shows along its axes: changes, interactions, who is better where, and what is not shown.
 
-    told: ids of rows of which the answer to the study's question tells already. Its tests are corrected for each other
-    alone, so what is shown there would stand here as not shown.
+    answered: ids of rows of which the answer to the study's question tells already. Its tests are corrected for each
+    other alone, so what is shown there would stand here as not shown.
     """
     if not (metric := headline_of(study)):
         return []
-    said = _beside(study, metric, told)
+    said = _beside(study, metric, answered)
     first = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
     for field, axis in study["axes"].items():
         rows = {part: [r for r in axis[part] if r["metric"] == metric] for part in ("changes", "interactions", "pairs")}
@@ -214,11 +214,11 @@ def sentences(study: Mapping[str, Any], told: Collection[int] = ()) -> list[str]
         said += [_gains(row, field, by, study) for row in rows["interactions"] if row["verdict"] != NOT_DECIDED]
         if field == first:
             said += _better(rows["pairs"], field, by, study)
-        said += _not_shown(rows, field, by, study, told)
+        said += _not_shown(rows, field, by, study, answered)
     return said
 
 
-def _beside(study: Mapping[str, Any], metric: str, told: Collection[int]) -> list[str]:
+def _beside(study: Mapping[str, Any], metric: str, answered: Collection[int]) -> list[str]:
     """Of a study without axes each method beside the first: what is shown by the headline, by KL and by length, and by
     the headline what is not."""
     said, left = [], []
@@ -226,16 +226,14 @@ def _beside(study: Mapping[str, Any], metric: str, told: Collection[int]) -> lis
         (who, one), (whom, _) = (_subject(row[side], row["seeds"]) for side in ("a", "b"))
         is_ = "is" if one else "are"
         if row["verdict"] == NOT_DECIDED:
-            left += [f"{row['a']} ({_estimate(row)})"] if row["metric"] == metric and id(row) not in told else []
+            left += [f"{row['a']} ({_estimate(row)})"] if row["metric"] == metric and id(row) not in answered else []
         elif row["metric"] == metric:
             size, span = _points(row, 1 if row["difference"] > 0 else -1)
             word = "better" if row["difference"] > 0 else "worse"
             said.append(f"{who} {is_} {word} than {whom} by {judged_by(metric)}: {in_points(size)} ({span}{_p(row)}).")
         elif row["metric"] in BESIDE:
-            mean, low, high = (signed(row[part], 2) for part in ("difference", "low", "high"))
-            ends = f"{mean}, {low} to {high}"
             word = "above" if row["difference"] > 0 else "below"
-            said.append(f"{who} {is_} {word} {whom} in {BESIDE[row['metric']]} ({ends}{_p(row)}).")
+            said.append(f"{who} {is_} {word} {whom} in {BESIDE[row['metric']]} ({_estimate(row, 1, 2)}{_p(row)}).")
     first = next((row["b"] for row in study.get("beside_the_first", ())), "")
     rest = f"Not shown, in points of win rate by {judged_by(metric)}: a difference to {first} of {'; '.join(left)}."
     return [*map(begun, said), *([rest] if left else [])]
@@ -290,24 +288,24 @@ def _not_shown(
     field: str,
     by: str,
     study: Mapping[str, Any],
-    told: Collection[int],
+    answered: Collection[int],
 ) -> list[str]:
     """Changes and interactions that are not shown, with their intervals, so that this is not read as "none"."""
     parts = []
     for row in rows["changes"]:
-        if row["verdict"] == NOT_DECIDED and not same(row) and id(row) not in told:
+        if row["verdict"] == NOT_DECIDED and not same(row) and id(row) not in answered:
             parts.append(f"a change of {row['method']}{_at(row, field, study)} ({_estimate(row)})")
     for row in rows["interactions"]:
-        if row["verdict"] == NOT_DECIDED and not same(row) and id(row) not in told:
+        if row["verdict"] == NOT_DECIDED and not same(row) and id(row) not in answered:
             name = f"{row['a']} and {row['b']}"
             parts.append(f"that {name} change differently{_at(row, field, study)} ({_estimate(row)})")
     return [f"Not shown along {field}, in points of win rate by {by}: {'; '.join(parts)}."] if parts else []
 
 
-def _estimate(row: Mapping[str, Any]) -> str:
+def _estimate(row: Mapping[str, Any], unit: float = 100, digits: int = 0) -> str:
     if not measured(row["low"]):
         return "no interval"
-    mean, low, high = (signed(100 * row[part]) for part in ("difference", "low", "high"))
+    mean, low, high = (signed(unit * row[part], digits) for part in ("difference", "low", "high"))
     return f"{mean}, {low} to {high}"
 
 

@@ -30,7 +30,7 @@ def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     `THAN` (`difference`, `low`, `high`). Only those in which some row is compared with it by a win rate. A name begins
     as `elsewhere` says."""
     of = "" if "model" in study["axes"] else elsewhere(study["benchmark"], study["model"], study["preferences"])
-    metric, named = headline_of(study), named_before(study) if study.get("design") else {}
+    metric, named = headline_of(study), named_before(study)
     field = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
     if metric and field:
         found: dict[tuple[str, ...], dict[str, Any]] = {}

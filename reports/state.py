@@ -6,6 +6,7 @@ from typing import Any
 
 from ..analysis.answer import EQUAL, NOT_DECIDED
 from ..analysis.metric_names import title
+from ..analysis.quantities import signed
 from ..analysis.state import ABOVE, BELOW, THAN
 from .drawing import INK, SIZE, Chart, finish_chart, literal, new_canvas
 
@@ -61,7 +62,7 @@ def _text(label: str, cell: Mapping[str, Any]) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{round(100 * share):+d}".replace("-", "−")
+    return signed(100 * share).replace("-", "−")
 
 
 def state_chart(sources: Sequence[Mapping[str, Any]]) -> Chart:

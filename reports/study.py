@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..analysis.answer import SIDES, named_before, said_of
 from ..analysis.axes import BESIDE, headline_of, others, same, series_name, text_of, values_at
-from ..analysis.frontier import GAP, TRUSTED
+from ..analysis.frontier import AT_EQUAL_KL, GAP, TRUSTED
 from ..analysis.metric_names import title
 from ..analysis.quantities import MISSING, measured, number, p_value, share
 from ..analysis.variance import CALLED
@@ -42,6 +42,7 @@ def study_page(study: Mapping[str, Any], out: Path | None) -> dict[str, Any]:
             {**run, "link": _link(out, run["run_dir"]) if out else None, "audit": _audit(run)} for run in study["runs"]
         ],
         "audited": AUDITED,
+        "level": AT_EQUAL_KL,
         "headline": title(metric) if metric else "",
         "looks": looks,
     }
@@ -132,7 +133,7 @@ def _axis(study: Mapping[str, Any], field: str, metric: str | None, looks: Mappi
 
 def _table(study: Mapping[str, Any], field: str, metric: str) -> dict[str, Any]:
     """One score over an axis: means of each series by value, and what was tested of them."""
-    axis, named = study["axes"][field], _named(study)
+    axis, named = study["axes"][field], named_before(study)
     rows = {part: [row for row in axis[part] if row["metric"] == metric] for part in ("curves", *TESTED)}
     changes, interactions = ([row for row in rows[part] if not same(row)] for part in TESTED)
     return {
@@ -150,17 +151,13 @@ def _table(study: Mapping[str, Any], field: str, metric: str) -> dict[str, Any]:
     }
 
 
-def _named(study: Mapping[str, Any]) -> dict[int, float]:
-    return named_before(study) if study.get("design") else {}
-
-
 def _beside(study: Mapping[str, Any], metric: str | None) -> dict[str, Any]:
     """Of a study without axes the differences of each method to the first: by the headline, in KL and in length."""
     rows: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in study["beside_the_first"]:
         rows.setdefault(row["a"], {})[row["metric"]] = row
     shown = [name for name in (metric, *BESIDE) if name and any(name in found for found in rows.values())]
-    named = _named(study)
+    named = named_before(study)
     cells = {
         name: [
             text
@@ -257,7 +254,7 @@ def _frontier(study: Mapping[str, Any], part: Mapping[str, Any], looks: Mapping[
         name = f"{title(metric)} over SFT" if metric != GAP else "Training reward less true reward (sd of SFT)"
         places = "-".join(str(place) for place in part["at"].values())
         charts.append(finish_chart(canvas, f"frontier-{metric}-{places}", name, f"{name}. {'; '.join(spoken)}"))
-    named = _named(study)
+    named = named_before(study)
     rows = [row for row in part["comparisons"] if row["kl"] and row["metric"] in (*TRUSTED, GAP)]
     return {
         "at": ", ".join(values_at(part["at"], study)),

@@ -164,7 +164,7 @@ def found_by(study: Study, runs: Sequence[StudyRun], outcomes: Sequence[harness.
 def verdict_of(found: Mapping[str, Any]) -> list[str]:
     """What a study shows, in sentences."""
     metric = along_an_axis.headline_of(found)
-    answered = told(found) if found["design"] else ()
+    answered = told(found)
     said = along_an_axis.sentences(found, answered)
     places: dict[str, list[str]] = {}  # of a text that parts have in common
     for part in found["frontiers"]:
