@@ -288,7 +288,8 @@ def could_show(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     size = _span([row["detectable"] for row in known])
     ends = [row[end] for row in known for end in ("detectable_low", "detectable_high") if end in row]
-    vary = f" ({_span(ends)} as far as the seeds tell)" if len(ends) == 2 * len(known) else ""
+    span = _span(ends) if len(ends) == 2 * len(known) else size
+    vary = f" ({span} as far as the seeds tell)" if span != size else ""
     return f"; the smallest difference that a run of this size shows with 80% power is {size}{vary}"
 
 

@@ -12,7 +12,7 @@ from alignment_bench.analysis.sequential import (
     until_decided,
 )
 from alignment_bench.analysis.summary import summarize
-from alignment_bench.analysis.verdict import verdict
+from alignment_bench.analysis.verdict import could_show, verdict
 from alignment_bench.analysis.win_rates import equal_length, ratings
 
 
@@ -127,3 +127,12 @@ def test_words_for_what_the_run_could_have_shown_and_for_length():
     assert any(s.startswith("a and b were not compared directly: a's win rate against SFT is 2") for s in said)
     assert row["p_permutation"] == 1.0 and row["bootstrap"]["low"] < 0 < row["bootstrap"]["high"]
     assert any(s.startswith("Elo points over SFT by the judge: a +") for s in said)
+
+
+def test_what_the_seeds_leave_open_stands_beside_the_size_where_it_says_something_else():
+    def said(least, low, high):
+        return could_show([{"detectable": least, "detectable_low": low, "detectable_high": high}]).rpartition("is ")[2]
+
+    assert said(0.12, 0.09, 0.16) == "12 points (9 to 16 points as far as the seeds tell)"
+    assert said(0.12, 0.09, None) == "12 points (9 to more than 40 points as far as the seeds tell)"
+    assert said(0.12, 0.118, 0.123) == "12 points" and said(None, None, None) == "more than 40 points"
