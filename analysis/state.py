@@ -3,7 +3,8 @@
 A situation is a value of a study's axis (labels.flip 0.25), the KL that two frontiers share, or a tuning's winners.
 What is said of a method there is what the record itself tests and corrects: above or below where its own corrected test
 shows a difference, or the answer to the study's question does, equal where it tests that, or the 95% interval lies
-within the margin that was stated before. A method that the situation does not have was not tried in it.
+within the margin that was stated before. By an evaluation reward model that does not pass its gate nothing is decided,
+whatever a test says. A method that the situation does not have was not tried in it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from .answer import EQUAL, NOT_DECIDED, named_before
 from .axes import headline_of, others, text_of, values_at
 from .comparisons import LEVEL, by_preference
 from .frontier import AT_EQUAL_KL, method_of, trusted
+from .learnt_scorer import GOLD, LEARNT
 from .quantities import measured
 from .sequential import UNTIL_DECIDED
-from .verdict import listed
+from .verdict import judged_by, listed
 
 THAN = "dpo"
 """The method that the others stand beside: the cheapest that most studies have."""
 ABOVE, BELOW = "above", "below"
 RATE = "win_rate."
+GATE = "reward_model.evaluation"
 
 
 def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -31,6 +34,7 @@ def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     as `elsewhere` says."""
     of = "" if "model" in study["axes"] else elsewhere(study["benchmark"], study["model"], study["preferences"])
     metric, named = headline_of(study), named_before(study)
+    fails = any(said.startswith(f"gate {GATE} not passed") for said in study["warnings"])
     field = next((field for field, axis in study["axes"].items() if axis["pairs"]), None)
     if metric and field:
         found: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -40,7 +44,7 @@ def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             places = (f"{field} {text_of(row['value'])}", *others(row, field, study))
             label, cell = _cell(row, study["margin"], LEVEL, named.get(id(row)))
             found.setdefault(places, {})[label] = cell
-        yield from ({"name": f"{of}{name}", "metric": metric, "cells": cells} for name, cells in _once(found))
+        yield from (_situation(f"{of}{name}", metric, cells, fails) for name, cells in _once(found))
     at_kl: dict[str, dict[tuple[str, ...], dict[str, Any]]] = {}
     for part in study["frontiers"]:
         rows = [row for row in trusted(part["comparisons"]) if THAN in (row["a"], row["b"]) and row["kl"]]
@@ -50,7 +54,7 @@ def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             at_kl.setdefault(rows[0]["metric"], {})[tuple(values_at(part["at"], study))] = cells
     for by, parts in at_kl.items():
         yield from (
-            {"name": of + ", ".join(["equal KL", *([name] if name else [])]), "metric": by, "cells": cells}
+            _situation(of + ", ".join(["equal KL", *([name] if name else [])]), by, cells, fails)
             for name, cells in _once(parts)
         )
 
@@ -89,7 +93,20 @@ def of_run(summary: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
     metrics = {row["metric"] for row in rows if row["metric"].startswith(RATE) and row["metric"] != UNTIL_DECIDED}
     if metric := next(iter(by_preference(metrics)), None):
         cells = dict(_cell(row, summary["margin"], LEVEL) for row in rows if row["metric"] == metric)
-        yield {"name": name, "metric": metric, "cells": cells}
+        yield _situation(
+            name, metric, cells, any(each["name"] == GATE and not each["passed"] for each in summary["gates"])
+        )
+
+
+def _situation(name: str, metric: str, cells: Mapping[str, dict[str, Any]], fails: bool) -> dict[str, Any]:
+    """A situation; its name says who scored where that is not the true reward. fails: the evaluation reward model's
+    gate."""
+    if metric != GOLD:
+        name += f", by {judged_by(metric)}"
+    if fails and metric == LEARNT:
+        name += ", whose gate is not passed"
+        cells = {label: {**cell, "state": NOT_DECIDED} for label, cell in cells.items()}
+    return {"name": name, "metric": metric, "cells": cells}
 
 
 def _cell(

@@ -94,5 +94,6 @@ def state_chart(sources: Sequence[Mapping[str, Any]]) -> Chart:
     plot.tick_params(length=0, labelsize=SIZE - 1)
     plot.spines["bottom"].set_visible(False)
     plot.grid(visible=False)
-    said = f"Points of true win rate over {THAN}; blue: shown to be above, orange: below, grey: equal, ?: not decided"
+    colours = "blue: shown to be above, orange: below, grey: equal, ?: not decided"
+    said = f"Points of win rate over {THAN}, the true one where no scorer is named; {colours}"
     return finish_chart(canvas, "state", said, f"{said}. {'; '.join(spoken)}")

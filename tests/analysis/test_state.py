@@ -32,7 +32,7 @@ def study():
     ]
     axes = {"labels.flip": axis([0, 0.25], pairs), "ppo.beta": axis([1], [])}
     on = {"benchmark": "quick", "model": "builtin/base_model", "preferences": "builtin/world"}
-    return {**on, "margin": 0.05, "frontiers": [], "axes": axes}
+    return {**on, "margin": 0.05, "frontiers": [], "axes": axes, "warnings": []}
 
 
 def states(situation):
@@ -155,9 +155,37 @@ def test_a_runs_direct_comparisons_by_its_headline_alone():
         pair("dpo", "sft", 0.1, basis="sft", equal=False),
         pair("ppo", "dpo", 0.3, metric="win_rate.judge", basis="direct", equal=False),
     ]
-    (found,) = of_run({"comparisons": rows, "margin": 0.05}, "tuned")
+    (found,) = of_run({"comparisons": rows, "margin": 0.05, "gates": []}, "tuned")
     assert states(found) == {"ppo": ("above", 0.08), "ipo": ("equal", -0.01), "kto": ("not decided", -0.01)}
-    assert [*of_run({"comparisons": rows[3:4], "margin": 0.05}, "tuned")] == []
+    assert found["name"] == "tuned"
+    assert [*of_run({"comparisons": rows[3:4], "margin": 0.05, "gates": []}, "tuned")] == []
+
+
+def test_a_scorer_that_is_not_the_truth_is_named_and_one_that_fails_its_gate_decides_nothing(study):
+    learnt = "win_rate.reward_model"
+    passed, failed = ({"name": "reward_model.evaluation", "passed": good} for good in (True, False))
+    other = {"name": "reward_model.training", "passed": False}
+
+    def run(gates, metric=learnt):
+        rows = [pair("ppo", "dpo", 0.08, metric=metric, basis="direct", equal=False)]
+        rows.append(pair("ipo", "dpo", 0.01, 0.9, metric=metric, basis="direct", equal=True))
+        (found,) = of_run({"comparisons": rows, "margin": 0.05, "gates": gates}, "tuned")
+        return found["name"], [cell["state"] for cell in found["cells"].values()]
+
+    by = "tuned, by the evaluation reward model"
+    assert run([passed, other]) == (by, ["above", "equal"])
+    assert run([other, failed]) == (f"{by}, whose gate is not passed", ["not decided", "not decided"])
+    assert run([failed], GOLD) == ("tuned", ["above", "equal"])
+    assert run([failed], "win_rate.judge") == ("tuned, by the judge", ["above", "equal"])
+    for part in (*study["axes"]["labels.flip"]["pairs"], *(axis["curves"][0] for axis in study["axes"].values())):
+        part["metric"] = learnt
+    clean, _ = of_study(study)
+    assert clean["name"] == "labels.flip 0, by the evaluation reward model" and states(clean)["ppo"][0] == "above"
+    told = "gate reward_model.{} not passed (labels.flip 0): of 0.7"
+    clean, _ = of_study({**study, "warnings": [told.format("training")]})
+    assert states(clean)["ppo"][0] == "above"
+    clean, _ = of_study({**study, "warnings": [told.format("evaluation")]})
+    assert clean["name"].endswith(", whose gate is not passed") and states(clean)["ppo"] == ("not decided", 0.125)
 
 
 def test_the_picture_has_every_cell_in_its_colour_and_in_words(study):
