@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas
 
 GOLD, LEARNT, JUDGE, KL = "win_rate.gold", "win_rate.reward_model", "win_rate.judge", "kl"
+GATE, NOT_PASSED = "reward_model.evaluation", ", whose gate is not passed"
 FAR, VERY_FAR = 2.0, 8.0  # nats of a response's KL to SFT
 # No winner is named beyond these shares of a row's responses. In the built-in world a reward model's win rates were too
 # high by 20 to 24 points between 2 and 4 nats and by 42 to 44 above 8 (results/published/contrast.json); with contrast
@@ -68,6 +69,12 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             *said,
         ]
     return said
+
+
+def fails_gate(summary: Mapping[str, Any], metric: str) -> bool:
+    """Whether a win rate is by an evaluation reward model that does not pass its gate."""
+    gates = summary.get("gates", ())
+    return metric == LEARNT and any(gate["name"] == GATE and not gate["passed"] for gate in gates)
 
 
 def no_winner(summary: Mapping[str, Any], metric: str) -> str | None:
@@ -127,7 +134,7 @@ def length_sentences(summary: Mapping[str, Any]) -> list[str]:
             opening = "is not shown to know more than length" if beyond["low"] <= 0 else "goes with length"
             right = share(row["accuracy"]["mean"])
             said.append(
-                f"The {reward_called(summary, role)} {opening}: it orders {right} of held-out pairs as people did "
+                f"The {reward_called(summary, role)} {opening}: it orders {right} of held-out pairs as labelled "
                 f"({length_text(row)})."
             )
     return said
@@ -207,7 +214,7 @@ def _accuracy(summary: Mapping[str, Any]) -> list[str]:
     parts = [f"{name} {share(cell['accuracy']['mean'])}" for name, cell in row["subsets"].items()]
     facets = f" ({', '.join(parts)})" if len(parts) > 1 else ""
     return [
-        f"The evaluation reward model orders {share(row['accuracy']['mean'])} of held-out pairs as people did{facets}."
+        f"The evaluation reward model orders {share(row['accuracy']['mean'])} of held-out pairs as labelled{facets}."
     ]
 
 

@@ -30,7 +30,7 @@ class ScoredPair:
 def audit_reward_model(pairs: Sequence[ScoredPair]) -> dict[str, Any]:
     """Accuracy, calibration and length bias of one reward model on labelled pairs.
 
-    `accuracy`: share of pairs ordered as people did, ties half, with an interval for pairs of one prompt hanging
+    `accuracy`: share of pairs ordered as labelled, ties half, with an interval for pairs of one prompt hanging
     together; `ties` counts equal scores. `ece` and `bins`: see `calibration`. `length_correlation`: Pearson's r of the
     score difference with the length difference of a pair, and its 95% interval. `prefers_longer` beside
     `people_prefer_longer`, on pairs of unequal length. `subsets`: accuracy and ties by subset.

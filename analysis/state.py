@@ -16,7 +16,7 @@ from .answer import EQUAL, NOT_DECIDED, named_before
 from .axes import headline_of, others, text_of, values_at
 from .comparisons import LEVEL, by_preference
 from .frontier import AT_EQUAL_KL, method_of, trusted
-from .learnt_scorer import GOLD, LEARNT
+from .learnt_scorer import GATE, GOLD, LEARNT, NOT_PASSED
 from .quantities import measured
 from .sequential import UNTIL_DECIDED
 from .verdict import judged_by, listed
@@ -25,7 +25,6 @@ THAN = "dpo"
 """The method that the others stand beside: the cheapest that most studies have."""
 ABOVE, BELOW = "above", "below"
 RATE = "win_rate."
-GATE = "reward_model.evaluation"
 
 
 def of_study(study: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -104,7 +103,7 @@ def _situation(name: str, metric: str, cells: Mapping[str, dict[str, Any]], fail
     if metric != GOLD:
         name += f", by {judged_by(metric)}"
     if fails and metric == LEARNT:
-        name += ", whose gate is not passed"
+        name += NOT_PASSED
         cells = {label: {**cell, "state": NOT_DECIDED} for label, cell in cells.items()}
     return {"name": name, "metric": metric, "cells": cells}
 

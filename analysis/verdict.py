@@ -10,7 +10,7 @@ from .choice import Choice, better, choose
 from .comparisons import MARGIN, NOT_COMPARED, by_preference
 from .elsewhere import MARK, elsewhere
 from .grids import SFT
-from .learnt_scorer import no_winner
+from .learnt_scorer import NOT_PASSED, fails_gate, no_winner
 from .power import MOST
 from .quantities import in_points, measured, seconds
 from .tuning import not_tuned_alike, tuned_with
@@ -62,7 +62,8 @@ def recommendation(summary: Mapping[str, Any], metrics: Sequence[str]) -> str:
     rows = tested(summary, metrics[0])
     if reason := no_winner(summary, metrics[0]):
         return reason
-    by, margin = f"by {judged_by(metrics[0])}", summary.get("margin", MARGIN)
+    doubt = NOT_PASSED if fails_gate(summary, metrics[0]) else ""
+    by, margin = f"by {judged_by(metrics[0])}{doubt}", summary.get("margin", MARGIN)
     runs = {row["a"]: row["seeds"] for row in rows if row["b"] == SFT}
     repeated = [name for name, seeds in runs.items() if seeds > 1]
     if not repeated:

@@ -34,7 +34,7 @@ def reliability(audit: Mapping[str, Any]) -> drawing.Figure | None:
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel("Confidence that the reply with the higher score is preferred")
         axes.legend(frameon=False, labelcolor=drawing.INK, fontsize=drawing.SIZE, loc="lower right")
-        title = "Share of pairs ordered as people did" + ("" if name == "heldout" else f" ({name} pairs)")
+        title = "Share of pairs ordered as labelled" + ("" if name == "heldout" else f" ({name} pairs)")
         charts.append(drawing.finish_chart(canvas, f"reliability-{name}", title, f"{title}. {'; '.join(spoken)}"))
     if not charts:
         return None

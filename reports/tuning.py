@@ -1,6 +1,6 @@
 """The page of a tuning: what every trial found, what each scorer would have picked, and what the winners did."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,9 +97,17 @@ def _settings(settings: Mapping[str, float]) -> str:
 
 
 def _trial(trial: Mapping[str, Any], asked: Sequence[str]) -> list[str]:
-    """Settings, KL and scores of a trial, or why it has none."""
-    scores = [share(trial["scores"].get(criterion)) for criterion in asked]
+    """Settings, KL and scores of a trial with their intervals over prompts, or why it has none."""
+    limits = trial.get("intervals") or {}
+    scores = [
+        share(trial["scores"].get(criterion)) + _limits(*limits.get(criterion, (None, None)), share)
+        for criterion in asked
+    ]
     return [_settings(trial["settings"]), number(trial["kl"]), *scores, trial["failed"] or ""]
+
+
+def _limits(low: float | None, high: float | None, write: Callable[[float | None], str]) -> str:
+    return f" [{write(low)}, {write(high)}]" if measured(low) else ""
 
 
 def _picks(row: Mapping[str, Any], asked: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -140,8 +148,7 @@ def _winners(record: Mapping[str, Any]) -> dict[str, Any]:
 
     def cell(metric: str, found: Mapping[str, Any]) -> str:
         write = number if metric == "kl" else share
-        limits = f" [{write(found['low'])}, {write(found['high'])}]" if measured(found.get("low")) else ""
-        return write(found.get("mean")) + limits
+        return write(found.get("mean")) + _limits(found.get("low"), found.get("high"), write)
 
     return {
         "heads": [title(metric) for metric in metrics],

@@ -142,7 +142,7 @@ def write_state() -> Path:
 def _name(tuning: Mapping[str, Any]) -> str:
     """The benchmark's, and where its own rule did not pick, the scorer that did."""
     rule, name = tuning["contract"]["rule"], tuning["benchmark"]
-    own = load_spec(name).select
+    own = load_spec(name, {field: tuning[field] for field in ("model", "preferences")}).select
     return name if (rule["by"], rule["at_most_kl"]) == (own.by, own.at_most_kl) else f"{name}_by_{rule['by']}"
 
 

@@ -141,3 +141,18 @@ def test_no_winner_is_named_where_a_learnt_scorer_leads_and_responses_went_far()
     assert said.startswith("No winner is named by the evaluation reward model")
     near = made | {"far": {"a": {"far": 0.1, "very_far": 0.0, "responses": 300}}}
     assert recommendation(near, ["win_rate.reward_model"]).startswith("Use a: it is shown to beat SFT")
+
+
+def test_a_reward_model_that_fails_its_gate_is_told_in_the_opening_sentence():
+    learnt, name = "win_rate.reward_model", "reward_model.evaluation"
+    rows = [{**row, "metric": learnt} for row in rows_of(("a", "sft", "a"))]
+    summary = {"comparisons": rows, "methods": {"a": {"seeds": 3, "cost": {}}}, "margin": 0.05}
+
+    def opening(gates):
+        return recommendation({**summary, "gates": gates}, [learnt])
+
+    plain = "Use a: it is shown to beat SFT by the evaluation reward model."
+    assert opening([{"name": name, "passed": True}, {"name": "reward_model.training", "passed": False}]) == plain
+    assert opening([{"name": name, "passed": False}]) == f"{plain[:-1]}, whose gate is not passed."
+    gold = {**summary, "comparisons": rows_of(("a", "sft", "a")), "gates": [{"name": name, "passed": False}]}
+    assert recommendation(gold, [GOLD]) == "Use a: it is shown to beat SFT by the true reward."

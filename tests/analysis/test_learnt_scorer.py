@@ -89,7 +89,7 @@ def test_accuracy_is_told_by_facet():
     facets = {"harmless": 0.81, "helpful": 0.70}
     [said] = [s for s in sentences(summary(evaluation=model(subsets=facets))) if "orders" in s]
     assert said == (
-        "The evaluation reward model orders 75.8% of held-out pairs as people did (harmless 81.0%, helpful 70.0%)."
+        "The evaluation reward model orders 75.8% of held-out pairs as labelled (harmless 81.0%, helpful 70.0%)."
     )
 
 
@@ -154,7 +154,7 @@ def test_the_side_of_an_interval_that_looks_at_the_other_counts():
 
 
 def test_length_is_spoken_of_where_the_model_knows_little_more():
-    """Forty pairs of which the longer reply is preferred in thirty, ordered by length, or as people did."""
+    """Forty pairs of which the longer reply is preferred in thirty, ordered by length, or as they are labelled."""
     lengths = [(9, 4)] * 30 + [(4, 9)] * 10
 
     def audited(score):
@@ -165,8 +165,8 @@ def test_length_is_spoken_of_where_the_model_knows_little_more():
     by_length, by_truth = audited(lambda i, a, b: (a, b)), audited(lambda i, a, b: (1 + i % 3, -2))
     [said] = length_sentences(summary(training=by_length, evaluation=by_truth | {"length_correlation": {"mean": 0.5}}))
     assert said.startswith(
-        "The training reward model is not shown to know more than length: it orders 75.0% of held-out pairs as people "
-        "did (taking the longer reply alone 0.750"
+        "The training reward model is not shown to know more than length: it orders 75.0% of held-out pairs as "
+        "labelled (taking the longer reply alone 0.750"
     )
     known = summary(training=by_length) | {"contract": {"training_reward": {"name": "rules:reward"}}}
     assert length_sentences(known)[0].startswith("The training reward is not shown to know more than length: it orders")

@@ -28,6 +28,7 @@ def trial(number, beta, proxy, gold, kl, budget=96, failed=None):
 def record(label="<dpo>"):
     trials = [trial(0, 1.0, 0.625, 0.61, 0.5), trial(1, 0.02, 0.875, 0.25, 6.0), trial(2, 3.0, 0.55, 0.56, 0.1),
               trial(3, 0.3, 0, 0, None, failed="no number")]  # fmt: skip
+    trials[1]["intervals"] = {"selection_reward_model": [0.75, 0.95], "gold": [None, None]}
     found = of_method(trials, RULE, CRITERIA)
     row = {"space": SPACE, "shared": trial(0, 0.5, 0.6, 0.6, 0.8), "trials": trials, **found}
     means = {"win_rate.gold": (0.63, 0.58, 0.68), "kl": (0.52, 0.5, 0.54)}
@@ -57,7 +58,8 @@ def test_the_page_has_picks_winners_and_trials(folder):
     for line in (
         "| Tuned, by the rule | beta 1 | 0.50 | 62.5% | 61.0% |",
         "| Shared settings of the benchmark | beta 0.5 | 0.80 | 60.0% | 60.0% |",
-        "| Selection reward model alone | beta 0.02 | 6.00 | 87.5% | 25.0% |",
+        "| Selection reward model alone | beta 0.02 | 6.00 | 87.5% \\[75.0%, 95.0%\\] | 25.0% |",
+        "| 1 | beta 0.02 | 6.00 | 87.5% \\[75.0%, 95.0%\\] | 25.0% |",
         "| Selection reward model within the limit | beta 1 | 0.50 | 62.5% | 61.0% |",
         "| True reward, with a limit or without | beta 1 | 0.50 | 62.5% | 61.0% |",
         "| 87.5% / 62.5% / 55.0% | 100.0% | 61.0% / 56.0% / 25.0% | 66.7% |",
