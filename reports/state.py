@@ -12,6 +12,7 @@ from .drawing import INK, SIZE, Chart, finish_chart, literal, new_canvas
 
 MARK, NOT_TRIED = "?", "–"  # of what is not decided, and of what is not there
 STATES = (ABOVE, EQUAL, BELOW, NOT_DECIDED)
+LEGIBLE = 2  # settings of a method in a situation whose numbers have room in its cell; of more it has the range
 WIDTH = 60  # characters of a situation's name in a line of the chart
 FILLS = {ABOVE: "#a6cde8", EQUAL: "#dfe3e6", BELOW: "#f3b98d", NOT_DECIDED: "none"}  # of a cell of the chart
 
@@ -68,13 +69,14 @@ def _points(share: float) -> str:
 def state_chart(sources: Sequence[Mapping[str, Any]]) -> Chart:
     """The table as a picture: a row a situation, a column a method, a cell's colour for what was shown.
 
-    A method with several settings in a situation has as many parts of its cell, in their order.
+    A method with several settings in a situation has as many parts of its cell, in their order, and the range of its
+    numbers where they are too many.
     """
     page = state_page(sources, [])
     methods = page["methods"]
     situations = [(source["name"], each) for source in sources for each in source["situations"]]
     names = [f"{source}: {each['name']}" for source, each in situations]
-    canvas, plot = new_canvas(1.2 + 0.3 * len(situations))
+    canvas, plot = new_canvas(1.2 + 0.36 * len(situations))
     canvas.set_size_inches(0.075 * min(WIDTH, max(map(len, names))) + 0.62 * len(methods), canvas.get_figheight())
     spoken = []
     for row, (_, each) in enumerate(situations):
@@ -83,8 +85,12 @@ def state_chart(sources: Sequence[Mapping[str, Any]]) -> Chart:
             for part, cell in enumerate(found):
                 left, width = column - 0.5 + part / len(found), 1 / len(found)
                 plot.barh(row, width, 0.86, left, color=FILLS[cell["state"]], edgecolor="white", linewidth=1)
-                text = _points(cell["difference"]) + MARK * (cell["state"] == NOT_DECIDED)
-                plot.text(left + width / 2, row, text, ha="center", va="center", size=SIZE - 2, color=INK)
+                if len(found) <= LEGIBLE:
+                    text = _points(cell["difference"]) + MARK * (cell["state"] == NOT_DECIDED)
+                    plot.text(left + width / 2, row, text, ha="center", va="center", size=SIZE - 2, color=INK)
+            if len(found) > LEGIBLE:
+                least, most = (_points(end(cell["difference"] for cell in found)) for end in (min, max))
+                plot.text(column, row, f"{least} to {most}", ha="center", va="center", size=SIZE - 3, color=INK)
             spoken += [f"{names[row]}, {method} {cell['state']} {_points(cell['difference'])}" for cell in found]
     plot.set_xlim(-0.5, len(methods) - 0.5)
     plot.set_ylim(len(names) - 0.5, -0.5)
@@ -94,6 +100,6 @@ def state_chart(sources: Sequence[Mapping[str, Any]]) -> Chart:
     plot.tick_params(length=0, labelsize=SIZE - 1)
     plot.spines["bottom"].set_visible(False)
     plot.grid(visible=False)
-    colours = "blue: shown to be above, orange: below, grey: equal, ?: not decided"
-    said = f"Points of win rate over {THAN}, the true one where no scorer is named; {colours}"
-    return finish_chart(canvas, "state", said, f"{said}. {'; '.join(spoken)}")
+    said = f"Points of win rate over {THAN}, by the truth where no scorer is named"
+    colours = "Blue: shown to be above, orange: below, grey: equal, ?: not decided"
+    return finish_chart(canvas, "state", said, f"{said}. {colours}. {'; '.join(spoken)}")

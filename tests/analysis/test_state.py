@@ -205,3 +205,8 @@ def test_the_picture_has_every_cell_in_its_colour_and_in_words(study):
     assert both == alone == 1 and below.get_x() == above.get_x() + 0.5  # two settings share a cell
     assert [to_hex(bar.get_facecolor()) for bar in (above, below)] == [FILLS["above"], FILLS["below"]]
     assert [text.get_text() for text in chart.drawing.axes[0].texts] == ["+10", "−10", "+4?"]
+    more = pair("dpo", "ppo:beta=2", 0.12, 0.9, value=0)
+    study["axes"]["labels.flip"]["pairs"].insert(1, more)
+    chart = state_chart([{**source, "situations": [*of_study(study)]}])
+    assert len(chart.drawing.axes[0].patches) == 4 and "ppo not decided −12" in chart.text
+    assert [text.get_text() for text in chart.drawing.axes[0].texts] == ["−12 to +10", "+4?"]

@@ -185,7 +185,8 @@ def test_a_tuning_is_taken_in_with_its_page(tmp_path, monkeypatch):
     rule = {"by": "gold", "at_most_kl": None, "margin": 0.0}
     winners = {"dpo": {"seeds": 2, "metrics": {"win_rate.gold": {"mean": 0.625, "low": 0.5, "high": 0.75}}}}
     record = {
-        "study": "abc", "benchmark": "quick", "created": "2026-11-30T17:00:00+00:00", "trial_seed": 1000, "code": code,
+        "study": "abc", "benchmark": "quick", "model": "builtin/base_model", "preferences": "builtin/world",
+        "created": "2026-11-30T17:00:00+00:00", "trial_seed": 1000, "code": code,
         "contract": {"trials": 2, "optimizer": "halton", "rule": rule, "criteria": ["gold"]}, "methods": {}, "rows": {},
         "spent": {"trials": 2, "seconds": 1.0, "flops": 1e9, "examples": 2}, "run": "r", "winners": winners,
     }  # fmt: skip
@@ -198,6 +199,9 @@ def test_a_tuning_is_taken_in_with_its_page(tmp_path, monkeypatch):
     rule = {"by": "selection_reward_model", "at_most_kl": 1.0, "margin": 0.0}  # quick's own
     write_record(tmp_path / "tune.json", {**record, "contract": {**record["contract"], "rule": rule}})
     assert outcomes.publish(tmp_path)[0].name == "quick.json"
+    yours = {"benchmark": "hh", "model": "org/some", "preferences": "mine.jsonl"}  # hh itself names neither
+    write_record(tmp_path / "tune.json", {**record, **yours, "contract": {**record["contract"], "rule": rule}})
+    assert outcomes.publish(tmp_path)[0].name == "hh.json"
     for other in ({"benchmark": "mine"}, {"winners": {}}):
         write_record(tmp_path / "tune.json", {**record, **other})
         with pytest.raises(InputError, match="no finished tuning of a shipped benchmark"):
