@@ -99,15 +99,13 @@ def _settings(settings: Mapping[str, float]) -> str:
 def _trial(trial: Mapping[str, Any], asked: Sequence[str]) -> list[str]:
     """Settings, KL and scores of a trial with their intervals over prompts, or why it has none."""
     limits = trial.get("intervals") or {}
-    scores = [
-        share(trial["scores"].get(criterion)) + _limits(*limits.get(criterion, (None, None)), share)
-        for criterion in asked
-    ]
+    scores = [share(trial["scores"].get(name)) + _limits(limits.get(name, ()), share) for name in asked]
     return [_settings(trial["settings"]), number(trial["kl"]), *scores, trial["failed"] or ""]
 
 
-def _limits(low: float | None, high: float | None, write: Callable[[float | None], str]) -> str:
-    return f" [{write(low)}, {write(high)}]" if measured(low) else ""
+def _limits(ends: Sequence[float | None], write: Callable[[float | None], str]) -> str:
+    """The interval of a number, after it; nothing where none was measured."""
+    return f" [{', '.join(map(write, ends))}]" if ends and measured(ends[0]) else ""
 
 
 def _picks(row: Mapping[str, Any], asked: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -148,7 +146,7 @@ def _winners(record: Mapping[str, Any]) -> dict[str, Any]:
 
     def cell(metric: str, found: Mapping[str, Any]) -> str:
         write = number if metric == "kl" else share
-        return write(found.get("mean")) + _limits(found.get("low"), found.get("high"), write)
+        return write(found.get("mean")) + _limits((found.get("low"), found.get("high")), write)
 
     return {
         "heads": [title(metric) for metric in metrics],
