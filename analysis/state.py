@@ -16,7 +16,7 @@ from .answer import EQUAL, NOT_DECIDED, named_before
 from .axes import headline_of, others, text_of, values_at
 from .comparisons import LEVEL, by_preference
 from .frontier import AT_EQUAL_KL, method_of, trusted
-from .learnt_scorer import GATE, GOLD, LEARNT, NOT_PASSED
+from .learnt_scorer import GATE, GOLD, LEARNT, NOT_PASSED, fails_gate
 from .quantities import measured
 from .sequential import UNTIL_DECIDED
 from .verdict import judged_by, listed
@@ -92,9 +92,7 @@ def of_run(summary: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
     metrics = {row["metric"] for row in rows if row["metric"].startswith(RATE) and row["metric"] != UNTIL_DECIDED}
     if metric := next(iter(by_preference(metrics)), None):
         cells = dict(_cell(row, summary["margin"], LEVEL) for row in rows if row["metric"] == metric)
-        yield _situation(
-            name, metric, cells, any(each["name"] == GATE and not each["passed"] for each in summary["gates"])
-        )
+        yield _situation(name, metric, cells, fails_gate(summary, metric))
 
 
 def _situation(name: str, metric: str, cells: Mapping[str, dict[str, Any]], fails: bool) -> dict[str, Any]:
