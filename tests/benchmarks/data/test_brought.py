@@ -13,7 +13,8 @@ from alignment_bench.models.chat import encode_response
 from alignment_bench.models.checkpoint import Checkpoint
 from alignment_bench.results.store import Looking, Store
 
-STAGE = {"examples": 8, "lr": 1e-3}
+from .conftest import STAGE
+
 SIX = {"sft": 0.2, "training": 0.2, "evaluation": 0.2, "heldout": 0.2, "selection": 0.1, "tuning": 0.1}
 LEARNT = "prompt is among those that are trained or tuned on"
 KEPT = "prompt is among those kept for evaluation or tuning"
